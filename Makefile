@@ -1,0 +1,46 @@
+# Everything runs in .venv, made from the pinned list on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/pytest
+
+.PHONY: help setup demo test test-all check bench clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## Make .venv with vLLM for CPU and Hallmark in editable mode
+
+# torch comes first and with its own dependencies (a CUDA build brings its libraries, a CPU build none);
+# all else is exactly the pinned list.
+$(STAMP): requirements/cpu.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements/cpu.txt torch setuptools
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/cpu.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup ## A whole round on a real server, from first nonce to caught forgery
+	$(BIN)/hallmark demo
+
+test: setup ## The tests that CI runs (under 20 minutes on 2 cores)
+	$(PYTEST) -m "not slow and not gpu"
+
+test-all: setup ## Every test, the slow and the GPU ones included
+	$(PYTEST)
+
+# mypy sees the hallmark.* names only in an installed wheel, so it is the wheel that is checked.
+check: setup ## Lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf .check build && mkdir -p .check
+	$(BIN)/python -m build --quiet --wheel --no-isolation --outdir .check .
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target .check/site .check/*.whl
+	MYPYPATH=.check/site $(BIN)/mypy -p hallmark.kernels -p hallmark.poc -p hallmark.server
+
+bench: setup ## Every bench, small sizes, on this machine
+	$(BIN)/python -P bench/draw.py
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) .check .cache build dist *.egg-info
