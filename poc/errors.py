@@ -1,0 +1,89 @@
+"""Everything Hallmark raises on purpose, as one tree.
+
+::
+
+    HallmarkError
+    ├── FieldError (also a ValueError)   400  a field is wrong or missing
+    ├── StateError                       409  the state or the model does not allow it
+    ├── UnknownRequestError              404  no such request id
+    ├── QueueFullError                   429  the validation queue is full; says when to come back
+    ├── NotReadyError                    503  the engine is not ready yet
+    ├── RoundCancelledError              409  the round was stopped or replaced before the job was judged
+    ├── EngineError                           a batch failed on the engine; ends the round
+    └── UnsupportedError                      this vLLM set-up cannot run proof of compute; refused at start
+
+The numbers are the HTTP statuses that the server answers with.
+"""
+
+__all__ = [
+    "EngineError",
+    "FieldError",
+    "HallmarkError",
+    "NotReadyError",
+    "QueueFullError",
+    "RoundCancelledError",
+    "StateError",
+    "UnknownRequestError",
+    "UnsupportedError",
+]
+
+_LONGEST_VALUE = 200
+
+
+class HallmarkError(Exception):
+    """The root of the tree; never raised itself."""
+
+
+class FieldError(HallmarkError, ValueError):
+    """A field has a value that is not allowed, or is missing.
+
+    Attributes:
+        field: The field's name as the caller wrote it.
+        value: What was found there.
+        allowed: What would have been accepted, in words.
+    """
+
+    def __init__(self, field: str, value: object, allowed: str) -> None:
+        self.field = field
+        self.value = value
+        self.allowed = allowed
+        shown = repr(value)
+        if len(shown) > _LONGEST_VALUE:
+            shown = f"{shown[:_LONGEST_VALUE]}…"
+        super().__init__(f"{field}: {shown} is not allowed; allowed: {allowed}")
+
+
+class StateError(HallmarkError):
+    """The present state, round or model does not allow the request; the message names both sides."""
+
+
+class UnknownRequestError(HallmarkError):
+    """No validation with this request id is known: never accepted, or its result has expired."""
+
+
+class QueueFullError(HallmarkError):
+    """The validation queue has no room for the batch.
+
+    Attributes:
+        retry_after: Seconds after which there is likely to be room.
+    """
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class NotReadyError(HallmarkError):
+    """The engine cannot take a round yet."""
+
+
+class RoundCancelledError(HallmarkError):
+    """A job's round was stopped or replaced before the job was judged."""
+
+
+class EngineError(HallmarkError):
+    """The engine failed to compute a batch, or answered something that is not one."""
+
+
+class UnsupportedError(HallmarkError):
+    """This vLLM set-up cannot run proof of compute; the message is one sentence that says why."""

@@ -1,0 +1,95 @@
+"""Streams: from a purpose and its fields to 128 bits that name a sequence of random numbers.
+
+``digest = SHA-256("hallmark/1" || LP(purpose) || LP(field 1) || ...)``, where LP prefixes a text's UTF-8
+bytes with their number as four big-endian bytes. Its first 16 bytes are four little-endian u32: Philox's
+key (k0, k1) and the upper half of its counter (c2, c3).
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+
+from hallmark.poc.checks import check_integer, check_text
+
+__all__ = [
+    "PROTOCOL",
+    "Stream",
+    "embeds_stream",
+    "length_prefixed",
+    "post_stream",
+    "pre_stream",
+    "stream_digest",
+    "streams_tensor",
+    "target_stream",
+]
+
+PROTOCOL = "hallmark/1"
+"""The protocol's name and version; every stream's digest starts with it."""
+
+
+class Stream(NamedTuple):
+    """The name of a stream: four integers below 2**32."""
+
+    key0: int
+    key1: int
+    c2: int
+    c3: int
+
+
+def length_prefixed(*fields: str | int) -> bytes:
+    """Join fields so that no two different lists of fields give the same bytes.
+
+    Args:
+        fields: Texts, taken as they are, and integers below 2**63, written as unsigned decimals.
+
+    Raises:
+        FieldError: A text has no UTF-8 form, or an integer is negative, too large or a boolean.
+    """
+    joined = bytearray()
+    for place, field in enumerate(fields, start=1):
+        name = f"stream field {place}"
+        text = field if isinstance(field, str) else str(check_integer(name, field))
+        encoded = check_text(name, text, empty=True).encode("utf-8")
+        joined += struct.pack(">I", len(encoded)) + encoded
+    return bytes(joined)
+
+
+def stream_digest(purpose: str, *fields: str | int) -> bytes:
+    """The 32 bytes that name the stream for `purpose` and `fields`.
+
+    Raises:
+        FieldError: As for `length_prefixed`.
+    """
+    return hashlib.sha256(PROTOCOL.encode("ascii") + length_prefixed(purpose, *fields)).digest()
+
+
+def _stream(purpose: str, *fields: str | int) -> Stream:
+    return Stream(*struct.unpack("<4I", stream_digest(purpose, *fields)[:16]))
+
+
+def embeds_stream(round_digest: str, block_hash: str, public_key: str, nonce: int) -> Stream:
+    """The stream of one nonce's model input."""
+    return _stream("embeds", round_digest, block_hash, public_key, nonce)
+
+
+def target_stream(round_digest: str, block_hash: str, public_key: str, nonce: int) -> Stream:
+    """The stream of one nonce's target."""
+    return _stream("target", round_digest, block_hash, public_key, nonce)
+
+
+def pre_stream(block_hash: str) -> Stream:
+    """The stream of the block's projection before the model."""
+    return _stream("pre", block_hash)
+
+
+def post_stream(block_hash: str) -> Stream:
+    """The stream of the block's projection after the model's final norm."""
+    return _stream("post", block_hash)
+
+
+def streams_tensor(streams: Iterable[Stream], device: torch.device | str | None = None) -> torch.Tensor:
+    """The streams as the drawing kernels take them: int64 [n, 4], columns k0, k1, c2, c3."""
+    return torch.tensor(list(streams), dtype=torch.int64, device=device).reshape(-1, 4)
