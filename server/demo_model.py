@@ -54,7 +54,7 @@ def build_demo_model(directory: Path, *, seed: int = 0, altered_layer: int | Non
             without it. None alters nothing.
 
     Raises:
-        ValueError: When the model has no layer of that index.
+        FieldError: When the model has no layer of that index.
     """
     if altered_layer is not None and not 0 <= altered_layer < LAYERS:
         raise ValueError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hallmark.poc.errors import FieldError
 from hallmark.server import demo_model
 from hallmark.server.demo_model import build_demo_model
 from safetensors.torch import load_file
@@ -65,7 +66,7 @@ def test_an_altered_layer_differs_there_only(directory: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("layer", [-1, demo_model.LAYERS])
 def test_a_layer_it_has_not_is_refused(tmp_path: Path, layer: int) -> None:
-    with pytest.raises(ValueError, match=f"altered_layer: {layer} is not allowed; allowed: 0 to 3"):
+    with pytest.raises(FieldError, match=f"altered_layer: {layer} is not allowed; allowed: 0 to 3"):
         build_demo_model(tmp_path / "model", altered_layer=layer)
     assert not (tmp_path / "model").exists()
 
