@@ -1,1 +1,6 @@
-"""Hallmark."""
+"""The engine side: the only folder that touches vLLM's internals.
+
+`plugin.register` is loaded in every vLLM process and attaches the worker methods of `worker`;
+`client.connect` reaches them from the API server. Each private symbol of vLLM used here is pinned by
+tests/engine/test_contract.py.
+"""

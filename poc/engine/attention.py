@@ -1,0 +1,154 @@
+"""Private attention: copies of the layers on scratch, and metadata builders that inference never sees.
+
+Inference's own builders keep persistent buffers that its next step overwrites; ours are made once, at start,
+from copies of vLLM's attention groups. The copied layers are found by name through the forward context of a
+PoC batch.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.model_executor.layers.attention import Attention
+from vllm.v1.attention.backend import CommonAttentionMetadata
+from vllm.v1.worker.utils import AttentionGroup
+
+from hallmark.poc.engine.scratch import allocate_scratch, block_tables, scratch_bytes
+from hallmark.poc.errors import UnsupportedError
+
+# Values that an attention implementation derives from its layer on first use; a copy derives its own.
+_DERIVED_SCALES = ("bmm1_scale", "bmm2_scale", "o_sf_scale")
+
+
+@dataclass(frozen=True, slots=True)
+class _PrivateGroup:
+    """Layers that share one metadata builder, and the size of their cache blocks in tokens."""
+
+    builder: Any
+    layer_names: tuple[str, ...]
+    block_size: int
+
+
+class PrivateAttention:
+    """Everything that attention needs for PoC batches of up to `batch_size * seq_len` tokens.
+
+    Args:
+        config: the engine's configuration.
+        device: the worker's device.
+        groups: the model runner's `attn_groups`, flattened.
+        layers: the attention layers of the model, by name.
+        static_context: vLLM's `static_forward_context`, which also holds MoE and other layers.
+        batch_size: the largest number of sequences in a batch.
+        seq_len: the sequence length that `batch_size` sequences may have at most.
+
+    Raises:
+        UnsupportedError: a layer belongs to no attention group, or its cache has a form that is not
+            supported.
+    """
+
+    def __init__(
+        self,
+        config: VllmConfig,
+        device: torch.device,
+        groups: list[AttentionGroup],
+        layers: Mapping[str, Attention],
+        static_context: Mapping[str, Any],
+        batch_size: int,
+        seq_len: int,
+    ) -> None:
+        self._device = device
+        self._groups = [_private_group(config, device, group) for group in groups]
+        blocks: dict[str, int] = {}
+        for group in self._groups:
+            # Fewer, longer sequences of as many tokens need at most one block more each.
+            needed = batch_size * (-(-seq_len // group.block_size) + 1)
+            blocks.update(dict.fromkeys(group.layer_names, needed))
+        homeless = sorted(set(layers) - set(blocks))
+        if homeless:
+            raise UnsupportedError(
+                f"PoC does not work with attention layers outside vLLM's KV cache groups: {homeless}"
+            )
+        self.scratch = allocate_scratch(
+            {name: layer.kv_cache for name, layer in layers.items()},
+            {
+                name: target
+                for name, layer in layers.items()
+                if (target := layer.kv_sharing_target_layer_name) is not None
+            },
+            blocks,
+        )
+        self.layers: dict[str, Any] = dict(static_context)
+        for name, layer in layers.items():
+            self.layers[name] = _private_layer(layer, self.scratch[name])
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of scratch held on this rank."""
+        return scratch_bytes(self.scratch)
+
+    def metadata(self, batch_size: int, seq_len: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Build attention metadata for one batch of full prefills; never kept from one batch to the next.
+
+        Returns:
+            For each layer name its backend's metadata, and its slot mapping, int64 `[batch_size * seq_len]`.
+        """
+        attention_metadata: dict[str, Any] = {}
+        slot_mapping: dict[str, Tensor] = {}
+        for group in self._groups:
+            common = self._common_metadata(batch_size, seq_len, group.block_size)
+            metadata = group.builder.build(common_prefix_len=0, common_attn_metadata=common)
+            for name in group.layer_names:
+                attention_metadata[name] = metadata
+                slot_mapping[name] = common.slot_mapping
+        return attention_metadata, slot_mapping
+
+    def _common_metadata(self, batch_size: int, seq_len: int, block_size: int) -> CommonAttentionMetadata:
+        # Built on the CPU and copied up: reading a device tensor back would wait for inference's step in
+        # flight.
+        starts = torch.arange(0, (batch_size + 1) * seq_len, seq_len, dtype=torch.int32)
+        lengths = torch.full((batch_size,), seq_len, dtype=torch.int32)
+        table, slots = block_tables(batch_size, seq_len, block_size)
+        return CommonAttentionMetadata(
+            query_start_loc=starts.to(self._device),
+            query_start_loc_cpu=starts,
+            seq_lens=lengths.to(self._device),
+            num_reqs=batch_size,
+            num_actual_tokens=batch_size * seq_len,
+            max_query_len=seq_len,
+            max_seq_len=seq_len,
+            block_table_tensor=table.to(self._device),
+            slot_mapping=slots.to(self._device),
+            causal=True,
+            positions=torch.arange(seq_len, dtype=torch.int64).repeat(batch_size).to(self._device),
+            is_prefilling=torch.ones(batch_size, dtype=torch.bool),
+            seq_lens_cpu_upper_bound=lengths,
+        )
+
+
+def _private_group(config: VllmConfig, device: torch.device, group: AttentionGroup) -> _PrivateGroup:
+    live_builder = group.get_metadata_builder()
+    # The size of the blocks that the layers' cache tensors count in dimension 0.
+    block_size: int = live_builder.kv_cache_spec.block_size
+    private = copy.copy(group)
+    private.metadata_builders = []
+    with set_current_vllm_config(config):
+        private.create_metadata_builders(config, device, block_size)
+    builder = private.get_metadata_builder()
+    if hasattr(builder, "set_workspace_buffer"):
+        # FlashInfer's workspace is large and used within one call only: both builders may use the same one.
+        builder.set_workspace_buffer(live_builder._get_workspace_buffer())
+    return _PrivateGroup(builder, tuple(group.layer_names), block_size)
+
+
+def _private_layer(layer: Attention, scratch: Tensor) -> Attention:
+    private = copy.copy(layer)
+    private.impl = copy.copy(layer.impl)
+    for name in _DERIVED_SCALES:
+        if hasattr(private.impl, name):
+            setattr(private.impl, name, None)
+    private.kv_cache = scratch
+    return private

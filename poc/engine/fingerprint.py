@@ -1,0 +1,47 @@
+"""The numerics fingerprint: everything that may change the last bits of a hidden state."""
+
+import torch
+import vllm
+from vllm.config import CompilationMode, VllmConfig
+from vllm.model_executor.layers.attention import Attention
+
+
+def numerics(
+    config: VllmConfig, layers: dict[str, Attention], device: torch.device, model_runner: object
+) -> dict[str, str | int | bool]:
+    """Name what determines the numerics of a PoC forward in this worker.
+
+    Two nodes with equal fingerprints are expected to agree to the bit at equal batch shapes, others within
+    the tolerance. It is information: it never chooses a tolerance.
+    """
+    compilation = config.compilation_config
+    attention = sorted({type(layer.impl).__name__ for layer in layers.values()})
+    versions = sorted(
+        {str(getattr(layer.impl, "vllm_flash_attn_version", "")) for layer in layers.values()} - {"", "None"}
+    )
+    return {
+        "vllm": vllm.__version__,
+        "torch": torch.__version__,
+        "device": _device_name(device),
+        "dtype": str(config.model_config.dtype).removeprefix("torch."),
+        "quantization": config.model_config.quantization or "none",
+        "kv_cache_dtype": " ".join(
+            sorted({str(layer.kv_cache.dtype).removeprefix("torch.") for layer in layers.values()})
+        ),
+        "attention": " ".join(attention + versions),
+        "custom_ops": " ".join(sorted(compilation.custom_ops)) or "none",
+        # PoC's own forward is eager; a server that compiles chooses other custom ops for it than one that
+        # does not.
+        "forward": "eager",
+        "inference_compiled": compilation.mode != CompilationMode.NONE,
+        "model_runner": type(model_runner).__module__,
+        "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
+        "custom_all_reduce": not config.parallel_config.disable_custom_all_reduce,
+        "kernels": "reference",
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cpu":
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    return torch.cuda.get_device_name(device)

@@ -1,0 +1,24 @@
+"""Entry point of the group `vllm.general_plugins`."""
+
+
+def register() -> None:
+    """Attach Hallmark's RPC methods to vLLM's worker class.
+
+    vLLM calls this once in every process, engine and workers included, before a model is loaded; calling it
+    again changes nothing. The methods are new names on `WorkerBase`: nothing of vLLM's own is replaced.
+
+    Raises:
+        RuntimeError: `WorkerBase` already has another method of one of these names.
+    """
+    from vllm.v1.worker.worker_base import WorkerBase
+
+    from hallmark.poc.engine.worker import RPC_METHODS
+
+    for method in RPC_METHODS:
+        present = getattr(WorkerBase, method.__name__, None)
+        if present is not None and present is not method:
+            raise RuntimeError(
+                f"vLLM's WorkerBase already has a method {method.__name__!r}, which Hallmark needs for "
+                "itself: another plugin claims it, or this vLLM version has begun to use the name"
+            )
+        setattr(WorkerBase, method.__name__, method)

@@ -1,0 +1,224 @@
+"""The worker methods that the API server reaches by `collective_rpc`, on every rank.
+
+vLLM's multi-process executor keeps replies in order, not by request: once one rank raised, every later reply
+comes from the call before. So these methods never raise; each returns a reply that names rank, sequence number
+and status, and the caller checks all of them (`client.VllmEngine`).
+"""
+
+import logging
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import vllm
+from vllm.distributed import get_tp_group
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+
+from hallmark.poc.engine.agreement import Agreement
+from hallmark.poc.engine.attention import PrivateAttention
+from hallmark.poc.engine.fingerprint import numerics
+from hallmark.poc.engine.forward import ModelForward
+from hallmark.poc.engine.memory import check_free, measure_peak
+from hallmark.poc.engine.support import attention_layers, check_config, check_limits, check_version
+from hallmark.poc.errors import EngineError, HallmarkError
+from hallmark.poc.forward import RoundTensors
+from hallmark.poc.round import RoundSpec
+from hallmark.poc.settings import Settings
+
+if TYPE_CHECKING:
+    from vllm.v1.worker.gpu_worker import Worker
+
+logger = logging.getLogger(__name__)
+
+# Where a worker keeps its PoC state: an attribute of our own on vLLM's worker object.
+STATE_ATTRIBUTE = "_hallmark_worker"
+
+
+class PoCWorker:
+    """PoC's state in one worker: the private forward, and the tensors of the round that is open.
+
+    Args:
+        worker: vLLM's worker, its model loaded and its KV cache bound.
+
+    Raises:
+        UnsupportedError: this set-up cannot run PoC.
+    """
+
+    def __init__(self, worker: "Worker") -> None:
+        config = worker.vllm_config
+        self.settings = Settings.from_additional_config(config.additional_config)
+        check_version(vllm.__version__, self.settings.allow_unsupported_vllm)
+        check_config(config)
+        check_limits(config, self.settings)
+        runner = worker.model_runner
+        static_context = config.compilation_config.static_forward_context
+        layers = attention_layers(config, static_context)
+        self._config = config
+        self._model = runner.model
+        self._device: torch.device = worker.device
+        self._dtype: torch.dtype = config.model_config.dtype
+        parallel = config.parallel_config.tensor_parallel_size > 1
+        self._agreement = Agreement(get_tp_group().cpu_group if parallel else None)
+        self.attention = PrivateAttention(
+            config,
+            self._device,
+            [group for groups in runner.attn_groups for group in groups],
+            layers,
+            static_context,
+            self.settings.batch_size,
+            self.settings.seq_len,
+        )
+        self._forward = ModelForward(self._model, config, self.attention, self._device)
+        self._numerics = numerics(config, layers, self._device, runner)
+        self._round: RoundTensors | None = None
+        self._spec: RoundSpec | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Say what this rank serves, and its share of the embedding table's sum of squares."""
+        model = self._config.model_config
+        square_sum, count = self._embedding_moments()
+        return {
+            "hidden_size": model.get_hidden_size(),
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "max_model_len": model.max_model_len,
+            "max_batched_tokens": self.settings.batch_size * self.settings.seq_len,
+            "max_sequences": self.settings.batch_size,
+            "embedding_square_sum": square_sum,
+            "embedding_count": count,
+            "scratch_bytes": self.attention.memory_bytes,
+            "numerics": self._numerics,
+        }
+
+    def warm_up(self) -> dict[str, Any]:
+        """Run one batch of the largest shape, so that nothing is compiled or allocated first in a round.
+
+        Raises:
+            UnsupportedError: what the batch needs at its peak is not free beside inference.
+        """
+        spec = RoundSpec(
+            digest="0" * 64,
+            block_hash="warm-up",
+            hidden_size=self._config.model_config.get_hidden_size(),
+            seq_len=self.settings.seq_len,
+            batch_size=self.settings.batch_size,
+            input_scale=1.0,
+            projection=True,
+            projection_scale=0.01,
+        )
+        with measure_peak(self._device) as peak:
+            self.open_round(spec)
+            self.compute([("", nonce) for nonce in range(spec.batch_size)])
+            self.close_round()
+        check_free(self._device, peak.bytes)
+        return {"peak_bytes": peak.bytes}
+
+    def open_round(self, spec: RoundSpec) -> int:
+        """Draw the round's projections; returns the bytes they hold on this rank."""
+        self._round = None
+        self._round = RoundTensors(spec, self._dtype, self._device)
+        self._spec = spec
+        return self._round.memory_bytes
+
+    def close_round(self) -> None:
+        """Free the round's tensors; nothing happens when no round is open."""
+        self._round = self._spec = None
+
+    @torch.inference_mode()
+    def compute(self, keys: Sequence[tuple[str, int]]) -> list[float]:
+        """Compute the distances of one batch.
+
+        Args:
+            keys: (public key, nonce), between one and the round's `batch_size`. The batch is padded to its
+                fixed shape with the first of them.
+
+        Returns:
+            One distance a key, NaN where the nonce failed.
+
+        Raises:
+            EngineError: no round is open, or the number of keys does not fit.
+        """
+        succeeded = False
+        try:
+            tensors, padded = self._prepare(keys)
+            inputs = tensors.inputs(padded)
+            succeeded = True
+        finally:
+            self._agreement.confirm(succeeded, "preparing a PoC batch")
+        succeeded = False
+        try:
+            hidden = self._forward.last_hidden(inputs)
+            succeeded = True
+        finally:
+            self._agreement.confirm(succeeded, "the forward of a PoC batch")
+        distances: list[float] = tensors.distances(hidden, padded).tolist()
+        return distances[: len(keys)]
+
+    def _prepare(self, keys: Sequence[tuple[str, int]]) -> tuple[RoundTensors, list[tuple[str, int]]]:
+        if self._round is None or self._spec is None:
+            raise EngineError("no PoC round is open on this worker")
+        if not 1 <= len(keys) <= self._spec.batch_size:
+            raise EngineError(f"a batch of {len(keys)} nonces; allowed: 1 to {self._spec.batch_size}")
+        return self._round, [*keys, *[keys[0]] * (self._spec.batch_size - len(keys))]
+
+    def _embedding_moments(self) -> tuple[float, int]:
+        """Return the sum of squares and the size of this rank's part of the embedding table, padding left out.
+
+        Models with no such table, several of them or a quantised one give (0.0, 0): their rounds have to state
+        `input_scale`.
+        """
+        tables = [
+            module
+            for module in self._model.modules()
+            if isinstance(module, VocabParallelEmbedding) and not isinstance(module, ParallelLMHead)
+        ]
+        if len(tables) != 1 or not tables[0].weight.is_floating_point():
+            return 0.0, 0
+        rows = tables[0].weight[: tables[0].shard_indices.num_org_elements]
+        # Summed in slices: a large table in fp32 would not fit beside the KV cache.
+        total = sum(float(part.float().square().sum(dtype=torch.float64)) for part in rows.split(4096))
+        return total, rows.numel()
+
+
+def _reply(worker: "Worker", sequence: int, action: Callable[[PoCWorker], object]) -> dict[str, Any]:
+    """Run an action and wrap its outcome; see the module's docstring for why nothing is raised."""
+    reply: dict[str, Any] = {"rank": worker.rank, "sequence": sequence}
+    try:
+        state: PoCWorker | None = getattr(worker, STATE_ATTRIBUTE, None)
+        if state is None:
+            state = PoCWorker(worker)
+            setattr(worker, STATE_ATTRIBUTE, state)
+        return {**reply, "status": "ok", "payload": action(state)}
+    except HallmarkError as error:
+        return {**reply, "status": type(error).__name__, "error": str(error)}
+    except Exception as error:
+        logger.exception("A PoC call failed on rank %d", worker.rank)
+        return {
+            **reply,
+            "status": "failed",
+            "error": "".join(traceback.format_exception_only(error)).strip(),
+        }
+
+
+def poc_setup(self: "Worker", sequence: int) -> dict[str, Any]:
+    """Check the set-up, allocate scratch, warm up; the reply describes the rank."""
+    return _reply(self, sequence, lambda state: {**state.describe(), **state.warm_up()})
+
+
+def poc_open_round(self: "Worker", sequence: int, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Open a round; the payload is the number of bytes its projections hold."""
+    return _reply(self, sequence, lambda state: state.open_round(RoundSpec.from_wire(dict(spec))))
+
+
+def poc_compute(self: "Worker", sequence: int, keys: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    """Compute one batch of (public key, nonce) pairs; the payload is the list of distances."""
+    pairs = [(public_key, nonce) for public_key, nonce in keys]
+    return _reply(self, sequence, lambda state: state.compute(pairs))
+
+
+def poc_close_round(self: "Worker", sequence: int) -> dict[str, Any]:
+    """Close the round that is open, if one is."""
+    return _reply(self, sequence, lambda state: state.close_round())
+
+
+RPC_METHODS = (poc_setup, poc_open_round, poc_compute, poc_close_round)
