@@ -1,8 +1,8 @@
 """The worker methods that the API server reaches by `collective_rpc`, on every rank.
 
-vLLM's multi-process executor keeps replies in order, not by request: once one rank raised, every later reply
-comes from the call before. So these methods never raise; each returns a reply that names rank, sequence number
-and status, and the caller checks all of them (`client.VllmEngine`).
+vLLM's multi-process executor keeps replies in order, not by request: once one rank raised, every later
+reply comes from the call before. So these methods never raise; each returns a reply that names rank, sequence
+number and status, and the caller checks all of them (`client.VllmEngine`).
 """
 
 import logging
@@ -162,10 +162,10 @@ class PoCWorker:
         return self._round, [*keys, *[keys[0]] * (self._spec.batch_size - len(keys))]
 
     def _embedding_moments(self) -> tuple[float, int]:
-        """Return the sum of squares and the size of this rank's part of the embedding table, padding left out.
+        """Return sum of squares and size of this rank's part of the embedding table, without padding.
 
-        Models with no such table, several of them or a quantised one give (0.0, 0): their rounds have to state
-        `input_scale`.
+        Models with no such table, several of them or a quantised one give (0.0, 0): their rounds have to
+        state `input_scale`.
         """
         tables = [
             module

@@ -1,0 +1,21 @@
+"""What every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before vLLM or transformers is imported anywhere: no look-ups outside, and a small cache.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+
+
+@pytest.fixture(scope="session")
+def demo_model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that holds the demo model."""
+    from hallmark.server.demo_model import build_demo_model
+
+    path = tmp_path_factory.mktemp("demo-model")
+    build_demo_model(path)
+    return path
