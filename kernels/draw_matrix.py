@@ -1,0 +1,30 @@
+"""Draw a projection: ``P[r, c] = bf16(fp32(scale) · z)``, element ``r·columns + c`` of its stream."""
+
+import torch
+from torch import Tensor
+
+from hallmark.kernels.draw_normals import draw_normals_reference
+from hallmark.kernels.normal_table import signed_table
+
+__all__ = ["draw_matrix_reference"]
+
+
+def draw_matrix_reference(
+    stream: Tensor, rows: int, columns: int, scale: float, device: torch.device | str | None = None
+) -> Tensor:
+    """One matrix, in plain PyTorch.
+
+    Args:
+        stream: int64 [4]: k0, k1, c2, c3.
+        rows: Rows.
+        columns: Columns.
+        scale: Standard deviation of the elements.
+        device: Where to draw; None is the CPU.
+
+    Returns:
+        bfloat16 [rows, columns], each element rounded once, to nearest even.
+    """
+    table = signed_table(scale, torch.bfloat16, device)
+    return draw_normals_reference(stream.to(table.device).view(1, 4), rows * columns, table).view(
+        rows, columns
+    )

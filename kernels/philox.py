@@ -1,0 +1,48 @@
+"""Philox4x32-10, the counter-based generator behind every stream.
+
+J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw: Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
+"""
+
+import torch
+from torch import Tensor
+
+__all__ = ["philox4x32"]
+
+_MULTIPLIER_0 = 0xD2511F53
+_MULTIPLIER_1 = 0xCD9E8D57
+_WEYL_0 = 0x9E3779B9
+_WEYL_1 = 0xBB67AE85
+_ROUNDS = 10
+_WORD = 0xFFFFFFFF
+
+
+def philox4x32(
+    counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four random words for each counter and key.
+
+    Args:
+        counter: Four int64 tensors of values below 2**32, of shapes that broadcast to one.
+        key: Two of the same kind, whose shapes broadcast to the counter's.
+
+    Returns:
+        Four int64 tensors of values below 2**32 in the counter's shape.
+    """
+    c0, c1, c2, c3 = (
+        word.clone(memory_format=torch.contiguous_format) for word in torch.broadcast_tensors(*counter)
+    )
+    product0, product1 = torch.empty_like(c0), torch.empty_like(c0)
+    k0, k1 = key
+    # In place, because the time goes into memory traffic. c1 and c3 are whole products here: their upper
+    # halves, like the sign that the shift brings in, are masked off where they are used.
+    for _ in range(_ROUNDS):
+        torch.mul(c0, _MULTIPLIER_0, out=product0)
+        torch.mul(c2, _MULTIPLIER_1, out=product1)
+        torch.bitwise_right_shift(product1, 32, out=c0)
+        c0.bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(_WORD)
+        torch.bitwise_right_shift(product0, 32, out=c2)
+        c2.bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(_WORD)
+        c1, c3, product0, product1 = product1, product0, c1, c3
+        k0 = (k0 + _WEYL_0) & _WORD
+        k1 = (k1 + _WEYL_1) & _WORD
+    return c0, c1.bitwise_and_(_WORD), c2, c3.bitwise_and_(_WORD)

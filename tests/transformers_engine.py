@@ -1,0 +1,117 @@
+"""A PoC engine around a transformers model: the oracle of the tests, and what stands in for vLLM in them.
+
+It shares the definition around the model with vLLM's engine (`RoundTensors`) and nothing of the model.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+from hallmark.poc.config import DeployedModel
+from hallmark.poc.errors import EngineError
+from hallmark.poc.forward import NonceKey, RoundTensors, pad_keys
+from hallmark.poc.proof import Numerics
+from hallmark.poc.round import RoundSpec
+
+
+def tiny_model(
+    *, hidden_size: int = 64, layers: int = 2, seed: int = 0, dtype: torch.dtype = torch.bfloat16
+) -> Qwen3ForCausalLM:
+    """A Qwen3 with random weights of standard deviation 0.1, so that its layers matter at this width."""
+    config = Qwen3Config(
+        hidden_size=hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=hidden_size // 4,
+        intermediate_size=2 * hidden_size,
+        vocab_size=128,
+        max_position_embeddings=1024,
+        initializer_range=0.1,
+        attn_implementation="eager",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Qwen3ForCausalLM(config).to(dtype).eval()
+
+
+@torch.inference_mode()
+def last_hidden(model: PreTrainedModel, inputs: Tensor) -> Tensor:
+    """Run a prefill from embeddings: [batch, seq_len, D] to the final norm's last position, [batch, D]."""
+    positions = torch.arange(inputs.shape[1], device=inputs.device).expand(inputs.shape[0], -1)
+    output = model.base_model(inputs_embeds=inputs, position_ids=positions, use_cache=False)
+    hidden: Tensor = output.last_hidden_state[:, -1]
+    return hidden
+
+
+class TransformersEngine:
+    """`PoCEngine` over a transformers model on the CPU.
+
+    Args:
+        model: The model, or the directory of one.
+        served_names: What the model is served as.
+        max_batched_tokens: Most tokens of a batch.
+        max_sequences: Most nonces of a batch.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | Path,
+        *,
+        served_names: Sequence[str] = ("tiny",),
+        max_batched_tokens: int = 8192,
+        max_sequences: int = 128,
+    ) -> None:
+        if isinstance(model, Path):
+            model = AutoModelForCausalLM.from_pretrained(model, attn_implementation="eager").eval()
+        self._model = model
+        self._dtype: torch.dtype = model.dtype
+        self._spec: RoundSpec | None = None
+        self._tensors: RoundTensors | None = None
+        embeddings = model.get_input_embeddings().weight.detach()
+        self.model = DeployedModel(
+            hidden_size=model.config.hidden_size,
+            dtype=str(self._dtype).removeprefix("torch."),
+            embedding_rms=float(embeddings.double().square().mean().sqrt()),
+            served_names=tuple(served_names),
+            max_batched_tokens=max_batched_tokens,
+            max_sequences=max_sequences,
+            max_model_len=model.config.max_position_embeddings,
+        )
+        self.numerics: Numerics = {
+            "engine": f"transformers {transformers.__version__}",
+            "torch": torch.__version__,
+            "dtype": self.model.dtype,
+            "mode": "eager",
+            "device": "cpu",
+        }
+        self.unfinished = 0
+        """What `unfinished_requests` answers; there is no inference here, so the tests set it."""
+
+    async def open_round(self, spec: RoundSpec) -> int:
+        self._spec = spec
+        self._tensors = await asyncio.to_thread(RoundTensors, spec, self._dtype, "cpu")
+        return self._tensors.memory_bytes
+
+    async def compute(self, keys: Sequence[NonceKey]) -> list[float]:
+        return await asyncio.to_thread(self.distances, keys)
+
+    def distances(self, keys: Sequence[NonceKey]) -> list[float]:
+        """The distances of one batch of the open round, computed in the calling thread."""
+        if self._spec is None or self._tensors is None:
+            raise EngineError("no round is open")
+        padded = pad_keys(keys, self._spec.batch_size)
+        hidden = last_hidden(self._model, self._tensors.inputs(padded))
+        distances: list[float] = self._tensors.distances(hidden, padded).tolist()
+        return distances[: len(keys)]
+
+    async def close_round(self) -> None:
+        self._spec = self._tensors = None
+
+    async def unfinished_requests(self) -> int:
+        return self.unfinished
