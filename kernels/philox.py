@@ -28,9 +28,8 @@ def philox4x32(
     Returns:
         Four int64 tensors of values below 2**32 in the counter's shape.
     """
-    c0, c1, c2, c3 = (
-        word.clone(memory_format=torch.contiguous_format) for word in torch.broadcast_tensors(*counter)
-    )
+    shape = torch.broadcast_shapes(*(word.shape for word in counter))
+    c0, c1, c2, c3 = (word.expand(shape).clone(memory_format=torch.contiguous_format) for word in counter)
     product0, product1 = torch.empty_like(c0), torch.empty_like(c0)
     k0, k1 = key
     # In place, because the time goes into memory traffic. c1 and c3 are whole products here: their upper
