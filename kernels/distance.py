@@ -24,7 +24,7 @@ def distance_reference(hidden: Tensor, target: Tensor, p_post: Tensor | None) ->
     """
     projected = hidden if p_post is None else project_residual_reference(hidden, p_post, torch.float32)
     y, t = projected.double(), target.double()
-    norms = torch.linalg.vector_norm(y, dim=1) * torch.linalg.vector_norm(t, dim=1)
+    norms: Tensor = torch.linalg.vector_norm(y, dim=1) * torch.linalg.vector_norm(t, dim=1)
     cosine = (y * t).sum(dim=1) / norms
     # Rounding may take the cosine a little past ±1; NaN stays NaN.
     return (2 - 2 * cosine.clamp(-1, 1)).sqrt()

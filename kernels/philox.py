@@ -28,7 +28,8 @@ def philox4x32(
     Returns:
         Four int64 tensors of values below 2**32 in the counter's shape.
     """
-    shape = torch.broadcast_shapes(*(word.shape for word in counter))
+    # PyTorch leaves this function untyped.
+    shape = torch.broadcast_shapes(*(word.shape for word in counter))  # type: ignore[no-untyped-call]
     c0, c1, c2, c3 = (word.expand(shape).clone(memory_format=torch.contiguous_format) for word in counter)
     product0, product1 = torch.empty_like(c0), torch.empty_like(c0)
     k0, k1 = key
