@@ -22,7 +22,7 @@ from hallmark.poc.engine.forward import ModelForward
 from hallmark.poc.engine.memory import check_free, measure_peak
 from hallmark.poc.engine.support import attention_layers, check_config, check_limits, check_version
 from hallmark.poc.errors import EngineError, HallmarkError
-from hallmark.poc.forward import RoundTensors
+from hallmark.poc.forward import NonceKey, RoundTensors, pad_keys
 from hallmark.poc.round import RoundSpec
 from hallmark.poc.settings import Settings
 
@@ -125,7 +125,7 @@ class PoCWorker:
         self._round = self._spec = None
 
     @torch.inference_mode()
-    def compute(self, keys: Sequence[tuple[str, int]]) -> list[float]:
+    def compute(self, keys: Sequence[NonceKey]) -> list[float]:
         """Compute the distances of one batch.
 
         Args:
@@ -136,11 +136,14 @@ class PoCWorker:
             One distance a key, NaN where the nonce failed.
 
         Raises:
-            EngineError: no round is open, or the number of keys does not fit.
+            EngineError: no round is open.
+            FieldError: the number of keys does not fit.
         """
         succeeded = False
         try:
-            tensors, padded = self._prepare(keys)
+            if self._round is None or self._spec is None:
+                raise EngineError("no PoC round is open on this worker")
+            tensors, padded = self._round, pad_keys(keys, self._spec.batch_size)
             inputs = tensors.inputs(padded)
             succeeded = True
         finally:
@@ -153,13 +156,6 @@ class PoCWorker:
             self._agreement.confirm(succeeded, "the forward of a PoC batch")
         distances: list[float] = tensors.distances(hidden, padded).tolist()
         return distances[: len(keys)]
-
-    def _prepare(self, keys: Sequence[tuple[str, int]]) -> tuple[RoundTensors, list[tuple[str, int]]]:
-        if self._round is None or self._spec is None:
-            raise EngineError("no PoC round is open on this worker")
-        if not 1 <= len(keys) <= self._spec.batch_size:
-            raise EngineError(f"a batch of {len(keys)} nonces; allowed: 1 to {self._spec.batch_size}")
-        return self._round, [*keys, *[keys[0]] * (self._spec.batch_size - len(keys))]
 
     def _embedding_moments(self) -> tuple[float, int]:
         """Return sum of squares and size of this rank's part of the embedding table, without padding.

@@ -1,0 +1,151 @@
+"""Real servers for the tests: `hallmark serve` on real vLLM, and `hallmark receiver`."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from hallmark.server.processes import ChildProcess, free_port
+
+BATCH_SIZE = 32
+SEQ_LEN = 256
+START_SECONDS = 240.0
+HALLMARK = (sys.executable, "-P", "-m", "hallmark.server.cli")
+
+
+class Node:
+    """A running server, and the calls that tests make of it."""
+
+    def __init__(self, process: ChildProcess, port: int, model: str) -> None:
+        self.process = process
+        self.port = port
+        self.model = model
+        self.url = f"http://127.0.0.1:{port}"
+        self.http = httpx.Client(base_url=self.url, timeout=120, trust_env=False)
+
+    def get(self, path: str) -> Any:
+        response = self.http.get(path)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def post(self, path: str, body: Any = None, *, status: int = 200) -> Any:
+        response = self.http.post(path, json=body)
+        assert response.status_code == status, (response.status_code, response.text)
+        return response.json()
+
+    def poc(self, path: str, body: Any = None, *, status: int = 200) -> Any:
+        return self.post(f"/api/v1/pow{path}", body, status=status)
+
+    def status(self) -> Any:
+        return self.get("/api/v1/pow/status")
+
+    def wait_for(self, condition: Callable[[Any], bool], *, seconds: float = 120.0) -> Any:
+        """The first status that meets a condition."""
+        deadline = time.monotonic() + seconds
+        while not condition(status := self.status()):
+            assert time.monotonic() < deadline, status
+            time.sleep(0.1)
+        return status
+
+    def chat(self, text: str = "Tell me about proofs.") -> httpx.Response:
+        return self.http.post(
+            "/v1/chat/completions",
+            json={"model": self.model, "messages": [{"role": "user", "content": text}], "max_tokens": 8},
+        )
+
+    def complete(self, prompt: str, tokens: int = 24) -> str:
+        """A greedy completion."""
+        body = {"model": self.model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+        text: str = self.post("/v1/completions", body)["choices"][0]["text"]
+        return text
+
+    def probe(self, method: str) -> list[Any]:
+        results: list[Any] = self.post("/collective_rpc", {"method": f"probe_{method}"})["results"]
+        return results
+
+
+@contextmanager
+def running_node(
+    model: Path, log: Path, *flags: str, settings: dict[str, Any] | None = None, **environment: str
+) -> Iterator[Node]:
+    """Start `hallmark serve` on the model, wait until it is ready, and end it afterwards."""
+    port = free_port()
+    config = {"hallmark": {"callback_interval": 0.5, "callback_retry_base": 0.1, **(settings or {})}}
+    command = [
+        *(*HALLMARK, "serve", str(model), "--host", "127.0.0.1", "--port", str(port)),
+        *("--served-model-name", "demo", "--dtype", "bfloat16", "--max-model-len", "2048"),
+        *("--max-num-seqs", str(BATCH_SIZE), "--additional-config", json.dumps(config)),
+        *("--worker-extension-cls", "probe.Probe"),
+        *flags,
+    ]
+    probe_path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
+    variables = {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": probe_path, **environment}
+    with ChildProcess("hallmark serve", command, log=log, environment=variables) as process:
+        node = Node(process, port, "demo")
+
+        def ready() -> bool:
+            try:
+                return node.http.get("/api/v1/pow/status").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        try:
+            process.wait_until(ready, seconds=START_SECONDS)
+        except Exception as error:
+            error.add_note(process.log_tail(60))
+            raise
+        with node.http:
+            yield node
+
+
+class Receiver:
+    """A running `hallmark receiver`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.http = httpx.Client(base_url=url, timeout=30, trust_env=False)
+
+    def batches(self, kind: str) -> list[Any]:
+        response = self.http.get("/batches", params={"kind": kind, "limit": 1000})
+        assert response.status_code == 200, response.text
+        return [batch["body"] for batch in response.json()["batches"]]
+
+    def wait_for(
+        self, kind: str, condition: Callable[[list[Any]], bool], *, seconds: float = 60.0
+    ) -> list[Any]:
+        deadline = time.monotonic() + seconds
+        while not condition(batches := self.batches(kind)):
+            assert time.monotonic() < deadline, f"{len(batches)} batches of {kind} so far"
+            time.sleep(0.2)
+        return batches
+
+
+def round_request(**fields: Any) -> dict[str, Any]:
+    """A round with short inputs, so that batches take little time."""
+    return {
+        "block_hash": "00000000000000000001f8a2c5d3",
+        "block_height": 812_345,
+        "public_key": "02ab64c1f0",
+        "node_id": 0,
+        "node_count": 1,
+        "batch_size": BATCH_SIZE,
+        "seq_len": 32,
+        **fields,
+    }
+
+
+def proof(round_: dict[str, Any], nonces: list[int], dist: list[float], **fields: Any) -> dict[str, Any]:
+    """A batch of proofs for a round."""
+    return {
+        **{key: round_[key] for key in ("block_hash", "block_height", "public_key")},
+        "node_id": 0,
+        "nonces": nonces,
+        "dist": dist,
+        **fields,
+    }

@@ -1,0 +1,83 @@
+"""A look into the worker, mixed in by vLLM's own `--worker-extension-cls`, called by its `/collective_rpc`.
+
+It only reads, but for the guard values and for `poison`, which makes a model's output non-finite.
+"""
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hallmark.poc.engine.worker import STATE_ATTRIBUTE
+
+if TYPE_CHECKING:
+    from vllm.v1.worker.gpu_worker import Worker
+
+    Base = Worker
+else:
+    Base = object
+
+GUARD = 0x5A
+
+
+class Probe(Base):
+    """Worker methods of the tests."""
+
+    def probe_cache_checksum(self) -> dict[str, Any]:
+        """SHA-256 over the bytes of inference's KV cache, every layer."""
+        digest = hashlib.sha256()
+        for layer in self._probe_live_layers().values():
+            digest.update(layer.kv_cache.contiguous().view(torch.uint8).numpy())
+        return {"rank": self.rank, "sha256": digest.hexdigest()}
+
+    def probe_fill_guards(self) -> dict[str, Any]:
+        """Write guard values into the first and the last block of the scratch, which no sequence may name."""
+        tensors = self._probe_scratch()
+        for tensor in tensors:
+            for block in (0, -1):
+                tensor[block].view(torch.uint8).fill_(GUARD)
+        return {"tensors": len(tensors)}
+
+    def probe_guards_hold(self) -> dict[str, Any]:
+        """Whether the guard values stand as written, and whether the blocks between them were used."""
+        return {
+            "hold": all(
+                bool((tensor[block].view(torch.uint8) == GUARD).all())
+                for tensor in self._probe_scratch()
+                for block in (0, -1)
+            ),
+            "used": all(bool((tensor[1:-1] != 0).any()) for tensor in self._probe_scratch()),
+        }
+
+    def probe_scratch_is_private(self) -> dict[str, Any]:
+        """Whether no storage of the scratch is one of inference's."""
+        live = {layer.kv_cache.untyped_storage().data_ptr() for layer in self._probe_live_layers().values()}
+        scratch = {tensor.untyped_storage().data_ptr() for tensor in self._probe_scratch()}
+        return {"private": not live & scratch, "live": len(live), "scratch": len(scratch)}
+
+    def probe_poison(self) -> dict[str, Any]:
+        """Make every output of the model non-finite, until `probe_cure`."""
+        norm = self.model_runner.model.model.norm.weight
+        self._probe_norm = norm.detach().clone()
+        with torch.inference_mode():
+            norm.fill_(float("nan"))
+        return {}
+
+    def probe_cure(self) -> dict[str, Any]:
+        """Undo `probe_poison`."""
+        with torch.inference_mode():
+            self.model_runner.model.model.norm.weight.copy_(self._probe_norm)
+        return {}
+
+    def probe_forget_round(self) -> dict[str, Any]:
+        """Take the open round away, so that the next batch fails on the engine."""
+        getattr(self, STATE_ATTRIBUTE).close_round()
+        return {}
+
+    def _probe_live_layers(self) -> dict[str, Any]:
+        layers = self.vllm_config.compilation_config.static_forward_context
+        return {name: layer for name, layer in layers.items() if hasattr(layer, "kv_cache")}
+
+    def _probe_scratch(self) -> list[torch.Tensor]:
+        scratch = getattr(self, STATE_ATTRIBUTE).attention.scratch
+        return list({tensor.data_ptr(): tensor for tensor in scratch.values()}.values())
