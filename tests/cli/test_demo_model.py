@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
 from hallmark.poc.errors import FieldError
 from hallmark.server import demo_model
 from hallmark.server.demo_model import build_demo_model
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 # Files and tensors of the default model, fixed so that distances measured on it stay comparable for ever.
 WEIGHTS_SHA256 = "b06a353deaae46727346d551c3026184baecfc669a80c26669a00b0123063101"

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from hallmark.server.processes import ChildProcess, ProcessError, free_port, process_group
 
 PYTHON = [sys.executable, "-P", "-c"]

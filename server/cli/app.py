@@ -1,0 +1,39 @@
+"""The command tree."""
+
+import typer
+
+from hallmark.server.cli import (
+    receiver,
+    round_start,
+    round_status,
+    round_stop,
+    round_validate,
+    serve,
+    target,
+)
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="hallmark",
+    help="Proof of compute for LLM serving, on a stock vLLM server.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+# Everything after the model is vLLM's, `--help` included.
+app.command(
+    context_settings={
+        "allow_extra_args": True,
+        "allow_interspersed_args": False,
+        "ignore_unknown_options": True,
+    }
+)(serve.serve)
+app.command()(receiver.receiver)
+app.command()(target.target)
+
+_round = typer.Typer(help="Start, watch, stop and validate rounds on a running server.", no_args_is_help=True)
+_round.command("start")(round_start.start)
+_round.command("status")(round_status.status)
+_round.command("validate")(round_validate.validate)
+_round.command("stop")(round_stop.stop)
+app.add_typer(_round, name="round")

@@ -1,0 +1,115 @@
+"""A client of the PoC API: errors become sentences."""
+
+import json
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Annotated, Any, Self
+
+import httpx
+import typer
+
+from hallmark.poc.errors import HallmarkError
+from hallmark.poc.settings import API_KEY_VARIABLE
+
+__all__ = ["PREFIX", "ApiKey", "PoCClient", "ServerError", "ServerUrl", "UnreachableError"]
+
+PREFIX = "/api/v1/pow"
+
+ServerUrl = Annotated[str, typer.Argument(metavar="URL", help="Where the server is: http://HOST:PORT.")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(envvar=API_KEY_VARIABLE, show_envvar=True, help="The server's PoC token."),
+]
+
+
+class ServerError(HallmarkError):
+    """The server answered with an error.
+
+    Attributes:
+        status: The HTTP status.
+        detail: What the server says about it, as a sentence.
+    """
+
+    def __init__(self, request: str, status: int, detail: str) -> None:
+        self.status = status
+        self.detail = detail
+        super().__init__(f"{request}: {status}: {detail}")
+
+
+class UnreachableError(HallmarkError):
+    """No answer came from the server, or none that is JSON."""
+
+
+class PoCClient:
+    """A connection to one server."""
+
+    def __init__(self, url: str, api_key: str | None = None, *, timeout: float = 30.0) -> None:
+        """Prepare the connection; nothing is sent yet.
+
+        Args:
+            url: The server's base URL; `http://` may be left out.
+            api_key: The token of its control routes.
+            timeout: The longest to wait for an answer, in seconds.
+        """
+        base = url if "://" in url else f"http://{url}"
+        self.url = base.rstrip("/").removesuffix(PREFIX)
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        try:
+            self.http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
+        except httpx.InvalidURL as exc:
+            raise UnreachableError(f"{url} is not a URL: {exc}") from exc
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.http.close()
+
+    def get(self, path: str) -> Any:
+        """GET a path under the prefix and return the parsed answer.
+
+        Raises:
+            ServerError: The server refuses.
+            UnreachableError: There is no answer.
+        """
+        return self._request("GET", path, None)
+
+    def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """POST JSON, or nothing, to a path under the prefix and return the parsed answer.
+
+        Raises:
+            ServerError: The server refuses.
+            UnreachableError: There is no answer.
+        """
+        return self._request("POST", path, body)
+
+    def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+        try:
+            response = self.http.request(method, PREFIX + path, json=body)
+        except (httpx.TransportError, httpx.InvalidURL) as exc:
+            raise UnreachableError(f"no answer from {self.url}: {exc or type(exc).__name__}") from exc
+        if not response.is_success:
+            raise ServerError(f"{method} {PREFIX}{path}", response.status_code, explain(response))
+        try:
+            return response.json()
+        except json.JSONDecodeError as exc:
+            raise UnreachableError(f"{self.url} answers {method} {PREFIX}{path} without JSON") from exc
+
+
+def explain(response: httpx.Response) -> str:
+    """What an error response says, as a sentence."""
+    try:
+        body = response.json()
+    except ValueError:
+        return response.text.strip()[:500] or response.reason_phrase
+    match body:
+        case {"detail": str(detail)} | {"error": {"message": str(detail)}} | {"error": str(detail)}:
+            return detail
+        case {"detail": detail}:
+            return json.dumps(detail)
+    return json.dumps(body)[:500]

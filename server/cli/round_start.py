@@ -1,0 +1,116 @@
+"""`hallmark round start`: set a round and start it."""
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from hallmark.poc.errors import FieldError
+from hallmark.server.cli.client import ApiKey, PoCClient, ServerUrl
+from hallmark.server.cli.watch import Interval, Watch, print_status, watch_status
+
+__all__ = ["Phase", "start"]
+
+
+class Phase(StrEnum):
+    """What the server does once the round is set."""
+
+    GENERATE = "generate"
+    VALIDATE = "validate"
+    NONE = "none"
+
+
+def start(
+    url: ServerUrl,
+    block_hash: Annotated[str, typer.Option(help="Seeds everything.")],
+    block_height: Annotated[int, typer.Option(help="Told and matched, seeds nothing.")],
+    public_key: Annotated[str, typer.Option(help="Whose nonces these are.")],
+    phase: Annotated[Phase, typer.Option(help="What to start; none only sets the round.")] = Phase.GENERATE,
+    r_target: Annotated[
+        float | None, typer.Option(help="A nonce counts when its distance is below this.")
+    ] = None,
+    valid_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="The share of nonces that count, instead of --r-target. Below 1 saves bandwidth and costs "
+            "soundness: a prover may run only the nonces that look promising."
+        ),
+    ] = None,
+    fraud_threshold: Annotated[
+        float | None, typer.Option(help="A batch is fraud when its p-value is below this.")
+    ] = None,
+    distance_tolerance: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FLOAT|none",
+            help="How far a claim may be off, in units of s; none is the older systems' rule.",
+        ),
+    ] = None,
+    node_id: Annotated[int | None, typer.Option(help="This node's number among the nodes.")] = None,
+    node_count: Annotated[int | None, typer.Option(help="How many nodes share the nonces.")] = None,
+    group_id: Annotated[int | None, typer.Option(help="Which of the node's engines this is.")] = None,
+    n_groups: Annotated[int | None, typer.Option(help="How many engines the node has.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Nonces in one forward.")] = None,
+    seq_len: Annotated[int | None, typer.Option(help="Rows of a nonce's input.")] = None,
+    callback_url: Annotated[
+        str | None, typer.Option(help="Where /generated and /validated are posted.")
+    ] = None,
+    random_projection: Annotated[
+        bool | None, typer.Option(help="Off is the plain PoC 2.0, without projections.")
+    ] = None,
+    projection_scale: Annotated[
+        float | None, typer.Option(help="Standard deviation of the projections' elements.")
+    ] = None,
+    input_scale: Annotated[
+        float | None, typer.Option(help="Standard deviation of the inputs, a power of two.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The served name the round is about.")] = None,
+    api_key: ApiKey = None,
+    watch: Watch = False,
+    interval: Interval = 1.0,
+) -> None:
+    """Set a round on a server and start it.
+
+    What is not given has the server's default: rate 1, threshold 0.01, tolerance 0.35 s, node 0 of 1 when
+    generating, 32 nonces of 256 rows, projections on.
+    """
+    body: dict[str, Any] = {
+        "block_hash": block_hash,
+        "block_height": block_height,
+        "public_key": public_key,
+        "r_target": r_target,
+        "valid_rate": valid_rate,
+        "fraud_threshold": fraud_threshold,
+        "node_id": node_id,
+        "node_count": node_count,
+        "group_id": group_id,
+        "n_groups": n_groups,
+        "batch_size": batch_size,
+        "seq_len": seq_len,
+        "callback_url": callback_url,
+        "use_random_projection": random_projection,
+        "projection_scale": projection_scale,
+        "input_scale": input_scale,
+        "model": model,
+    }
+    body = {name: value for name, value in body.items() if value is not None}
+    if distance_tolerance is not None:
+        body["distance_tolerance"] = _parse_tolerance(distance_tolerance)
+    if phase is Phase.GENERATE and node_id is None and node_count is None:
+        body |= {"node_id": 0, "node_count": 1}
+    path = "/init" if phase is Phase.NONE else f"/init/{phase}"
+    with PoCClient(url, api_key) as client:
+        answer = client.post(path, body)
+        if watch:
+            watch_status(client, interval)
+        else:
+            print_status(answer["pow_status"])
+
+
+def _parse_tolerance(text: str) -> float | None:
+    if text == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError as exc:
+        raise FieldError("--distance-tolerance", text, "a number, or none") from exc

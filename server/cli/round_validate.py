@@ -1,0 +1,115 @@
+"""`hallmark round validate`: have a server judge proofs."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hallmark.poc.errors import FieldError, HallmarkError
+from hallmark.poc.fraud import Verdict
+from hallmark.poc.proof import ProofBatch
+from hallmark.server.cli.client import ApiKey, PoCClient, ServerError, ServerUrl
+
+__all__ = ["submit_and_wait", "validate"]
+
+_POLL_SECONDS = 0.5
+
+
+def validate(
+    url: ServerUrl,
+    proofs: Annotated[
+        Path,
+        typer.Argument(help="JSON: a ProofBatch, an array of them, or what a receiver gives; - is stdin."),
+    ],
+    api_key: ApiKey = None,
+    timeout: Annotated[float, typer.Option(help="The longest to wait for one verdict, in seconds.")] = 600.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the server's answers as they are.")] = False,
+) -> None:
+    """Have a server recompute proofs and judge them; its round must be about the same block.
+
+    Exit code: 0 all honest, 1 fraud among them, 2 an error or no verdict among them and no fraud.
+    """
+    batches = [ProofBatch.from_dict(proof) for proof in _read(proofs)]
+    answers: list[dict[str, Any] | HallmarkError] = []
+    with PoCClient(url, api_key, timeout=timeout) as client:
+        for batch in batches:
+            try:
+                answers.append(submit_and_wait(client, batch, seconds=timeout))
+            except ServerError as exc:
+                answers.append(exc)
+    if as_json:
+        for answer in answers:
+            print(json.dumps({"error": str(answer)} if isinstance(answer, HallmarkError) else answer))
+    else:
+        Console().print(_table(batches, answers))
+    raise typer.Exit(_exit_code(answers))
+
+
+def submit_and_wait(client: PoCClient, batch: ProofBatch, *, seconds: float) -> dict[str, Any]:
+    """Return the server's verdict; waits too where the round is generating and the batch is only queued.
+
+    Raises:
+        ServerError: The server refuses the batch, or could not judge it.
+        UnreachableError: There is no answer.
+        HallmarkError: No verdict came in time.
+    """
+    deadline = time.monotonic() + seconds
+    answer: dict[str, Any] = client.post("/validate", batch.as_dict())
+    while "verdict" not in answer:
+        if time.monotonic() >= deadline:
+            raise HallmarkError(f"no verdict within {seconds:g} s; the request is {answer['request_id']}")
+        time.sleep(_POLL_SECONDS)
+        answer = client.get(f"/validate/{answer['request_id']}")
+    return answer
+
+
+def _read(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the proofs of a file: one, or several in an array; a receiver wraps each in `body`."""
+    try:
+        content = json.loads(sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as exc:
+        raise FieldError("PROOFS", str(path), f"a readable file of JSON ({exc})") from exc
+    entries = content if isinstance(content, list) else [content]
+    if not entries:
+        raise FieldError("PROOFS", str(path), "at least one proof; the array is empty")
+    for entry in entries:
+        if not isinstance(entry, dict):
+            raise FieldError("PROOFS", entry, "a ProofBatch as a JSON object")
+        yield entry.get("body", entry)
+
+
+def _table(batches: list[ProofBatch], answers: list[dict[str, Any] | HallmarkError]) -> Table:
+    table = Table("public key", "nonces", "invalid", "failed", "p-value", "verdict")
+    for batch, answer in zip(batches, answers, strict=True):
+        key = batch.public_key if len(batch.public_key) <= 24 else f"{batch.public_key[:23]}…"
+        if isinstance(answer, HallmarkError):
+            table.add_row(key, str(len(batch.nonces)), "", "", "", f"error: {answer}", style="yellow")
+            continue
+        verdict = Verdict(answer["verdict"])
+        style = {Verdict.HONEST: "green", Verdict.FRAUD: "red", Verdict.NO_VERDICT: "yellow"}[verdict]
+        table.add_row(
+            key,
+            str(answer["n_judged"]),
+            str(answer["n_invalid"]),
+            str(len(answer["failed_nonces"])),
+            f"{answer['probability_honest']:.3g}",
+            verdict.replace("_", " "),
+            style=style,
+        )
+    return table
+
+
+def _exit_code(answers: list[dict[str, Any] | HallmarkError]) -> int:
+    verdicts = {
+        Verdict.NO_VERDICT if isinstance(answer, HallmarkError) else Verdict(answer["verdict"])
+        for answer in answers
+    }
+    if Verdict.FRAUD in verdicts:
+        return 1
+    return 0 if verdicts == {Verdict.HONEST} else 2

@@ -1,0 +1,99 @@
+"""`hallmark serve`: vLLM's own API server, with proof of compute in it."""
+
+import os
+import signal
+import time
+from types import FrameType
+from typing import Annotated
+
+import httpx
+import typer
+
+from hallmark.poc.errors import UnsupportedError
+from hallmark.server.cli.client import PREFIX, explain
+from hallmark.server.cli.serve_plan import ServePlan, plan
+from hallmark.server.processes import ChildProcess
+
+__all__ = ["serve"]
+
+_POLL_SECONDS = 0.2
+_PROBE_SECONDS = 1.0
+_PROBE_TIMEOUT = 5.0
+
+
+def serve(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="The model, as vLLM takes it.")],
+) -> None:
+    """Start vLLM's API server with proof of compute: hallmark serve MODEL [vLLM flags].
+
+    Every flag after MODEL goes to vLLM untouched; `hallmark serve MODEL --help` lists them. Settings of
+    proof of compute are part of vLLM's `--additional-config '{"hallmark": {...}}'`. The token of the control
+    routes comes from HALLMARK_API_KEY; without one the server must listen on loopback.
+
+    --max-num-batched-tokens and --max-num-seqs are raised to what a PoC batch needs where they are not given.
+    The command reports ready once proof of compute answers, and ends with the server's exit code.
+    """
+    if model.startswith("-"):
+        raise typer.BadParameter("the model comes first: hallmark serve MODEL [vLLM flags]")
+    raise typer.Exit(_run(plan(model, context.args, os.environ)))
+
+
+def _run(plan: ServePlan) -> int:
+    """Run the server until it ends, and return its exit code as a shell has it."""
+    received: list[signal.Signals] = []
+
+    def remember(number: int, _: FrameType | None) -> None:
+        received.append(signal.Signals(number))
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, remember)
+    for note in plan.notes:
+        _say(note)
+    with (
+        ChildProcess("vLLM", plan.command, environment=plan.environment) as child,
+        _connect(plan) as client,
+    ):
+        ready, next_probe, forwarded = False, time.monotonic(), 0
+        while (code := child.wait(_POLL_SECONDS)) is None:
+            for number in received[forwarded:]:
+                # The first asks the server to finish, another one is somebody who does not want to wait.
+                child.send_signal(number if forwarded == 0 else signal.SIGKILL)
+                forwarded += 1
+            if not ready and not received and time.monotonic() >= next_probe:
+                ready = _probe(client)
+                if ready:
+                    _say(f"ready: {plan.socket or plan.url}, chat at /v1, proof of compute at {PREFIX}")
+                next_probe = time.monotonic() + _PROBE_SECONDS
+    return code if code >= 0 else 128 - code
+
+
+def _connect(plan: ServePlan) -> httpx.Client:
+    headers = {} if plan.api_key is None else {"Authorization": f"Bearer {plan.api_key}"}
+    # It is this command's own server on this machine: its certificate names another host.
+    transport = httpx.HTTPTransport(uds=plan.socket, verify=False)
+    return httpx.Client(base_url=plan.url, headers=headers, transport=transport, timeout=_PROBE_TIMEOUT)
+
+
+def _probe(client: httpx.Client) -> bool:
+    """Whether the server is up.
+
+    Raises:
+        UnsupportedError: It is up, and proof of compute is not.
+    """
+    try:
+        if client.get("/health").status_code != 200:
+            return False
+        status = client.get(f"{PREFIX}/status")
+    except httpx.TransportError:
+        return False
+    if status.is_success:
+        return True
+    raise UnsupportedError(
+        f"the server is up without proof of compute and is stopped: GET {PREFIX}/status answers "
+        f"{status.status_code} ({explain(status)}); why it did not load stands in vLLM's log above"
+    )
+
+
+def _say(sentence: str) -> None:
+    print(f"hallmark: {sentence}", flush=True)

@@ -1,0 +1,164 @@
+"""What `hallmark serve` is going to run: decided from the flags and the environment, nothing started yet."""
+
+import ipaddress
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+
+from hallmark.poc.errors import FieldError, UnsupportedError
+from hallmark.poc.settings import API_KEY_VARIABLE, SECTION, Settings
+from hallmark.server.cli.vllm_flags import VllmFlags
+
+__all__ = ["OUR_PLUGINS", "ServePlan", "plan", "plugin_names"]
+
+OUR_PLUGINS = ("hallmark", "hallmark_api")
+"""Names of our entry points in the groups `vllm.general_plugins` and `vllm.endpoint_plugins`."""
+
+_ENDPOINT_GROUP = "vllm.endpoint_plugins"
+
+# vLLM turns this one on only where VLLM_PLUGINS names it, since it lets requests download adapters.
+_OPT_IN_PLUGINS = frozenset({"lora_hf_hub_resolver"})
+
+# vLLM's smallest defaults on CPUs and GPUs: what fits into them needs no flag of ours.
+_LEAST_BATCHED_TOKENS = 2048
+_LEAST_SEQUENCES = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServePlan:
+    """A server to start.
+
+    Attributes:
+        command: The program and its arguments.
+        environment: Variables to set beside the present ones.
+        url: Where it will answer from this machine.
+        socket: The Unix socket it listens on instead of a port.
+        api_key: The token of its control routes.
+        notes: What was decided for the user, a sentence each.
+    """
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    url: str
+    socket: str | None
+    api_key: str | None = field(repr=False)
+    notes: tuple[str, ...]
+
+
+def plan(model: str, arguments: Sequence[str], environment: Mapping[str, str]) -> ServePlan:
+    """Decide how to start vLLM's API server with our plugins.
+
+    Args:
+        model: The model as vLLM takes it.
+        arguments: vLLM's flags as the user wrote them; they are passed on as they are.
+        environment: The present environment.
+
+    Raises:
+        FieldError: A setting, or a flag that PoC depends on, has a value that is not allowed.
+        UnsupportedError: The server would be open to a network without a token.
+    """
+    flags = VllmFlags(arguments)
+    settings = Settings.from_additional_config(flags.get_mapping("additional-config"), environment)
+    host = flags.get("host")
+    socket = flags.get("uds")
+    if flags.get("help") is None:
+        _check_access(settings, host, socket)
+    added, notes = _sizes(flags, settings)
+    plugins = plugin_names(environment.get("VLLM_PLUGINS"))
+    scheme = "https" if flags.get("ssl-certfile") else "http"
+    return ServePlan(
+        command=(
+            sys.executable,
+            "-P",
+            "-m",
+            "vllm.entrypoints.openai.api_server",
+            # Ours come first: of two equal flags vLLM takes the later one.
+            *added,
+            "--model",
+            model,
+            *arguments,
+        ),
+        # The engine's processes must not find the working directory's modules either.
+        environment={"VLLM_PLUGINS": ",".join(plugins), "PYTHONSAFEPATH": "1"},
+        url=f"{scheme}://{_reachable(host)}:{flags.get_integer('port') or 8000}",
+        socket=socket,
+        api_key=None if settings.api_key is None else settings.api_key.get_secret_value(),
+        notes=tuple(notes),
+    )
+
+
+def plugin_names(present: str | None) -> list[str]:
+    """The names for `VLLM_PLUGINS` with which ours load, and all that would load without it.
+
+    The variable filters every group of vLLM's plugins, and endpoint plugins load only when named in it. So a
+    list that the user made gets ours added; where there is none, everything that is installed is named, but
+    for other endpoint plugins and those that vLLM wants asked for.
+
+    Args:
+        present: The variable's value; None where it is not set.
+    """
+    if present is not None:
+        names = [name for name in present.split(",") if name]
+    else:
+        installed = entry_points()
+        groups = {group for group in installed.groups if group.startswith("vllm.")} - {_ENDPOINT_GROUP}
+        names = sorted({entry.name for group in groups for entry in installed.select(group=group)})
+        names = [name for name in names if name not in _OPT_IN_PLUGINS]
+    return names + [name for name in OUR_PLUGINS if name not in names]
+
+
+def _sizes(flags: VllmFlags, settings: Settings) -> tuple[list[str], list[str]]:
+    """The flags to add so that a batch fits into an engine step, and a sentence about each."""
+    added: list[str] = []
+    notes: list[str] = []
+    tokens = settings.batch_size * settings.seq_len
+    for flag, needed, default, why in (
+        (
+            "max-num-batched-tokens",
+            tokens,
+            _LEAST_BATCHED_TOKENS,
+            f"{SECTION}.batch_size {settings.batch_size} x {SECTION}.seq_len {settings.seq_len} = {tokens}",
+        ),
+        (
+            "max-num-seqs",
+            settings.batch_size,
+            _LEAST_SEQUENCES,
+            f"{SECTION}.batch_size {settings.batch_size}",
+        ),
+    ):
+        given = flags.get_integer(flag)
+        if given is None and needed > default:
+            added += [f"--{flag}", str(needed)]
+            notes.append(f"--{flag} is set to {needed}, for {why}")
+        elif given is not None and given < needed:
+            raise FieldError(f"--{flag}", given, f"{needed} or more, for {why}; or lower the settings")
+    return added, notes
+
+
+def _check_access(settings: Settings, host: str | None, socket: str | None) -> None:
+    if settings.api_key is not None or settings.allow_unauthenticated or socket or _is_loopback(host):
+        return
+    raise UnsupportedError(
+        f"the control routes would be open to everyone who reaches {host or 'this machine'}: set "
+        f"{API_KEY_VARIABLE} or {SECTION}.api_key, listen with --host 127.0.0.1, or insist with "
+        f"{SECTION}.allow_unauthenticated"
+    )
+
+
+def _is_loopback(host: str | None) -> bool:
+    if host is None:
+        return False  # vLLM listens on every interface then
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _reachable(host: str | None) -> str:
+    """An address of a server that listens on `host`, as a URL has it."""
+    if host in (None, "", "0.0.0.0"):  # noqa: S104  # compared, not bound
+        return "127.0.0.1"
+    if host == "::":
+        return "[::1]"
+    return f"[{host}]" if ":" in str(host) else str(host)

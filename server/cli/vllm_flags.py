@@ -1,0 +1,123 @@
+"""What `hallmark serve` has to know of vLLM's flags; it changes none of them."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hallmark.poc.errors import FieldError
+
+__all__ = ["VllmFlags"]
+
+_SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+class VllmFlags:
+    """The flags of a vLLM server, those of its `--config` file included.
+
+    vLLM reads `--a-flag value`, `--a-flag=value`, underscores for dashes, and `--a-flag.key value` for parts
+    of a flag that is JSON. The command line goes before the file, later flags go before earlier ones.
+    """
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        """Read the flags.
+
+        Args:
+            arguments: As the user wrote them.
+
+        Raises:
+            FieldError: The `--config` file cannot be read.
+        """
+        self._given = list(_pairs(arguments))
+        path = self.get("config")
+        self._file: Mapping[str, Any] = {} if path is None else _read_config(Path(path))
+
+    def get(self, name: str) -> str | None:
+        """A flag's value as text; None where it was not given, empty where it was given without a value."""
+        for given, value in reversed(self._given):
+            if given == name:
+                return value
+        if name != "config" and name in self._file:
+            value = self._file[name]
+            return value if isinstance(value, str) else json.dumps(value)
+        return None
+
+    def get_integer(self, name: str) -> int | None:
+        """A flag's value as a number, 4k being 4,000 and 4K 4,096; None where it was not given.
+
+        Raises:
+            FieldError: It is not a whole number.
+        """
+        value = self.get(name)
+        if value is None:
+            return None
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmMgGtT]?)", value.strip())
+        number = float(match[1]) * _SUFFIXES.get(match[2], 1) if match else 0.5
+        if not number.is_integer():
+            raise FieldError(f"--{name}", value, "a whole number such as 8192 or 8k")
+        return int(number)
+
+    def get_mapping(self, name: str) -> dict[str, Any]:
+        """A flag that is JSON; its parts, where they were given one by one, stand for the whole, as in vLLM.
+
+        Raises:
+            FieldError: It is not a JSON object.
+        """
+        mapping: Any = {}
+        parts = [
+            (given.split(".")[1:], value) for given, value in self._given if given.startswith(f"{name}.")
+        ]
+        for keys, value in parts:
+            _put(mapping, keys, value)
+        whole = self.get(name)
+        if parts or whole is None:
+            return dict(mapping)
+        try:
+            mapping = json.loads(whole)
+        except ValueError as exc:
+            raise FieldError(f"--{name}", whole, f"JSON ({exc})") from exc
+        if not isinstance(mapping, dict):
+            raise FieldError(f"--{name}", whole, "a JSON object")
+        return mapping
+
+
+def _pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    pairs = []
+    for place, argument in enumerate(arguments):
+        if not argument.startswith("--"):
+            continue
+        name, separator, value = argument[2:].partition("=")
+        if not separator:
+            following = arguments[place + 1 : place + 2]
+            value = following[0] if following and not following[0].startswith("--") else ""
+        head, dot, keys = name.partition(".")
+        pairs.append((head.replace("_", "-") + dot + keys, value))
+    return pairs
+
+
+def _put(mapping: dict[str, Any], keys: Sequence[str], value: str) -> None:
+    """Set `mapping[key][key]...`, where the last key may end in `+` to append to a list."""
+    *path, last = keys
+    for key in path:
+        mapping = mapping.setdefault(key, {})
+    if last.endswith("+"):
+        mapping.setdefault(last.removesuffix("+"), []).extend(value.split(","))
+        return
+    try:
+        mapping[last] = json.loads(value)
+    except ValueError:
+        mapping[last] = value  # vLLM takes what is not JSON as text
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    # vLLM depends on PyYAML; Hallmark alone does not.
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as exc:
+        raise FieldError("--config", str(path), f"a YAML file ({exc})") from exc
+    if not isinstance(content, dict):
+        raise FieldError("--config", str(path), "a YAML file of flags")
+    return {str(name).replace("_", "-"): value for name, value in content.items()}

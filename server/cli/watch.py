@@ -1,0 +1,104 @@
+"""A status on the terminal: once, or followed as it changes."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from hallmark.server.cli.client import PoCClient
+
+__all__ = ["Interval", "Watch", "print_status", "watch_status"]
+
+Watch = Annotated[bool, typer.Option("--watch", help="Follow the round until it stops or Ctrl-C.")]
+Interval = Annotated[float, typer.Option(min=0.1, help="Seconds between two looks with --watch.")]
+
+_RUNNING = ("GENERATING", "VALIDATING")
+
+
+def print_status(status: Mapping[str, Any], *, as_json: bool = False) -> None:
+    """Print a status.
+
+    Args:
+        status: As the server gave it.
+        as_json: On one line as JSON, for programs, instead of as a table.
+    """
+    if as_json:
+        print(json.dumps(status))
+    else:
+        Console(soft_wrap=True).print(_table(status))
+
+
+def watch_status(client: PoCClient, interval: float, *, as_json: bool = False) -> None:
+    """Follow the status until the round has stopped; a table on a terminal, a line at a time elsewhere.
+
+    Args:
+        client: Of the server.
+        interval: Seconds between two looks.
+        as_json: A line of JSON each time.
+    """
+    looks = _look(client, interval)
+    if as_json:
+        for status in looks:
+            print(json.dumps(status), flush=True)
+    elif sys.stdout.isatty():
+        with Live(_table(next(looks)), auto_refresh=False) as live:
+            for status in looks:
+                live.update(_table(status), refresh=True)
+    else:
+        for status in looks:
+            print(_line(status), flush=True)
+
+
+def _look(client: PoCClient, interval: float) -> Iterator[Mapping[str, Any]]:
+    """Yield the status again and again, at last the first one that is not of a running round."""
+    while True:
+        status = client.get("/status")
+        yield status
+        if status["state"] not in _RUNNING:
+            return
+        time.sleep(interval)
+
+
+def _line(status: Mapping[str, Any]) -> str:
+    callbacks = status.get("callbacks") or {}
+    parts = [
+        status["state"],
+        f"checked {status.get('total_checked', 0)}",
+        f"valid {status.get('total_valid', 0)}",
+        f"{status.get('rate_per_second', 0.0):.1f}/s",
+        f"callbacks sent {callbacks.get('sent', 0)}, queued {callbacks.get('queued', 0)}",
+    ]
+    if status.get("reason"):
+        parts.append(status["reason"])
+    return "  ".join(parts)
+
+
+def _table(status: Mapping[str, Any]) -> Table:
+    table = Table(show_header=False, box=None)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in _flatten(status):
+        table.add_row(name, value)
+    return table
+
+
+def _flatten(status: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every field as text, nested ones with dots in their names, and of long lists the length."""
+    for name, value in status.items():
+        match value:
+            case dict():
+                yield from _flatten(value, f"{prefix}{name}.")
+            case list() if len(value) > 4:
+                yield prefix + name, f"{len(value)} values"
+            case float():
+                yield prefix + name, f"{value:.6g}"
+            case None:
+                yield prefix + name, "-"
+            case _:
+                yield prefix + name, str(value)
