@@ -1,0 +1,263 @@
+"""A round that has been set, and the one task that drives the engine for it."""
+
+import asyncio
+import logging
+import time
+
+from hallmark.poc.config import PoCConfig, PoCState
+from hallmark.poc.engine_protocol import PoCEngine
+from hallmark.poc.errors import EngineError, FieldError, HallmarkError, RoundCancelledError
+from hallmark.poc.fraud import Verdict
+from hallmark.poc.generated import GeneratedBuffer, WalkedBatch
+from hallmark.poc.nonces import NonceWalk
+from hallmark.poc.outbox import Outbox
+from hallmark.poc.payloads import generated_payload, validated_payload
+from hallmark.poc.proof import ProofBatch
+from hallmark.poc.round import Round
+from hallmark.poc.statistics import RoundStatistics
+from hallmark.poc.validation import ValidationJob, ValidationQueue
+
+__all__ = ["ActiveRound"]
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_REASON = 500
+
+
+class ActiveRound:
+    """A round from its start to its end.
+
+    Its owner task, `drive`, is the only caller of the engine: it opens the round there, computes batches or
+    validations by the state of the moment, and closes it. Nobody cancels it while the engine lives, so a call
+    of the engine always runs to its end. `enter` and `end` change the state without an await in between: a
+    batch in flight is then finished and counted, and nothing new is begun.
+
+    Attributes:
+        round: The round.
+        state: Where it stands; STOPPED once it has ended.
+        reason: Why it has ended.
+        statistics: Its counters.
+        memory_bytes: What the engine holds for it; None while it is not open there.
+        last_progress: When the engine last answered, or the state last changed; `time.monotonic()`.
+        engine_is_gone: Whether the engine must not be called any more.
+        owner: The task that runs `drive`.
+
+    Raises:
+        FieldError: The node's first nonce is out of range, or the state is GENERATING and `node_id` or
+            `node_count` is missing.
+    """
+
+    def __init__(
+        self,
+        round_: Round,
+        state: PoCState,
+        *,
+        engine: PoCEngine,
+        queue: ValidationQueue,
+        outbox: Outbox,
+        callback_interval: float,
+    ) -> None:
+        self.round = round_
+        self.state = state
+        self.reason: str | None = None
+        self.statistics = RoundStatistics()
+        self.memory_bytes: int | None = None
+        self.last_progress = time.monotonic()
+        self.engine_is_gone = False
+        self.owner: asyncio.Task[None] | None = None
+        self._engine = engine
+        self._queue = queue
+        self._outbox = outbox
+        self._walk = _walk(round_.config)
+        self._check(state)
+        self._generated = GeneratedBuffer(self._report_generated, callback_interval)
+        self._settled = asyncio.Event()
+        self._failure: HallmarkError | None = None
+        self._wake = asyncio.Event()
+        self._batch_waiters: list[asyncio.Future[ProofBatch | None]] = []
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has been stopped or replaced, or has died."""
+        return self.state is PoCState.STOPPED
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the engine is ready to compute for it."""
+        return self.memory_bytes is not None and not self.ended
+
+    async def started(self) -> None:
+        """Wait until the engine has opened the round.
+
+        Raises:
+            HallmarkError: It could not, or the round ended before.
+        """
+        await self._settled.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def next_batch(self) -> ProofBatch | None:
+        """Wait for the next batch of the walk, through a pause; None when none of its nonces counts.
+
+        Raises:
+            HallmarkError: The round ended before.
+        """
+        waiter: asyncio.Future[ProofBatch | None] = asyncio.get_running_loop().create_future()
+        self._batch_waiters.append(waiter)
+        return await waiter
+
+    def enter(self, phase: PoCState) -> None:
+        """Change the phase of a round that has not ended; the walk goes on where it was.
+
+        Raises:
+            FieldError: `node_id` or `node_count` is missing to generate.
+        """
+        self._check(phase)
+        if phase is self.state:
+            return
+        self.state = phase
+        self.last_progress = time.monotonic()
+        self.statistics.set_generating(phase is PoCState.GENERATING and self.is_open)
+        if phase is PoCState.GENERATING:
+            self._queue.release()
+        self._wake.set()
+
+    def submit(self, batch: ProofBatch) -> ValidationJob:
+        """Queue a batch for the time when the state is VALIDATING.
+
+        Raises:
+            StateError: The batch is about another block.
+            FieldError: It does not fit the round, or claims no nonce.
+            QueueFullError: There is no room for it now.
+        """
+        batch.check_against(self.round)
+        job = self._queue.submit(batch, self.round)
+        self._wake.set()
+        return job
+
+    def end(self, reason: str, failure: HallmarkError | None = None) -> None:
+        """End the round at once; what it has found is handed to the outbox.
+
+        Args:
+            reason: Why, for people.
+            failure: What `started` raises where the round was not open yet; None: that it was cancelled.
+        """
+        if self.ended:
+            return
+        block = self.round.config.block_hash
+        cancelled = RoundCancelledError(f"the round for block {block!r} has ended: {reason}")
+        self.state, self.reason = PoCState.STOPPED, reason[:_LONGEST_REASON]
+        self.statistics.end()
+        self._generated.flush()
+        self._queue.cancel(cancelled)
+        if not self._settled.is_set():
+            self._failure = failure or cancelled
+            self._settled.set()
+        for waiter in self._batch_waiters:
+            if not waiter.done():
+                waiter.set_exception(failure or cancelled)
+        self._batch_waiters.clear()
+        self._wake.set()
+
+    async def drive(self, previous: asyncio.Task[None] | None) -> None:
+        """Drive the engine from the round's opening to its closing, once the previous owner has ended."""
+        if previous is not None:
+            await asyncio.wait({previous})
+        if self.ended:
+            return
+        try:
+            await self._open()
+            while not self.ended:
+                if self.state is PoCState.GENERATING:
+                    await self._generate()
+                elif self.state is PoCState.VALIDATING and self._queue.has_waiting:
+                    await self._validate()
+                else:
+                    self._wake.clear()
+                    await self._wake.wait()
+        except HallmarkError as exc:
+            logger.error("The round for block %r failed: %s", self.round.config.block_hash, exc)
+            self.end(str(exc), exc)
+        except Exception as exc:
+            # Whatever it was, the gate must not stay shut with nobody at work behind it.
+            logger.exception("The round for block %r failed", self.round.config.block_hash)
+            reason = f"{type(exc).__name__}: {exc}"
+            self.end(reason, EngineError(reason))
+        finally:
+            self._generated.flush()
+            if not self.engine_is_gone:
+                await self._close()
+
+    def _check(self, phase: PoCState) -> None:
+        if phase is PoCState.GENERATING and self._walk is None:
+            field = "node_id" if self.round.config.node_id is None else "node_count"
+            raise FieldError(field, None, "an integer; Node ID and node count must be set to generate")
+
+    async def _open(self) -> None:
+        self.memory_bytes = await self._engine.open_round(self.round.spec())
+        self.last_progress = time.monotonic()
+        if not self.ended:
+            self.statistics.set_generating(self.state is PoCState.GENERATING)
+        self._settled.set()
+
+    async def _close(self) -> None:
+        try:
+            await self._engine.close_round()
+        except Exception:
+            # The round is over either way; the next one's opening will tell whether the engine lives.
+            logger.exception("The engine did not close the round for block %r", self.round.config.block_hash)
+        self.memory_bytes = None
+
+    async def _generate(self) -> None:
+        """Compute the next batch of the walk."""
+        if self._walk is None:
+            raise RuntimeError("generating without a walk")
+        stretch = self._walk.take(self.round.batch_size)
+        public_key = self.round.config.public_key
+        distances = await self._compute([(public_key, nonce) for nonce in stretch.nonces])
+        walked = WalkedBatch.sort_out(stretch, distances, self.round)
+        self.statistics.record(walked)
+        self._generated.add(walked)
+        for waiter in self._batch_waiters:
+            if not waiter.done():
+                waiter.set_result(walked.proof(self.round, self._engine.numerics))
+        self._batch_waiters.clear()
+
+    async def _validate(self) -> None:
+        """Compute the next nonces that wait for validation, and report the verdicts this brings."""
+        taken = self._queue.take(self.round.batch_size)
+        begun = time.monotonic()
+        distances = await self._compute([(job.proof.public_key, nonce) for job, nonce in taken])
+        for job in self._queue.record(taken, distances, time.monotonic() - begun):
+            self._report_verdict(job)
+
+    async def _compute(self, keys: list[tuple[str, int]]) -> list[float]:
+        distances = await self._engine.compute(keys)
+        if len(distances) != len(keys):
+            raise EngineError(f"the engine answered {len(distances)} distances for {len(keys)} nonces")
+        self.last_progress = time.monotonic()
+        return distances
+
+    def _report_generated(self, walked: WalkedBatch) -> None:
+        proof, url = walked.proof(self.round, self._engine.numerics), self.round.config.callback_url
+        if proof is not None and url is not None:
+            self._outbox.post(url, "generated", generated_payload(proof, self.round))
+
+    def _report_verdict(self, job: ValidationJob) -> None:
+        validated, url = job.outcome(), self.round.config.callback_url
+        if validated.verdict is Verdict.NO_VERDICT:
+            # Receivers of the older generations would read "no fraud" as a vote for the prover.
+            logger.error(
+                "No verdict on request %s: %d of %d nonces could not be recomputed; no callback is sent",
+                job.request_id,
+                len(validated.failed_nonces),
+                len(validated.nonces),
+            )
+        elif url is not None:
+            self._outbox.post(url, "validated", validated_payload(validated, job.request_id))
+
+
+def _walk(config: PoCConfig) -> NonceWalk | None:
+    if config.node_id is None or config.node_count is None:
+        return None
+    return NonceWalk(config.node_id, config.node_count, config.group_id, config.n_groups)

@@ -1,0 +1,201 @@
+"""One round at a time: what clients may ask for, and what that does to the round."""
+
+import asyncio
+from typing import Any
+
+from hallmark.poc.active_round import ActiveRound
+from hallmark.poc.callback_url import check_callback_url
+from hallmark.poc.config import PoCConfig, PoCState
+from hallmark.poc.engine_protocol import PoCEngine
+from hallmark.poc.errors import NotReadyError, StateError
+from hallmark.poc.fraud import ValidatedBatch
+from hallmark.poc.outbox import Outbox
+from hallmark.poc.proof import ProofBatch
+from hallmark.poc.round import Round
+from hallmark.poc.settings import Settings
+from hallmark.poc.status import snapshot
+from hallmark.poc.validation import ValidationJob, ValidationQueue
+
+__all__ = ["PoCManager"]
+
+
+class PoCManager:
+    """Runs rounds on an engine: IDLE → GENERATING ⇄ VALIDATING → STOPPED → a new round.
+
+    The state is the round's own. No change of it has an await in its middle, so none interleaves with
+    another, and what is derived from it (the inference gate, the status) cannot be out of step: the event
+    loop is the lock. The engine is driven by the round's owner task alone, one round after the other.
+
+    Args:
+        engine: The engine.
+        settings: The server's settings.
+        outbox: Where callbacks go; None makes one from the settings. Closed by `shutdown`.
+
+    Attributes:
+        active: The round that is set, or was last.
+        queue: The batches that wait for validation, and the results.
+    """
+
+    def __init__(self, engine: PoCEngine, settings: Settings, outbox: Outbox | None = None) -> None:
+        self.engine = engine
+        self.settings = settings
+        self.outbox = outbox or Outbox(settings)
+        self.queue = ValidationQueue(settings.max_queued_nonces)
+        self.active: ActiveRound | None = None
+        self._state_without_round = PoCState.IDLE
+        self._is_shut_down = False
+
+    @property
+    def state(self) -> PoCState:
+        """Where the node stands."""
+        return self._state_without_round if self.active is None else self.active.state
+
+    @property
+    def gate_closed(self) -> bool:
+        """Whether inference is to be refused; derived from the state, never set."""
+        return self.state is PoCState.GENERATING and not self.settings.inference_while_generating
+
+    def status(self) -> dict[str, Any]:
+        """A snapshot for `/status`, ready for JSON."""
+        return snapshot(self)
+
+    async def init(self, config: PoCConfig) -> None:
+        """Set a round without starting it; a round that is set already is ended.
+
+        Raises:
+            FieldError: The request is not allowed; the present round goes on.
+            StateError: The model does not allow it; the present round goes on.
+            EngineError: The engine could not open it; the state is STOPPED.
+            RoundCancelledError: It was stopped or replaced before it was open.
+        """
+        await self._begin(config, PoCState.IDLE).started()
+
+    async def start_round(self, config: PoCConfig, phase: PoCState = PoCState.GENERATING) -> None:
+        """Set a round and enter a phase of it.
+
+        The very request of the round that is set changes nothing but the phase. Another one ends that round
+        and begins a new one.
+
+        Raises:
+            FieldError: As in `init`, or `node_id` or `node_count` is missing to generate.
+            StateError: As in `init`.
+            EngineError: As in `init`.
+            RoundCancelledError: As in `init`.
+        """
+        active = self._round_that_is_set
+        if active is not None and active.round.config == config:
+            active.enter(phase)
+        else:
+            active = self._begin(config, phase)
+        await active.started()
+
+    async def switch_phase(self, phase: PoCState) -> None:
+        """Enter a phase of the round that is set; its walk and its callback URL stay.
+
+        Raises:
+            StateError: No round is set.
+            FieldError: `node_id` or `node_count` is missing to generate.
+        """
+        active = self._round_that_is_set
+        if active is None:
+            raise StateError(
+                f"there is no round to enter {phase} with: the state is {self.state}; "
+                "/init, /init/generate or /init/validate sets a round"
+            )
+        active.enter(phase)
+        await active.started()
+
+    async def stop(self, reason: str = "stopped by request") -> None:
+        """End the round at once; what it has found is delivered in the background."""
+        if self.active is None:
+            self._state_without_round = PoCState.STOPPED
+        else:
+            self.active.end(reason)
+
+    async def run_batch(self) -> ProofBatch | None:
+        """Wait for the next batch of the walk, which the round's owner computes.
+
+        Returns:
+            What is reported of it; None when none of its nonces counts.
+
+        Raises:
+            StateError: The state is not GENERATING.
+            HallmarkError: The round ended before.
+        """
+        if self.active is None or self.state is not PoCState.GENERATING:
+            raise StateError(f"batches are generated in {PoCState.GENERATING}; the state is {self.state}")
+        return await self.active.next_batch()
+
+    def submit(self, batch: ProofBatch) -> ValidationJob:
+        """Queue a batch to be judged; while the state is GENERATING it waits.
+
+        Raises:
+            StateError: No round is running, or the batch is about another block.
+            FieldError: The batch does not fit the round, or claims no nonce.
+            QueueFullError: There is no room for it now.
+        """
+        if self.active is None or self.state not in (PoCState.GENERATING, PoCState.VALIDATING):
+            raise StateError(
+                f"batches are judged in {PoCState.VALIDATING} and queued in {PoCState.GENERATING}; "
+                f"the state is {self.state}"
+            )
+        return self.active.submit(batch)
+
+    async def validate(self, batch: ProofBatch) -> ValidatedBatch:
+        """Queue a batch and wait for its verdict, through changes of phase.
+
+        Raises:
+            HallmarkError: As in `submit`.
+            RoundCancelledError: The round ended before.
+        """
+        job = self.submit(batch)
+        await job.settled.wait()
+        return job.outcome()
+
+    def result(self, request_id: str) -> ValidationJob:
+        """A submitted batch by its request id.
+
+        Raises:
+            UnknownRequestError: There is none, or its result has expired.
+        """
+        return self.queue.find(request_id)
+
+    async def shutdown(self) -> None:
+        """End the round and flush callbacks, without calling the engine, which may be gone already."""
+        self._is_shut_down = True
+        if self.active is not None:
+            self.active.engine_is_gone = True
+            self.active.end("the server is shutting down")
+            owner = self.active.owner
+            if owner is not None:
+                # A batch in flight gets this long to be counted.
+                await asyncio.wait({owner}, timeout=self.settings.shutdown_timeout)
+                owner.cancel()
+                await asyncio.wait({owner})
+        await self.outbox.close(self.settings.shutdown_timeout)
+
+    @property
+    def _round_that_is_set(self) -> ActiveRound | None:
+        return None if self.active is None or self.active.ended else self.active
+
+    def _begin(self, config: PoCConfig, state: PoCState) -> ActiveRound:
+        """Put a new round in the place of the present one; nothing is changed where it is refused."""
+        if self._is_shut_down:
+            raise NotReadyError("the server is shutting down")
+        if config.callback_url is not None:
+            check_callback_url(config.callback_url, self.settings.callback_allowed_hosts)
+        active = ActiveRound(
+            Round.resolve(config, self.engine.model),
+            state,
+            engine=self.engine,
+            queue=self.queue,
+            outbox=self.outbox,
+            callback_interval=self.settings.callback_interval,
+        )
+        previous, self.active = self.active, active
+        if previous is not None:
+            previous.end(f"replaced by a round for block {config.block_hash!r}")
+        active.owner = asyncio.create_task(
+            active.drive(None if previous is None else previous.owner), name="hallmark round"
+        )
+        return active

@@ -1,0 +1,84 @@
+"""What goes over the wire about distances: callback bodies and verdicts.
+
+The fields are those of the two older generations of clients together, and ours. This is the one place that
+knows the kind of proof.
+"""
+
+import math
+from typing import Any
+
+from hallmark.poc.fraud import ValidatedBatch, Verdict
+from hallmark.poc.proof import ProofBatch
+from hallmark.poc.round import Round
+
+__all__ = ["generated_payload", "validated_payload", "verdict_fields"]
+
+
+def generated_payload(batch: ProofBatch, round_: Round) -> dict[str, Any]:
+    """The body of `/generated`: what was found, and the bound it was found under."""
+    return {**batch.as_dict(), "r_target": round_.r_target}
+
+
+def validated_payload(validated: ValidatedBatch, request_id: str) -> dict[str, Any]:
+    """The body of `/validated`.
+
+    Nonces that could not be recomputed are not in its arrays, where receivers expect numbers, but in
+    `failed_nonces`.
+    """
+    judged = [
+        (nonce, received, computed)
+        for nonce, received, computed in zip(
+            validated.nonces, validated.received_dist, validated.computed_dist, strict=True
+        )
+        if math.isfinite(computed)
+    ]
+    received = [claim for _, claim, _ in judged]
+    computed = [distance for _, _, distance in judged]
+    proof = validated.proof
+    return {
+        "request_id": request_id,
+        "public_key": proof.public_key,
+        "block_hash": proof.block_hash,
+        "block_height": proof.block_height,
+        "node_id": proof.node_id,
+        "nonces": [nonce for nonce, _, _ in judged],
+        "dist": computed,
+        "received_dist": received,
+        "computed_distances": computed,
+        "received_distances": received,
+        "valid": [distance < validated.r_target for distance in computed],
+        **_conclusion(validated),
+    }
+
+
+def verdict_fields(validated: ValidatedBatch) -> dict[str, Any]:
+    """A verdict as `/validate` answers it.
+
+    `computed_distances` runs in step with the nonces as they were received, repetitions included; null where
+    the recomputation failed. Without a verdict `fraud_detected` is null: neither.
+    """
+    computed = dict(zip(validated.nonces, validated.computed_dist, strict=True))
+    distances = [computed[nonce] for nonce in validated.proof.nonces]
+    return {
+        "nonces": list(validated.proof.nonces),
+        "computed_distances": [distance if math.isfinite(distance) else None for distance in distances],
+        "valid": [distance < validated.r_target for distance in distances],
+        **_conclusion(validated),
+    }
+
+
+def _conclusion(validated: ValidatedBatch) -> dict[str, Any]:
+    undecided = validated.verdict is Verdict.NO_VERDICT
+    return {
+        "verdict": validated.verdict.value,
+        "fraud_detected": None if undecided else validated.fraud_detected,
+        "probability_honest": validated.probability_honest,
+        "n_invalid": validated.n_invalid,
+        "n_judged": validated.n_judged,
+        "n_duplicates": validated.n_duplicates,
+        "invalid_nonces": list(validated.invalid_nonces),
+        "failed_nonces": list(validated.failed_nonces),
+        "r_target": validated.r_target,
+        "fraud_threshold": validated.fraud_threshold,
+        "tolerance": validated.tolerance,
+    }

@@ -1,0 +1,255 @@
+"""Batches waiting to be judged: first come, first served, bounded, with results kept for a while."""
+
+import asyncio
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Literal, TypedDict
+
+from hallmark.poc.errors import FieldError, HallmarkError, QueueFullError, UnknownRequestError
+from hallmark.poc.fraud import ValidatedBatch, judge
+from hallmark.poc.proof import ProofBatch
+from hallmark.poc.round import Round
+
+__all__ = ["JobStatus", "QueueStats", "ValidationJob", "ValidationQueue"]
+
+RESULT_LIFETIME = 3600.0
+MOST_RESULTS = 1_000
+MOST_RESULT_NONCES = 1_000_000
+_SECONDS_PER_NONCE = 0.05
+
+JobStatus = Literal["queued", "running", "completed", "failed"]
+
+
+class QueueStats(TypedDict):
+    """What `/status` shows of the queue; the last four are totals since the start."""
+
+    queued_jobs: int
+    queued_nonces: int
+    completed_jobs: int
+    cancelled_jobs: int
+    checked_nonces: int
+    failed_nonces: int
+
+
+class ValidationJob:
+    """One submitted batch, from the queue to its verdict or to the error that took its place.
+
+    Attributes:
+        request_id: What the client asks for it by.
+        proof: The batch.
+        round: The round it is judged in.
+        nonces: Its nonces without repetitions.
+        settled: Set once there is a verdict or an error.
+        released: Set when waiting on a connection is of no use any more: it is settled, or the phase has
+            turned to GENERATING.
+        error: What took the verdict's place.
+    """
+
+    def __init__(self, proof: ProofBatch, round_: Round) -> None:
+        self.request_id = str(uuid.uuid4())
+        self.proof = proof
+        self.round = round_
+        self.nonces = tuple(dict.fromkeys(proof.nonces))
+        self.settled = asyncio.Event()
+        self.released = asyncio.Event()
+        self._taken = 0
+        self._computed: dict[int, float] = {}
+        self._verdict: ValidatedBatch | None = None
+        self.error: HallmarkError | None = None
+
+    @property
+    def status(self) -> JobStatus:
+        """Where the job stands."""
+        if self.error is not None:
+            return "failed"
+        if self._verdict is not None:
+            return "completed"
+        return "running" if self._taken else "queued"
+
+    @property
+    def n_open(self) -> int:
+        """Nonces that have still to be computed."""
+        return len(self.nonces) - len(self._computed)
+
+    def outcome(self) -> ValidatedBatch:
+        """The verdict of a settled job.
+
+        Raises:
+            HallmarkError: The error that took the verdict's place.
+        """
+        if self.error is not None:
+            raise self.error
+        if self._verdict is None:
+            raise RuntimeError("the outcome of a job that is not settled")
+        return self._verdict
+
+    def take(self, count: int) -> tuple[int, ...]:
+        """Up to `count` nonces that nobody has taken yet."""
+        taken = self.nonces[self._taken : self._taken + count]
+        self._taken += len(taken)
+        return taken
+
+    @property
+    def all_taken(self) -> bool:
+        """Whether no nonce is left to be taken."""
+        return self._taken == len(self.nonces)
+
+    def record(self, nonce: int, distance: float) -> None:
+        """Note a recomputed distance; the last one brings the verdict."""
+        self._computed[nonce] = distance
+        if not self.n_open:
+            self._verdict = judge(self.proof, self._computed, self.round)
+            self._computed = {}
+            self._settle()
+
+    def fail(self, error: HallmarkError) -> None:
+        """Let an error take the verdict's place."""
+        self.error = error
+        self._settle()
+
+    def _settle(self) -> None:
+        self.settled.set()
+        self.released.set()
+
+
+class ValidationQueue:
+    """A FIFO of jobs with a cap in nonces; one forward may serve nonces of several jobs.
+
+    Args:
+        max_queued_nonces: Nonces that may wait, those being computed included.
+        clock: Seconds on a clock that never goes back.
+    """
+
+    def __init__(self, max_queued_nonces: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._cap = max_queued_nonces
+        self._clock = clock
+        self._waiting: deque[ValidationJob] = deque()
+        self._unsettled: dict[str, ValidationJob] = {}
+        self._settled: dict[str, tuple[float, ValidationJob]] = {}
+        self._settled_nonces = 0
+        self._seconds_per_nonce = _SECONDS_PER_NONCE
+        self._completed_jobs = self._cancelled_jobs = self._checked_nonces = self._failed_nonces = 0
+        self._queued_nonces = 0
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether there is a nonce to take."""
+        return bool(self._waiting)
+
+    @property
+    def stats(self) -> QueueStats:
+        """Depth and totals."""
+        return QueueStats(
+            queued_jobs=len(self._unsettled),
+            queued_nonces=self._queued_nonces,
+            completed_jobs=self._completed_jobs,
+            cancelled_jobs=self._cancelled_jobs,
+            checked_nonces=self._checked_nonces,
+            failed_nonces=self._failed_nonces,
+        )
+
+    def submit(self, proof: ProofBatch, round_: Round) -> ValidationJob:
+        """Queue a batch.
+
+        Raises:
+            FieldError: It claims no nonce, or more than the queue ever takes.
+            QueueFullError: There is no room for it now.
+        """
+        job = ValidationJob(proof, round_)
+        count = len(job.nonces)
+        if not 1 <= count <= self._cap:
+            raise FieldError("nonces", f"{count} nonces", f"1 to {self._cap} nonces to judge")
+        excess = self._queued_nonces + count - self._cap
+        if excess > 0:
+            raise QueueFullError(
+                f"{self._queued_nonces} nonces wait for validation; "
+                f"{count} more would exceed the limit of {self._cap}",
+                retry_after=max(1.0, excess * self._seconds_per_nonce),
+            )
+        self._queued_nonces += count
+        self._waiting.append(job)
+        self._unsettled[job.request_id] = job
+        return job
+
+    def find(self, request_id: str) -> ValidationJob:
+        """A job that waits, runs, or has been settled not too long ago.
+
+        Raises:
+            UnknownRequestError: There is none of that id.
+        """
+        self._expire()
+        if request_id in self._unsettled:
+            return self._unsettled[request_id]
+        if request_id in self._settled:
+            return self._settled[request_id][1]
+        raise UnknownRequestError(
+            f"request {request_id!r} is not known; results are kept for {RESULT_LIFETIME / 60:.0f} minutes, "
+            f"the latest {MOST_RESULTS}"
+        )
+
+    def take(self, count: int) -> list[tuple[ValidationJob, int]]:
+        """The next `count` nonces, each with its job; fewer only where no more wait."""
+        taken: list[tuple[ValidationJob, int]] = []
+        while self._waiting and len(taken) < count:
+            job = self._waiting[0]
+            taken += [(job, nonce) for nonce in job.take(count - len(taken))]
+            if job.all_taken:
+                self._waiting.popleft()
+        return taken
+
+    def record(
+        self, taken: Sequence[tuple[ValidationJob, int]], distances: Sequence[float], seconds: float
+    ) -> list[ValidationJob]:
+        """Note the distances of what was taken, which took `seconds` to compute.
+
+        Returns:
+            The jobs that are settled by it. Jobs that were cancelled in the meantime stay so.
+        """
+        self._seconds_per_nonce += 0.2 * (seconds / len(taken) - self._seconds_per_nonce)
+        settled = []
+        for (job, nonce), distance in zip(taken, distances, strict=True):
+            if job.settled.is_set():
+                continue
+            self._queued_nonces -= 1
+            self._checked_nonces += 1
+            job.record(nonce, distance)
+            if job.settled.is_set():
+                self._completed_jobs += 1
+                self._failed_nonces += len(job.outcome().failed_nonces)
+                self._keep(job)
+                settled.append(job)
+        return settled
+
+    def release(self) -> None:
+        """Let go of the connections that wait for a verdict; the jobs stay queued."""
+        for job in self._unsettled.values():
+            job.released.set()
+
+    def cancel(self, error: HallmarkError) -> None:
+        """Fail every job that is not settled, those being computed included."""
+        for job in list(self._unsettled.values()):
+            job.fail(error)
+            self._cancelled_jobs += 1
+            self._keep(job)
+        self._waiting.clear()
+        self._queued_nonces = 0
+
+    def _keep(self, job: ValidationJob) -> None:
+        del self._unsettled[job.request_id]
+        self._settled[job.request_id] = (self._clock(), job)
+        self._settled_nonces += len(job.nonces)
+        self._expire()
+
+    def _expire(self) -> None:
+        """Forget results that are too old or too many; the latest is kept whatever its size."""
+        while self._settled:
+            request_id, (settled_at, job) = next(iter(self._settled.items()))
+            too_many = len(self._settled) > MOST_RESULTS or (
+                self._settled_nonces > MOST_RESULT_NONCES and len(self._settled) > 1
+            )
+            if not too_many and self._clock() - settled_at <= RESULT_LIFETIME:
+                return
+            del self._settled[request_id]
+            self._settled_nonces -= len(job.nonces)
