@@ -1,0 +1,42 @@
+"""Reading a request's body as a JSON object, whatever its Content-Type says."""
+
+import json
+from typing import Any
+
+from fastapi import Request
+
+from hallmark.poc.errors import FieldError
+from hallmark.server.errors import BodyTooLargeError
+
+__all__ = ["read_json_object"]
+
+
+async def read_json_object(request: Request, max_bytes: int) -> dict[str, Any]:
+    """The body of a request, parsed.
+
+    One client of ours sends no Content-Type at all, and FastAPI's own reading would refuse that.
+
+    Raises:
+        BodyTooLargeError: It is longer than `max_bytes`; noticed while it comes in, not after.
+        FieldError: It is not a JSON object in UTF-8.
+    """
+    too_large = BodyTooLargeError(f"the body is longer than max_body_bytes, {max_bytes}")
+    declared = request.headers.get("Content-Length", "")
+    if declared.isdecimal() and (len(declared) > 18 or int(declared) > max_bytes):
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise too_large
+    try:
+        parsed = json.loads(body.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as exc:
+        raise FieldError("body", _beginning(body), f"a JSON object in UTF-8 ({exc})") from exc
+    if not isinstance(parsed, dict):
+        raise FieldError("body", _beginning(body), "a JSON object")
+    return parsed
+
+
+def _beginning(body: bytearray) -> str:
+    return bytes(body[:100]).decode("utf-8", "replace")

@@ -1,0 +1,95 @@
+"""The examples of the API's documentation: a round of a small model, seen from its routes."""
+
+from typing import Any, Final
+
+__all__ = ["PROOF", "QUEUED", "ROUND", "STATUS", "VERDICT", "VERSIONS"]
+
+ROUND: Final[dict[str, Any]] = {
+    "block_hash": "00000000000000000001f7c1a8d2b1f4",
+    "block_height": 912345,
+    "public_key": "02a1633cafcc01ebfb6d78e39f687a1f09",
+    "node_id": 0,
+    "node_count": 4,
+    "callback_url": "http://receiver.example:9000/v1/poc-batches",
+}
+
+PROOF: Final[dict[str, Any]] = {
+    "public_key": ROUND["public_key"],
+    "block_hash": ROUND["block_hash"],
+    "block_height": ROUND["block_height"],
+    "node_id": 0,
+    "nonces": [0, 4, 8],
+    "dist": [1.402, 1.437, 1.391],
+}
+
+QUEUED: Final[dict[str, Any]] = {
+    "status": "queued",
+    "request_id": "4f0c1a52-2f0b-4f5e-9d0a-7f3c8f0f7b11",
+    "queued_count": 3,
+}
+
+VERDICT: Final[dict[str, Any]] = {
+    "status": "OK",
+    "request_id": QUEUED["request_id"],
+    "nonces": [0, 4, 8],
+    "computed_distances": [1.402, 1.437, 1.391],
+    "valid": [True, True, True],
+    "verdict": "honest",
+    "fraud_detected": False,
+    "probability_honest": 1.0,
+    "n_invalid": 0,
+    "n_judged": 3,
+    "n_duplicates": 0,
+    "invalid_nonces": [],
+    "failed_nonces": [],
+    "r_target": 2.0,
+    "fraud_threshold": 0.01,
+    "tolerance": 0.0155,
+}
+
+STATUS: Final[dict[str, Any]] = {
+    "status": "GENERATING",
+    "state": "GENERATING",
+    "is_model_initialized": True,
+    "reason": None,
+    "total_checked": 3,
+    "total_valid": 3,
+    "total_failed": 0,
+    "elapsed_seconds": 0.5,
+    "rate_per_second": 6.0,
+    "seconds_since_progress": 0.1,
+    "valid_nonces": [0, 4, 8],
+    "valid_distances": [1.402, 1.437, 1.391],
+    "r_target": 2.0,
+    "valid_rate": 1.0,
+    "config": {**ROUND, "batch_size": 32, "requested_batch_size": 32, "seq_len": 256},
+    "stats": {"total_processed": 3, "nonces_per_second": 6.0},
+    "projection": {"enabled": True, "memory_bytes": 262144},
+    "validation": {
+        "queued_jobs": 0,
+        "queued_nonces": 0,
+        "completed_jobs": 0,
+        "cancelled_jobs": 0,
+        "checked_nonces": 0,
+        "failed_nonces": 0,
+    },
+    "callbacks": {
+        "queued": 0,
+        "sent": 1,
+        "retried": 0,
+        "dropped": 0,
+        "oldest_age": None,
+        "last_error": None,
+        "receivers": {},
+    },
+    "numerics": {"dtype": "bfloat16"},
+}
+
+VERSIONS: Final[dict[str, Any]] = {
+    "version": "0.1.0",
+    "hallmark_version": "0.1.0",
+    "vllm_version": "0.32.0",
+    "torch_version": "2.13.0",
+    "protocol": "hallmark/1",
+    "poc_validation_inference": True,
+}
