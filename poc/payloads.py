@@ -7,7 +7,7 @@ knows the kind of proof.
 import math
 from typing import Any
 
-from hallmark.poc.fraud import ValidatedBatch, Verdict
+from hallmark.poc.fraud import ValidatedBatch
 from hallmark.poc.proof import ProofBatch
 from hallmark.poc.round import Round
 
@@ -55,7 +55,7 @@ def verdict_fields(validated: ValidatedBatch) -> dict[str, Any]:
     """A verdict as `/validate` answers it.
 
     `computed_distances` runs in step with the nonces as they were received, repetitions included; null where
-    the recomputation failed. Without a verdict `fraud_detected` is null: neither.
+    the recomputation failed. Without a verdict `fraud_detected` is false, and `verdict` says so.
     """
     computed = dict(zip(validated.nonces, validated.computed_dist, strict=True))
     distances = [computed[nonce] for nonce in validated.proof.nonces]
@@ -68,10 +68,9 @@ def verdict_fields(validated: ValidatedBatch) -> dict[str, Any]:
 
 
 def _conclusion(validated: ValidatedBatch) -> dict[str, Any]:
-    undecided = validated.verdict is Verdict.NO_VERDICT
     return {
         "verdict": validated.verdict.value,
-        "fraud_detected": None if undecided else validated.fraud_detected,
+        "fraud_detected": validated.fraud_detected,
         "probability_honest": validated.probability_honest,
         "n_invalid": validated.n_invalid,
         "n_judged": validated.n_judged,

@@ -46,7 +46,7 @@ def snapshot(manager: "PoCManager") -> dict[str, Any]:
         ),
         "projection": {
             "enabled": active is not None and active.round.config.use_random_projection,
-            "memory_bytes": (active.memory_bytes or 0) if active is not None else 0,
+            "bytes": (active.memory_bytes or 0) if active is not None else 0,
         },
         "validation": manager.queue.stats,
         "callbacks": manager.outbox.stats(),

@@ -64,7 +64,7 @@ STATUS: Final[dict[str, Any]] = {
     "valid_rate": 1.0,
     "config": {**ROUND, "batch_size": 32, "requested_batch_size": 32, "seq_len": 256},
     "stats": {"total_processed": 3, "nonces_per_second": 6.0},
-    "projection": {"enabled": True, "memory_bytes": 262144},
+    "projection": {"enabled": True, "bytes": 262144},
     "validation": {
         "queued_jobs": 0,
         "queued_nonces": 0,
