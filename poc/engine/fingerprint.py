@@ -21,7 +21,7 @@ def numerics(
     )
     return {
         "vllm": vllm.__version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "device": _device_name(device),
         "dtype": str(config.model_config.dtype).removeprefix("torch."),
         "quantization": config.model_config.quantization or "none",

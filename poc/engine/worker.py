@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
 import vllm
 from vllm.distributed import get_tp_group
@@ -184,7 +185,10 @@ def _reply(worker: "Worker", sequence: int, action: Callable[[PoCWorker], object
         if state is None:
             state = PoCWorker(worker)
             setattr(worker, STATE_ATTRIBUTE, state)
-        return {**reply, "status": "ok", "payload": action(state)}
+        done = {**reply, "status": "ok", "payload": action(state)}
+        # What the engine cannot encode would end the thread that sends its outputs, chat's included.
+        msgspec.msgpack.encode(done)
+        return done
     except HallmarkError as error:
         return {**reply, "status": type(error).__name__, "error": str(error)}
     except Exception as error:
