@@ -34,9 +34,9 @@ def check_callback_url(url: str, allowed_hosts: Collection[str] | None = None) -
         raise FieldError("callback_url", shown, _ALLOWED)
     try:
         parsed = httpx.URL(url)
+        host, port = parsed.host, parsed.port
     except (httpx.InvalidURL, ValueError) as exc:  # ValueError: a host that is not IDNA
         raise FieldError("callback_url", shown, _ALLOWED) from exc
-    host, port = parsed.host, parsed.port
     if not host or (port is not None and not 0 < port < 2**16):
         raise FieldError("callback_url", shown, _ALLOWED)
     if allowed_hosts is not None and host.lower() not in {allowed.lower() for allowed in allowed_hosts}:

@@ -142,16 +142,17 @@ class CallbackSender:
             self._delivering = asyncio.create_task(self._deliver_all(), name="hallmark callbacks")
 
     async def retry_pending(self) -> None:
-        """Attempt what is due, oldest first, until a delivery fails that has to be waited for."""
+        """Attempt what is due, oldest first, until one has to be tried again later."""
         async with self._one_at_a_time:
             while self._queue and self._queue[0].not_before <= self._clock():
-                await self._attempt_oldest()
+                if not await self._settle_oldest():
+                    return
 
     async def close(self, deadline: float) -> None:
         """Attempt what is queued, due or not, until one fails, for `deadline` seconds; drop the rest."""
         try:
             async with asyncio.timeout(deadline), self._one_at_a_time:
-                while self._queue and await self._attempt_oldest():
+                while self._queue and await self._settle_oldest():
                     pass
         except TimeoutError:
             logger.warning("Callbacks to %s were not delivered in %g s", self.callback_url, deadline)
@@ -189,8 +190,8 @@ class CallbackSender:
             reason,
         )
 
-    async def _attempt_oldest(self) -> bool:
-        """One attempt at the head of the queue; whether it was delivered."""
+    async def _settle_oldest(self) -> bool:
+        """One attempt at the head of the queue; whether it is out of the queue now, delivered or dropped."""
         delivery = self._in_flight = self._queue.popleft()
         delivery.attempts += 1
         if delivery.attempts > 1:
@@ -209,7 +210,7 @@ class CallbackSender:
         self._last_error = failure.reason
         if failure.permanent or delivery.attempts > self.max_retries:
             self._drop(delivery, failure.reason)
-            return False
+            return True
         pause = max(self._backoff(delivery.attempts), failure.retry_after)
         delivery.not_before = self._clock() + pause
         logger.warning(

@@ -1,0 +1,392 @@
+"""Delivery to one receiver. The transport is httpx's own test seam; no test waits for a backoff."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from typing import Any
+
+import httpx
+import pytest
+from runtime import eventually, running_receiver
+from tenacity.wait import wait_fixed, wait_none, wait_random_exponential
+
+from hallmark.poc.callbacks import CallbackSender, callback_client
+from hallmark.poc.outbox import Outbox
+from hallmark.poc.settings import Settings
+
+URL = "http://receiver.example/v1/poc-batches"
+NO_WAIT = wait_none()
+
+Answer = int | Exception | httpx.Response
+
+
+class Receiver:
+    """A transport that answers what it is told, then 200, and keeps what came."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self.answers = list(answers)
+        self.requests: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        answer: Answer = self.answers.pop(0) if self.answers else 200
+        if isinstance(answer, Exception):
+            raise answer
+        return answer if isinstance(answer, httpx.Response) else httpx.Response(answer)
+
+    @property
+    def numbers(self) -> list[int]:
+        """The `n` of every body that came."""
+        return [json.loads(request.content)["n"] for request in self.requests]
+
+    def sender(self, *limits: int, wait: Any = NO_WAIT, **options: Any) -> CallbackSender:
+        client = httpx.AsyncClient(transport=httpx.MockTransport(self))
+        return CallbackSender(URL, *limits, client=client, wait=wait, **options)
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_a_delivery_is_a_post_of_json_below_the_url() -> None:
+    receiver = Receiver()
+    assert await receiver.sender().send({"n": 1, "dist": [1.5]})
+    assert await receiver.sender().send({"n": 2}, "validated")
+    generated, validated = receiver.requests
+    assert (generated.method, str(generated.url)) == ("POST", URL)
+    assert generated.headers["Content-Type"] == "application/json"
+    assert generated.content == b'{"n":1,"dist":[1.5]}'
+    # What goes on the wire in place of the URL's path.
+    assert generated.extensions["target"] == b"/v1/poc-batches/generated"
+    assert validated.extensions["target"] == b"/v1/poc-batches/validated"
+
+
+async def test_a_failed_batch_is_queued_for_retry() -> None:
+    """Specification 6.3: failed batches queued for retry."""
+    receiver = Receiver(503, httpx.ConnectError("refused"))
+    sender = receiver.sender()
+    assert not await sender.send({"n": 1})
+    assert sender.stats["queued"] == 1
+    await sender.retry_pending()
+    assert sender.stats["last_error"] == "ConnectError: refused"
+    await sender.retry_pending()
+    assert receiver.numbers == [1, 1, 1]
+    assert sender.stats == {
+        "queued": 0,
+        "sent": 1,
+        "retried": 2,
+        "dropped": 0,
+        "oldest_age": None,
+        "last_error": "ConnectError: refused",
+    }
+
+
+async def test_every_attempt_carries_the_same_id_and_body_and_its_own_timestamp() -> None:
+    receiver = Receiver(500, 502, 200)
+    sender = receiver.sender()
+    await sender.send({"n": 1})
+    await sender.retry_pending()
+    await sender.retry_pending()
+    await sender.send({"n": 2})
+    ids = [request.headers["webhook-id"] for request in receiver.requests]
+    assert len(set(ids[:3])) == 1
+    assert ids[3] != ids[0]
+    assert len({request.content for request in receiver.requests[:3]}) == 1
+    assert all(
+        abs(int(request.headers["webhook-timestamp"]) - time.time()) < 3600 for request in receiver.requests
+    )
+
+
+async def test_the_wait_grows_exponentially_between_base_and_cap() -> None:
+    """Specification 6.3: exponential backoff between retries."""
+    wait = wait_random_exponential(multiplier=2, min=2, max=20)
+    for attempt, (least, most) in enumerate([(2, 2), (2, 4), (2, 8), (2, 16), (2, 20), (2, 20)]):
+        pauses = []
+        for _ in range(200):
+            clock = Clock()
+            sender = Receiver(*[503] * 6).sender(10, wait=wait, clock=clock)
+            await sender.send({"n": 1})
+            for _ in range(attempt):
+                clock.now += 100
+                await sender.retry_pending()
+            # Due when a try at that moment reaches the receiver; read off the queue's own head.
+            pauses.append(sender._queue[0].not_before - clock.now)
+        assert least <= min(pauses) <= max(pauses) <= most
+        if most > least:
+            assert max(pauses) - min(pauses) > (most - least) / 2, "without jitter receivers are hit in step"
+
+
+async def test_nothing_is_sent_before_it_is_due() -> None:
+    clock, receiver = Clock(), Receiver(503)
+    sender = receiver.sender(wait=wait_fixed(10), clock=clock)
+    await sender.send({"n": 1})
+    clock.now += 9.9
+    await sender.retry_pending()
+    assert not await sender.send({"n": 2}), "a later batch must not overtake"
+    assert receiver.numbers == [1]
+    assert sender.stats["oldest_age"] == pytest.approx(9.9)
+    clock.now += 0.1
+    await sender.retry_pending()
+    assert receiver.numbers == [1, 1, 2]
+
+
+@pytest.mark.parametrize("max_retries", [0, 1, 3])
+async def test_the_number_of_retries_is_configurable(
+    max_retries: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Specification 6.3: max retry count configurable."""
+    receiver = Receiver(*[500] * 10)
+    sender = receiver.sender(max_retries)
+    await sender.send({"n": 1})
+    for _ in range(max_retries + 2):
+        await sender.retry_pending()
+    assert len(receiver.requests) == 1 + max_retries
+    assert sender.stats["dropped"] == 1
+    assert sender.stats["queued"] == 0
+    dropped = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(dropped) == 1
+    assert "dropped: HTTP 500" in dropped[0].getMessage()
+
+
+async def test_a_full_queue_drops_the_oldest_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Specification 6.3: bounded queue size (oldest dropped if full)."""
+    receiver = Receiver(*[500] * 5)
+    sender = receiver.sender(100, 3)
+    for n in range(5):
+        assert not await sender.send({"n": n})
+    assert sender.stats["queued"] == 3
+    assert sender.stats["dropped"] == 2
+    assert caplog.text.count("dropped: the queue is full (3)") == 2
+    await sender.retry_pending()
+    assert receiver.numbers[-3:] == [2, 3, 4], "the oldest two are gone, the others kept their order"
+
+
+async def test_the_defaults_are_those_of_the_specification() -> None:
+    sender = CallbackSender(URL)
+    assert (sender.callback_url, sender.max_retries, sender.max_queue_size) == (URL, 3, 100)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 410, 413, 422])
+async def test_a_client_error_is_final(status: int) -> None:
+    receiver = Receiver(status)
+    sender = receiver.sender()
+    assert not await sender.send({"n": 1})
+    assert sender.stats["queued"] == 0
+    assert sender.stats["dropped"] == 1
+    assert sender.stats["last_error"] == f"HTTP {status}"
+    assert await sender.send({"n": 2}), "what comes after it is not held up"
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 301, 307])
+async def test_other_failures_are_retried_and_redirects_not_followed(status: int) -> None:
+    receiver = Receiver(httpx.Response(status, headers={"Location": "http://elsewhere.example/"}))
+    sender = receiver.sender()
+    assert not await sender.send({"n": 1})
+    await sender.retry_pending()
+    assert sender.stats["sent"] == 1
+    assert {request.url.host for request in receiver.requests} == {"receiver.example"}
+
+
+@pytest.mark.parametrize(
+    "exception", [httpx.ReadTimeout("slow"), httpx.RemoteProtocolError("cut"), KeyError("odd")]
+)
+async def test_an_exception_of_the_transport_is_a_failure_like_another(exception: Exception) -> None:
+    sender = Receiver(exception).sender()
+    assert not await sender.send({"n": 1})
+    assert type(exception).__name__ in str(sender.stats["last_error"])
+    await sender.retry_pending()
+    assert sender.stats["sent"] == 1
+
+
+@pytest.mark.parametrize(
+    ("header", "least", "most"),
+    [
+        (lambda: "30", 30, 30),
+        (lambda: formatdate(time.time() + 90, usegmt=True), 80, 90),
+        (lambda: "1000000", 600, 600),
+        (lambda: formatdate(time.time() - 90, usegmt=True), 5, 5),
+        (lambda: "soon", 5, 5),
+        (lambda: "-3", 5, 5),
+        (lambda: "\u00b2", 5, 5),
+    ],
+)
+async def test_retry_after_is_obeyed_where_it_is_longer(
+    header: Callable[[], str], least: float, most: float
+) -> None:
+    clock = Clock()
+    answer = httpx.Response(429, headers={"Retry-After": header().encode("latin-1")})
+    sender = Receiver(answer).sender(wait=wait_fixed(5), clock=clock)
+    await sender.send({"n": 1})
+    assert least <= sender._queue[0].not_before - clock.now <= most
+
+
+async def test_a_receiver_that_does_not_answer_is_left_after_the_timeout() -> None:
+    async def never(_: httpx.Request) -> httpx.Response:
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(never))
+    sender = CallbackSender(URL, client=client, wait=NO_WAIT, timeout=0.01)
+    assert not await sender.send({"n": 1})
+    assert sender.stats["last_error"] == "no answer within 0.01 s"
+
+
+async def test_background_delivery_retries_by_itself_and_keeps_the_order() -> None:
+    receiver = Receiver(503, httpx.ConnectError("x"), 200, 500, 200, 429)
+    sender = receiver.sender(10)
+    for n in range(6):
+        sender.post({"n": n}, "generated")
+    await eventually(lambda: sender.stats["sent"] == 6)
+    assert receiver.numbers == [0, 0, 0, 1, 1, 2, 2, 3, 4, 5]
+
+
+async def test_concurrent_senders_of_one_receiver_deliver_each_batch_once() -> None:
+    receiver = Receiver(500, 200, 503, 200)
+    sender = receiver.sender(10)
+    await asyncio.gather(*(sender.send({"n": n}) for n in range(20)), sender.retry_pending())
+    await sender.retry_pending()
+    await sender.retry_pending()
+    assert sorted(set(receiver.numbers)) == list(range(20))
+    assert len(receiver.numbers) == 22
+    assert sender.stats["sent"] == 20
+
+
+async def test_a_cancelled_attempt_leaves_the_delivery_queued() -> None:
+    asked = asyncio.Event()
+
+    async def never(_: httpx.Request) -> httpx.Response:
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    sender = CallbackSender(URL, client=httpx.AsyncClient(transport=httpx.MockTransport(never)))
+    attempt = asyncio.create_task(sender.send({"n": 1}))
+    await asked.wait()
+    assert sender.stats["queued"] == 1, "in flight is not delivered"
+    attempt.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attempt
+    assert sender.stats["queued"] == 1
+
+
+async def test_closing_tries_once_more_what_is_not_due_and_drops_the_rest(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    receiver = Receiver(503, 200, 500)
+    sender = receiver.sender(10, wait=wait_fixed(3600))
+    for n in range(3):
+        sender.post({"n": n}, "generated")
+    await eventually(lambda: receiver.requests)
+    await sender.close(deadline=30)
+    assert receiver.numbers == [0, 0, 1], "0 is delivered at last, 1 fails, 2 is behind it"
+    assert sender.stats["sent"] == 1
+    assert sender.stats["dropped"] == 2
+    assert caplog.text.count("dropped: the server is stopping") == 2
+
+
+async def test_closing_does_not_wait_longer_than_its_deadline() -> None:
+    async def never(_: httpx.Request) -> httpx.Response:
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(never))
+    sender = CallbackSender(URL, client=client, timeout=3600)
+    sender.post({"n": 1}, "generated")
+    await sender.close(deadline=0.01)
+    assert sender.stats["dropped"] == 1
+    assert sender.stats["queued"] == 0
+
+
+async def test_numbers_that_json_does_not_have_are_refused_before_they_are_queued() -> None:
+    sender = Receiver().sender()
+    with pytest.raises(ValueError, match="JSON"):
+        await sender.send({"dist": [float("nan")]})
+    assert sender.stats["queued"] == 0
+
+
+class TestOutbox:
+    """All receivers together."""
+
+    SETTINGS = Settings(callback_max_retries=2, callback_max_queue=5)
+
+    async def test_a_receiver_that_is_down_does_not_delay_another(self) -> None:
+        delivered: list[str] = []
+
+        async def answer(request: httpx.Request) -> httpx.Response:
+            if request.url.host == "down.example":
+                await asyncio.Event().wait()
+            delivered.append(request.url.host)
+            return httpx.Response(200)
+
+        client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+        outbox = Outbox(self.SETTINGS, client=client)
+        outbox.post("http://down.example", "generated", {"n": 1})
+        for n in range(3):
+            outbox.post("http://up.example", "validated", {"n": n})
+        await eventually(lambda: len(delivered) == 3)
+        stats = outbox.stats()
+        assert (stats["sent"], stats["queued"]) == (3, 1)
+        assert stats["receivers"]["http://down.example"]["queued"] == 1
+        assert stats["oldest_age"] == stats["receivers"]["http://down.example"]["oldest_age"] > 0
+        await outbox.close(0.01)
+
+    async def test_the_settings_reach_the_senders_and_the_sums_the_stats(self) -> None:
+        """Specification 6.3: retry stats exposed in /status endpoint (the outbox's part)."""
+        client = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
+        outbox = Outbox(self.SETTINGS, client=client, wait=NO_WAIT)
+        outbox.post("http://a.example", "generated", {"n": 1})
+        outbox.post("http://b.example", "generated", {"n": 1})
+        await eventually(lambda: outbox.stats()["dropped"] == 2)
+        stats = outbox.stats()
+        assert stats["retried"] == 4
+        assert stats["last_error"] == "HTTP 500"
+        await outbox.close(1)
+
+    async def test_old_receivers_are_forgotten_but_not_their_numbers(self) -> None:
+        client = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200)))
+        outbox = Outbox(self.SETTINGS, client=client, wait=NO_WAIT)
+        for n in range(50):
+            outbox.post(f"http://r{n}.example", "generated", {"n": n})
+            await eventually(lambda n=n: outbox.stats()["sent"] == n + 1)
+        stats = outbox.stats()
+        assert stats["sent"] == 50
+        assert len(stats["receivers"]) <= 16
+        assert "http://r49.example" in stats["receivers"]
+        await outbox.close(1)
+
+
+async def test_a_real_receiver_that_fails_for_a_while_gets_everything_once_in_order() -> None:
+    """Specification 6.3: tests for retry logic, here over real HTTP, escapes in the path untouched."""
+    async with running_receiver() as receiver, callback_client() as client:
+        receiver.answers = [503, 200, 500, 429, 200]
+        sender = CallbackSender(f"{receiver.url}/v2/org%252Fmodel/a/../b", 10, client=client, wait=NO_WAIT)
+        for n in range(4):
+            sender.post({"n": n}, "generated")
+        await eventually(lambda: sender.stats["sent"] == 4)
+        paths = {path for path, _, _ in receiver.requests}
+        assert paths == {"/v2/org%252Fmodel/a/../b/generated"}
+        assert [body["n"] for body in receiver.bodies("generated")] == [0, 0, 1, 1, 1, 2, 3]
+        ids = [headers["webhook-id"] for _, headers, _ in receiver.requests]
+        assert len(set(ids)) == 4
+
+
+async def test_a_receiver_that_is_not_there_is_a_failure_and_its_start_a_delivery() -> None:
+    async with callback_client() as client:
+        async with running_receiver() as gone:
+            pass
+        sender = CallbackSender(gone.url, client=client, wait=NO_WAIT)
+        assert not await sender.send({"n": 1})
+        assert "ConnectError" in str(sender.stats["last_error"])
+        async with running_receiver() as receiver:
+            sender.callback_url = receiver.url
+            await sender.retry_pending()
+            assert receiver.bodies("generated") == [{"n": 1}]

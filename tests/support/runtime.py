@@ -1,0 +1,264 @@
+"""The runtime on a small transformers model, its HTTP API, and a receiver of its callbacks."""
+
+import asyncio
+import json
+import math
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import torch
+import uvicorn
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.responses import PlainTextResponse
+from transformers import Qwen3ForCausalLM
+from transformers_engine import TransformersEngine, tiny_model
+
+from hallmark.poc.config import PoCConfig
+from hallmark.poc.errors import EngineError
+from hallmark.poc.forward import NonceKey
+from hallmark.poc.manager import PoCManager
+from hallmark.poc.proof import ProofBatch
+from hallmark.poc.round import Round, RoundSpec
+from hallmark.poc.settings import Settings
+from hallmark.server.app import attach_manager, mount
+
+POC = "/api/v1/pow"
+QUICK = Settings(callback_interval=0.0, callback_retry_base=0.0, callback_retry_cap=0.0)
+"""Settings that do not wait for anything."""
+
+_PATIENCE = 60.0
+
+
+async def eventually(condition: Callable[[], Any]) -> Any:
+    """The first true value of a condition; an error where it stays false for a minute."""
+    async with asyncio.timeout(_PATIENCE):
+        while not (value := condition()):  # noqa: ASYNC110  # it is about what others do, not about an event
+            await asyncio.sleep(0.002)
+        return value
+
+
+class Engine(TransformersEngine):
+    """A real engine whose batches can be held back, and that fails on request.
+
+    Attributes:
+        calls: What was called, in order: `open`, `compute`, `close`.
+        keys: The keys of every computed batch.
+        overlapped: Whether a call began while another one was running, which the engine must not see.
+        fail_open: The error the next opening ends with.
+        fail_compute: The error that computing ends with.
+        failed_nonces: Nonces that come back as NaN.
+    """
+
+    def __init__(self, model: Qwen3ForCausalLM | None = None, **limits: Any) -> None:
+        super().__init__(tiny_model() if model is None else model, **limits)
+        self.calls: list[str] = []
+        self.keys: list[list[NonceKey]] = []
+        self.overlapped = False
+        self.fail_open: Exception | None = None
+        self.fail_compute: Exception | None = None
+        self.failed_nonces: set[int] = set()
+        self._may_compute = asyncio.Event()
+        self._may_compute.set()
+        self._busy = False
+
+    def hold(self) -> None:
+        """Let no batch come to its end until `release`."""
+        self._may_compute.clear()
+
+    def release(self) -> None:
+        """Let batches come to their end."""
+        self._may_compute.set()
+
+    @asynccontextmanager
+    async def _call(self, name: str) -> AsyncIterator[None]:
+        self.overlapped |= self._busy
+        self._busy = True
+        self.calls.append(name)
+        try:
+            yield
+        finally:
+            self._busy = False
+
+    async def open_round(self, spec: RoundSpec) -> int:
+        async with self._call("open"):
+            if self.fail_open is not None:
+                raise self.fail_open
+            return await super().open_round(spec)
+
+    async def compute(self, keys: Sequence[NonceKey]) -> list[float]:
+        async with self._call("compute"):
+            self.keys.append(list(keys))
+            distances = await super().compute(keys)
+            await self._may_compute.wait()
+            if self.fail_compute is not None:
+                raise self.fail_compute
+            return [
+                math.nan if nonce in self.failed_nonces else distance
+                for (_, nonce), distance in zip(keys, distances, strict=True)
+            ]
+
+    async def close_round(self) -> None:
+        async with self._call("close"):
+            await super().close_round()
+
+
+def request(**changes: Any) -> dict[str, Any]:
+    """A round's request, small enough to compute hundreds of nonces in a second."""
+    return {
+        "block_hash": "0x8d3f2a",
+        "block_height": 7,
+        "public_key": "02a1b2c3",
+        "node_id": 0,
+        "node_count": 1,
+        "batch_size": 8,
+        "seq_len": 8,
+        **changes,
+    }
+
+
+def config(**changes: Any) -> PoCConfig:
+    """The same as a `PoCConfig`."""
+    return PoCConfig(**request(**changes))
+
+
+def oracle(config: PoCConfig, keys: Sequence[NonceKey], model: Qwen3ForCausalLM | None = None) -> list[float]:
+    """Distances from an engine of their own, one nonce at a time."""
+    engine = TransformersEngine(tiny_model() if model is None else model)
+    asyncio.run(engine.open_round(Round.resolve(config, engine.model).spec()))
+    return [engine.distances([key])[0] for key in keys]
+
+
+async def honest_proof(config: PoCConfig, nonces: Sequence[int], **changes: Any) -> ProofBatch:
+    """What an honest prover, on its own engine, says of some nonces."""
+    dist = await asyncio.to_thread(oracle, config, [(config.public_key, nonce) for nonce in nonces])
+    return ProofBatch(
+        **{
+            "public_key": config.public_key,
+            "block_hash": config.block_hash,
+            "block_height": config.block_height,
+            "node_id": 0,
+            "nonces": tuple(nonces),
+            "dist": tuple(dist),
+            **changes,
+        }
+    )
+
+
+@asynccontextmanager
+async def running_manager(
+    engine: TransformersEngine, settings: Settings = QUICK
+) -> AsyncIterator[PoCManager]:
+    """A manager, shut down afterwards."""
+    manager = PoCManager(engine, settings)
+    try:
+        yield manager
+    finally:
+        if isinstance(engine, Engine):
+            engine.release()
+        await manager.shutdown()
+
+
+def application(manager: PoCManager | None) -> FastAPI:
+    """An app with inference of its own on the manager's model, and Hallmark mounted as on vLLM's."""
+    app = FastAPI()
+
+    @app.post("/v1/completions")
+    async def completions(tokens: list[int]) -> dict[str, list[int]]:
+        model = getattr(manager.engine, "_model", None) if manager is not None else None
+        if model is None:
+            raise EngineError("no model")
+        return {"tokens": await asyncio.to_thread(_complete, model, tokens)}
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, list[dict[str, str]]]:
+        return {"data": [{"id": "tiny"}]}
+
+    @app.get("/health")
+    async def health() -> PlainTextResponse:
+        return PlainTextResponse("")
+
+    @app.websocket("/v1/realtime")
+    async def realtime(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text("listening")
+        await websocket.close()
+
+    mount(app)
+    if manager is not None:
+        attach_manager(app, manager)
+    return app
+
+
+@torch.inference_mode()
+def _complete(model: Qwen3ForCausalLM, tokens: list[int]) -> list[int]:
+    """Four greedy tokens."""
+    for _ in range(4):
+        logits = model(input_ids=torch.tensor([tokens]), use_cache=False).logits
+        tokens = [*tokens, int(logits[0, -1].argmax())]
+    return tokens
+
+
+@asynccontextmanager
+async def client_of(app: FastAPI, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that calls the app without a network."""
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://node", timeout=60, **options
+    ) as client:
+        yield client
+
+
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[str]:
+    """The app on a real server on loopback, lifespan included; yields its base URL."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        settings = uvicorn.Config(
+            app, log_level="warning", ws="websockets-sansio", timeout_graceful_shutdown=10
+        )
+        server = uvicorn.Server(settings)
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        await eventually(lambda: server.started or task.done())
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await task
+
+
+class CallbackReceiver:
+    """What came in, and how it is answered.
+
+    Attributes:
+        requests: Path, headers and parsed body of every POST, refused ones included.
+        answers: Statuses of the next answers; 200 once they are used up.
+    """
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.requests: list[tuple[str, dict[str, str], Any]] = []
+        self.answers: list[int] = []
+        self.app = FastAPI()
+        self.app.add_api_route("/{path:path}", self._take, methods=["POST"])
+
+    async def _take(self, request: Request) -> PlainTextResponse:
+        body = json.loads(await request.body())
+        raw_path: bytes = request.scope["raw_path"]
+        self.requests.append((raw_path.decode("ascii"), dict(request.headers), body))
+        return PlainTextResponse("", self.answers.pop(0) if self.answers else 200)
+
+    def bodies(self, kind: str) -> list[Any]:
+        """The bodies that came for `generated` or `validated`."""
+        return [body for path, _, body in self.requests if path.endswith(f"/{kind}")]
+
+
+@asynccontextmanager
+async def running_receiver() -> AsyncIterator[CallbackReceiver]:
+    """A receiver on a real server on loopback."""
+    receiver = CallbackReceiver()
+    async with serving(receiver.app) as url:
+        receiver.url = url
+        yield receiver
