@@ -1,0 +1,86 @@
+"""The wire's fields about distances."""
+
+import json
+import math
+
+from rounds import make_round
+
+from hallmark.poc.fraud import judge
+from hallmark.poc.payloads import generated_payload, validated_payload, verdict_fields
+from hallmark.poc.proof import ProofBatch
+
+ROUND = make_round(r_target=1.45, distance_tolerance=0.35)
+BATCH = ProofBatch(
+    public_key="02ff",
+    block_hash=ROUND.config.block_hash,
+    block_height=ROUND.config.block_height,
+    node_id=3,
+    nonces=(*range(300), 5),
+    dist=(*(1.4,) * 300, 1.4),
+)
+COMPUTED = dict.fromkeys(range(300), 1.4) | {7: math.nan, 8: 1.6}
+VALIDATED = judge(BATCH, COMPUTED, ROUND)
+
+ORIG_VALIDATED = {
+    "public_key",
+    "block_hash",
+    "block_height",
+    "nonces",
+    "node_id",
+    "dist",
+    "received_dist",
+    "r_target",
+    "fraud_threshold",
+    "n_invalid",
+    "probability_honest",
+    "fraud_detected",
+}
+G1_VALIDATED = {"computed_distances", "received_distances", "valid", "fraud_detected", "nonces", "public_key"}
+
+
+def test_validated_has_the_fields_of_both_older_generations() -> None:
+    payload = validated_payload(VALIDATED, "some-id")
+    assert payload.keys() >= ORIG_VALIDATED | G1_VALIDATED
+    assert payload["public_key"] == "02ff", "the batch's key, not the round's"
+    assert payload["node_id"] == 3
+    assert payload["request_id"] == "some-id"
+    assert payload["n_invalid"] == 1
+    assert payload["fraud_detected"] is False
+    assert payload["n_duplicates"] == 1
+
+
+def test_validated_arrays_run_in_step_and_hold_numbers_only() -> None:
+    payload = validated_payload(VALIDATED, "some-id")
+    json.dumps(payload, allow_nan=False)
+    assert payload["nonces"] == [nonce for nonce in range(300) if nonce != 7]
+    assert payload["failed_nonces"] == [7]
+    at_8 = payload["nonces"].index(8)
+    assert payload["dist"][at_8] == payload["computed_distances"][at_8] == 1.6
+    assert payload["received_dist"][at_8] == payload["received_distances"][at_8] == 1.4
+    assert payload["valid"][at_8] is False
+    assert payload["valid"].count(False) == 1
+    arrays = ("dist", "received_dist", "computed_distances", "received_distances", "valid")
+    assert {len(payload[field]) for field in arrays} == {299}
+
+
+def test_the_answer_runs_in_step_with_what_was_sent() -> None:
+    answer = verdict_fields(VALIDATED)
+    json.dumps(answer, allow_nan=False)
+    assert answer["nonces"] == [*range(300), 5]
+    assert len(answer["computed_distances"]) == len(answer["valid"]) == 301
+    assert answer["computed_distances"][7] is None
+    assert answer["valid"][7] is False
+    assert answer["computed_distances"][300] == 1.4
+    assert (answer["verdict"], answer["fraud_detected"]) == ("honest", False)
+
+
+def test_without_a_verdict_the_answer_says_so() -> None:
+    validated = judge(BATCH, dict.fromkeys(range(300), math.nan), ROUND)
+    answer = verdict_fields(validated)
+    assert (answer["verdict"], answer["fraud_detected"], answer["n_judged"]) == ("no_verdict", False, 0)
+
+
+def test_generated_is_the_batch_with_the_target_it_was_found_under() -> None:
+    payload = generated_payload(BATCH, ROUND)
+    assert payload == {**BATCH.as_dict(), "r_target": 1.45}
+    assert payload.keys() >= {"public_key", "block_hash", "block_height", "nonces", "dist", "node_id"}
