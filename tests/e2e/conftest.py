@@ -1,6 +1,7 @@
 """Fixtures of the end-to-end tests."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -35,8 +36,10 @@ def receiver(tmp_path: Path) -> Iterator[Receiver]:
         *(*HALLMARK, "receiver", "--host", "127.0.0.1", "--port", str(port)),
         *("--database", str(tmp_path / "receiver.sqlite3")),
     ]
-    with ChildProcess("hallmark receiver", command, log=tmp_path / "receiver.log") as process:
-        receiver = Receiver(f"http://127.0.0.1:{port}")
+    with (
+        ChildProcess("hallmark receiver", command, log=tmp_path / "receiver.log") as process,
+        closing(Receiver(f"http://127.0.0.1:{port}")) as receiver,
+    ):
 
         def ready() -> bool:
             try:
@@ -45,5 +48,4 @@ def receiver(tmp_path: Path) -> Iterator[Receiver]:
                 return False
 
         process.wait_until(ready, seconds=60)
-        with receiver.http:
-            yield receiver
+        yield receiver

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ class Node:
         self.model = model
         self.url = f"http://127.0.0.1:{port}"
         self.http = httpx.Client(base_url=self.url, timeout=120, trust_env=False)
+
+    def close(self) -> None:
+        self.http.close()
 
     def get(self, path: str) -> Any:
         response = self.http.get(path)
@@ -86,8 +89,10 @@ def running_node(
     ]
     probe_path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
     variables = {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": probe_path, **environment}
-    with ChildProcess("hallmark serve", command, log=log, environment=variables) as process:
-        node = Node(process, port, "demo")
+    with (
+        ChildProcess("hallmark serve", command, log=log, environment=variables) as process,
+        closing(Node(process, port, "demo")) as node,
+    ):
 
         def ready() -> bool:
             try:
@@ -100,8 +105,7 @@ def running_node(
         except Exception as error:
             error.add_note(process.log_tail(60))
             raise
-        with node.http:
-            yield node
+        yield node
 
 
 class Receiver:
@@ -111,10 +115,16 @@ class Receiver:
         self.url = url
         self.http = httpx.Client(base_url=url, timeout=30, trust_env=False)
 
+    def close(self) -> None:
+        self.http.close()
+
     def batches(self, kind: str) -> list[Any]:
-        response = self.http.get("/batches", params={"kind": kind, "limit": 1000})
+        return [self._get(f"/batches/{entry['id']}")["body"] for entry in self._get(f"/batches?kind={kind}")]
+
+    def _get(self, path: str) -> Any:
+        response = self.http.get(path)
         assert response.status_code == 200, response.text
-        return [batch["body"] for batch in response.json()["batches"]]
+        return response.json()
 
     def wait_for(
         self, kind: str, condition: Callable[[list[Any]], bool], *, seconds: float = 60.0
