@@ -14,8 +14,9 @@ __all__ = ["STREAM_ELEMENTS", "draw_normals_reference"]
 STREAM_ELEMENTS = 2**35
 """A stream has fewer elements than this: the counter's first word does not carry into the second."""
 
-# Large enough for PyTorch to use every core, small enough to stay in the caches; 12 MB of buffers.
-_CALLS_PER_TILE = 2**17
+# PyTorch splits elementwise work between threads in pieces of this size; a thread's buffers of it, about
+# 3 MB, still come from the caches.
+_CALLS_PER_THREAD = 2**15
 
 
 def draw_normals_reference(streams: Tensor, elements: int, table: Tensor) -> Tensor:
@@ -37,15 +38,16 @@ def draw_normals_reference(streams: Tensor, elements: int, table: Tensor) -> Ten
     drawn = torch.empty((len(streams), elements), dtype=table.dtype, device=table.device)
     calls = -(-elements // 8)
     # A tile is a run of calls of one stream, or all calls of several short streams.
-    calls_per_tile = max(1, min(calls, _CALLS_PER_TILE))
-    streams_per_tile = _CALLS_PER_TILE // calls_per_tile
+    tile = _CALLS_PER_THREAD * torch.get_num_threads()
+    calls_per_tile = max(1, min(calls, tile))
+    streams_per_tile = tile // calls_per_tile
     for stream in range(0, len(streams), streams_per_tile):
         some = streams[stream : stream + streams_per_tile]
         for call in range(0, calls, calls_per_tile):
             words = _random_words(some, call, min(call + calls_per_tile, calls))
             into = drawn[stream : stream + streams_per_tile, call * 8 : (call + calls_per_tile) * 8]
             halves = _halves(words)[:, : into.shape[1]]
-            into.copy_(table.index_select(0, halves.reshape(-1)).view(into.shape))
+            torch.index_select(table, 0, halves.reshape(-1), out=into.view(-1))
     return drawn
 
 

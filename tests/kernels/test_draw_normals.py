@@ -26,20 +26,21 @@ def test_elements_come_in_the_order_of_the_protocol(count: int) -> None:
     assert drawn.tolist() == [expected(stream, count) for stream in STREAMS]
 
 
-@pytest.mark.parametrize("calls_per_tile", [1, 3, 16, 50, 10**6])
-def test_tiling_does_not_matter(calls_per_tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("calls_per_thread", [1, 3, 16, 50, 10**6])
+def test_tiling_does_not_matter(calls_per_thread: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = draw_normals_reference(STREAMS, 397, signed_table(1.0))
-    monkeypatch.setattr(draw_normals, "_CALLS_PER_TILE", calls_per_tile)
+    monkeypatch.setattr(draw_normals, "_CALLS_PER_THREAD", calls_per_thread)
     assert torch.equal(draw_normals_reference(STREAMS, 397, signed_table(1.0)), whole)
 
 
 def test_a_stream_longer_than_a_tile_goes_on() -> None:
-    elements = 8 * draw_normals._CALLS_PER_TILE + 20
+    tile = draw_normals._CALLS_PER_THREAD * torch.get_num_threads()
+    elements = 8 * tile + 20
     long = draw_normals_reference(STREAMS[1:3], elements, signed_table(1.0))
     table = independent_verifier.table()
     for stream, drawn in zip(STREAMS[1:3].tolist(), long, strict=True):
         k0, k1, c2, c3 = stream
-        for call in (0, 1, draw_normals._CALLS_PER_TILE - 1, draw_normals._CALLS_PER_TILE):
+        for call in (0, 1, tile - 1, tile):
             words = independent_verifier.philox((call, 0, c2, c3), (k0, k1))
             values = [
                 independent_verifier.from_bf16(table[half & 0x7FF]) * (-1 if half & 0x8000 else 1)
