@@ -12,7 +12,7 @@ from hallmark.poc.errors import FieldError, StateError
 from hallmark.poc.law import distance_std, r_target_for, valid_rate
 from hallmark.poc.streams import length_prefixed
 
-__all__ = ["Round", "RoundSpec", "nearest_power_of_two", "round_digest", "shortest_decimal"]
+__all__ = ["Round", "RoundSpec", "nearest_power_of_two", "round_digest", "round_settings", "shortest_decimal"]
 
 _BOUNDARY_MARGIN = 0.01
 _RATE_MARGIN = 0.01
@@ -24,6 +24,26 @@ def shortest_decimal(value: float) -> str:
     No trailing zeros and no trailing point: `0.01`, `0.00001`, `0.125`, `1`.
     """
     return np.format_float_positional(value, unique=True, trim="-")
+
+
+def round_settings(
+    *,
+    hidden_size: int,
+    seq_len: int,
+    input_scale: float,
+    projection: bool,
+    projection_scale: float,
+    model: str,
+) -> dict[str, str]:
+    """The settings that a round's digest covers, as the texts that are hashed, in their order."""
+    return {
+        "hidden_size": str(hidden_size),
+        "seq_len": str(seq_len),
+        "input_scale": str(math.frexp(input_scale)[1] - 1),  # the exponent of a power of two
+        "projection": "on" if projection else "off",
+        "projection_scale": shortest_decimal(projection_scale),
+        "model": model,
+    }
 
 
 def round_digest(
@@ -39,15 +59,15 @@ def round_digest(
 
     It keeps one forward from serving two lengths or settings.
     """
-    settings = length_prefixed(
-        hidden_size,
-        seq_len,
-        str(math.frexp(input_scale)[1] - 1),
-        "on" if projection else "off",
-        shortest_decimal(projection_scale),
-        model,
+    settings = round_settings(
+        hidden_size=hidden_size,
+        seq_len=seq_len,
+        input_scale=input_scale,
+        projection=projection,
+        projection_scale=projection_scale,
+        model=model,
     )
-    return hashlib.sha256(settings).hexdigest()
+    return hashlib.sha256(length_prefixed(*settings.values())).hexdigest()
 
 
 def nearest_power_of_two(embedding_rms: float) -> float:

@@ -8,7 +8,7 @@ key (k0, k1) and the upper half of its counter (c2, c3).
 import hashlib
 import struct
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 
@@ -37,6 +37,11 @@ class Stream(NamedTuple):
     key1: int
     c2: int
     c3: int
+
+    @classmethod
+    def from_digest(cls, digest: bytes) -> Self:
+        """The stream that a digest of at least 16 bytes names."""
+        return cls(*struct.unpack("<4I", digest[:16]))
 
 
 def length_prefixed(*fields: str | int) -> bytes:
@@ -67,7 +72,7 @@ def stream_digest(purpose: str, *fields: str | int) -> bytes:
 
 
 def _stream(purpose: str, *fields: str | int) -> Stream:
-    return Stream(*struct.unpack("<4I", stream_digest(purpose, *fields)[:16]))
+    return Stream.from_digest(stream_digest(purpose, *fields))
 
 
 def embeds_stream(round_digest: str, block_hash: str, public_key: str, nonce: int) -> Stream:

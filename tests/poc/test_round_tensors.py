@@ -9,12 +9,13 @@ import torch
 from rounds import BLOCK, make_round
 from scipy.stats import binom, kstest
 from tolerances import DISTANCE_TOLERANCES
-from transformers_engine import TransformersEngine, last_hidden, tiny_model
+from transformers_engine import TransformersEngine, tiny_model
 
 from hallmark.poc.engine_protocol import PoCEngine
 from hallmark.poc.errors import EngineError, FieldError
 from hallmark.poc.forward import RoundTensors, pad_keys
 from hallmark.poc.law import distance_cdf, r_target_for
+from hallmark.poc.offline import last_hidden
 from hallmark.poc.round import Round
 
 WIDTH = 64

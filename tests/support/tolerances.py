@@ -7,5 +7,14 @@ DISTANCE_TOLERANCES: dict[tuple[torch.dtype, str], float] = {
     (torch.bfloat16, "same hidden state"): 1e-12,
     # float32 sums of H·P in another order than float64 ones: under 2^-24·D relative, far under 1e-4 s.
     (torch.bfloat16, "post projection in float64"): 1e-6,
+    # The demo model of width 256 (s = 0.0442): 0.15 s. Its bf16 arithmetic was seen to differ by 0.02 s
+    # between instruction sets of one CPU, and by 0.06 s from fp16 and fp32.
+    (torch.bfloat16, "published vectors"): 0.15 * 0.044194173824159216,
 }
 """(dtype of the model, what differs) → largest difference of two distances."""
+
+ENGINE_TOLERANCES: dict[tuple[str, str], float] = {
+    ("bfloat16", "transformers"): 0.2,
+    ("bfloat16", "two ranks"): 0.2,
+    ("bfloat16", "other custom ops"): 0.2,
+}

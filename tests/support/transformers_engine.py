@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 import transformers
-from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from hallmark.poc.config import DeployedModel
 from hallmark.poc.errors import EngineError
 from hallmark.poc.forward import NonceKey, RoundTensors, pad_keys
+from hallmark.poc.offline import last_hidden
 from hallmark.poc.proof import Numerics
 from hallmark.poc.round import RoundSpec
 
@@ -38,15 +38,6 @@ def tiny_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return Qwen3ForCausalLM(config).to(dtype).eval()
-
-
-@torch.inference_mode()
-def last_hidden(model: PreTrainedModel, inputs: Tensor) -> Tensor:
-    """Run a prefill from embeddings: [batch, seq_len, D] to the final norm's last position, [batch, D]."""
-    positions = torch.arange(inputs.shape[1], device=inputs.device).expand(inputs.shape[0], -1)
-    output = model.base_model(inputs_embeds=inputs, position_ids=positions, use_cache=False)
-    hidden: Tensor = output.last_hidden_state[:, -1]
-    return hidden
 
 
 class TransformersEngine:
