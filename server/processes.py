@@ -17,7 +17,7 @@ from typing import IO, Self
 
 from hallmark.poc.errors import HallmarkError
 
-__all__ = ["ChildProcess", "ProcessError", "free_port", "process_group"]
+__all__ = ["ChildProcess", "ProcessError", "free_port", "log_tail", "process_group"]
 
 _POLL_SECONDS = 0.05
 _LINGER_SECONDS = 2.0
@@ -158,12 +158,7 @@ class ChildProcess:
 
     def log_tail(self, lines: int = 30) -> str:
         """The last lines of its log; empty where it has none."""
-        if self.log is None:
-            return ""
-        with self.log.open("rb") as file:
-            file.seek(max(0, self.log.stat().st_size - _TAIL_BYTES))
-            text = file.read().decode(errors="replace")
-        return "\n".join(text.splitlines()[-lines:])
+        return "" if self.log is None else log_tail(self.log, lines)
 
     def _has_ended(self) -> bool:
         """Whether it has ended, without collecting it: as long as it is not, its id cannot be given anew."""
@@ -182,6 +177,14 @@ class ChildProcess:
                 os.killpg(self.pid, signal.SIGKILL)
                 return
             time.sleep(_POLL_SECONDS)
+
+
+def log_tail(log: Path, lines: int = 30) -> str:
+    """The last lines of a log, as far as they are not very long."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+        text = file.read().decode(errors="replace")
+    return "\n".join(text.splitlines()[-lines:])
 
 
 def process_group(group: int) -> set[int]:

@@ -3,6 +3,7 @@
 import typer
 
 from hallmark.server.cli import (
+    demo,
     receiver,
     round_start,
     round_status,
@@ -30,6 +31,7 @@ app.command(
 )(serve.serve)
 app.command()(receiver.receiver)
 app.command()(target.target)
+app.command()(demo.demo)
 
 _round = typer.Typer(help="Start, watch, stop and validate rounds on a running server.", no_args_is_help=True)
 _round.command("start")(round_start.start)

@@ -11,7 +11,7 @@ import typer
 from hallmark.poc.errors import HallmarkError
 from hallmark.poc.settings import API_KEY_VARIABLE
 
-__all__ = ["PREFIX", "ApiKey", "PoCClient", "ServerError", "ServerUrl", "UnreachableError"]
+__all__ = ["PREFIX", "ApiKey", "PoCClient", "ServerError", "ServerUrl", "UnreachableError", "explain"]
 
 PREFIX = "/api/v1/pow"
 
@@ -43,19 +43,24 @@ class UnreachableError(HallmarkError):
 class PoCClient:
     """A connection to one server."""
 
-    def __init__(self, url: str, api_key: str | None = None, *, timeout: float = 30.0) -> None:
+    def __init__(
+        self, url: str, api_key: str | None = None, *, timeout: float = 30.0, use_proxies: bool = True
+    ) -> None:
         """Prepare the connection; nothing is sent yet.
 
         Args:
             url: The server's base URL; `http://` may be left out.
             api_key: The token of its control routes.
             timeout: The longest to wait for an answer, in seconds.
+            use_proxies: Whether to go through the proxies that the environment names.
         """
         base = url if "://" in url else f"http://{url}"
         self.url = base.rstrip("/").removesuffix(PREFIX)
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         try:
-            self.http = httpx.Client(base_url=self.url, headers=headers, timeout=timeout)
+            self.http = httpx.Client(
+                base_url=self.url, headers=headers, timeout=timeout, trust_env=use_proxies
+            )
         except httpx.InvalidURL as exc:
             raise UnreachableError(f"{url} is not a URL: {exc}") from exc
 

@@ -16,7 +16,7 @@ from hallmark.poc.fraud import Verdict
 from hallmark.poc.proof import ProofBatch
 from hallmark.server.cli.client import ApiKey, PoCClient, ServerError, ServerUrl
 
-__all__ = ["submit_and_wait", "validate"]
+__all__ = ["NoVerdictError", "look_up", "submit_and_wait", "validate"]
 
 _POLL_SECONDS = 0.5
 
@@ -41,7 +41,7 @@ def validate(
         for batch in batches:
             try:
                 answers.append(submit_and_wait(client, batch, seconds=timeout))
-            except ServerError as exc:
+            except (ServerError, NoVerdictError) as exc:
                 answers.append(exc)
     if as_json:
         for answer in answers:
@@ -51,21 +51,39 @@ def validate(
     raise typer.Exit(_exit_code(answers))
 
 
+class NoVerdictError(HallmarkError):
+    """The server took the batch and came to no verdict."""
+
+
 def submit_and_wait(client: PoCClient, batch: ProofBatch, *, seconds: float) -> dict[str, Any]:
     """Return the server's verdict; waits too where the round is generating and the batch is only queued.
 
     Raises:
-        ServerError: The server refuses the batch, or could not judge it.
+        ServerError: The server refuses the batch.
+        NoVerdictError: It could not judge it, or not in time.
         UnreachableError: There is no answer.
-        HallmarkError: No verdict came in time.
     """
     deadline = time.monotonic() + seconds
     answer: dict[str, Any] = client.post("/validate", batch.as_dict())
     while "verdict" not in answer:
         if time.monotonic() >= deadline:
-            raise HallmarkError(f"no verdict within {seconds:g} s; the request is {answer['request_id']}")
+            raise NoVerdictError(f"no verdict within {seconds:g} s; the request is {answer['request_id']}")
         time.sleep(_POLL_SECONDS)
-        answer = client.get(f"/validate/{answer['request_id']}")
+        answer = look_up(client, answer["request_id"])
+    return answer
+
+
+def look_up(client: PoCClient, request_id: str) -> dict[str, Any]:
+    """Return where a submitted batch stands; it has a `verdict` once there is one.
+
+    Raises:
+        NoVerdictError: The server could not judge it.
+        ServerError: The server does not know it.
+        UnreachableError: There is no answer.
+    """
+    answer: dict[str, Any] = client.get(f"/validate/{request_id}")
+    if answer["status"] == "failed":
+        raise NoVerdictError(f"request {request_id}: {answer['error']}")
     return answer
 
 

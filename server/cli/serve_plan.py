@@ -1,13 +1,13 @@
 """What `hallmark serve` is going to run: decided from the flags and the environment, nothing started yet."""
 
-import ipaddress
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 
-from hallmark.poc.errors import FieldError, UnsupportedError
-from hallmark.poc.settings import API_KEY_VARIABLE, SECTION, Settings
+from hallmark.poc.errors import FieldError
+from hallmark.poc.settings import SECTION, Settings
+from hallmark.server.auth import check_exposure
 from hallmark.server.cli.vllm_flags import VllmFlags
 
 __all__ = ["OUR_PLUGINS", "ServePlan", "plan", "plugin_names"]
@@ -63,7 +63,7 @@ def plan(model: str, arguments: Sequence[str], environment: Mapping[str, str]) -
     host = flags.get("host")
     socket = flags.get("uds")
     if flags.get("help") is None:
-        _check_access(settings, host, socket)
+        check_exposure(settings, host, socket)
     added, notes = _sizes(flags, settings)
     plugins = plugin_names(environment.get("VLLM_PLUGINS"))
     scheme = "https" if flags.get("ssl-certfile") else "http"
@@ -134,25 +134,6 @@ def _sizes(flags: VllmFlags, settings: Settings) -> tuple[list[str], list[str]]:
         elif given is not None and given < needed:
             raise FieldError(f"--{flag}", given, f"{needed} or more, for {why}; or lower the settings")
     return added, notes
-
-
-def _check_access(settings: Settings, host: str | None, socket: str | None) -> None:
-    if settings.api_key is not None or settings.allow_unauthenticated or socket or _is_loopback(host):
-        return
-    raise UnsupportedError(
-        f"the control routes would be open to everyone who reaches {host or 'this machine'}: set "
-        f"{API_KEY_VARIABLE} or {SECTION}.api_key, listen with --host 127.0.0.1, or insist with "
-        f"{SECTION}.allow_unauthenticated"
-    )
-
-
-def _is_loopback(host: str | None) -> bool:
-    if host is None:
-        return False  # vLLM listens on every interface then
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _reachable(host: str | None) -> str:
