@@ -65,13 +65,7 @@ class VllmEngine:
             UnsupportedError: a rank refused the set-up.
             EngineError: it failed on some rank.
         """
-        try:
-            ranks = await self._call("poc_setup")
-        except AttributeError as error:
-            raise UnsupportedError(
-                "the engine's workers lack Hallmark's methods: the general plugin 'hallmark' is not loaded "
-                "there. Name it in VLLM_PLUGINS beside 'hallmark_api', or start with `hallmark serve`."
-            ) from error
+        ranks = await self._call("poc_setup")
         first = cast("dict[str, Any]", ranks[0])
         for rank, described in enumerate(ranks[1:], start=1):
             if described["numerics"] != first["numerics"]:
@@ -120,7 +114,16 @@ class VllmEngine:
         """
         self._sequence += 1
         # Never with a timeout: its reply would come as the answer to the next call, chat's included.
-        replies = await self._client.collective_rpc(method, args=(self._sequence, *arguments))
+        try:
+            replies = await self._client.collective_rpc(method, args=(self._sequence, *arguments))
+        except Exception as error:  # vLLM raises a bare Exception for what fails in its engine
+            if f"has no attribute '{method}'" in str(error):
+                raise UnsupportedError(
+                    "the engine's workers lack Hallmark's methods: the general plugin 'hallmark' is not "
+                    "loaded there. Name it in VLLM_PLUGINS beside 'hallmark_api', or start with "
+                    "`hallmark serve`."
+                ) from error
+            raise EngineError(f"{method} did not reach the engine's workers: {error}") from error
         replies = sorted(replies, key=lambda reply: reply["rank"])
         if [reply["rank"] for reply in replies] != list(range(len(replies))) or any(
             reply["sequence"] != self._sequence for reply in replies
