@@ -74,7 +74,8 @@ def block_tables(batch_size: int, seq_len: int, block_size: int) -> tuple[Tensor
 
 def _stride_order(cache: Tensor) -> tuple[int, ...]:
     """Return the dimensions from outermost to innermost in memory."""
-    return tuple(sorted(range(cache.dim()), key=lambda dim: (-cache.stride(dim), dim)))
+    strides = cache.stride()
+    return tuple(sorted(range(cache.dim()), key=lambda dim: (-strides[dim], dim)))
 
 
 def _empty_in_order(shape: Sequence[int], order: Sequence[int], like: Tensor) -> Tensor:

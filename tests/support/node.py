@@ -96,7 +96,7 @@ def running_node(
 
         def ready() -> bool:
             try:
-                return node.http.get("/api/v1/pow/status").status_code == 200
+                return node.http.get("/health").status_code == 200
             except httpx.TransportError:
                 return False
 

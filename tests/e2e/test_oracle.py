@@ -1,0 +1,46 @@
+"""Transformers as an independent oracle: another implementation of the model gives the same distances."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from node import BATCH_SIZE, Node, proof, round_request
+from tolerances import ENGINE_TOLERANCES
+from transformers_engine import TransformersEngine
+
+from hallmark.poc.config import PoCConfig
+from hallmark.poc.round import Round
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+
+
+async def oracle_distances(engine: TransformersEngine, round_: Round, nonces: list[int]) -> list[float]:
+    await engine.open_round(round_.spec())
+    key = round_.config.public_key
+    distances: list[float] = []
+    for start in range(0, len(nonces), round_.batch_size):
+        distances += await engine.compute(
+            [(key, nonce) for nonce in nonces[start : start + round_.batch_size]]
+        )
+    return distances
+
+
+@pytest.mark.parametrize("use_random_projection", [True, False])
+def test_distances_agree_with_transformers(
+    node: Node, demo_model_directory: Path, use_random_projection: bool
+) -> None:
+    request = round_request(seq_len=64, use_random_projection=use_random_projection)
+    nonces = list(range(1000, 1000 + 2 * BATCH_SIZE))
+    node.poc("/init/validate", request)
+    answer = node.poc("/validate", proof(request, nonces, [1.0] * len(nonces)))
+
+    engine = TransformersEngine(demo_model_directory, served_names=("demo",))
+    round_ = Round.resolve(PoCConfig(**request), engine.model)
+    assert node.status()["config"]["input_scale"] == round_.input_scale, (
+        "both read it off the embedding table"
+    )
+    expected = asyncio.run(oracle_distances(engine, round_, nonces))
+    errors = [abs(a - b) for a, b in zip(answer["computed_distances"], expected, strict=True)]
+    tolerance = ENGINE_TOLERANCES[("bfloat16", "transformers")]
+    print("DBG oracle", max(errors) / round_.distance_std)
+    assert max(errors) < tolerance * round_.distance_std

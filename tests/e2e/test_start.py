@@ -1,0 +1,79 @@
+"""Servers that must not start: each ends with a plain sentence, none runs on without proof of compute."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from node import HALLMARK, running_node
+
+from hallmark.server.processes import ChildProcess, free_port
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+
+VLLM = (sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server", "--model")
+
+
+def run_to_its_end(command: tuple[str, ...], log: Path, **environment: str) -> tuple[int, str]:
+    """The exit code and the log of a server that is expected to end by itself."""
+    flags = ("--host", "127.0.0.1", "--port", str(free_port()), "--enforce-eager", "--max-model-len", "2048")
+    with ChildProcess("server", [*command, *flags], log=log, environment=environment) as process:
+        code = process.wait(240)
+    assert code is not None, log.read_text()[-4000:]
+    return code, log.read_text()
+
+
+def test_a_feature_that_poc_does_not_work_with_ends_the_start(
+    demo_model_directory: Path, tmp_path: Path
+) -> None:
+    code, log = run_to_its_end(
+        (*HALLMARK, "serve", str(demo_model_directory), "--enable-lora"), tmp_path / "server.log"
+    )
+    assert code != 0
+    assert "PoC does not work with LoRA (--enable-lora) yet." in log
+
+
+def test_a_batch_that_vllm_was_not_sized_for_ends_the_start_with_both_numbers(
+    demo_model_directory: Path, tmp_path: Path
+) -> None:
+    """Started by vLLM's own command, so that nothing raises the limit."""
+    code, log = run_to_its_end(
+        (*VLLM, str(demo_model_directory), "--max-num-batched-tokens", "4096"),
+        tmp_path / "server.log",
+        VLLM_PLUGINS="hallmark,hallmark_api",
+        PYTHONSAFEPATH="1",
+    )
+    assert code != 0
+    assert "8192 tokens" in log
+    assert "--max-num-batched-tokens of 4096" in log
+
+
+def test_workers_without_the_general_plugin_end_the_start(demo_model_directory: Path, tmp_path: Path) -> None:
+    code, log = run_to_its_end(
+        (*VLLM, str(demo_model_directory), "--max-num-batched-tokens", "8192"),
+        tmp_path / "server.log",
+        VLLM_PLUGINS="hallmark_api",
+        PYTHONSAFEPATH="1",
+    )
+    assert code != 0
+    assert "the general plugin 'hallmark' is not loaded there" in log
+
+
+def test_a_token_is_asked_for_on_every_control_route(demo_model_directory: Path, tmp_path: Path) -> None:
+    with running_node(
+        demo_model_directory, tmp_path / "server.log", "--enforce-eager", HALLMARK_API_KEY="a token"
+    ) as node:
+        node.http.headers["Authorization"] = "Bearer another"
+        for method, path in (
+            ("GET", "/api/v1/pow/status"),
+            ("POST", "/api/v1/pow/init/generate"),
+            ("POST", "/api/v1/pow/stop"),
+            ("GET", "/api/v1/state"),
+            ("POST", "/api/v1/stop"),
+        ):
+            response = node.http.request(method, path)
+            assert response.status_code == 401, path
+            assert "a token" not in response.text
+        assert node.chat().status_code == 200
+    assert "a token" not in (tmp_path / "server.log").read_text()
+    assert os.environ.get("HALLMARK_API_KEY") is None

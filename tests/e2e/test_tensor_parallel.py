@@ -1,0 +1,74 @@
+"""Two tensor-parallel ranks: the same round, the same verdicts, nothing of inference touched on either."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from node import BATCH_SIZE, Node, proof, round_request, running_node
+from tolerances import ENGINE_TOLERANCES
+
+from hallmark.poc.law import distance_std
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def pair(demo_model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    log = tmp_path_factory.mktemp("tensor-parallel") / "server.log"
+    flags = ("--enforce-eager", "--tensor-parallel-size", "2")
+    with running_node(demo_model_directory, log, *flags, VLLM_CPU_OMP_THREADS_BIND="0|1") as node:
+        yield node
+
+
+def test_two_ranks_find_and_validate_and_agree_with_one(node: Node, pair: Node) -> None:
+    round_ = round_request()
+    nonces = list(range(2 * BATCH_SIZE))
+    claims = proof(round_, nonces, [1.0] * len(nonces))
+    node.poc("/init/validate", round_)
+    pair.poc("/init/validate", round_)
+    one, two = (server.poc("/validate", claims)["computed_distances"] for server in (node, pair))
+    assert two == pair.poc("/validate", claims)["computed_distances"], "to the bit, on the same server"
+    tolerance = ENGINE_TOLERANCES[("bfloat16", "two ranks")] * distance_std(256)
+    print("DBG tp", max(abs(a - b) for a, b in zip(one, two, strict=True)) / distance_std(256))
+    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < tolerance
+
+    pair.poc("/init/generate", round_request(block_hash="for two", valid_rate=0.5))
+    assert pair.chat().status_code == 503
+    status = pair.wait_for(lambda status: status["total_valid"] >= 50)
+    assert status["numerics"]["tensor_parallel_size"] == 2
+    pair.poc("/phase/validate")
+    status = pair.status()
+    found = proof(
+        round_request(block_hash="for two"), status["valid_nonces"][:50], status["valid_distances"][:50]
+    )
+    verdict = pair.poc("/validate", found)
+    assert (verdict["fraud_detected"], verdict["computed_distances"]) == (False, found["dist"])
+    # Another number of ranks is another set of last bits, within the tolerance: still honest.
+    node.poc("/init/validate", round_request(block_hash="for two", valid_rate=0.5))
+    assert node.poc("/validate", found)["fraud_detected"] is False
+    pair.poc("/stop")
+
+
+def test_no_rank_touches_inference(pair: Node) -> None:
+    before = pair.complete("The proof of the pudding")
+    pair.probe("fill_guards")
+    cache = pair.probe("cache_checksum")
+    assert [result["rank"] for result in cache] == [0, 1]
+    round_ = round_request(seq_len=256)
+    pair.poc("/init/validate", round_)
+    pair.poc("/validate", proof(round_, list(range(BATCH_SIZE)), [1.0] * BATCH_SIZE))
+    assert pair.probe("cache_checksum") == cache
+    assert pair.probe("guards_hold") == [{"hold": True, "used": True}] * 2
+    assert pair.complete("The proof of the pudding") == before
+
+
+def test_a_failure_on_all_ranks_ends_the_round_and_inference_goes_on(pair: Node) -> None:
+    pair.poc("/init/validate", round_request())
+    pair.probe("forget_round")
+    pair.poc("/phase/generate")
+    status = pair.wait_for(lambda status: status["state"] == "STOPPED")
+    assert "no PoC round is open" in status["reason"]
+    assert pair.chat().status_code == 200
+    pair.poc("/init/generate", round_request())
+    pair.wait_for(lambda status: status["total_checked"] > 0)
+    pair.poc("/stop")
