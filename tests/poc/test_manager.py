@@ -16,6 +16,7 @@ from runtime import (
     running_manager,
     running_receiver,
 )
+from transformers_engine import tiny_model
 
 from hallmark.poc.config import PoCState
 from hallmark.poc.errors import (
@@ -507,15 +508,15 @@ class TestFailures:
         assert manager.status()["reason"] is None
         assert manager.state is phase
 
-    async def test_a_model_whose_weights_are_gone_ends_the_round(
-        self, engine: Engine, manager: PoCManager
-    ) -> None:
+    async def test_a_model_whose_weights_are_gone_ends_the_round(self) -> None:
         """No injected error: the model is on a device where nothing can be computed."""
-        engine._model.to("meta")
-        await manager.start_round(config())
-        await eventually(lambda: manager.state is STOPPED)
-        assert "meta" in manager.status()["reason"]
-        assert not manager.gate_closed
+        model = tiny_model()
+        async with running_manager(Engine(model)) as manager:
+            model.to("meta")
+            await manager.start_round(config())
+            await eventually(lambda: manager.state is STOPPED)
+            assert "meta" in manager.status()["reason"]
+            assert not manager.gate_closed
 
     @pytest.mark.parametrize("error", [EngineError("all ranks failed"), ValueError("odd")])
     async def test_a_round_that_dies_ends_stopped_with_the_reason(

@@ -6,6 +6,7 @@ import math
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
 import httpx
@@ -32,6 +33,12 @@ QUICK = Settings(callback_interval=0.0, callback_retry_base=0.0, callback_retry_
 _PATIENCE = 60.0
 
 
+@cache
+def shared_model() -> Qwen3ForCausalLM:
+    """A small model that no test changes."""
+    return tiny_model()
+
+
 async def eventually(condition: Callable[[], Any]) -> Any:
     """The first true value of a condition; an error where it stays false for a minute."""
     async with asyncio.timeout(_PATIENCE):
@@ -53,7 +60,7 @@ class Engine(TransformersEngine):
     """
 
     def __init__(self, model: Qwen3ForCausalLM | None = None, **limits: Any) -> None:
-        super().__init__(tiny_model() if model is None else model, **limits)
+        super().__init__(shared_model() if model is None else model, **limits)
         self.calls: list[str] = []
         self.keys: list[list[NonceKey]] = []
         self.overlapped = False
@@ -124,9 +131,9 @@ def config(**changes: Any) -> PoCConfig:
     return PoCConfig(**request(**changes))
 
 
-def oracle(config: PoCConfig, keys: Sequence[NonceKey], model: Qwen3ForCausalLM | None = None) -> list[float]:
+def oracle(config: PoCConfig, keys: Sequence[NonceKey]) -> list[float]:
     """Distances from an engine of their own, one nonce at a time."""
-    engine = TransformersEngine(tiny_model() if model is None else model)
+    engine = TransformersEngine(shared_model())
     asyncio.run(engine.open_round(Round.resolve(config, engine.model).spec()))
     return [engine.distances([key])[0] for key in keys]
 
