@@ -20,7 +20,7 @@ from hallmark.poc.errors import HallmarkError
 __all__ = ["ChildProcess", "ProcessError", "free_port", "log_tail", "process_group"]
 
 _POLL_SECONDS = 0.05
-_LINGER_SECONDS = 2.0
+_LINGER_SECONDS = 3.0
 _TAIL_BYTES = 16_384
 
 
@@ -138,8 +138,10 @@ class ChildProcess:
                 continue
             raise ProcessError(f"{self.name} {problem}" + (f"; its log is {self.log}" if self.log else ""))
 
-    def terminate(self, *, seconds: float = 30.0) -> int:
-        """End it: SIGTERM, and SIGKILL to its whole group after a while.
+    def terminate(self, *, seconds: float = 20.0) -> int:
+        """End it: SIGTERM, after a while another one, and at last SIGKILL to its whole group.
+
+        Programs that run others, `hallmark serve` among them, take the second one as a wish to end at once.
 
         Args:
             seconds: How long it may take to end by itself.
@@ -147,14 +149,18 @@ class ChildProcess:
         Returns:
             Its exit code, minus the signal's number where a signal ended it.
         """
-        if self._process.returncode is not None:
-            return self._process.returncode
-        self.send_signal(signal.SIGTERM)
-        code = self.wait(seconds)
-        if code is None:
+        for patience in (seconds, _LINGER_SECONDS):
+            self.send_signal(signal.SIGTERM)
+            code = self.wait(patience)
+            if code is not None:
+                return code
+        return self.kill()
+
+    def kill(self) -> int:
+        """End it and its whole group at once by SIGKILL; returns its exit code."""
+        if self._process.returncode is None:
             os.killpg(self.pid, signal.SIGKILL)
-            code = self._process.wait()
-        return code
+        return self._process.wait()
 
     def log_tail(self, lines: int = 30) -> str:
         """The last lines of its log; empty where it has none."""

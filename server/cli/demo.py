@@ -49,6 +49,10 @@ def demo(
             console.print(escape(log_tail(story.log)), soft_wrap=True, highlight=False)
             console.print(f"The whole log is {story.log}", soft_wrap=True, highlight=False)
         raise typer.Exit(2) from exc
+    except (KeyboardInterrupt, SystemExit):
+        if directory is None:
+            shutil.rmtree(folder)
+        raise
     console.print(_table(judged))
     problems = [problem for one in judged for problem in one.problems]
     for problem in problems:

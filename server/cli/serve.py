@@ -1,8 +1,10 @@
 """`hallmark serve`: vLLM's own API server, with proof of compute in it."""
 
+import math
 import os
 import signal
 import time
+from collections.abc import Sequence
 from types import FrameType
 from typing import Annotated
 
@@ -19,6 +21,9 @@ __all__ = ["serve"]
 _POLL_SECONDS = 0.2
 _PROBE_SECONDS = 1.0
 _PROBE_TIMEOUT = 5.0
+
+# While it starts, vLLM may not notice a signal for minutes, and has nothing to lose yet.
+_START_UP_PATIENCE = 10.0
 
 
 def serve(
@@ -54,18 +59,34 @@ def _run(plan: ServePlan) -> int:
         ChildProcess("vLLM", plan.command, environment=plan.environment) as child,
         _connect(plan) as client,
     ):
-        ready, next_probe, forwarded = False, time.monotonic(), 0
+        ready, next_probe = False, time.monotonic()
         while (code := child.wait(_POLL_SECONDS)) is None:
-            for number in received[forwarded:]:
-                # The first asks the server to finish, another one is somebody who does not want to wait.
-                child.send_signal(number if forwarded == 0 else signal.SIGKILL)
-                forwarded += 1
-            if not ready and not received and time.monotonic() >= next_probe:
+            if received:
+                # The first signal asks the server to finish; another one is of somebody who will not wait.
+                code = _finish(child, received, seconds=None if ready else _START_UP_PATIENCE)
+                break
+            if not ready and time.monotonic() >= next_probe:
                 ready = _probe(client)
                 if ready:
                     _say(f"ready: {plan.socket or plan.url}, chat at /v1, proof of compute at {PREFIX}")
                 next_probe = time.monotonic() + _PROBE_SECONDS
     return code if code >= 0 else 128 - code
+
+
+def _finish(child: ChildProcess, received: Sequence[signal.Signals], *, seconds: float | None) -> int:
+    """Pass the first signal on and wait; return the exit code.
+
+    Args:
+        child: The server.
+        received: Signals that came, and come meanwhile.
+        seconds: The longest to wait before the server is killed; None leaves that to vLLM's own flags.
+    """
+    child.send_signal(received[0])
+    deadline = math.inf if seconds is None else time.monotonic() + seconds
+    while (code := child.wait(_POLL_SECONDS)) is None:
+        if len(received) > 1 or time.monotonic() >= deadline:
+            return child.kill()
+    return code
 
 
 def _connect(plan: ServePlan) -> httpx.Client:

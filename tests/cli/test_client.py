@@ -1,0 +1,35 @@
+"""What errors of a server become."""
+
+import httpx
+import pytest
+
+from hallmark.server.cli.client import PoCClient, UnreachableError, explain
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ('{"detail": "r_target: 3 is not allowed"}', "r_target: 3 is not allowed"),
+        ('{"detail": [{"loc": ["body"]}]}', '[{"loc": ["body"]}]'),
+        ('{"error": {"message": "PoC generation is active"}}', "PoC generation is active"),
+        ('{"error": "Unauthorized"}', "Unauthorized"),
+        ('{"other": 1}', '{"other": 1}'),
+        ("plain text\n", "plain text"),
+        ("", "Bad Request"),
+    ],
+)
+def test_errors_are_read_in_every_form(body: str, sentence: str) -> None:
+    assert explain(httpx.Response(400, text=body)) == sentence
+
+
+@pytest.mark.parametrize(
+    "url", ["http://node:8000", "node:8000", "http://node:8000/", "http://node:8000/api/v1/pow"]
+)
+def test_urls_may_be_short_or_long(url: str) -> None:
+    with PoCClient(url) as client:
+        assert client.url == "http://node:8000"
+
+
+def test_a_url_that_is_none_is_named() -> None:
+    with pytest.raises(UnreachableError, match=r"^http://node:port is not a URL"):
+        PoCClient("http://node:port")
