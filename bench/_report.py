@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -69,11 +68,6 @@ def seconds_side_by_side(
     return seconds
 
 
-def median(seconds: Sequence[float]) -> float:
-    """The median, which one disturbed run does not move."""
-    return statistics.median(seconds)
-
-
 def print_table(rows: Sequence[Row]) -> None:
     """Print rows of the same columns, numbers to the right."""
     columns = list(rows[0])
@@ -113,7 +107,7 @@ def write_results(
 
 
 def _cell(value: object) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _nothing() -> None:

@@ -33,8 +33,8 @@ BLOCK_HASH = "0000000000000000000a7c3e5b9d1f2468ace013579bdf02468ace013579bdf0"
 PUBLIC_KEY = "02c6047f9441ed7d6d3045406e95c07cd85c778e4b8cef3ca7abac09b95c709ee5"
 PROJECTION_SCALE = 0.01
 
-# What distances of the demo model may differ by between machines, in units of s. The largest difference
-# that its bf16 arithmetic made was 0.02 between instruction sets of one CPU and 0.06 to fp16 and fp32.
+# What distances of the demo model may differ by between machines, in units of s: twice what another dtype
+# makes of them, and nearly five times what another instruction set does (bench/numerics.py).
 DISTANCE_TOLERANCE = 0.15
 
 _DEMO: Json = {

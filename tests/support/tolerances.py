@@ -7,8 +7,8 @@ DISTANCE_TOLERANCES: dict[tuple[torch.dtype, str], float] = {
     (torch.bfloat16, "same hidden state"): 1e-12,
     # float32 sums of H·P in another order than float64 ones: under 2^-24·D relative, far under 1e-4 s.
     (torch.bfloat16, "post projection in float64"): 1e-6,
-    # The demo model of width 256 (s = 0.0442): 0.15 s. Its bf16 arithmetic was seen to differ by 0.02 s
-    # between instruction sets of one CPU, and by 0.06 s from fp16 and fp32.
+    # The demo model of width 256 (s = 0.0442): 0.15 s. bench/numerics.py finds up to 0.07 s between its
+    # bf16, fp16 and fp32 arithmetic and up to 0.03 s between instruction sets of one CPU.
     (torch.bfloat16, "published vectors"): 0.15 * 0.044194173824159216,
 }
 """(dtype of the model, what differs) → largest difference of two distances."""
