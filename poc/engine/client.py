@@ -12,7 +12,7 @@ import vllm
 from vllm.engine.protocol import EngineClient
 
 from hallmark.poc.config import DeployedModel
-from hallmark.poc.engine.support import check_config, check_limits, check_version
+from hallmark.poc.engine.support import check_config, check_front_end, check_limits, check_version
 from hallmark.poc.errors import EngineError, UnsupportedError
 from hallmark.poc.round import RoundSpec
 from hallmark.poc.settings import Settings
@@ -34,6 +34,7 @@ async def connect(engine_client: EngineClient, settings: Settings, args: Namespa
     """
     config = engine_client.vllm_config
     check_version(vllm.__version__, settings.allow_unsupported_vllm)
+    check_front_end(args, os.environ)
     check_config(config)
     check_limits(config, settings)
     engine = VllmEngine(engine_client)

@@ -5,6 +5,7 @@ ranks that would have to agree on more than tensor parallelism does) or was neve
 """
 
 import re
+from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,6 +73,22 @@ def check_config(config: VllmConfig) -> None:
     refused = [f"PoC does not work with {feature} yet." for feature, is_on in refusals.items() if is_on]
     if refused:
         raise UnsupportedError(" ".join(refused))
+
+
+def check_front_end(args: Namespace, environment: Mapping[str, str]) -> None:
+    """Refuse front ends that do not go through the HTTP server whose routes carry the inference gate.
+
+    Args:
+        args: the server's arguments.
+        environment: the process's environment.
+
+    Raises:
+        UnsupportedError: the gRPC or the Rust front end was asked for.
+    """
+    if getattr(args, "grpc", False) or getattr(args, "grpc_port", None) is not None:
+        raise UnsupportedError("PoC does not work with vLLM's gRPC front end (--grpc, --grpc-port) yet.")
+    if environment.get("VLLM_USE_RUST_FRONTEND", "0").strip().lower() not in ("", "0", "false"):
+        raise UnsupportedError("PoC does not work with vLLM's Rust front end (VLLM_USE_RUST_FRONTEND) yet.")
 
 
 def check_limits(config: VllmConfig, settings: Settings) -> None:

@@ -16,7 +16,9 @@ rank, store, vote = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 if vote != "absent":
     Agreement(dist.group.WORLD, timedelta(seconds=5)).confirm(vote == "yes", "a step")
-    print("went on")
+    print("went on", flush=True)
+    # Workers live on after a vote; one that ended here would close the others' connections.
+    sys.stdin.read()
 else:
     # A rank that is stuck: alive, but it does not come to the vote.
     import time
@@ -29,16 +31,18 @@ def vote(tmp_path: Path, *votes: str) -> list[tuple[int, str, str]]:
     ranks = [
         subprocess.Popen(
             [sys.executable, "-P", "-c", RANK, str(rank), str(tmp_path / "store"), word],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank, word in enumerate(votes)
     ]
+    lines = [process.stdout.readline().strip() for process in ranks if process.stdout is not None]
     outcomes = []
-    for process in ranks:
-        out, err = process.communicate(timeout=60)
-        outcomes.append((process.returncode, out.strip(), err))
+    for process, line in zip(ranks, lines, strict=True):
+        _, err = process.communicate(timeout=60)
+        outcomes.append((process.returncode, line, err))
     return outcomes
 
 

@@ -1,5 +1,6 @@
 """Which vLLM set-ups are refused, on vLLM's own configuration objects."""
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,24 @@ def test_per_layer_inputs_are_refused(configure: Any) -> None:
     config.model_config.hf_text_config.hidden_size_per_layer_input = 256
     with pytest.raises(UnsupportedError, match="per-layer inputs"):
         check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "front_end"),
+    [
+        ({"grpc": True}, {}, "gRPC"),
+        ({"grpc_port": 50051}, {}, "gRPC"),
+        ({}, {"VLLM_USE_RUST_FRONTEND": "1"}, "Rust"),
+    ],
+)
+def test_other_front_ends_are_refused(
+    arguments: dict[str, Any], environment: dict[str, str], front_end: str
+) -> None:
+    from hallmark.poc.engine.support import check_front_end
+
+    check_front_end(Namespace(grpc_port=None), {"VLLM_USE_RUST_FRONTEND": "0"})
+    with pytest.raises(UnsupportedError, match=front_end):
+        check_front_end(Namespace(**arguments), environment)
 
 
 @pytest.mark.parametrize(
