@@ -32,7 +32,7 @@ class Settings(BaseModel):
         None, min_length=1, description="Token of the control routes; better given as HALLMARK_API_KEY."
     )
     allow_unauthenticated: bool = Field(False, description="Serve a network without a token.")
-    max_body_bytes: _Count = Field(16 * 2**20, description="Largest body of a control request.")
+    max_body_bytes: _Count = Field(8 * 2**20, description="Largest body of a control request.")
 
     inference_while_generating: bool = Field(False, description="Serve inference in GENERATING too.")
     max_queued_nonces: _Count = Field(100_000, description="Nonces that may wait for validation.")
