@@ -12,7 +12,6 @@ integer arithmetic, apart from the protocol's own streams, so that the model out
 import hashlib
 import json
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 from string import ascii_letters, ascii_lowercase
 from typing import Final
@@ -124,7 +123,8 @@ def _tokenizer() -> Tokenizer:
     """
     special = [_END_OF_TEXT, _START_OF_TURN, _END_OF_TURN]
     space = "Ġ"  # how byte-level tokenizers write a space
-    pairs = [(space, letter) for letter in ascii_letters] + list(product(ascii_lowercase, repeat=2))
+    pairs = [(space, letter) for letter in ascii_letters]
+    pairs += [(first, second) for first in ascii_lowercase for second in ascii_lowercase]
     tokens = sorted(pre_tokenizers.ByteLevel.alphabet()) + [left + right for left, right in pairs]
     reserved = [f"<|reserved_{i}|>" for i in range(VOCABULARY_SIZE - len(tokens) - len(special))]
     vocabulary = {token: index for index, token in enumerate(tokens)}

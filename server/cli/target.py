@@ -1,13 +1,12 @@
 """`hallmark target`: from a valid rate to an `r_target`, and back."""
 
-from dataclasses import fields
 from typing import Annotated
 
 import typer
 
-from hallmark.poc.config import PoCConfig
 from hallmark.poc.errors import FieldError
 from hallmark.poc.law import distance_std, r_target_for, valid_rate
+from hallmark.server.schemas import RoundRequest
 
 __all__ = ["target"]
 
@@ -32,7 +31,7 @@ def target(
             raise FieldError("r_target", r_target, "a number above 0")
         rate = valid_rate(r_target, hidden_size)
     std = distance_std(hidden_size)
-    units = next(field.default for field in fields(PoCConfig) if field.name == "distance_tolerance")
+    units: float = RoundRequest.model_fields["distance_tolerance"].default
     typer.echo(f"r_target    {r_target!r}")
     typer.echo(f"valid_rate  {rate!r}")
     typer.echo(f"s           {std!r}  (standard deviation of an unrelated distance)")
