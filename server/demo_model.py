@@ -21,6 +21,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from hallmark.poc.errors import FieldError
+
 HIDDEN_SIZE: Final = 256
 LAYERS: Final = 4
 HEADS: Final = 4
@@ -56,9 +58,7 @@ def build_demo_model(directory: Path, *, seed: int = 0, altered_layer: int | Non
         FieldError: When the model has no layer of that index.
     """
     if altered_layer is not None and not 0 <= altered_layer < LAYERS:
-        raise ValueError(
-            f"altered_layer: {altered_layer} is not allowed; allowed: 0 to {LAYERS - 1}, or None"
-        )
+        raise FieldError("altered_layer", altered_layer, f"0 to {LAYERS - 1}, or None")
     directory.mkdir(parents=True, exist_ok=True)
     save_file(
         dict(_weights(seed, altered_layer)), str(directory / "model.safetensors"), metadata={"format": "pt"}

@@ -137,8 +137,8 @@ class Story:
             node.poc.post("/stop")
             for delivered in _deliveries(receiver, public_key, block_hash):
                 status = node.poc.get("/status")
-                # The batch in flight still counts, until the round is closed.
-                if not status["is_model_initialized"] and delivered == status["total_valid"]:
+                # The batch in flight still counts; the projections are freed after it.
+                if not status["projection"]["bytes"] and delivered == status["total_valid"]:
                     break
             update(
                 f"{delivered} found and delivered, {status['rate_per_second']:.1f} nonces/s tried, "
