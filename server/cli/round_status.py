@@ -15,7 +15,7 @@ def status(
     api_key: ApiKey = None,
     watch: Watch = False,
     interval: Interval = 1.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the server's answer as it is.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the server's whole answer.")] = False,
 ) -> None:
     """Show the round's state, counters and rate."""
     with PoCClient(url, api_key) as client:

@@ -20,13 +20,19 @@ Interval = Annotated[float, typer.Option(min=0.1, help="Seconds between two look
 
 _RUNNING = ("GENERATING", "VALIDATING")
 
+# A table must fit on a screen to be watched; --json shows everything.
+_LEFT_OUT = frozenset(
+    {"status", "stats", "valid_nonces", "valid_distances", "callbacks.receivers", "numerics"}
+)
+_SHOWN_OF_CONFIG = frozenset({"block_hash", "block_height", "public_key", "batch_size", "seq_len"})
+
 
 def print_status(status: Mapping[str, Any], *, as_json: bool = False) -> None:
     """Print a status.
 
     Args:
         status: As the server gave it.
-        as_json: On one line as JSON, for programs, instead of as a table.
+        as_json: All of it, on one line as JSON, instead of a table of what matters to people.
     """
     if as_json:
         print(json.dumps(status))
@@ -47,7 +53,7 @@ def watch_status(client: PoCClient, interval: float, *, as_json: bool = False) -
         for status in looks:
             print(json.dumps(status), flush=True)
     elif sys.stdout.isatty():
-        with Live(_table(next(looks)), auto_refresh=False) as live:
+        with Live(_table(next(looks)), console=Console(), auto_refresh=False) as live:
             for status in looks:
                 live.update(_table(status), refresh=True)
     else:
@@ -81,24 +87,25 @@ def _line(status: Mapping[str, Any]) -> str:
 
 def _table(status: Mapping[str, Any]) -> Table:
     table = Table(show_header=False, box=None)
-    table.add_column(style="bold")
+    table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in _flatten(status):
+    for name, value in _rows(status):
         table.add_row(name, value)
     return table
 
 
-def _flatten(status: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every field as text, nested ones with dots in their names, and of long lists the length."""
-    for name, value in status.items():
+def _rows(status: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the fields that change or name the round, as text; those of nested objects with dots."""
+    for field, value in status.items():
+        name = prefix + field
+        if name in _LEFT_OUT or (prefix == "config." and field not in _SHOWN_OF_CONFIG):
+            continue
         match value:
             case dict():
-                yield from _flatten(value, f"{prefix}{name}.")
-            case list() if len(value) > 4:
-                yield prefix + name, f"{len(value)} values"
+                yield from _rows(value, f"{name}.")
             case float():
-                yield prefix + name, f"{value:.6g}"
+                yield name, f"{value:.6g}"
             case None:
-                yield prefix + name, "-"
+                yield name, "-"
             case _:
-                yield prefix + name, str(value)
+                yield name, str(value)

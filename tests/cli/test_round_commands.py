@@ -3,6 +3,8 @@
 import asyncio
 import io
 import json
+import os
+import pty
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -144,6 +146,26 @@ async def test_watching_off_a_terminal_is_a_line_a_look_until_the_round_stops(no
 async def test_watching_as_json(node: Node) -> None:
     [look] = (await node.round("status", "--watch", "--json")).out.splitlines()
     assert json.loads(look)["state"] == "IDLE"
+
+
+async def test_watching_on_a_terminal_redraws_the_table(node: Node) -> None:
+    await node.round("start", *ROUND, *SHORT)
+    controller, terminal = pty.openpty()
+    watching = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "hallmark.server.cli", "round", "status", node.url),
+        *("--watch", "--interval", "0.1"),
+        stdout=terminal,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "50"},
+    )
+    os.close(terminal)
+    shown = b""
+    while b"STOPPED" not in shown:
+        shown += await asyncio.to_thread(os.read, controller, 65_536)
+        if b"GENERATING" in shown:
+            await node.manager.stop()
+    assert await watching.wait() == 0
+    os.close(controller)
+    assert b"\x1b[1A" in shown  # the cursor went up, to draw over the last table
 
 
 async def test_status_and_stop(node: Node) -> None:
