@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,9 +15,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from hallmark.poc.errors import HallmarkError
-from hallmark.server.cli.demo_story import Judged, Story
+from hallmark.server.cli.serve_plan import check_vllm_is_installed
 from hallmark.server.cli.steps import Steps
 from hallmark.server.processes import log_tail
+
+if TYPE_CHECKING:
+    from hallmark.server.cli.demo_story import Judged
 
 __all__ = ["demo"]
 
@@ -36,6 +39,10 @@ def demo(
     It needs no GPU and no download: it serves a tiny model made here, and takes a few minutes. Exit code 0
     only if every verdict is the right one.
     """
+    check_vllm_is_installed()
+    # The model is made with what vLLM brings; other commands must not need it.
+    from hallmark.server.cli.demo_story import Story
+
     signal.signal(signal.SIGTERM, _end)
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_OFF_A_TERMINAL)
     folder = Path(tempfile.mkdtemp(prefix="hallmark-demo-")) if directory is None else directory.resolve()
@@ -66,7 +73,7 @@ def demo(
     raise typer.Exit(0 if right else 1)
 
 
-def _table(judged: Sequence[Judged]) -> Table:
+def _table(judged: "Sequence[Judged]") -> Table:
     table = Table("claim", "nonces", "beyond tolerance", "p-value", "verdict", "as it should be")
     for one in judged:
         table.add_row(

@@ -13,7 +13,7 @@ import typer
 
 from hallmark.poc.errors import UnsupportedError
 from hallmark.server.cli.client import PREFIX, explain
-from hallmark.server.cli.serve_plan import ServePlan, plan
+from hallmark.server.cli.serve_plan import ServePlan, check_vllm_is_installed, plan
 from hallmark.server.processes import ChildProcess
 
 __all__ = ["serve"]
@@ -41,6 +41,7 @@ def serve(
     """
     if model.startswith("-"):
         raise typer.BadParameter("the model comes first: hallmark serve MODEL [vLLM flags]")
+    check_vllm_is_installed()
     raise typer.Exit(_run(plan(model, context.args, os.environ)))
 
 

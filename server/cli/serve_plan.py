@@ -4,13 +4,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 
-from hallmark.poc.errors import FieldError
+from hallmark.poc.errors import FieldError, UnsupportedError
 from hallmark.poc.settings import SECTION, Settings
 from hallmark.server.auth import check_exposure
 from hallmark.server.cli.vllm_flags import VllmFlags
 
-__all__ = ["OUR_PLUGINS", "ServePlan", "plan", "plugin_names"]
+__all__ = ["OUR_PLUGINS", "ServePlan", "check_vllm_is_installed", "plan", "plugin_names"]
 
 OUR_PLUGINS = ("hallmark", "hallmark_api")
 """Names of our entry points in the groups `vllm.general_plugins` and `vllm.endpoint_plugins`."""
@@ -44,6 +45,16 @@ class ServePlan:
     socket: str | None
     api_key: str | None = field(repr=False)
     notes: tuple[str, ...]
+
+
+def check_vllm_is_installed() -> None:
+    """Refuse to go on where there is no vLLM to start.
+
+    Raises:
+        UnsupportedError: This environment has none.
+    """
+    if find_spec("vllm") is None:
+        raise UnsupportedError(f"vLLM is not installed in the environment of {sys.executable}")
 
 
 def plan(model: str, arguments: Sequence[str], environment: Mapping[str, str]) -> ServePlan:

@@ -1,10 +1,12 @@
 """What `hallmark serve` is going to run."""
 
+import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+from command_line import Cli
 
 from hallmark.poc.errors import FieldError, UnsupportedError
 from hallmark.server.cli.serve_plan import OUR_PLUGINS, plan, plugin_names
@@ -161,3 +163,24 @@ def test_a_list_that_the_user_made_gets_ours_added(present: str, names: list[str
     assert plugin_names(present) == names
     environment = plan("m", LOOPBACK, {"VLLM_PLUGINS": present}).environment
     assert environment["VLLM_PLUGINS"] == ",".join(names)
+
+
+@pytest.mark.parametrize("arguments", [("serve", "org/model", *LOOPBACK), ("demo",)])
+def test_without_vllm_the_commands_say_so(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)  # Python's own way to have a module missing
+    result = cli(*arguments)
+    assert result.code == 2
+    assert result.err == f"hallmark: vLLM is not installed in the environment of {sys.executable}\n"
+
+
+def test_the_command_line_needs_nothing_that_only_vllm_brings() -> None:
+    """An operator's machine that only starts rounds has Hallmark's own dependencies."""
+    script = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(['vllm', 'safetensors', 'tokenizers', 'transformers']))\n"
+        "from hallmark.server.cli.app import app; app(['round', '--help'])"
+    )
+    result = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
