@@ -95,7 +95,8 @@ class Receiver:
 
     def proof(self, public_key: str, block_hash: str) -> ProofBatch:
         """All it has of a key and a block, joined into one batch in the order of arrival."""
-        found = self._get("/batches", public_key=public_key, block_hash=block_hash, kind="generated")
+        query = {"public_key": public_key, "block_hash": block_hash, "kind": "generated", "limit": "1000"}
+        found = self._get("/batches", **query)
         bodies = [self._get(f"/batches/{batch['id']}")["body"] for batch in found]
         if not bodies:
             raise DemoError(f"the receiver has nothing of {public_key!r} for block {block_hash!r}")

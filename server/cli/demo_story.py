@@ -87,14 +87,14 @@ class Story:
         with self._steps.step(f"Make a model of {LAYERS} layers, and one that differs in one of them"):
             build_demo_model(model)
             build_demo_model(altered_model, altered_layer=_ALTERED_LAYER)
-        with self._running("a receiver of callbacks", running_receiver(self._folder)) as receiver:
+        with self._running("the receiver of callbacks", running_receiver(self._folder)) as receiver:
             with self._node("the honest server", model) as node:
                 earlier = self._generate(node, receiver, "honest", height=1, wanted=NONCES_OF_A_FORGERY)
                 honest = self._generate(node, receiver, "honest", height=2, wanted=self._nonces)
-            with self._node("a server with the other model", altered_model) as node:
+            with self._node("the server with the other model", altered_model) as node:
                 other = self._generate(node, receiver, "cheat", height=2, wanted=NONCES_OF_A_FORGERY)
             (self._folder / "proof.json").write_text(json.dumps(honest.as_dict()), encoding="utf-8")
-            with self._node("the honest server again, to validate", model) as node:
+            with self._node("the validator, which has the honest model", model) as node:
                 node.poc.post("/init/validate", _round("validator", height=2))
                 yield self._validate_beside_chat(node, honest)
                 for claim in forgeries(honest, earlier, other, valid_rate=_VALID_RATE):
