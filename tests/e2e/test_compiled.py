@@ -40,7 +40,6 @@ def test_a_round_beside_compiled_inference(node: Node, compiled: Node) -> None:
     node.poc("/init/validate", round_)
     eager = node.poc("/validate", claims)["computed_distances"]
     tolerance = ENGINE_TOLERANCES[("bfloat16", "other custom ops")] * distance_std(256)
-    print("DBG comp", max(abs(a - b) for a, b in zip(distances, eager, strict=True)) / distance_std(256))
     assert max(abs(a - b) for a, b in zip(distances, eager, strict=True)) < tolerance
 
 

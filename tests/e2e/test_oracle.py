@@ -42,5 +42,4 @@ def test_distances_agree_with_transformers(
     expected = asyncio.run(oracle_distances(engine, round_, nonces))
     errors = [abs(a - b) for a, b in zip(answer["computed_distances"], expected, strict=True)]
     tolerance = ENGINE_TOLERANCES[("bfloat16", "transformers")]
-    print("DBG oracle", max(errors) / round_.distance_std)
     assert max(errors) < tolerance * round_.distance_std

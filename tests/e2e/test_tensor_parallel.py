@@ -29,7 +29,6 @@ def test_two_ranks_find_and_validate_and_agree_with_one(node: Node, pair: Node) 
     one, two = (server.poc("/validate", claims)["computed_distances"] for server in (node, pair))
     assert two == pair.poc("/validate", claims)["computed_distances"], "to the bit, on the same server"
     tolerance = ENGINE_TOLERANCES[("bfloat16", "two ranks")] * distance_std(256)
-    print("DBG tp", max(abs(a - b) for a, b in zip(one, two, strict=True)) / distance_std(256))
     assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < tolerance
 
     pair.poc("/init/generate", round_request(block_hash="for two", valid_rate=0.5))
