@@ -14,9 +14,9 @@ DISTANCE_TOLERANCES: dict[tuple[torch.dtype, str], float] = {
 """(dtype of the model, what differs) → largest difference of two distances."""
 
 ENGINE_TOLERANCES: dict[tuple[str, str], float] = {
-    # Each of these changes where bf16 is rounded inside the model, and no more. For the demo model that moves a
-    # distance by up to 0.07 s (bench/results/numerics-*.json: fp16 and fp32 against bf16); twice that is allowed,
-    # and less than half of the default tolerance of a round, 0.35 s.
+    # Each of these changes where bf16 is rounded inside the model, and no more. For the demo model that
+    # moves a distance by up to 0.07 s (bench/results/numerics-*.json: fp16 and fp32 against bf16); twice
+    # that is allowed, which is less than half of a round's default tolerance, 0.35 s.
     ("bfloat16", "transformers"): 0.15,  # another implementation of norms, attention and rotary embedding
     ("bfloat16", "two ranks"): 0.15,  # sums of two halves, each rounded before the all-reduce
     ("bfloat16", "other custom ops"): 0.15,  # a server that compiles picks other kernels for the same layers
