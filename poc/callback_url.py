@@ -1,6 +1,8 @@
 """Where callbacks may go, and the exact request target they go to."""
 
+import ipaddress
 import re
+import socket
 from collections.abc import Collection
 from typing import Literal
 
@@ -19,8 +21,17 @@ _ALLOWED = (
 _URL = re.compile(r"https?://[^/?#@\\\s]+(?P<path>(?:/[^?#\\\s]*)?)", re.ASCII | re.IGNORECASE)
 
 
+# Where clouds keep the machine's own credentials; it answers whoever asks from this machine.
+_FORBIDDEN = tuple(
+    ipaddress.ip_network(network) for network in ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128")
+)
+
+
 def check_callback_url(url: str, allowed_hosts: Collection[str] | None = None) -> None:
     """Refuse a URL that callbacks must not go to.
+
+    A literal link-local or metadata address is refused in every spelling that a resolver takes for one; what
+    a name resolves to is not looked at.
 
     Args:
         url: The base that `/generated` and `/validated` are appended to.
@@ -39,8 +50,26 @@ def check_callback_url(url: str, allowed_hosts: Collection[str] | None = None) -
         raise FieldError("callback_url", shown, _ALLOWED) from exc
     if not host or (port is not None and not 0 < port < 2**16):
         raise FieldError("callback_url", shown, _ALLOWED)
+    address = _literal_address(host)
+    if address is not None and any(address in network for network in _FORBIDDEN):
+        raise FieldError("callback_url", shown, "a host that is no link-local or metadata address")
     if allowed_hosts is not None and host.lower() not in {allowed.lower() for allowed in allowed_hosts}:
         raise FieldError("callback_url", shown, f"the hosts {', '.join(allowed_hosts)}")
+
+
+def _literal_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that a host is; None where it is a name."""
+    if ":" in host:
+        try:
+            address = ipaddress.IPv6Address(host.partition("%")[0])
+        except ValueError:
+            return None
+        return address.ipv4_mapped or address
+    try:
+        # The older spellings too, which resolvers take: 2852039166, 0xa9.0xfe.0xa9.0xfe, 169.254.43518.
+        return ipaddress.IPv4Address(socket.inet_aton(host.rstrip(".")))
+    except OSError:
+        return None
 
 
 def request_target(url: str, kind: CallbackKind) -> bytes:

@@ -60,6 +60,37 @@ def test_an_allow_list_is_of_hosts_in_any_case() -> None:
 
 
 @pytest.mark.parametrize(
+    "host",
+    [
+        "169.254.169.254",
+        "169.254.0.1",
+        "169.254.169.254.",
+        "2852039166",
+        "0xa9.0xfe.0xa9.0xfe",
+        "0251.0376.43518",
+        "[::ffff:169.254.169.254]",
+        "[::FFFF:a9fe:a9fe]",
+        "[fe80::1]",
+        "[fe80::1%25eth0]",
+        "[febf::1]",
+        "[fd00:ec2::254]",
+    ],
+)
+def test_link_local_and_metadata_addresses_are_refused_in_every_spelling(host: str) -> None:
+    for allowed_hosts in (None, [host.strip("[]")]):
+        with pytest.raises(FieldError, match="callback_url: .* no link-local or metadata address"):
+            check_callback_url(f"http://{host}:80/latest", allowed_hosts)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["169.253.1.1", "10.0.0.1", "[fd00:ec2::253]", "[fec0::1]", "[::ffff:10.0.0.1]", "169.254.example"],
+)
+def test_their_neighbours_are_allowed(host: str) -> None:
+    check_callback_url(f"http://{host}/x")
+
+
+@pytest.mark.parametrize(
     ("url", "target"),
     [
         ("http://receiver", b"/generated"),
