@@ -23,7 +23,10 @@ JobStatus = Literal["queued", "running", "completed", "failed"]
 
 
 class QueueStats(TypedDict):
-    """What `/status` shows of the queue; the last four are totals since the start."""
+    """What `/status` shows of the queue; the last four are totals since the start.
+
+    `queued_nonces` are those that have still to be computed, without repetitions.
+    """
 
     queued_jobs: int
     queued_nonces: int
@@ -41,6 +44,7 @@ class ValidationJob:
         proof: The batch.
         round: The round it is judged in.
         nonces: Its nonces without repetitions.
+        size: What it takes of the queue's room: every claimed and failed nonce, repetitions included.
         settled: Set once there is a verdict or an error.
         released: Set when waiting on a connection is of no use any more: it is settled, or the phase has
             turned to GENERATING.
@@ -52,6 +56,7 @@ class ValidationJob:
         self.proof = proof
         self.round = round_
         self.nonces = tuple(dict.fromkeys(proof.nonces))
+        self.size = len(proof.nonces) + len(proof.failed_nonces)
         self.settled = asyncio.Event()
         self.released = asyncio.Event()
         self._taken = 0
@@ -117,8 +122,10 @@ class ValidationJob:
 class ValidationQueue:
     """A FIFO of jobs with a cap in nonces; one forward may serve nonces of several jobs.
 
+    A batch is kept whole until it is settled, and counts as much until then.
+
     Args:
-        max_queued_nonces: Nonces that may wait, those being computed included.
+        max_queued_nonces: Nonces of the batches that are not settled, with repetitions and failed ones.
         clock: Seconds on a clock that never goes back.
     """
 
@@ -128,7 +135,7 @@ class ValidationQueue:
         self._waiting: deque[ValidationJob] = deque()
         self._unsettled: dict[str, ValidationJob] = {}
         self._settled: dict[str, tuple[float, ValidationJob]] = {}
-        self._settled_nonces = 0
+        self._unsettled_size = self._settled_size = 0
         self._seconds_per_nonce = _SECONDS_PER_NONCE
         self._completed_jobs = self._cancelled_jobs = self._checked_nonces = self._failed_nonces = 0
         self._queued_nonces = 0
@@ -158,17 +165,22 @@ class ValidationQueue:
             QueueFullError: There is no room for it now.
         """
         job = ValidationJob(proof, round_)
-        count = len(job.nonces)
-        if not 1 <= count <= self._cap:
-            raise FieldError("nonces", f"{count} nonces", f"1 to {self._cap} nonces to judge")
-        excess = self._queued_nonces + count - self._cap
+        if not job.nonces or job.size > self._cap:
+            raise FieldError(
+                "nonces",
+                f"{len(proof.nonces)} nonces and {len(proof.failed_nonces)} failed ones",
+                f"1 to {self._cap} nonces to judge, repetitions and failed ones included",
+            )
+        excess = self._unsettled_size + job.size - self._cap
         if excess > 0:
             raise QueueFullError(
-                f"{self._queued_nonces} nonces wait for validation; "
-                f"{count} more would exceed the limit of {self._cap}",
-                retry_after=max(1.0, excess * self._seconds_per_nonce),
+                f"batches of {self._unsettled_size} nonces wait for validation; "
+                f"{job.size} more would exceed the limit of {self._cap}",
+                # Repetitions take room and no time.
+                retry_after=max(1.0, min(excess, self._queued_nonces) * self._seconds_per_nonce),
             )
-        self._queued_nonces += count
+        self._queued_nonces += len(job.nonces)
+        self._unsettled_size += job.size
         self._waiting.append(job)
         self._unsettled[job.request_id] = job
         return job
@@ -238,8 +250,9 @@ class ValidationQueue:
 
     def _keep(self, job: ValidationJob) -> None:
         del self._unsettled[job.request_id]
+        self._unsettled_size -= job.size
         self._settled[job.request_id] = (self._clock(), job)
-        self._settled_nonces += len(job.nonces)
+        self._settled_size += job.size
         self._expire()
 
     def _expire(self) -> None:
@@ -247,9 +260,9 @@ class ValidationQueue:
         while self._settled:
             request_id, (settled_at, job) = next(iter(self._settled.items()))
             too_many = len(self._settled) > MOST_RESULTS or (
-                self._settled_nonces > MOST_RESULT_NONCES and len(self._settled) > 1
+                self._settled_size > MOST_RESULT_NONCES and len(self._settled) > 1
             )
             if not too_many and self._clock() - settled_at <= RESULT_LIFETIME:
                 return
             del self._settled[request_id]
-            self._settled_nonces -= len(job.nonces)
+            self._settled_size -= job.size

@@ -101,6 +101,7 @@ def test_the_cap_is_in_nonces_and_says_when_to_come_back() -> None:
     assert queue.stats["queued_jobs"] == 1, "a refused batch leaves no trace"
     queue.submit(proof(*range(2)), ROUND)
     judge_all(queue)
+    assert queue.stats["queued_nonces"] == 0
     queue.submit(proof(*range(10)), ROUND)
 
 
@@ -110,6 +111,21 @@ def test_nonces_in_flight_count_against_the_cap() -> None:
     queue.take(10)
     with pytest.raises(QueueFullError):
         queue.submit(proof(1), ROUND)
+
+
+def test_repeated_and_failed_nonces_take_room() -> None:
+    queue = ValidationQueue(10)
+    job = queue.submit(proof(5, 5, 5, 5, 5, failed_nonces=(6, 7)), ROUND)
+    assert queue.stats["queued_nonces"] == 1, "there is one nonce to compute"
+    with pytest.raises(QueueFullError, match="7 nonces wait for validation; 4 more would exceed"):
+        queue.submit(proof(1, 1, failed_nonces=(2, 3)), ROUND)
+    for claims in (proof(*(1,) * 11), proof(1, failed_nonces=tuple(range(2, 12)))):
+        with pytest.raises(FieldError, match="nonces: .*1 to 10"):
+            queue.submit(claims, ROUND)
+    assert judge_all(queue) == [job]
+    queue.submit(proof(*(1,) * 10), ROUND)
+    queue.cancel(RoundCancelledError("the round has ended: why"))
+    queue.submit(proof(*(1,) * 10), ROUND)
 
 
 def test_the_time_to_come_back_follows_the_measured_speed() -> None:
@@ -195,7 +211,7 @@ def test_results_are_bounded_in_nonces_too(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(validation, "MOST_RESULT_NONCES", 100)
     queue = ValidationQueue(2000)
     jobs = [queue.submit(proof(*range(40)), ROUND) for _ in range(4)]
-    large = queue.submit(proof(*range(500)), ROUND)
+    large = queue.submit(proof(*(1,) * 300, failed_nonces=tuple(range(10, 210))), ROUND)
     judge_all(queue)
     assert queue.find(large.request_id) is large, "the latest is kept whatever its size"
     with pytest.raises(UnknownRequestError):
