@@ -35,7 +35,9 @@ class Settings(BaseModel):
     max_body_bytes: _Count = Field(8 * 2**20, description="Largest body of a control request.")
 
     inference_while_generating: bool = Field(False, description="Serve inference in GENERATING too.")
-    max_queued_nonces: _Count = Field(100_000, description="Nonces that may wait for validation.")
+    max_queued_nonces: _Count = Field(
+        100_000, description="Nonces that may wait for validation, repetitions included."
+    )
     shutdown_timeout: _Seconds = Field(
         5.0, description="How long a stopping server waits for the batch in flight, and then for callbacks."
     )
@@ -76,7 +78,8 @@ class Settings(BaseModel):
         """
         section = additional_config.get(SECTION, {}) if isinstance(additional_config, Mapping) else {}
         if not isinstance(section, Mapping):
-            raise FieldError(SECTION, section, "an object of settings")
+            # The value stays out: it may be a text that holds the API key.
+            raise FieldError(SECTION, f"{type(section).__name__} (not shown)", "an object of settings")
         values: dict[str, Any] = dict(section)
         key = environment.get(API_KEY_VARIABLE)
         if key is not None and values.get("api_key") is None:

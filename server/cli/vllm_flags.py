@@ -12,6 +12,9 @@ __all__ = ["VllmFlags"]
 
 _SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
+_NOT_SHOWN = "(not shown)"
+"""In the place of a text that may hold a secret."""
+
 
 class VllmFlags:
     """The flags of a vLLM server, those of its `--config` file included.
@@ -76,9 +79,9 @@ class VllmFlags:
         try:
             mapping = json.loads(whole)
         except ValueError as exc:
-            raise FieldError(f"--{name}", whole, f"JSON ({exc})") from exc
+            raise FieldError(f"--{name}", _NOT_SHOWN, f"JSON ({exc})") from exc
         if not isinstance(mapping, dict):
-            raise FieldError(f"--{name}", whole, "a JSON object")
+            raise FieldError(f"--{name}", _NOT_SHOWN, "a JSON object")
         return mapping
 
 
@@ -116,8 +119,17 @@ def _read_config(path: Path) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as exc:
+    except OSError as exc:
         raise FieldError("--config", str(path), f"a YAML file ({exc})") from exc
+    except yaml.YAMLError as exc:
+        # Not the parser's own text, which repeats the line: it may hold a secret.
+        raise FieldError("--config", str(path), f"a YAML file{_place(exc)}") from None
     if not isinstance(content, dict):
         raise FieldError("--config", str(path), "a YAML file of flags")
     return {str(name).replace("_", "-"): value for name, value in content.items()}
+
+
+def _place(error: Exception) -> str:
+    """Where a YAML parser gave up."""
+    mark = getattr(error, "problem_mark", None)
+    return "" if mark is None else f"; line {mark.line + 1}, column {mark.column + 1} is not YAML"

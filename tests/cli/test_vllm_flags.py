@@ -79,6 +79,18 @@ def test_what_is_no_json_object_is_named(text: str) -> None:
         VllmFlags(["--additional-config", text]).get_mapping("additional-config")
 
 
+@pytest.mark.parametrize("text", ['{"hallmark": {"api_key": "12345678"}', '["12345678"]', '"12345678"'])
+def test_what_may_hold_a_secret_is_not_repeated(tmp_path: Path, text: str) -> None:
+    with pytest.raises(FieldError, match=r"\(not shown\)") as caught:
+        VllmFlags(["--additional-config", text]).get_mapping("additional-config")
+    assert "12345678" not in str(caught.value)
+    path = tmp_path / "vllm.yaml"
+    path.write_text("additional-config:\n  hallmark:\n    api_key: [12345678\n")
+    with pytest.raises(FieldError, match=r"line 4, column 1") as caught:
+        VllmFlags(["--config", str(path)])
+    assert "12345678" not in str(caught.value)
+
+
 def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
     path = tmp_path / "vllm.yaml"
     path.write_text(

@@ -41,7 +41,7 @@ def test_what_json_gives_is_taken() -> None:
             {"batchsize": 8},
             r"hallmark: 'batchsize' is not allowed; allowed: the settings batch_size, seq_len",
         ),
-        ([], r"hallmark: \[\] is not allowed; allowed: an object of settings"),
+        ([], r"hallmark: 'list \(not shown\)' is not allowed; allowed: an object of settings"),
         (
             {"callback_retry_base": 9.0, "callback_retry_cap": 3.0},
             r"hallmark\.callback_retry_base: 9\.0 is not allowed; allowed: at most callback_retry_cap, 3\.0",
@@ -65,6 +65,7 @@ def test_the_api_key_comes_from_the_environment_where_the_section_has_none() -> 
     [
         ({"api_key": 12345678}, {}),
         ({"api_kye": "12345678"}, {}),
+        ('{"api_key": "12345678"', {}),
         ({"api_key": "12345678", "batch_size": 0}, {}),
         ({"batch_size": 0}, {"HALLMARK_API_KEY": "12345678"}),
     ],
