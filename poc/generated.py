@@ -72,7 +72,7 @@ class WalkedBatch:
 class GeneratedBuffer:
     """Merges what is found within `interval` seconds into one report.
 
-    A report waits until there is a nonce to report; what is covered without one goes into the next.
+    A report waits until there is a nonce to report, found or failed; what is covered without one goes into the next.
 
     Args:
         report: Takes a merged stretch.
@@ -116,5 +116,5 @@ class GeneratedBuffer:
 
     def _report_if_found(self) -> None:
         self._timer = None
-        if self._nonces:
+        if self._nonces or self._failed_nonces:
             self.flush()

@@ -90,6 +90,10 @@ class TestBuffer:
         buffer.add(walked(4, (5,)))
         await eventually(lambda: reports)
         assert reports[0].covered == (0, 7), "what was covered without a nonce is told with the next"
-        buffer.add(walked(8, (), (9,)))
-        buffer.flush()
-        assert reports[1].failed_nonces == (9,)
+
+    async def test_failed_nonces_are_reported_without_a_valid_one(self) -> None:
+        reports: list[WalkedBatch] = []
+        buffer = GeneratedBuffer(reports.append, 0.0)
+        buffer.add(walked(0, (), (1, 3)))
+        await eventually(lambda: reports)
+        assert reports == [WalkedBatch(covered=(0, 3), nonces=(), dist=(), failed_nonces=(1, 3))]
