@@ -9,7 +9,7 @@ from typing import Any
 
 from hallmark.poc.fraud import ValidatedBatch
 from hallmark.poc.proof import ProofBatch
-from hallmark.poc.round import Round
+from hallmark.poc.round import Round, counts
 
 __all__ = ["generated_payload", "validated_payload", "verdict_fields"]
 
@@ -46,7 +46,7 @@ def validated_payload(validated: ValidatedBatch, request_id: str) -> dict[str, A
         "received_dist": received,
         "computed_distances": computed,
         "received_distances": received,
-        "valid": [distance < validated.r_target for distance in computed],
+        "valid": [counts(distance, validated.r_target) for distance in computed],
         **_conclusion(validated),
     }
 
@@ -62,7 +62,7 @@ def verdict_fields(validated: ValidatedBatch) -> dict[str, Any]:
     return {
         "nonces": list(validated.proof.nonces),
         "computed_distances": [distance if math.isfinite(distance) else None for distance in distances],
-        "valid": [distance < validated.r_target for distance in distances],
+        "valid": [counts(distance, validated.r_target) for distance in distances],
         **_conclusion(validated),
     }
 

@@ -12,10 +12,26 @@ from hallmark.poc.errors import FieldError, StateError
 from hallmark.poc.law import distance_std, r_target_for, valid_rate
 from hallmark.poc.streams import length_prefixed
 
-__all__ = ["Round", "RoundSpec", "nearest_power_of_two", "round_digest", "round_settings", "shortest_decimal"]
+__all__ = [
+    "Round",
+    "RoundSpec",
+    "counts",
+    "nearest_power_of_two",
+    "round_digest",
+    "round_settings",
+    "shortest_decimal",
+]
 
 _BOUNDARY_MARGIN = 0.01
 _RATE_MARGIN = 0.01
+
+
+def counts(distance: float, r_target: float) -> bool:
+    """Whether a nonce with this distance counts; never where the distance is NaN.
+
+    An `r_target` from 2 on is rate 1: no distance is too large, 2 itself included.
+    """
+    return not math.isnan(distance) and (r_target >= 2.0 or distance < r_target)
 
 
 def shortest_decimal(value: float) -> str:
@@ -225,7 +241,7 @@ class Round:
 
     def is_valid(self, distance: float) -> bool:
         """Whether a nonce with this distance counts; never where the distance is NaN."""
-        return not math.isnan(distance) and (self.every_nonce_counts or distance < self.r_target)
+        return counts(distance, self.r_target)
 
     def spec(self) -> RoundSpec:
         """What a worker has to know."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 from rounds import make_round
 
@@ -78,6 +79,15 @@ def test_without_a_verdict_the_answer_says_so() -> None:
     validated = judge(BATCH, dict.fromkeys(range(300), math.nan), ROUND)
     answer = verdict_fields(validated)
     assert (answer["verdict"], answer["fraud_detected"], answer["n_judged"]) == ("no_verdict", False, 0)
+
+
+def test_at_rate_1_a_distance_of_2_is_valid() -> None:
+    round_ = make_round()
+    batch = replace(BATCH, nonces=(1,), dist=(2.0,))
+    validated = judge(batch, {1: 2.0}, round_)
+    assert validated.n_invalid == 0
+    assert verdict_fields(validated)["valid"] == [True]
+    assert validated_payload(validated, "some-id")["valid"] == [True]
 
 
 def test_generated_is_the_batch_with_the_target_it_was_found_under() -> None:
