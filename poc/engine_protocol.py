@@ -59,7 +59,3 @@ class PoCEngine(Protocol):
             EngineError: A rank failed.
         """
         ...
-
-    async def unfinished_requests(self) -> int:
-        """How many inference requests the engine has not finished."""
-        ...

@@ -43,7 +43,7 @@ class RoundTensors:
         self._dtype = dtype
         self._device = torch.device(device)
         self._projection = (
-            RandomProjection(spec.block_hash, spec.hidden_size, spec.projection_scale).to(self._device)
+            RandomProjection(spec.block_hash, spec.hidden_size, spec.projection_scale, self._device)
             if spec.projection
             else None
         )

@@ -24,6 +24,7 @@ class RandomProjection(nn.Module):
         block_seed: The block hash; an integer stands for its decimal text.
         dim: Width of the model's hidden state.
         scale: Standard deviation of the matrices' elements.
+        device: Where the matrices are drawn; None is the CPU.
 
     Attributes:
         pre_proj: bf16 [dim, dim], frozen.
@@ -33,13 +34,21 @@ class RandomProjection(nn.Module):
         FieldError: `dim` is less than 1.
     """
 
-    def __init__(self, block_seed: int | str, dim: int, scale: float = 0.01) -> None:
+    def __init__(
+        self,
+        block_seed: int | str,
+        dim: int,
+        scale: float = 0.01,
+        device: torch.device | str | None = None,
+    ) -> None:
         super().__init__()
         check_integer("dim", dim, least=1)
         block_hash = str(block_seed)
         pre, post = streams_tensor((pre_stream(block_hash), post_stream(block_hash)))
-        self.pre_proj = nn.Parameter(draw_matrix_reference(pre, dim, dim, scale), requires_grad=False)
-        self.post_proj = nn.Parameter(draw_matrix_reference(post, dim, dim, scale), requires_grad=False)
+        self.pre_proj = nn.Parameter(draw_matrix_reference(pre, dim, dim, scale, device), requires_grad=False)
+        self.post_proj = nn.Parameter(
+            draw_matrix_reference(post, dim, dim, scale, device), requires_grad=False
+        )
 
     def pre(self, x: Tensor) -> Tensor:
         """Transform the model's input: [..., dim] to the same shape and dtype, rounded once."""

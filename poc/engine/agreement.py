@@ -1,58 +1,111 @@
 """Agreement between tensor-parallel ranks on whether a step succeeded.
 
-A rank that failed where another did not leaves collectives unpaired, and then only stopping is safe. Ranks
-therefore vote on the CPU group after each step: all well, all failed (the round ends, inference goes on), or
-divided.
+A rank that fails where another does not leaves collectives unpaired, and then only stopping is safe. So ranks
+vote on the CPU group after each step. Before the first collective of a batch a failure on one rank is a
+failure of all, and the round ends; after it, a divided vote stops the engine.
 """
 
 import logging
 import os
+import time
+from collections.abc import Callable
 from datetime import timedelta
+from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 
+from hallmark.poc.errors import EngineError
+
+__all__ = ["Agreement"]
+
 logger = logging.getLogger(__name__)
 
-# Ranks arrive within the time that one batch takes; a rank that has not come by then is stuck in a
-# collective.
+# Ranks arrive within the time that one batch takes; one that has not come by then is stuck in a collective.
 VOTE_TIMEOUT = timedelta(seconds=120)
+
+_Result = TypeVar("_Result")
 
 
 class Agreement:
-    """A vote among the ranks of a CPU process group.
+    """Steps that the ranks of a CPU process group take together.
 
     Args:
-        group: the tensor-parallel ranks' CPU group, or None for a single rank, which always agrees with
-        itself. timeout: how long to wait for the others.
+        group: the tensor-parallel ranks' CPU group; None for a single rank, which agrees with itself.
+        timeout: how long to wait for the others, and for the device.
     """
 
     def __init__(self, group: dist.ProcessGroup | None, timeout: timedelta = VOTE_TIMEOUT) -> None:
         self._group = group
         self._timeout = timeout
 
-    def confirm(self, succeeded: bool, step: str) -> None:
-        """Vote, and stop this process when the ranks are divided or one does not come.
+    def without_collectives(self, step: str, action: Callable[[], _Result]) -> _Result:
+        """Take a step that has no collective in it: where it fails on one rank, it fails on all.
 
         Args:
-            succeeded: whether this rank's step succeeded.
-            step: what it was, for the log.
+            step: what it is, for messages.
+            action: the step.
+
+        Raises:
+            EngineError: it failed on another rank only.
+            Exception: whatever the action raised on this one.
         """
-        if self._group is None or dist.get_world_size(self._group) == 1:
+        return self._take(step, action, has_collectives=False)
+
+    def with_collectives(self, step: str, action: Callable[[], _Result]) -> _Result:
+        """Take a step with collectives in it: where it fails on some ranks only, this process stops.
+
+        Raises:
+            Exception: what the action raised, here and on every other rank.
+        """
+        return self._take(step, action, has_collectives=True)
+
+    def wait_for_device(self, device: torch.device) -> None:
+        """Wait until the device has done what was launched on it, and stop this process if it never does."""
+        if device.type == "cpu":
             return
-        votes = torch.tensor([1 if succeeded else 0], dtype=torch.int32)
-        work = dist.all_reduce(votes, group=self._group, async_op=True)
-        if work is None:
-            raise RuntimeError("this process is not a rank of the group it votes in")
+        done = torch.cuda.Event()
+        done.record(torch.cuda.current_stream(device))
+        deadline = time.monotonic() + self._timeout.total_seconds()
+        while not done.query():
+            if time.monotonic() > deadline:
+                _stop(f"the device has not finished a batch within {self._timeout}")
+            time.sleep(0.0002)
+
+    def _take(self, step: str, action: Callable[[], _Result], *, has_collectives: bool) -> _Result:
         try:
+            result = action()
+        except Exception:
+            self._settle(step, succeeded=False, has_collectives=has_collectives)
+            raise
+        self._settle(step, succeeded=True, has_collectives=has_collectives)
+        return result
+
+    def _settle(self, step: str, *, succeeded: bool, has_collectives: bool) -> None:
+        votes, ranks = self._vote(succeeded, step)
+        if 0 < votes < ranks:
+            reason = f"{step} succeeded on {votes} of {ranks} ranks"
+            if has_collectives:
+                _stop(reason)
+            if succeeded:
+                raise EngineError(reason)
+
+    def _vote(self, succeeded: bool, step: str) -> tuple[int, int]:
+        """Return the number of ranks that succeeded and of all ranks."""
+        if self._group is None:
+            return int(succeeded), 1
+        votes = torch.tensor([int(succeeded)], dtype=torch.int32)
+        try:
+            work = dist.all_reduce(votes, group=self._group, async_op=True)
+            if work is None:
+                raise RuntimeError("this process is not a rank of the group")
             work.wait(self._timeout)
         except RuntimeError as error:
             _stop(f"a rank did not come to the vote after {step} within {self._timeout}: {error}")
-        if 0 < int(votes.item()) < dist.get_world_size(self._group):
-            _stop(f"{step} succeeded on {int(votes.item())} of {dist.get_world_size(self._group)} ranks")
+        return int(votes.item()), dist.get_world_size(self._group)
 
 
-def _stop(reason: str) -> None:
+def _stop(reason: str) -> NoReturn:
     logger.critical("PoC stops this engine: %s. Unpaired collectives cannot be repaired.", reason)
     # The process must not run another collective, nor unwind through code that would: vLLM's executor sees
     # the dead worker and takes the server down.

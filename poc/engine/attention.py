@@ -20,8 +20,9 @@ from vllm.v1.worker.utils import AttentionGroup
 from hallmark.poc.engine.scratch import allocate_scratch, block_tables, scratch_bytes
 from hallmark.poc.errors import UnsupportedError
 
-# Values that an attention implementation derives from its layer on first use; a copy derives its own.
-_DERIVED_SCALES = ("bmm1_scale", "bmm2_scale", "o_sf_scale")
+# What an attention implementation derives from its layer or its cache on first use (FlashInfer, Triton); a
+# copy derives its own.
+_DERIVED_STATE = ("bmm1_scale", "bmm2_scale", "o_sf_scale", "_k_scale_cache", "_v_scale_cache")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class PrivateAttention:
         groups: the model runner's `attn_groups`, flattened.
         layers: the attention layers of the model, by name.
         static_context: vLLM's `static_forward_context`, which also holds MoE and other layers.
-        batch_size: the largest number of sequences in a batch.
+        num_blocks: blocks of inference's cache; dimension 0 of each layer's cache counts them or parts of
+        them. batch_size: the largest number of sequences in a batch.
         seq_len: the sequence length that `batch_size` sequences may have at most.
 
     Raises:
@@ -57,6 +59,7 @@ class PrivateAttention:
         groups: list[AttentionGroup],
         layers: Mapping[str, Attention],
         static_context: Mapping[str, Any],
+        num_blocks: int,
         batch_size: int,
         seq_len: int,
     ) -> None:
@@ -72,6 +75,12 @@ class PrivateAttention:
             raise UnsupportedError(
                 f"PoC does not work with attention layers outside vLLM's KV cache groups: {homeless}"
             )
+        for name, layer in layers.items():
+            if isinstance(layer.kv_cache, Tensor) and layer.kv_cache.shape[0] < num_blocks:
+                raise UnsupportedError(
+                    f"PoC does not work with the cache of layer {name!r}: its shape "
+                    f"{tuple(layer.kv_cache.shape)} does not begin with the {num_blocks} blocks"
+                )
         self.scratch = allocate_scratch(
             {name: layer.kv_cache for name, layer in layers.items()},
             {
@@ -147,8 +156,15 @@ def _private_group(config: VllmConfig, device: torch.device, group: AttentionGro
 def _private_layer(layer: Attention, scratch: Tensor) -> Attention:
     private = copy.copy(layer)
     private.impl = copy.copy(layer.impl)
-    for name in _DERIVED_SCALES:
+    for name in _DERIVED_STATE:
         if hasattr(private.impl, name):
             setattr(private.impl, name, None)
+    live = layer.kv_cache.untyped_storage().data_ptr()
+    for name, value in vars(private.impl).items():
+        if isinstance(value, Tensor) and value.untyped_storage().data_ptr() == live:
+            raise UnsupportedError(
+                f"PoC does not work with {type(layer.impl).__name__} yet: its attribute {name!r} is a view "
+                "of inference's KV cache, which a PoC batch would write"
+            )
     private.kv_cache = scratch
     return private

@@ -6,7 +6,7 @@ import os
 import signal
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import vllm
 from vllm.engine.protocol import EngineClient
@@ -18,6 +18,8 @@ from hallmark.poc.round import RoundSpec
 from hallmark.poc.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+_REPLY_KEYS = {"rank", "sequence", "status"}
 
 
 async def connect(engine_client: EngineClient, settings: Settings, args: Namespace) -> "VllmEngine":
@@ -52,12 +54,11 @@ class VllmEngine:
 
     model: DeployedModel
     numerics: Mapping[str, str | int | bool]
-    scratch_bytes: int
-    peak_bytes: int
 
     def __init__(self, engine_client: EngineClient) -> None:
         self._client = engine_client
         self._sequence = 0
+        self._is_set_up = False
 
     async def set_up(self, served_names: Sequence[str]) -> None:
         """Check, allocate and warm up on every rank; fills in `model` and `numerics`.
@@ -86,8 +87,15 @@ class VllmEngine:
             max_model_len=first["max_model_len"],
         )
         self.numerics = first["numerics"]
-        self.scratch_bytes = first["scratch_bytes"]
-        self.peak_bytes = max(rank["peak_bytes"] for rank in ranks)
+        # Only when every rank is set up: a batch on some of them would wait for the others.
+        peaks = await self._call("poc_warm_up")
+        self._is_set_up = True
+        logger.info(
+            "PoC is set up on %d ranks: %.0f MiB of scratch on each, %.0f MiB at the peak of a batch",
+            len(ranks),
+            first["scratch_bytes"] / 2**20,
+            max(peaks) / 2**20,
+        )
 
     async def open_round(self, spec: RoundSpec) -> int:
         """Draw the round's projections on every rank; returns the bytes they hold on each."""
@@ -101,10 +109,6 @@ class VllmEngine:
     async def close_round(self) -> None:
         """Free the round's tensors on every rank."""
         await self._call("poc_close_round")
-
-    async def unfinished_requests(self) -> int:
-        """Count the inference requests the engine has not finished, background ones included."""
-        return int(self._client.output_processor.get_num_unfinished_requests())
 
     async def _call(self, method: str, *arguments: object) -> list[Any]:
         """Call a worker method on every rank and return the payloads in the order of ranks.
@@ -124,11 +128,14 @@ class VllmEngine:
                     "loaded there. Name it in VLLM_PLUGINS beside 'hallmark_api', or start with "
                     "`hallmark serve`."
                 ) from error
+            if self._is_set_up:
+                # Our methods never raise: replies of other ranks may still lie unread, to be taken for the
+                # answers of the next call.
+                self._stop(f"{method} failed outside of PoC: {error}")
             raise EngineError(f"{method} did not reach the engine's workers: {error}") from error
-        replies = sorted(replies, key=lambda reply: reply["rank"])
-        if [reply["rank"] for reply in replies] != list(range(len(replies))) or any(
-            reply["sequence"] != self._sequence for reply in replies
-        ):
+        if not all(isinstance(reply, dict) and reply.keys() >= _REPLY_KEYS for reply in replies) or [
+            (reply["rank"], reply["sequence"]) for reply in replies
+        ] != [(rank, self._sequence) for rank in range(len(replies))]:
             self._stop(f"replies to {method} {self._sequence} are out of step: {replies}")
         failures = [reply for reply in replies if reply["status"] != "ok"]
         if failures:
@@ -138,7 +145,7 @@ class VllmEngine:
             raise EngineError(f"{method} failed on {len(failures)} of {len(replies)} ranks: {said}")
         return [reply["payload"] for reply in replies]
 
-    def _stop(self, reason: str) -> None:
+    def _stop(self, reason: str) -> NoReturn:
         logger.critical("PoC stops this server: %s", reason)
         os.kill(os.getpid(), signal.SIGTERM)
         raise EngineError(reason)

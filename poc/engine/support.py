@@ -38,7 +38,7 @@ def check_version(version: str, allow_unsupported: bool) -> None:
             f"{FIRST_VERSION[0]}.{minor}" for minor in range(FIRST_VERSION[1], LAST_VERSION[1] + 1)
         )
         raise UnsupportedError(
-            f"vLLM {version} is not supported: Hallmark was tested with {supported}. "
+            f"vLLM {version} is not supported: Hallmark supports {supported}. "
             "The setting allow_unsupported_vllm starts it all the same."
         )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import torch
 import vllm
+from torch import Tensor
 from vllm.distributed import get_tp_group
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
@@ -67,6 +68,7 @@ class PoCWorker:
             [group for groups in runner.attn_groups for group in groups],
             layers,
             static_context,
+            runner.kv_cache_config.num_blocks,
             self.settings.batch_size,
             self.settings.seq_len,
         )
@@ -91,7 +93,7 @@ class PoCWorker:
             "numerics": self._numerics,
         }
 
-    def warm_up(self) -> dict[str, Any]:
+    def warm_up(self) -> int:
         """Run one batch of the largest shape, so that nothing is compiled or allocated first in a round.
 
         Raises:
@@ -108,11 +110,11 @@ class PoCWorker:
             projection_scale=0.01,
         )
         with measure_peak(self._device) as peak:
-            self.open_round(spec)
+            self._agreement.without_collectives("opening the warm-up", lambda: self.open_round(spec))
             self.compute([("", nonce) for nonce in range(spec.batch_size)])
             self.close_round()
         check_free(self._device, peak.bytes)
-        return {"peak_bytes": peak.bytes}
+        return peak.bytes
 
     def open_round(self, spec: RoundSpec) -> int:
         """Draw the round's projections; returns the bytes they hold on this rank."""
@@ -140,23 +142,23 @@ class PoCWorker:
             EngineError: no round is open.
             FieldError: the number of keys does not fit.
         """
-        succeeded = False
-        try:
-            if self._round is None or self._spec is None:
-                raise EngineError("no PoC round is open on this worker")
-            tensors, padded = self._round, pad_keys(keys, self._spec.batch_size)
-            inputs = tensors.inputs(padded)
-            succeeded = True
-        finally:
-            self._agreement.confirm(succeeded, "preparing a PoC batch")
-        succeeded = False
-        try:
-            hidden = self._forward.last_hidden(inputs)
-            succeeded = True
-        finally:
-            self._agreement.confirm(succeeded, "the forward of a PoC batch")
+        tensors, padded, inputs = self._agreement.without_collectives(
+            "preparing a PoC batch", lambda: self._prepare(keys)
+        )
+        hidden = self._agreement.with_collectives("the forward of a PoC batch", lambda: self._run(inputs))
         distances: list[float] = tensors.distances(hidden, padded).tolist()
         return distances[: len(keys)]
+
+    def _prepare(self, keys: Sequence[NonceKey]) -> tuple[RoundTensors, list[NonceKey], Tensor]:
+        if self._round is None or self._spec is None:
+            raise EngineError("no PoC round is open on this worker")
+        padded = pad_keys(keys, self._spec.batch_size)
+        return self._round, padded, self._round.inputs(padded)
+
+    def _run(self, inputs: Tensor) -> Tensor:
+        hidden = self._forward.last_hidden(inputs)
+        self._agreement.wait_for_device(self._device)
+        return hidden
 
     def _embedding_moments(self) -> tuple[float, int]:
         """Return sum of squares and size of this rank's part of the embedding table, without padding.
@@ -201,8 +203,13 @@ def _reply(worker: "Worker", sequence: int, action: Callable[[PoCWorker], object
 
 
 def poc_setup(self: "Worker", sequence: int) -> dict[str, Any]:
-    """Check the set-up, allocate scratch, warm up; the reply describes the rank."""
-    return _reply(self, sequence, lambda state: {**state.describe(), **state.warm_up()})
+    """Check the set-up and allocate scratch; the reply describes the rank."""
+    return _reply(self, sequence, lambda state: state.describe())
+
+
+def poc_warm_up(self: "Worker", sequence: int) -> dict[str, Any]:
+    """Run a batch of the largest shape; the payload is what it needed at its peak, in bytes."""
+    return _reply(self, sequence, lambda state: state.warm_up())
 
 
 def poc_open_round(self: "Worker", sequence: int, spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,8 +219,9 @@ def poc_open_round(self: "Worker", sequence: int, spec: Mapping[str, Any]) -> di
 
 def poc_compute(self: "Worker", sequence: int, keys: Sequence[Sequence[Any]]) -> dict[str, Any]:
     """Compute one batch of (public key, nonce) pairs; the payload is the list of distances."""
-    pairs = [(public_key, nonce) for public_key, nonce in keys]
-    return _reply(self, sequence, lambda state: state.compute(pairs))
+    return _reply(
+        self, sequence, lambda state: state.compute([(public_key, nonce) for public_key, nonce in keys])
+    )
 
 
 def poc_close_round(self: "Worker", sequence: int) -> dict[str, Any]:
@@ -221,4 +229,4 @@ def poc_close_round(self: "Worker", sequence: int) -> dict[str, Any]:
     return _reply(self, sequence, lambda state: state.close_round())
 
 
-RPC_METHODS = (poc_setup, poc_open_round, poc_compute, poc_close_round)
+RPC_METHODS = (poc_setup, poc_warm_up, poc_open_round, poc_compute, poc_close_round)

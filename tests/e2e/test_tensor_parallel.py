@@ -61,13 +61,37 @@ def test_no_rank_touches_inference(pair: Node) -> None:
     assert pair.complete("The proof of the pudding") == before
 
 
-def test_a_failure_on_all_ranks_ends_the_round_and_inference_goes_on(pair: Node) -> None:
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        ("forget_round", "failed on 2 of 2 ranks: rank 0: no PoC round is open"),
+        ("forget_round_on_rank_1", "rank 0: preparing a PoC batch succeeded on 1 of 2 ranks; rank 1: no PoC"),
+    ],
+)
+def test_a_failure_before_the_first_collective_ends_the_round_and_inference_goes_on(
+    pair: Node, failure: str, reason: str
+) -> None:
     pair.poc("/init/validate", round_request())
-    pair.probe("forget_round")
+    pair.probe(failure)
     pair.poc("/phase/generate")
     status = pair.wait_for(lambda status: status["state"] == "STOPPED")
-    assert "no PoC round is open" in status["reason"]
+    assert reason in status["reason"]
     assert pair.chat().status_code == 200
     pair.poc("/init/generate", round_request())
     pair.wait_for(lambda status: status["total_checked"] > 0)
     pair.poc("/stop")
+
+
+def test_a_failure_on_one_rank_between_collectives_stops_the_server(pair: Node) -> None:
+    """Unpaired collectives cannot be repaired: the server ends, loudly, and does not go on half alive.
+
+    The last test of this module, since it takes the server away.
+    """
+    pair.poc("/init/validate", round_request())
+    pair.probe("break_the_forward_on_rank_1")
+    pair.poc("/phase/generate")
+    code = pair.process.wait(120)
+    assert code not in (None, 0)
+    assert pair.process.log is not None
+    log = pair.process.log.read_text(errors="replace")
+    assert "PoC stops this engine: a rank did not come to the vote after the forward of a PoC batch" in log

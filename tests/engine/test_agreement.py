@@ -7,36 +7,43 @@ from pathlib import Path
 import pytest
 
 RANK = """
-import sys
+import sys, time
 from datetime import timedelta
 import torch.distributed as dist
 from hallmark.poc.engine.agreement import Agreement
 
-rank, store, vote = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+rank, store, method, outcome = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-if vote != "absent":
-    Agreement(dist.group.WORLD, timedelta(seconds=5)).confirm(vote == "yes", "a step")
-    print("went on", flush=True)
+
+def step():
+    if outcome == "fails":
+        raise ValueError("it failed here")
+    return "went on"
+
+if outcome != "is stuck":
+    try:
+        said = getattr(Agreement(dist.group.WORLD, timedelta(seconds=5)), method)("a step", step)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+    print(said, flush=True)
     # Workers live on after a vote; one that ended here would close the others' connections.
     sys.stdin.read()
 else:
-    # A rank that is stuck: alive, but it does not come to the vote.
-    import time
     time.sleep(10)
 """
 STOPPED = 70
 
 
-def vote(tmp_path: Path, *votes: str) -> list[tuple[int, str, str]]:
+def take(tmp_path: Path, method: str, *steps: str) -> list[tuple[int, str, str]]:
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-P", "-c", RANK, str(rank), str(tmp_path / "store"), word],
+            [sys.executable, "-P", "-c", RANK, str(rank), str(tmp_path / "store"), method, step],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank, word in enumerate(votes)
+        for rank, step in enumerate(steps)
     ]
     lines = [process.stdout.readline().strip() for process in ranks if process.stdout is not None]
     outcomes = []
@@ -46,18 +53,31 @@ def vote(tmp_path: Path, *votes: str) -> list[tuple[int, str, str]]:
     return outcomes
 
 
-@pytest.mark.parametrize("word", ["yes", "no"])
-def test_ranks_that_agree_go_on(tmp_path: Path, word: str) -> None:
-    assert [(code, out) for code, out, _ in vote(tmp_path, word, word)] == [(0, "went on")] * 2
+METHODS = ("without_collectives", "with_collectives")
 
 
-def test_ranks_that_are_divided_stop(tmp_path: Path) -> None:
-    for code, out, err in vote(tmp_path, "yes", "no"):
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("step", "said"), [("succeeds", "went on"), ("fails", "ValueError: it failed here")])
+def test_ranks_that_agree_go_on(tmp_path: Path, method: str, step: str, said: str) -> None:
+    assert [(code, out) for code, out, _ in take(tmp_path, method, step, step)] == [(0, said)] * 2
+
+
+def test_a_failure_before_the_first_collective_is_a_failure_of_all(tmp_path: Path) -> None:
+    outcomes = take(tmp_path, "without_collectives", "succeeds", "fails")
+    assert [(code, out) for code, out, _ in outcomes] == [
+        (0, "EngineError: a step succeeded on 1 of 2 ranks"),
+        (0, "ValueError: it failed here"),
+    ]
+
+
+def test_ranks_that_are_divided_after_it_stop(tmp_path: Path) -> None:
+    for code, out, err in take(tmp_path, "with_collectives", "succeeds", "fails"):
         assert (code, out) == (STOPPED, "")
         assert "a step succeeded on 1 of 2 ranks" in err
 
 
-def test_a_rank_stops_when_another_does_not_come(tmp_path: Path) -> None:
-    code, out, err = vote(tmp_path, "yes", "absent")[0]
+@pytest.mark.parametrize("method", METHODS)
+def test_a_rank_stops_when_another_does_not_come(tmp_path: Path, method: str) -> None:
+    code, out, err = take(tmp_path, method, "succeeds", "is stuck")[0]
     assert (code, out) == (STOPPED, "")
     assert "did not come to the vote after a step" in err

@@ -102,6 +102,18 @@ PINS = (
         "attention._private_group",
     ),
     Pin(
+        "v1/attention/backends/triton_attn.py",
+        "TritonAttentionImpl",
+        ("_k_scale_cache", "_v_scale_cache"),
+        "attention._private_layer: views of the live cache that a copy must not inherit",
+    ),
+    Pin(
+        "v1/attention/backends/flashinfer.py",
+        "FlashInferImpl",
+        ("bmm1_scale", "bmm2_scale", "o_sf_scale"),
+        "attention._private_layer: what a copy derives anew",
+    ),
+    Pin(
         "v1/attention/backends/flashinfer.py",
         "FlashInferMetadataBuilder",
         ("set_workspace_buffer", "_get_workspace_buffer"),
@@ -110,13 +122,13 @@ PINS = (
     Pin(
         "v1/worker/gpu_model_runner.py",
         "GPUModelRunner",
-        ("attn_groups", "model"),
+        ("attn_groups", "kv_cache_config", "model"),
         "worker.PoCWorker (V1 runner)",
     ),
     Pin(
         "v1/worker/gpu/model_runner.py",
         "GPUModelRunner",
-        ("attn_groups", "model"),
+        ("attn_groups", "kv_cache_config", "model"),
         "worker.PoCWorker (V2 runner)",
     ),
     Pin("v1/worker/gpu_worker.py", "Worker", ("model_runner",), "worker.PoCWorker"),
@@ -144,14 +156,8 @@ PINS = (
     Pin(
         "v1/engine/async_llm.py",
         "AsyncLLM",
-        ("vllm_config", "output_processor", "collective_rpc"),
+        ("vllm_config", "collective_rpc"),
         "client.VllmEngine",
-    ),
-    Pin(
-        "v1/engine/output_processor.py",
-        "OutputProcessor",
-        ("get_num_unfinished_requests",),
-        "client.VllmEngine.unfinished_requests",
     ),
     Pin(
         "config/parallel.py",

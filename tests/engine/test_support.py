@@ -129,10 +129,41 @@ def test_other_versions_are_refused_unless_a_setting_insists(version: str) -> No
     check_version(version, allow_unsupported=True)
 
 
+def make_layer(config: Any, kind: type[Any], name: str) -> Any:
+    """An attention layer as a model makes it."""
+    import torch
+    from vllm.config import set_current_vllm_config
+
+    with set_current_vllm_config(config):
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            return kind(4, 64, 0.125, prefix=name, cache_config=config.cache_config)
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def test_a_copied_layer_inherits_no_view_of_inferences_cache(configure: Any) -> None:
+    """Triton's attention keeps views of the live cache, through which a batch would write it."""
+    import torch
+    from vllm.model_executor.layers.attention import Attention
+
+    from hallmark.poc.engine.attention import _private_layer
+
+    layer = make_layer(configure(), Attention, "layers.2")
+    layer.kv_cache, scratch = torch.zeros(8, 2, 16, 128), torch.zeros(4, 2, 16, 128)
+    layer.impl._k_scale_cache = layer.kv_cache[..., :1]
+    private = _private_layer(layer, scratch)
+    assert private.impl._k_scale_cache is None
+    assert private.kv_cache is scratch
+    assert layer.impl._k_scale_cache is not None, "the live layer is as it was"
+    layer.impl.another_view = layer.kv_cache[2:]
+    with pytest.raises(UnsupportedError, match="'another_view' is a view of inference's KV cache"):
+        _private_layer(layer, scratch)
+
+
 def test_layers_outside_the_allow_list_are_refused_by_name_and_type(configure: Any) -> None:
     """A subclass of attention may treat its cache differently, so only the plain class will do."""
     import torch
-    from vllm.config import set_current_vllm_config
     from vllm.model_executor.layers.attention import Attention
 
     from hallmark.poc.engine.support import attention_layers
@@ -141,13 +172,7 @@ def test_layers_outside_the_allow_list_are_refused_by_name_and_type(configure: A
         pass
 
     config = configure()
-    with set_current_vllm_config(config):
-        torch.set_default_dtype(torch.bfloat16)
-        try:
-            plain = Attention(4, 64, 0.125, prefix="layers.0", cache_config=config.cache_config)
-            other = Windowed(4, 64, 0.125, prefix="layers.1", cache_config=config.cache_config)
-        finally:
-            torch.set_default_dtype(torch.float32)
+    plain, other = make_layer(config, Attention, "layers.0"), make_layer(config, Windowed, "layers.1")
     found = attention_layers(config, {"layers.0": plain, "layers.0.experts": torch.nn.Identity()})
     assert found == {"layers.0": plain}
     with pytest.raises(UnsupportedError, match=r"'layers\.1' of type Windowed"):

@@ -23,7 +23,7 @@ def test_inputs_are_the_same_bits_as_on_the_cpu(dtype: torch.dtype) -> None:
 
 def test_projections_are_the_same_bits_as_on_the_cpu() -> None:
     on_cpu = RandomProjection("a block", 272)
-    on_gpu = RandomProjection("a block", 272).to("cuda")
+    on_gpu = RandomProjection("a block", 272, device="cuda")
     assert torch.equal(on_gpu.pre_proj.cpu(), on_cpu.pre_proj)
     assert torch.equal(
         draw_matrix_reference(STREAMS[0], 272, 272, 0.01, "cuda").cpu(),

@@ -4,10 +4,14 @@ It only reads, but for the guard values and for `poison`, which makes a model's 
 """
 
 import hashlib
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
+from vllm.distributed import get_tp_group
 
+from hallmark.poc.engine.agreement import Agreement
+from hallmark.poc.engine.forward import ModelForward
 from hallmark.poc.engine.worker import STATE_ATTRIBUTE
 
 if TYPE_CHECKING:
@@ -72,6 +76,18 @@ class Probe(Base):
     def probe_forget_round(self) -> dict[str, Any]:
         """Take the open round away, so that the next batch fails on the engine."""
         getattr(self, STATE_ATTRIBUTE).close_round()
+        return {}
+
+    def probe_forget_round_on_rank_1(self) -> dict[str, Any]:
+        """The same on one rank only."""
+        return self.probe_forget_round() if self.rank == 1 else {}
+
+    def probe_break_the_forward_on_rank_1(self) -> dict[str, Any]:
+        """Let the next forward fail on one rank, before its first all-reduce; votes wait a short time."""
+        state = getattr(self, STATE_ATTRIBUTE)
+        state._agreement = Agreement(get_tp_group().cpu_group, timedelta(seconds=10))
+        if self.rank == 1:
+            state._forward = ModelForward(None, self.vllm_config, state.attention, torch.device("cpu"))
         return {}
 
     def _probe_live_layers(self) -> dict[str, Any]:

@@ -81,8 +81,6 @@ class TransformersEngine:
             "mode": "eager",
             "device": "cpu",
         }
-        self.unfinished = 0
-        """What `unfinished_requests` answers; there is no inference here, so the tests set it."""
 
     async def open_round(self, spec: RoundSpec) -> int:
         self._spec = spec
@@ -103,6 +101,3 @@ class TransformersEngine:
 
     async def close_round(self) -> None:
         self._spec = self._tensors = None
-
-    async def unfinished_requests(self) -> int:
-        return self.unfinished
