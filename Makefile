@@ -49,6 +49,7 @@ check: setup ## Lint, format, types
 
 bench: setup ## Every bench, small sizes, on this machine
 	$(BIN)/python -P bench/draw.py
+	$(BIN)/python -P bench/numerics.py
 
 clean: ## Remove what the targets made
 	rm -rf $(VENV) .check .cache build dist *.egg-info
