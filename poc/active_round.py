@@ -6,13 +6,13 @@ import time
 
 from hallmark.poc.config import PoCConfig, PoCState
 from hallmark.poc.engine_protocol import PoCEngine
-from hallmark.poc.errors import EngineError, FieldError, HallmarkError, RoundCancelledError
+from hallmark.poc.errors import EngineError, FieldError, HallmarkError, RoundCancelledError, StateError
 from hallmark.poc.fraud import Verdict
 from hallmark.poc.generated import GeneratedBuffer, WalkedBatch
 from hallmark.poc.nonces import NonceWalk
 from hallmark.poc.outbox import Outbox
 from hallmark.poc.payloads import generated_payload, validated_payload
-from hallmark.poc.proof import ProofBatch
+from hallmark.poc.proof import Numerics, ProofBatch
 from hallmark.poc.round import Round
 from hallmark.poc.statistics import RoundStatistics
 from hallmark.poc.validation import ValidationJob, ValidationQueue
@@ -86,6 +86,12 @@ class ActiveRound:
         """Whether the engine is ready to compute for it."""
         return self.memory_bytes is not None and not self.ended
 
+    @property
+    def numerics(self) -> Numerics:
+        """The fingerprint of the engine's arithmetic in this round, whose batch shape is part of it."""
+        shape = {"batch_size": self.round.batch_size, "seq_len": self.round.config.seq_len}
+        return {**self._engine.numerics, **shape}
+
     async def started(self) -> None:
         """Wait until the engine has opened the round.
 
@@ -126,11 +132,13 @@ class ActiveRound:
         """Queue a batch for the time when the state is VALIDATING.
 
         Raises:
-            StateError: The batch is about another block.
+            StateError: The batch is about another block, or was computed with other settings or in another
+                dtype.
             FieldError: It does not fit the round, or claims no nonce.
             QueueFullError: There is no room for it now.
         """
         batch.check_against(self.round)
+        self._check_dtype(batch)
         job = self._queue.submit(batch, self.round)
         self._wake.set()
         return job
@@ -193,6 +201,12 @@ class ActiveRound:
             field = "node_id" if self.round.config.node_id is None else "node_count"
             raise FieldError(field, None, "an integer; Node ID and node count must be set to generate")
 
+    def _check_dtype(self, batch: ProofBatch) -> None:
+        own = self._engine.numerics.get("dtype")
+        theirs = (batch.numerics or {}).get("dtype")
+        if None not in (own, theirs) and own != theirs:
+            raise StateError(f"the batch was computed in dtype {theirs!r}, this server computes in {own!r}")
+
     async def _open(self) -> None:
         self.memory_bytes = await self._engine.open_round(self.round.spec())
         self.last_progress = time.monotonic()
@@ -220,7 +234,7 @@ class ActiveRound:
         self._generated.add(walked)
         for waiter in self._batch_waiters:
             if not waiter.done():
-                waiter.set_result(walked.proof(self.round, self._engine.numerics))
+                waiter.set_result(walked.proof(self.round, self.numerics))
         self._batch_waiters.clear()
 
     async def _validate(self) -> None:
@@ -239,7 +253,7 @@ class ActiveRound:
         return distances
 
     def _report_generated(self, walked: WalkedBatch) -> None:
-        proof, url = walked.proof(self.round, self._engine.numerics), self.round.config.callback_url
+        proof, url = walked.proof(self.round, self.numerics), self.round.config.callback_url
         if proof is not None and url is not None:
             self._outbox.post(url, "generated", generated_payload(proof, self.round))
 

@@ -63,6 +63,7 @@ class WalkedBatch:
             node_id=config.node_id or 0,
             nonces=self.nonces,
             dist=self.dist,
+            round=round_.digest,
             covered=self.covered,
             failed_nonces=self.failed_nonces,
             numerics=numerics,
@@ -72,7 +73,8 @@ class WalkedBatch:
 class GeneratedBuffer:
     """Merges what is found within `interval` seconds into one report.
 
-    A report waits until there is a nonce to report, found or failed; what is covered without one goes into the next.
+    A report waits until there is a nonce to report, found or failed; what is covered without one goes into
+    the next.
 
     Args:
         report: Takes a merged stretch.

@@ -130,7 +130,8 @@ class PoCManager:
         """Queue a batch to be judged; while the state is GENERATING it waits.
 
         Raises:
-            StateError: No round is running, or the batch is about another block.
+            StateError: No round is running, or the batch is about another block, or was computed with other
+                settings or in another dtype.
             FieldError: The batch does not fit the round, or claims no nonce.
             QueueFullError: There is no room for it now.
         """

@@ -8,14 +8,18 @@ from hallmark.poc.checks import check_float, check_integer, check_text
 from hallmark.poc.errors import FieldError, StateError
 from hallmark.poc.round import Round
 
-__all__ = ["Numerics", "ProofBatch"]
+__all__ = ["MOST_NUMERICS", "Numerics", "ProofBatch"]
 
 Numerics = Mapping[str, str | int | bool]
-"""A numerics fingerprint: information that travels with batches, never a reason for a verdict."""
+"""A numerics fingerprint: information that travels with batches, never a reason for a verdict.
+
+A batch of another `dtype` than the engine's is not judged at all.
+"""
 
 _REQUIRED = ("public_key", "block_hash", "block_height", "node_id", "nonces", "dist")
-_OPTIONAL = ("covered", "failed_nonces", "numerics")
-_MOST_NUMERICS = 64
+_OPTIONAL = ("round", "covered", "failed_nonces", "numerics")
+MOST_NUMERICS = 64
+"""Entries that a fingerprint may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,7 @@ class ProofBatch:
         node_id: The prover's node number.
         nonces: The nonces, in any order.
         dist: Their claimed distances, from 0 to 2.
+        round: The digest of the round's settings, `Round.digest`; None from older clients.
         covered: First and last index of the node's walk that the batch covers; None from other provers.
         failed_nonces: Nonces that the prover could not compute; none of them is claimed as well.
         numerics: The prover's numerics fingerprint.
@@ -45,6 +50,7 @@ class ProofBatch:
     node_id: int
     nonces: tuple[int, ...]
     dist: tuple[float, ...]
+    round: str | None = None
     covered: tuple[int, int] | None = None
     failed_nonces: tuple[int, ...] = ()
     numerics: Numerics | None = None
@@ -66,6 +72,8 @@ class ProofBatch:
         both = set(self.nonces).intersection(self.failed_nonces)
         if both:
             raise FieldError("failed_nonces", sorted(both), "nonces that the batch does not claim as well")
+        if self.round is not None:
+            check_text("round", self.round)
         if self.covered is not None:
             object.__setattr__(self, "covered", _check_covered(self.covered))
         if self.numerics is not None:
@@ -79,7 +87,7 @@ class ProofBatch:
         number is checked but not their residue class.
 
         Raises:
-            StateError: The batch is about another block.
+            StateError: The batch is about another block, or was computed with other settings.
             FieldError: A nonce is outside of what the batch covers or not in the node's residue class, or, at
                 rate 1, a covered nonce is missing.
         """
@@ -88,6 +96,11 @@ class ProofBatch:
             raise StateError(
                 f"the batch is about block {self.block_hash!r} at height {self.block_height}, "
                 f"the round about block {config.block_hash!r} at height {config.block_height}"
+            )
+        if self.round not in (None, round_.digest):
+            raise StateError(
+                f"the batch was computed with the round settings {self.round!r}, this round has "
+                f"{round_.digest!r}: seq_len, input_scale, the projection, its scale or the model differ"
             )
         if self.covered is None:
             return
@@ -115,6 +128,8 @@ class ProofBatch:
         """The batch as JSON has it; what is not known is left out."""
         wire: dict[str, Any] = {field: getattr(self, field) for field in _REQUIRED}
         wire |= {"nonces": list(self.nonces), "dist": list(self.dist)}
+        if self.round is not None:
+            wire["round"] = self.round
         if self.covered is not None:
             wire["covered"] = list(self.covered)
         if self.covered is not None or self.failed_nonces:
@@ -164,8 +179,8 @@ def _check_covered(value: object) -> tuple[int, int]:
 
 
 def _check_numerics(value: object) -> None:
-    allowed = f"an object of at most {_MOST_NUMERICS} texts, integers and booleans"
-    if not isinstance(value, Mapping) or len(value) > _MOST_NUMERICS:
+    allowed = f"an object of at most {MOST_NUMERICS} texts, integers and booleans"
+    if not isinstance(value, Mapping) or len(value) > MOST_NUMERICS:
         raise FieldError("numerics", value, allowed)
     for name, item in value.items():
         check_text("numerics", name)

@@ -50,7 +50,7 @@ def snapshot(manager: "PoCManager") -> dict[str, Any]:
         },
         "validation": manager.queue.stats,
         "callbacks": manager.outbox.stats(),
-        "numerics": dict(manager.engine.numerics),
+        "numerics": dict(manager.engine.numerics if active is None or active.ended else active.numerics),
     }
 
 

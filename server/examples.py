@@ -82,7 +82,7 @@ STATUS: Final[dict[str, Any]] = {
         "last_error": None,
         "receivers": {},
     },
-    "numerics": {"dtype": "bfloat16"},
+    "numerics": {"dtype": "bfloat16", "batch_size": 32, "seq_len": 256},
 }
 
 VERSIONS: Final[dict[str, Any]] = {

@@ -7,16 +7,28 @@ do: `use_layer_hooks`, `use_sign_flips`, the dimensions of the toy model in `par
 
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from hallmark.poc.config import PoCConfig
 from hallmark.poc.errors import FieldError
-from hallmark.poc.proof import ProofBatch
+from hallmark.poc.proof import MOST_NUMERICS, ProofBatch
 
 __all__ = ["ProofBatchRequest", "RoundRequest"]
 
 _UNSET = -1
 """What older clients send for a node number that they do not state."""
+
+
+def _at_most(count: int) -> BeforeValidator:
+    """Refuse what has too many entries before each of them is looked at."""
+
+    def check(value: object) -> object:
+        if isinstance(value, list | dict) and len(value) > count:
+            raise PydanticCustomError("too_long", "at most {count} entries", {"count": count})
+        return value
+
+    return BeforeValidator(check)
 
 
 class _Request(BaseModel):
@@ -117,14 +129,18 @@ class ProofBatchRequest(_Request):
     node_id: int = Field(0, description="The prover's node number.")
     nonces: Annotated[list[int], FailFast()] = Field(description="The nonces, in any order.")
     dist: Annotated[list[float], FailFast()] = Field(description="Their claimed distances, from 0 to 2.")
-    covered: list[int] | None = Field(
+    round: str | None = Field(
+        None,
+        description="The digest of the prover's round settings; another one than the round's is refused.",
+    )
+    covered: Annotated[list[int], _at_most(2)] | None = Field(
         None, description="First and last index of the prover's walk that the batch covers."
     )
     failed_nonces: Annotated[list[int], FailFast()] = Field(
         default_factory=list, description="Nonces that the prover could not compute."
     )
-    numerics: dict[str, str | int | bool] | None = Field(
-        None, description="The prover's numerics fingerprint; information only."
+    numerics: Annotated[dict[str, str | int | bool], _at_most(MOST_NUMERICS)] | None = Field(
+        None, description="The prover's numerics fingerprint; another dtype than the server's is refused."
     )
 
     def to_proof(self) -> ProofBatch:

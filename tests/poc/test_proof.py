@@ -28,13 +28,15 @@ def test_reads_what_older_clients_send() -> None:
     proof = batch(unknown_field="is ignored")
     assert proof.nonces == (1, 4, 7)
     assert proof.dist == (1.3, 1.4, 1.5)
-    assert (proof.covered, proof.failed_nonces, proof.numerics) == (None, (), None)
+    assert (proof.round, proof.covered, proof.failed_nonces, proof.numerics) == (None, None, (), None)
     assert proof.as_dict() == WIRE
 
 
 def test_travels_through_json_and_back() -> None:
     proof = batch(covered=[0, 3], failed_nonces=[10], numerics={"dtype": "bfloat16", "tp": 2, "eager": True})
     assert ProofBatch.from_dict(json.loads(json.dumps(proof.as_dict()))) == proof
+    assert batch(round="ab").as_dict() == {**WIRE, "round": "ab"}
+    assert batch(round="ab") == ProofBatch.from_dict(batch(round="ab").as_dict())
     all_well = batch(covered=[0, 2])
     assert all_well.as_dict()["failed_nonces"] == []
     assert ProofBatch.from_dict(all_well.as_dict()) == all_well
@@ -76,6 +78,8 @@ BAD_FIELDS = [
     ("dist", [1.3, 1.4, "1.5"]),
     ("dist", [1.3, 1.4, True]),
     ("dist", 1.3),
+    ("round", ""),
+    ("round", 7),
     ("covered", [3, 0]),
     ("covered", [0]),
     ("covered", [0, 1, 2]),
@@ -131,6 +135,16 @@ def test_another_block_is_refused_with_both_named() -> None:
         batch(block_hash="0xother").check_against(round_)
     with pytest.raises(StateError, match=r"height 8.*height 7"):
         batch(block_height=8).check_against(round_)
+
+
+@pytest.mark.parametrize(
+    "change", [{"seq_len": 128}, {"input_scale": 1.0}, {"use_random_projection": False}, {"model": "alias"}]
+)
+def test_other_round_settings_are_refused_with_both_named(change: dict[str, Any]) -> None:
+    round_, other = make_round(), make_round(**change)
+    batch(round=round_.digest).check_against(round_)
+    with pytest.raises(StateError, match=f"{other.digest}.*{round_.digest}.*seq_len, input_scale"):
+        batch(round=other.digest).check_against(round_)
 
 
 def test_older_clients_may_join_batches_of_several_nodes() -> None:

@@ -56,7 +56,9 @@ async def test_while_generating(http: httpx.AsyncClient, manager: PoCManager, en
         *("group_id", "n_groups", "seq_len", "batch_size", "r_target", "valid_rate", "fraud_threshold"),
     }
     assert shown["projection"] == {"enabled": True, "bytes": 2 * 64 * 64 * 2}, "two matrices of bf16"
-    assert shown["numerics"] == engine.numerics
+    assert shown["numerics"] == {**engine.numerics, "batch_size": 8, "seq_len": 8}
+    await http.post(f"{POC}/stop")
+    assert (await status(http))["numerics"] == engine.numerics, "without a round there is no batch shape"
 
 
 async def test_the_plain_poc_holds_no_projection(http: httpx.AsyncClient) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import ValidationError
 from runtime import (
     POC,
     Engine,
@@ -19,9 +20,11 @@ from runtime import (
     running_receiver,
 )
 
-from hallmark.poc.errors import EngineError
+from hallmark.poc.errors import EngineError, FieldError
 from hallmark.poc.manager import PoCManager
+from hallmark.poc.round import Round
 from hallmark.poc.settings import Settings
+from hallmark.server.schemas import ProofBatchRequest
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +138,7 @@ async def test_a_node_id_that_is_not_stated_is_taken(
 
 BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"nonces": [], "dist": []}, "nonces: []"),
-    ({"nonces": [], "dist": [], "failed_nonces": [1]}, "nonces: '0 nonces'"),
+    ({"nonces": [], "dist": [], "failed_nonces": [1]}, "nonces: '0 nonces and 1 failed ones'"),
     ({"nonces": [1, 2]}, "dist: '20 values'"),
     ({"dist": []}, "dist: '0 values'"),
     ({"nonces": [*range(19), -1]}, "nonces[19]: -1"),
@@ -165,6 +168,9 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"covered": [0, 2**63]}, "covered[1]: "),
     ({"failed_nonces": [3]}, "failed_nonces: [3]"),
     ({"failed_nonces": [-3]}, "failed_nonces[0]: -3"),
+    ({"covered": ["x", "y"]}, "covered[0]: 'x'"),
+    ({"covered": [1] * 200}, "covered: "),
+    ({"round": 7}, "round: 7"),
     ({"numerics": []}, "numerics: []"),
     ({"numerics": {str(n): n for n in range(65)}}, "numerics: {"),
 ]
@@ -182,6 +188,58 @@ async def test_a_wrong_field_is_named_with_its_value(
     assert answer.status_code == 400
     assert answer.json()["detail"].startswith(expected)
     assert manager.status()["validation"]["queued_jobs"] == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"covered": ["x"] * 10_000},
+        {"covered": [1] * 10_000},
+        {"numerics": dict.fromkeys(map(str, range(10_000)))},
+    ],
+    ids=["covered", "covered, integers", "numerics"],
+)
+def test_a_long_wrong_field_is_left_at_its_first_error(
+    honest: dict[str, Any], change: dict[str, Any]
+) -> None:
+    with pytest.raises(FieldError) as caught:
+        ProofBatchRequest.parse({**honest, **change})
+    assert isinstance(caught.value.__cause__, ValidationError)
+    assert caught.value.__cause__.error_count() == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seq_len": 4}, {"input_scale": 1.0}, {"use_random_projection": False}, {"projection_scale": 0.02}],
+    ids=lambda change: next(iter(change)),
+)
+async def test_a_batch_of_other_round_settings_is_refused_and_no_fraud(
+    http: httpx.AsyncClient, change: dict[str, Any]
+) -> None:
+    """Wrong shape: a refusal to judge, not a verdict."""
+    engine = Engine()
+    theirs, own = (Round.resolve(asked, engine.model).digest for asked in (config(**change), config()))
+    proof = await honest_proof(config(**change), range(20), round=theirs)
+    await http.post(f"{POC}/init/validate", json=request())
+    answer = await http.post(f"{POC}/validate", json=proof.as_dict())
+    assert answer.status_code == 409
+    assert theirs in answer.json()["detail"]
+    assert own in answer.json()["detail"]
+    await http.post(f"{POC}/init/validate", json=request(**change))
+    answer = await http.post(f"{POC}/validate", json=proof.as_dict())
+    assert answer.json()["verdict"] == "honest"
+
+
+async def test_a_batch_of_another_dtype_is_refused(
+    validating: httpx.AsyncClient, honest: dict[str, Any]
+) -> None:
+    answer = await validating.post(f"{POC}/validate", json={**honest, "numerics": {"dtype": "float16"}})
+    assert answer.status_code == 409
+    assert answer.json() == {
+        "detail": "the batch was computed in dtype 'float16', this server computes in 'bfloat16'"
+    }
+    answer = await validating.post(f"{POC}/validate", json={**honest, "numerics": {"torch": "1.0"}})
+    assert answer.json()["verdict"] == "honest", "nothing else of the fingerprint matters"
 
 
 @pytest.mark.parametrize("missing", ["public_key", "block_hash", "block_height", "nonces", "dist"])
