@@ -78,7 +78,7 @@ def test_an_allow_list_is_of_hosts_in_any_case() -> None:
 )
 def test_link_local_and_metadata_addresses_are_refused_in_every_spelling(host: str) -> None:
     for allowed_hosts in (None, [host.strip("[]")]):
-        with pytest.raises(FieldError, match="callback_url: .* no link-local or metadata address"):
+        with pytest.raises(FieldError, match=r"callback_url: .* no link-local or metadata address"):
             check_callback_url(f"http://{host}:80/latest", allowed_hosts)
 
 

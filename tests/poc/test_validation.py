@@ -120,7 +120,7 @@ def test_repeated_and_failed_nonces_take_room() -> None:
     with pytest.raises(QueueFullError, match="7 nonces wait for validation; 4 more would exceed"):
         queue.submit(proof(1, 1, failed_nonces=(2, 3)), ROUND)
     for claims in (proof(*(1,) * 11), proof(1, failed_nonces=tuple(range(2, 12)))):
-        with pytest.raises(FieldError, match="nonces: .*1 to 10"):
+        with pytest.raises(FieldError, match=r"nonces: .*1 to 10"):
             queue.submit(claims, ROUND)
     assert judge_all(queue) == [job]
     queue.submit(proof(*(1,) * 10), ROUND)
