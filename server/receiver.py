@@ -80,7 +80,7 @@ def create_app(database: Path) -> FastAPI:
 
     @app.get("/batches/{identifier}")
     def batch(identifier: int) -> JSONResponse:
-        found = store.get(identifier) if identifier < 2**63 else None
+        found = store.get(identifier) if 0 < identifier < 2**63 else None
         if found is None:
             return JSONResponse({"detail": f"no batch has the id {identifier}"}, 404)
         return JSONResponse(found)
@@ -104,9 +104,16 @@ async def _read(request: Request) -> bytes:
 
 def _parse(body: bytes) -> Any:
     try:
-        return json.loads(body, parse_constant=_refuse_constant)
+        parsed = json.loads(body, parse_constant=_refuse_constant)
+        # What is acknowledged is to be read again: 1e999 and lone surrogates parse, and have no JSON in UTF-8.
+        json.dumps(parsed, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as exc:
-        raise FieldError("body", body[:200].decode(errors="replace"), f"JSON ({exc})") from exc
+        raise FieldError("body", body[:200].decode(errors="replace"), f"JSON ({_ascii(exc)})") from exc
+    return parsed
+
+
+def _ascii(error: Exception) -> str:
+    return str(error).encode("ascii", "backslashreplace").decode()
 
 
 def _refuse_constant(name: str) -> None:
@@ -129,9 +136,7 @@ def _check_validated(body: Any) -> None:
     _check_distances(body, "received_dist")
     _check_distances(body, "dist")
     check_integer("n_invalid", body.get("n_invalid"), most=len(body["nonces"]))
-    # Null where too many recomputations failed for a verdict; its absence is an error.
-    if body.get("fraud_detected", ...) is not None:
-        check_bool("fraud_detected", body.get("fraud_detected"))
+    check_bool("fraud_detected", body.get("fraud_detected"))
     for field, most in (("r_target", math.inf), ("fraud_threshold", 1.0), ("probability_honest", 1.0)):
         check_float(field, body.get(field), least=0.0, most=most, allowed=f"a number from 0 to {most:g}")
 

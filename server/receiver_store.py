@@ -161,7 +161,9 @@ class BatchStore:
         return None if row is None else {**dict(row), "body": json.loads(row["body"])}
 
     def stats(self, *, public_key: str | None = None, block_hash: str | None = None) -> dict[str, Any]:
-        """Totals by kind: `batches`, `nonces` in them, and `duplicates`, deliveries beyond the first.
+        """Totals by kind: `batches`, `nonces`, and `duplicates`, deliveries beyond the first.
+
+        A nonce counts once for its block and key, in however many batches it stands.
 
         Args:
             public_key: Only of this key.
@@ -169,10 +171,14 @@ class BatchStore:
         """
         with self._lock:
             rows = self._database.execute(
-                "SELECT kind, count(*) AS batches, sum(n_nonces) AS nonces,"
-                " sum(deliveries - 1) AS duplicates FROM batches"
+                "WITH matching AS (SELECT * FROM batches"
                 " WHERE (:public_key IS NULL OR public_key = :public_key)"
-                " AND (:block_hash IS NULL OR block_hash = :block_hash) GROUP BY kind",
+                " AND (:block_hash IS NULL OR block_hash = :block_hash)),"
+                " claimed AS (SELECT DISTINCT kind, public_key, block_hash, nonce.value"
+                " FROM matching, json_each(matching.body, '$.nonces') AS nonce)"
+                " SELECT kind, count(*) AS batches, sum(deliveries - 1) AS duplicates,"
+                " (SELECT count(*) FROM claimed WHERE claimed.kind = matching.kind) AS nonces"
+                " FROM matching GROUP BY kind",
                 {"public_key": public_key, "block_hash": block_hash},
             ).fetchall()
         totals = {kind: {"batches": 0, "nonces": 0, "duplicates": 0} for kind in ("generated", "validated")}

@@ -154,6 +154,17 @@ def test_listing_filters_and_pages(client: httpx.Client) -> None:
     assert client.get("/stats", params={"public_key": "b"}).json() == stats((1, 3, 0))
 
 
+def test_a_nonce_counts_once_for_its_block_and_key(client: httpx.Client) -> None:
+    client.post("/generated", json=BATCH)
+    client.post("/generated", json={**BATCH, "nonces": [2, 3, 3]})
+    assert client.get("/stats").json() == stats((2, 4, 0))
+    client.post("/generated", json={**BATCH, "block_hash": "another block"})
+    client.post("/generated", json={**BATCH, "public_key": "another key"})
+    client.post("/validated", json=VERDICT)
+    assert client.get("/stats").json() == stats((4, 10, 0), (1, 3, 0))
+    assert client.get("/stats", params={"public_key": "another key"}).json() == stats((1, 3, 0))
+
+
 @pytest.mark.parametrize(
     ("query", "problem"),
     [("limit=0", "limit: '0'"), ("kind=other", "kind: 'other'"), ("after=x", "after: 'x'")],
@@ -164,7 +175,7 @@ def test_wrong_queries_are_named(shared: httpx.Client, query: str, problem: str)
     assert answer.json()["detail"].startswith(problem)
 
 
-@pytest.mark.parametrize("identifier", [1, 2**63])
+@pytest.mark.parametrize("identifier", [1, 0, -1, 2**63, -(2**63) - 1, -(10**20)])
 def test_an_unknown_batch_is_404(shared: httpx.Client, identifier: int) -> None:
     answer = shared.get(f"/batches/{identifier}")
     assert answer.status_code == 404
@@ -201,6 +212,7 @@ def test_wrong_fields_are_named(shared: httpx.Client, change: dict[str, Any], pr
         ({"dist": [1.0, 1.0, -1]}, "dist[2]: -1 is not allowed"),
         ({"n_invalid": 4}, "n_invalid: 4 is not allowed; allowed: an integer from 0 to 3"),
         ({"fraud_detected": ...}, "fraud_detected: None is not allowed"),
+        ({"fraud_detected": None}, "fraud_detected: None is not allowed"),
         ({"failed_nonces": [0]}, "failed_nonces: [0] is not allowed"),
         ({"fraud_detected": 0}, "fraud_detected: 0 is not allowed; allowed: true or false"),
         ({"probability_honest": 1.5}, "probability_honest: 1.5 is not allowed"),
@@ -218,13 +230,21 @@ def test_wrong_fields_of_a_verdict_are_named(
 
 def test_nonces_that_could_not_be_recomputed_may_be_all_there_is(client: httpx.Client) -> None:
     nothing = {"nonces": [], "dist": [], "received_dist": [], "failed_nonces": [0, 1, 2]}
-    verdict = {**VERDICT, **nothing, "fraud_detected": None}
+    verdict = {**VERDICT, **nothing}
     assert client.post("/validated", json=verdict).status_code == 200
     assert client.get("/batches/1").json()["body"] == verdict
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"dist": [NaN]}', b"[" * 100_000])
 def test_what_is_not_json_is_400(shared: httpx.Client, body: bytes) -> None:
+    answer = shared.post("/generated", content=body)
+    assert answer.status_code == 400
+    assert answer.json()["detail"].startswith("body: ")
+
+
+@pytest.mark.parametrize("value", ["1e999", "-1e999", r'"\ud800"', r'{"\udfff": 1}'])
+def test_what_could_not_be_read_again_is_400(shared: httpx.Client, value: str) -> None:
+    body = json.dumps(BATCH)[:-1] + f', "unknown": {value}}}'
     answer = shared.post("/generated", content=body)
     assert answer.status_code == 400
     assert answer.json()["detail"].startswith("body: ")
