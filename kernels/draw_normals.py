@@ -14,9 +14,9 @@ __all__ = ["STREAM_ELEMENTS", "draw_normals_reference"]
 STREAM_ELEMENTS = 2**35
 """A stream has fewer elements than this: the counter's first word does not carry into the second."""
 
-# PyTorch splits elementwise work between threads in pieces of this size; a thread's buffers of it, about
-# 3 MB, still come from the caches.
-_CALLS_PER_THREAD = 2**15
+# PyTorch splits elementwise work between threads from half of this on; the buffers of a thread, about 5 MB,
+# still come from the caches.
+_CALLS_PER_THREAD = 2**16
 
 
 def draw_normals_reference(streams: Tensor, elements: int, table: Tensor) -> Tensor:

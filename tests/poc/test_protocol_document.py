@@ -1,0 +1,127 @@
+"""docs/protocol.md says what the code does: its numbers are read from the page and checked."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import independent_verifier
+import pytest
+
+from hallmark.kernels.normal_table import normal_table
+from hallmark.poc.config import PoCConfig
+from hallmark.poc.fraud import MOST_FAILED, PROBABILITY_MISMATCH, probability_at_least
+from hallmark.poc.law import r_target_for
+from hallmark.poc.projection import RandomProjection
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+HEX = r"[0-9a-f]{8}"
+
+
+def rows_after(heading: str) -> list[list[str]]:
+    """The cells of the first table whose header row starts with `heading`."""
+    _, _, after = PAGE.partition(f"| {heading} |")
+    lines = after.partition("\n\n")[0].splitlines()[2:]
+    assert lines, f"no table {heading!r}"
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def number(text: str) -> float:
+    return float(text.replace(",", ""))
+
+
+def test_philox_answers() -> None:
+    for counter, key, words in rows_after("counter"):
+        c0, c1, c2, c3 = (int(word, 16) for word in re.findall(HEX, counter))
+        k0, k1 = (int(word, 16) for word in re.findall(HEX, key))
+        answer = independent_verifier.philox((c0, c1, c2, c3), (k0, k1))
+        assert " ".join(f"{word:08x}" for word in answer) == words.strip("`")
+
+
+def test_table_checksum() -> None:
+    patterns = b"".join(entry.to_bytes(2, "little") for entry in independent_verifier.table())
+    assert hashlib.sha256(patterns).hexdigest() in PAGE
+
+
+def test_moments_of_the_table() -> None:
+    values = normal_table().double()
+    variance = float(values.square().mean())
+    kurtosis = float(values.pow(4).mean()) / variance**2
+    assert (
+        f"variance {variance:.4f}, kurtosis {kurtosis:.3f} and largest magnitude {values.max():.2f}" in PAGE
+    )
+
+
+def test_worked_example() -> None:
+    """Each line of the example, computed from the lines above it."""
+    _, _, example = PAGE.partition("### Worked example")
+    lines = dict(re.findall(r"^(\w[\w ,\[\]]*?) {2,}(.+)$", example.partition("```\n\n")[0], re.MULTILINE))
+    assert lines["round"] == independent_verifier.round_digest(256, 64, -3, "on", 0.01, "")
+    encoded = b"".join(map(independent_verifier.length_prefixed, ("256", "64", "-3", "on", "0.01", "")))
+    assert encoded.hex() in re.sub(r"\s", "", example)
+    fields = [lines[name] for name in ("round", "block_hash", "public_key", "nonce")]
+    assert lines["digest"] == independent_verifier.digest("embeds", *fields).hex()
+    k0, k1, c2, c3 = independent_verifier.stream("embeds", *fields)
+    assert lines["k0 k1"] == f"{k0:08x} {k1:08x}"
+    assert lines["c2 c3"] == f"{c2:08x} {c3:08x}"
+    words = independent_verifier.philox((0, 0, c2, c3), (k0, k1))
+    assert lines["call 0"] == " ".join(f"{word:08x}" for word in words)
+    halves = [half for word in words for half in (word & 0xFFFF, word >> 16)]
+    assert lines["halves"].split() == [f"{half:04x}" for half in halves]
+    assert lines["sign and i"].split() == [f"{'-' if h & 0x8000 else '+'}{h & 0x7FF}" for h in halves]
+    table = independent_verifier.table()
+    assert lines["T[i]"].split() == [f"{table[half & 0x7FF]:04x}" for half in halves]
+    z = independent_verifier.normals((k0, k1, c2, c3), 8, table)
+    elements = [f"{pattern:04x}" for pattern in independent_verifier.scaled(z, 2.0**-3)]
+    assert lines["elements"].split()[:8] == elements
+    published = json.loads((ROOT / "docs" / "vectors.json").read_text(encoding="utf-8"))
+    assert published["streams"][0]["elements"][:8] == elements
+
+
+def test_memory_overhead_is_documented() -> None:
+    """Acceptance criterion 6.1: Memory overhead documented."""
+    rows = rows_after("hidden size | bytes")
+    for hidden, size, short in rows:
+        assert number(size) == 2 * number(hidden) ** 2 * 2
+        amount, unit = short.split()
+        assert number(size) == int(amount) * {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[unit]
+    assert RandomProjection(1, int(number(rows[0][0]))).memory_bytes == number(rows[0][1])
+
+
+def test_targets_of_rates() -> None:
+    for hidden, *targets in rows_after("hidden size | rate 0.001"):
+        for rate, r_target in zip((0.001, 0.01, 0.05, 0.1), targets, strict=True):
+            assert number(r_target) == pytest.approx(r_target_for(rate, int(number(hidden))), abs=5.1e-7)
+
+
+def test_smallest_fraudulent_counts() -> None:
+    for n, *counts in rows_after("n"):
+        for threshold, count in zip((0.01, 1e-7), counts, strict=True):
+            k = int(count)
+            assert probability_at_least(k, int(number(n)), PROBABILITY_MISMATCH) < threshold
+            assert probability_at_least(k - 1, int(number(n)), PROBABILITY_MISMATCH) >= threshold
+
+
+def test_defaults_and_constants() -> None:
+    defaults = PoCConfig(block_hash="b", block_height=0, public_key="k")
+    assert f"({defaults.distance_tolerance} s by default)" in PAGE
+    assert f"`fraud_threshold` ({defaults.fraud_threshold} by default)" in PAGE
+    assert f"by default {defaults.projection_scale}" in PAGE
+    assert PROBABILITY_MISMATCH == 5e-4
+    assert "Binomial(n, 5·10⁻⁴)" in PAGE
+    assert f"more than {MOST_FAILED * 100:.0f} % of the nonces" in PAGE
+
+
+def test_measured_figures_are_those_of_their_file() -> None:
+    for link in re.findall(r"\.\./(bench/results/[\w.-]+)", PAGE):
+        assert (ROOT / link).is_file(), link
+    (link,) = set(re.findall(r"\.\./(bench/results/numerics[\w.-]+)", PAGE))
+    rows = {row["variant"]: row for row in json.loads((ROOT / link).read_text(encoding="utf-8"))["rows"]}
+    text = " ".join(PAGE.split())
+    avx2 = rows["bf16, AVX2 only"]
+    assert f"{avx2['rms_s']:.3f} s RMS ({avx2['max_s']:.2f} s at most among 256 nonces)" in text
+    rms = max(rows[dtype]["rms_s"] for dtype in ("fp16", "fp32"))
+    largest = max(rows[dtype]["max_s"] for dtype in ("fp16", "fp32"))
+    assert f"{rms:.2f} s RMS ({largest:.2f} s at most)" in text
+    assert rows["bf16, one thread"]["max_s"] == 0
