@@ -30,7 +30,7 @@ def serve(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="The model, as vLLM takes it.")],
 ) -> None:
-    """Start vLLM's API server with proof of compute: hallmark serve MODEL [vLLM flags].
+    """Start vLLM's API server with proof of compute: hallmark serve MODEL, then vLLM's flags.
 
     Every flag after MODEL goes to vLLM untouched; `hallmark serve MODEL --help` lists them. Settings of
     proof of compute are part of vLLM's `--additional-config '{"hallmark": {...}}'`. The token of the control
@@ -40,7 +40,7 @@ def serve(
     The command reports ready once proof of compute answers, and ends with the server's exit code.
     """
     if model.startswith("-"):
-        raise typer.BadParameter("the model comes first: hallmark serve MODEL [vLLM flags]")
+        raise typer.BadParameter("the model comes first: hallmark serve MODEL, then vLLM's flags")
     check_vllm_is_installed()
     raise typer.Exit(_run(plan(model, context.args, os.environ)))
 
