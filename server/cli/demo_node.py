@@ -95,8 +95,10 @@ class Receiver:
 
     def proof(self, public_key: str, block_hash: str) -> ProofBatch:
         """All it has of a key and a block, joined into one batch in the order of arrival."""
-        query = {"public_key": public_key, "block_hash": block_hash, "kind": "generated", "limit": "1000"}
-        found = self._get("/batches", **query)
+        query = {"public_key": public_key, "block_hash": block_hash, "kind": "generated"}
+        found: list[dict[str, Any]] = []
+        while page := self._get("/batches", **query, after=str(found[-1]["id"] if found else 0)):
+            found += page
         bodies = [self._get(f"/batches/{batch['id']}")["body"] for batch in found]
         if not bodies:
             raise DemoError(f"the receiver has nothing of {public_key!r} for block {block_hash!r}")
@@ -105,6 +107,7 @@ class Receiver:
             block_hash=block_hash,
             block_height=bodies[0]["block_height"],
             node_id=bodies[0]["node_id"],
+            round=bodies[0].get("round"),
             nonces=tuple(nonce for body in bodies for nonce in body["nonces"]),
             dist=tuple(distance for body in bodies for distance in body["dist"]),
         )
