@@ -226,6 +226,26 @@ class TestGeneration:
         expected = await asyncio.to_thread(oracle, asked, [("02a1b2c3", nonce) for nonce in walked[:24]])
         assert status["valid_distances"][:24] == expected
 
+    async def test_a_round_runs_with_the_projection_on(self, engine: Engine, manager: PoCManager) -> None:
+        """6.1: Integration with PoCManager."""
+        keys = [("02a1b2c3", nonce) for nonce in range(8)]
+        found = {}
+        for projection, held in ((True, 2 * 64 * 64 * 2), (False, 0)):
+            asked = config(use_random_projection=projection)
+            await manager.start_round(asked)
+            await checked(manager, 8)
+            status = manager.status()
+            assert status["projection"] == {"enabled": projection, "bytes": held}
+            found[projection] = status["valid_distances"][:8]
+            assert found[projection] == await asyncio.to_thread(oracle, asked, keys)
+            await manager.switch_phase(VALIDATING)
+            validated = await manager.validate(await honest_proof(asked, range(8)))
+            assert validated.verdict is Verdict.HONEST
+        assert not set(found[True]) & set(found[False]), "the projection changes every distance"
+        await manager.stop()
+        await eventually(lambda: engine.calls[-1] == "close")
+        assert manager.status()["projection"]["bytes"] == 0
+
     async def test_a_pause_for_validation_continues_the_walk(
         self, engine: Engine, manager: PoCManager
     ) -> None:
