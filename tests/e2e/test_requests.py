@@ -6,22 +6,9 @@ from typing import Any
 
 import pytest
 from node import Node, Receiver, proof, round_request
+from original_client import TOY_MODEL
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
-
-TOY_MODEL = {
-    "dim": 1792,
-    "n_layers": 64,
-    "n_heads": 64,
-    "n_kv_heads": 64,
-    "vocab_size": 8196,
-    "ffn_dim_multiplier": 10.0,
-    "multiple_of": 8192,
-    "norm_eps": 1e-5,
-    "rope_theta": 10000,
-    "use_scaled_rope": False,
-    "seq_len": 256,
-}
 
 
 def send_as_go_does(node: Node, path: str, body: Any) -> tuple[int, bytes]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from original_client import TOY_MODEL
 from runtime import POC, Engine, eventually, request
 
 from hallmark.poc.config import PoCConfig
@@ -23,19 +24,7 @@ ORIG_GO = {
     "batch_size": 100,
     "r_target": 1.4013564660458173,
     "fraud_threshold": 1e-7,
-    "params": {
-        "dim": 1792,
-        "n_layers": 64,
-        "n_heads": 64,
-        "n_kv_heads": 64,
-        "vocab_size": 8196,
-        "ffn_dim_multiplier": 10.0,
-        "multiple_of": 8192,
-        "norm_eps": 1e-5,
-        "rope_theta": 10000,
-        "use_scaled_rope": False,
-        "seq_len": 16,
-    },
+    "params": {**TOY_MODEL, "seq_len": 16},
     "node_id": 3,
     "node_count": 7,
     "url": "http://127.0.0.1:1/v1/poc-batches",
