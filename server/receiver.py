@@ -105,7 +105,7 @@ async def _read(request: Request) -> bytes:
 def _parse(body: bytes) -> Any:
     try:
         parsed = json.loads(body, parse_constant=_refuse_constant)
-        # What is acknowledged is to be read again: 1e999 and lone surrogates parse, and have no JSON in UTF-8.
+        # What is acknowledged is to be read again: 1e999 and lone surrogates parse, but have no JSON.
         json.dumps(parsed, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as exc:
         raise FieldError("body", body[:200].decode(errors="replace"), f"JSON ({_ascii(exc)})") from exc
