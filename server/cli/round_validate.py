@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from hallmark.poc.errors import FieldError, HallmarkError
@@ -105,9 +106,12 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
 def _table(batches: list[ProofBatch], answers: list[dict[str, Any] | HallmarkError]) -> Table:
     table = Table("public key", "nonces", "invalid", "failed", "p-value", "verdict")
     for batch, answer in zip(batches, answers, strict=True):
-        key = batch.public_key if len(batch.public_key) <= 24 else f"{batch.public_key[:23]}…"
+        # What comes from provers is text, not markup.
+        key = escape(batch.public_key if len(batch.public_key) <= 24 else f"{batch.public_key[:23]}…")
         if isinstance(answer, HallmarkError):
-            table.add_row(key, str(len(batch.nonces)), "", "", "", f"error: {answer}", style="yellow")
+            table.add_row(
+                key, str(len(batch.nonces)), "", "", "", f"error: {escape(str(answer))}", style="yellow"
+            )
             continue
         verdict = Verdict(answer["verdict"])
         style = {Verdict.HONEST: "green", Verdict.FRAUD: "red", Verdict.NO_VERDICT: "yellow"}[verdict]

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from hallmark.server.cli.client import PoCClient
@@ -90,7 +91,7 @@ def _table(status: Mapping[str, Any]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in _rows(status):
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     return table
 
 

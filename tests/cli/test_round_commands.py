@@ -233,6 +233,15 @@ async def test_fraud_among_several_is_code_1(node: Node, tmp_path: Path) -> None
     assert "409" in result.out
 
 
+async def test_what_looks_like_markup_is_shown_as_it_is(node: Node, tmp_path: Path) -> None:
+    proof = await honest_proof(config(), range(2), public_key="[/x] [bold]")
+    await node.round("start", *ROUND[:-1], "[/y]", *SHORT, "--phase", "validate")
+    assert "[/y]" in (await node.round("status")).out
+    judged = await node.round("validate", proofs(tmp_path / "p.json", proof))
+    assert judged.code == 0, judged.err
+    assert "[/x] [bold]" in judged.out
+
+
 async def test_an_error_without_fraud_is_code_2(node: Node, tmp_path: Path) -> None:
     honest = await honest_proof(config(), range(4))
     path = proofs(tmp_path / "p.json", honest)
