@@ -234,7 +234,7 @@ async def test_fraud_among_several_is_code_1(node: Node, tmp_path: Path) -> None
 
 
 async def test_what_looks_like_markup_is_shown_as_it_is(node: Node, tmp_path: Path) -> None:
-    proof = await honest_proof(config(), range(2), public_key="[/x] [bold]")
+    proof = await honest_proof(config(public_key="[/x] [bold]"), range(2))
     await node.round("start", *ROUND[:-1], "[/y]", *SHORT, "--phase", "validate")
     assert "[/y]" in (await node.round("status")).out
     judged = await node.round("validate", proofs(tmp_path / "p.json", proof))
