@@ -64,7 +64,7 @@ class Agreement:
         """Wait until the device has done what was launched on it, and stop this process if it never does."""
         if device.type == "cpu":
             return
-        done = torch.cuda.Event()
+        done = torch.Event(device=device)
         done.record(torch.cuda.current_stream(device))
         deadline = time.monotonic() + self._timeout.total_seconds()
         while not done.query():

@@ -253,3 +253,15 @@ def test_the_status_names_the_numerics_and_the_batch_shape(node: Node) -> None:
     assert numerics["forward"] == "eager"
     assert numerics["kernels"] == "reference"
     assert (numerics["dtype"], numerics["tensor_parallel_size"]) == ("bfloat16", 1)
+    assert (numerics["batch_size"], numerics["seq_len"]) == (BATCH_SIZE, 32)
+
+
+def test_a_batch_of_other_settings_is_refused_not_judged(node: Node, receiver: Receiver) -> None:
+    """Another length or dtype gives other distances, which is nobody's fraud."""
+    batch = generate(node, receiver, round_request(), BATCH_SIZE)[0]
+    node.poc("/init/validate", round_request(seq_len=64))
+    assert "seq_len" in node.poc("/validate", batch, status=409)["detail"]
+    node.poc("/init/validate", round_request())
+    other = {**batch, "numerics": {**batch["numerics"], "dtype": "float16"}}
+    assert "float16" in node.poc("/validate", other, status=409)["detail"]
+    assert node.poc("/validate", batch)["fraud_detected"] is False

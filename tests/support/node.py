@@ -119,7 +119,10 @@ class Receiver:
         self.http.close()
 
     def batches(self, kind: str) -> list[Any]:
-        return [self._get(f"/batches/{entry['id']}")["body"] for entry in self._get(f"/batches?kind={kind}")]
+        return [
+            self._get(f"/batches/{entry['id']}")["body"]
+            for entry in self._get(f"/batches?kind={kind}&limit=1000")
+        ]
 
     def _get(self, path: str) -> Any:
         response = self.http.get(path)
