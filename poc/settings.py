@@ -25,7 +25,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     batch_size: _Count = Field(32, description="Largest batch of nonces the server sizes itself for.")
-    seq_len: _Count = Field(256, description="Input length the largest batch has; longer inputs get smaller batches.")
+    seq_len: _Count = Field(
+        256, description="Input length of the largest batch; longer ones get smaller batches."
+    )
     allow_unsupported_vllm: bool = Field(False, description="Start on a vLLM outside the tested range.")
 
     api_key: SecretStr | None = Field(
