@@ -4,6 +4,7 @@ A child runs in a process group of its own, so that its own children can be ende
 SIGTERM when the process that started it dies, however that happens.
 """
 
+import errno
 import os
 import signal
 import socket
@@ -17,7 +18,7 @@ from typing import IO, Self
 
 from hallmark.poc.errors import HallmarkError
 
-__all__ = ["ChildProcess", "ProcessError", "free_port", "log_tail", "process_group"]
+__all__ = ["ChildProcess", "ProcessError", "check_port", "free_port", "log_tail", "process_group"]
 
 _POLL_SECONDS = 0.05
 _LINGER_SECONDS = 3.0
@@ -215,3 +216,28 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def check_port(host: str | None, port: int) -> None:
+    """Refuse a port that a server could not listen on now.
+
+    Args:
+        host: The address it is to bind; None or empty is every IPv4 address.
+        port: From 0, which is any free one, to 65535.
+
+    Raises:
+        ProcessError: Another process listens there, or this machine does not allow it.
+    """
+    where = host or "every address"
+    family = socket.AF_INET6 if ":" in (host or "") else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As servers do: connections that are only closing do not keep a port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host or "", port))
+            # Two that asked for reuse may both bind a port; only one of them may listen.
+            probe.listen(1)
+        except (OSError, OverflowError) as exc:
+            if isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE:
+                raise ProcessError(f"port {port} on {where} is in use; choose another --port") from exc
+            raise ProcessError(f"cannot listen on port {port} of {where}: {exc}") from exc

@@ -14,7 +14,7 @@ import typer
 from hallmark.poc.errors import UnsupportedError
 from hallmark.server.cli.client import PREFIX, explain
 from hallmark.server.cli.serve_plan import ServePlan, check_vllm_is_installed, plan
-from hallmark.server.processes import ChildProcess
+from hallmark.server.processes import ChildProcess, check_port
 
 __all__ = ["serve"]
 
@@ -42,7 +42,11 @@ def serve(
     if model.startswith("-"):
         raise typer.BadParameter("the model comes first: hallmark serve MODEL, then vLLM's flags")
     check_vllm_is_installed()
-    raise typer.Exit(_run(plan(model, context.args, os.environ)))
+    planned = plan(model, context.args, os.environ)
+    if planned.address is not None:
+        # Another server on the port would answer in the place of ours, and make it look ready.
+        check_port(*planned.address)
+    raise typer.Exit(_run(planned))
 
 
 def _run(plan: ServePlan) -> int:

@@ -25,6 +25,8 @@ _OPT_IN_PLUGINS = frozenset({"lora_hf_hub_resolver"})
 _LEAST_BATCHED_TOKENS = 2048
 _LEAST_SEQUENCES = 128
 
+_DEFAULT_PORT = 8000
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServePlan:
@@ -33,6 +35,7 @@ class ServePlan:
     Attributes:
         command: The program and its arguments.
         environment: Variables to set beside the present ones.
+        address: The host and the port it will bind; None where it listens on a socket, or only prints help.
         url: Where it will answer from this machine.
         socket: The Unix socket it listens on instead of a port.
         api_key: The token of its control routes.
@@ -41,6 +44,7 @@ class ServePlan:
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
+    address: tuple[str | None, int] | None
     url: str
     socket: str | None
     api_key: str | None = field(repr=False)
@@ -73,6 +77,9 @@ def plan(model: str, arguments: Sequence[str], environment: Mapping[str, str]) -
     settings = Settings.from_additional_config(flags.get_mapping("additional-config"), environment)
     host = flags.get("host")
     socket = flags.get("uds")
+    port = flags.get_integer("port")
+    port = _DEFAULT_PORT if port is None else port
+    listens = flags.get("help") is None and flags.get("headless") is None
     if flags.get("help") is None:
         check_exposure(settings, host, socket)
     added, notes = _sizes(flags, settings)
@@ -92,7 +99,8 @@ def plan(model: str, arguments: Sequence[str], environment: Mapping[str, str]) -
         ),
         # The engine's processes must not find the working directory's modules either.
         environment={"VLLM_PLUGINS": ",".join(plugins), "PYTHONSAFEPATH": "1"},
-        url=f"{scheme}://{_reachable(host)}:{flags.get_integer('port') or 8000}",
+        address=(host, port) if listens and not socket else None,
+        url=f"{scheme}://{_reachable(host)}:{port}",
         socket=socket,
         api_key=None if settings.api_key is None else settings.api_key.get_secret_value(),
         notes=tuple(notes),

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hallmark.server.processes import ChildProcess, ProcessError, free_port, process_group
+from hallmark.server.processes import ChildProcess, ProcessError, check_port, free_port, process_group
 
 PYTHON = [sys.executable, "-P", "-c"]
 
@@ -148,3 +149,30 @@ def test_a_process_that_is_never_ready_is_an_error(tmp_path: Path) -> None:
 
 def test_free_ports_can_be_bound() -> None:
     assert 1024 <= free_port() < 65536
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", None, ""])  # noqa: S104
+def test_a_port_that_somebody_listens_on_is_refused_and_a_free_one_is_not(host: str | None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(ProcessError) as refused:
+            check_port(host, port)
+        where = host or "every address"
+        assert str(refused.value) == f"port {port} on {where} is in use; choose another --port"
+    check_port(host, port)
+
+
+def test_a_port_that_a_server_has_just_left_is_free() -> None:
+    """The server's end of a connection that it closed stays for a minute, and must not keep the port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            server.accept()[0].close()
+            assert client.recv(1) == b""
+    check_port("127.0.0.1", port)
+
+
+@pytest.mark.parametrize(("host", "port"), [("192.0.2.1", 0), ("127.0.0.1", 70_000), ("no.such.invalid", 0)])
+def test_where_nothing_can_listen_is_refused(host: str, port: int) -> None:
+    with pytest.raises(ProcessError, match=f"^cannot listen on port {port} of {host}: "):
+        check_port(host, port)

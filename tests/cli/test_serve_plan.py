@@ -184,3 +184,17 @@ def test_the_command_line_needs_nothing_that_only_vllm_brings() -> None:
     )
     result = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "address"),
+    [
+        (["--host", "127.0.0.1"], ("127.0.0.1", 8000)),
+        (["--host=::1", "--port=18700"], ("::1", 18700)),
+        (["--uds", "/run/hallmark.sock"], None),
+        (["--help"], None),
+        (["--host", "127.0.0.1", "--headless"], None),
+    ],
+)
+def test_the_address_it_will_bind(flags: list[str], address: tuple[str, int] | None) -> None:
+    assert plan("m", flags, {}).address == address
