@@ -55,14 +55,21 @@ class BatchStore:
 
         Args:
             path: The SQLite file; its write-ahead log lies beside it.
+
+        Raises:
+            sqlite3.Error: The path is no such file, and none can be made there.
         """
         self._lock = threading.Lock()
         self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._database.row_factory = sqlite3.Row
-        self._database.execute("PRAGMA journal_mode = WAL")
-        # What is acknowledged must survive a power cut too, not only a crash of this process.
-        self._database.execute("PRAGMA synchronous = FULL")
-        self._database.executescript(_SCHEMA)
+        try:
+            self._database.execute("PRAGMA journal_mode = WAL")
+            # What is acknowledged must survive a power cut too, not only a crash of this process.
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._database.executescript(_SCHEMA)
+        except sqlite3.Error:
+            self._database.close()
+            raise
 
     def close(self) -> None:
         """Close the file."""

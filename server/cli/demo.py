@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hallmark.poc.errors import HallmarkError
+from hallmark.poc.errors import FieldError, HallmarkError
 from hallmark.server.cli.serve_plan import check_vllm_is_installed
 from hallmark.server.cli.steps import Steps
 from hallmark.server.processes import log_tail
@@ -40,13 +40,14 @@ def demo(
     only if every verdict is the right one.
     """
     check_vllm_is_installed()
+    if directory is not None:
+        _make_writable(directory)
     # The model is made with what vLLM brings; other commands must not need it.
     from hallmark.server.cli.demo_story import Story
 
     signal.signal(signal.SIGTERM, _end)
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_OFF_A_TERMINAL)
     folder = Path(tempfile.mkdtemp(prefix="hallmark-demo-")) if directory is None else directory.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
     story = Story(Steps(console), folder, nonces)
     try:
         judged = list(story.tell())
@@ -85,6 +86,17 @@ def _table(judged: "Sequence[Judged]") -> Table:
             "[green]✓[/green]" if one.is_right else "[red]✗[/red]",
         )
     return table
+
+
+def _make_writable(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as exc:
+        raise FieldError(
+            "--directory", str(directory), f"a folder that files can be made in ({exc})"
+        ) from exc
 
 
 def _end(number: int, _: FrameType | None) -> None:

@@ -1,11 +1,13 @@
 """`hallmark receiver`: take the callbacks of servers and keep them."""
 
+import sqlite3
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import uvicorn
 
+from hallmark.poc.errors import FieldError
 from hallmark.server.receiver import create_app
 
 __all__ = ["receiver"]
@@ -24,4 +26,9 @@ def receiver(
     came with GET /batches, GET /batches/ID and GET /stats. It asks nobody for a token: whoever reaches the
     port can deliver and read.
     """
-    uvicorn.run(create_app(database), host=host, port=port)
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        app = create_app(database)
+    except (OSError, sqlite3.Error) as exc:
+        raise FieldError("--database", str(database), f"a path for a SQLite file ({exc})") from exc
+    uvicorn.run(app, host=host, port=port)

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from command_line import Cli
 
 from hallmark.server.processes import ChildProcess, free_port
 
@@ -59,14 +60,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def starter(directory: Path) -> Iterator[Start]:
+def starter(directory: Path, log: Path | None = None) -> Iterator[Start]:
     started: list[tuple[ChildProcess, httpx.Client]] = []
 
     def once() -> tuple[ChildProcess, httpx.Client]:
         port = free_port()
         command = [sys.executable, "-P", "-m", "hallmark.server.cli", "receiver"]
         options = ["--database", str(directory / "receiver.db"), "--port", str(port)]
-        process = ChildProcess("the receiver", [*command, *options], log=directory / "log")
+        process = ChildProcess("the receiver", [*command, *options], log=log or directory / "log")
         client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
         started.append((process, client))
         process.wait_until(lambda: answers(client), seconds=60)
@@ -295,3 +296,21 @@ def test_sigterm_ends_it_cleanly(start: Start) -> None:
     client.close()
     assert process.terminate() in (0, -signal.SIGTERM)
     assert "Traceback" not in process.log_tail(1000)
+
+
+def test_a_path_that_keeps_no_database_is_a_sentence(cli: Cli, tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("no database, and longer than the header of one, so that nobody takes it for empty" * 9)
+    for path in (tmp_path, text, text / "receiver.db", Path("/proc/missing/receiver.db")):
+        result = cli("receiver", "--database", path, "--port", 0)
+        assert result.code == 2
+        expected = f"hallmark: --database: '{path}' is not allowed; allowed: a path for a SQLite file ("
+        assert result.err.startswith(expected)
+        assert len(result.err.splitlines()) == 1
+    assert text.read_text().startswith("no database")
+
+
+def test_the_folder_of_the_database_is_made(tmp_path: Path) -> None:
+    with starter(tmp_path / "new" / "folder", log=tmp_path / "log") as start:
+        start()
+    assert (tmp_path / "new" / "folder" / "receiver.db").exists()
