@@ -85,6 +85,10 @@ class Settings(BaseModel):
         values: dict[str, Any] = dict(section)
         key = environment.get(API_KEY_VARIABLE)
         if key is not None and values.get("api_key") is None:
+            if not key:
+                raise FieldError(
+                    API_KEY_VARIABLE, key, "a token; set it to a non-empty token, or unset it to have none"
+                )
             values["api_key"] = key
         try:
             return cls(**values)

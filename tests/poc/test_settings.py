@@ -80,6 +80,9 @@ def test_no_error_repeats_the_api_key(section: object, environment: dict[str, st
 
 def test_an_empty_api_key_is_refused_rather_than_taken_for_none() -> None:
     with pytest.raises(FieldError, match=r"hallmark\.api_key"):
+        load({"api_key": ""})
+    told = r"^HALLMARK_API_KEY: '' is not allowed; .*set it to a non-empty token, or unset it"
+    with pytest.raises(FieldError, match=told):
         load({}, HALLMARK_API_KEY="")
 
 
