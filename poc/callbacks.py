@@ -68,7 +68,8 @@ class CallbackSender:
     An answer of 2xx is a delivery. Everything else is a failure and is tried again, after an exponentially
     growing wait with jitter, or after the answer's `Retry-After` where that is longer; except that a 4xx
     other than 408, 425 and 429 is final. What fails finally, has been retried `max_retries` times, or is the
-    oldest when the queue is full, is dropped: counted and logged, never in silence.
+    oldest when the queue is full, is dropped: counted and logged, never in silence. The first failure of a
+    receiver is logged as a warning, and that it takes callbacks again as information.
 
     A delivery keeps its body and its `webhook-id`, the idempotency key of Standard Webhooks.
 
@@ -104,6 +105,7 @@ class CallbackSender:
         self._in_flight: _Delivery | None = None
         self._sent = self._retried = self._dropped = 0
         self._last_error: str | None = None
+        self._is_failing = False
         self._one_at_a_time = asyncio.Lock()
         self._delivering: asyncio.Task[None] | None = None
 
@@ -206,6 +208,9 @@ class CallbackSender:
         if failure is None:
             delivery.delivered = True
             self._sent += 1
+            if self._is_failing:
+                self._is_failing = False
+                logger.info("The receiver %s takes callbacks again", self.callback_url)
             return True
         self._last_error = failure.reason
         if failure.permanent or delivery.attempts > self.max_retries:
@@ -213,7 +218,9 @@ class CallbackSender:
             return True
         pause = max(self._backoff(delivery.attempts), failure.retry_after)
         delivery.not_before = self._clock() + pause
-        logger.warning(
+        # One line says that the receiver is down; each attempt until it is up again is in the debug log.
+        logger.log(
+            logging.DEBUG if self._is_failing else logging.WARNING,
             "Callback %s/%s (%s) failed: %s; retry %d of %d in %.1f s",
             self.callback_url,
             delivery.kind,
@@ -223,6 +230,7 @@ class CallbackSender:
             self.max_retries,
             pause,
         )
+        self._is_failing = True
         self._queue.appendleft(delivery)
         self._drop_overflow()
         return False

@@ -90,6 +90,27 @@ async def test_a_failed_batch_is_queued_for_retry() -> None:
     }
 
 
+async def test_the_log_says_once_that_a_receiver_is_down_and_once_that_it_is_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "hallmark.poc.callbacks")
+    clock = Clock()
+    sender = Receiver(*[503] * 5).sender(10, wait=wait_fixed(7), clock=clock)
+    for outage in (1, 2):
+        for n in range(8):
+            clock.now += 10
+            await sender.send({"n": n})
+        assert sender.queued == 0
+        lines = [(record.levelname, record.getMessage()) for record in caplog.records]
+        [(_, down), (_, back)] = lines[-2:]
+        assert [level for level, _ in lines] == ["WARNING", "INFO"] * outage
+        assert f"Callback {URL}/generated (msg_" in down
+        assert down.endswith(" failed: HTTP 503; retry 1 of 10 in 7.0 s")
+        assert back == f"The receiver {URL} takes callbacks again"
+        if outage == 1:
+            sender._client = httpx.AsyncClient(transport=httpx.MockTransport(Receiver(503)))
+
+
 async def test_every_attempt_carries_the_same_id_and_body_and_its_own_timestamp() -> None:
     receiver = Receiver(500, 502, 200)
     sender = receiver.sender()
