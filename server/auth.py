@@ -25,8 +25,10 @@ def authenticate(request: Request, settings: Settings) -> None:
     # Digests have one length: a comparison of them tells nothing about the key's, in time or otherwise.
     given = hashlib.sha256(token.strip().encode("latin-1")).digest()  # as the bytes came
     expected = hashlib.sha256(settings.api_key.get_secret_value().encode("utf-8")).digest()
-    if not hmac.compare_digest(given, expected) or scheme.lower() != "bearer":
+    if scheme.lower() != "bearer" or not token.strip():
         raise UnauthorizedError("this route needs the header `Authorization: Bearer <API key>`")
+    if not hmac.compare_digest(given, expected):
+        raise UnauthorizedError("the bearer token is wrong")
 
 
 def check_exposure(settings: Settings, host: str | None, unix_socket: str | None = None) -> None:

@@ -1,12 +1,16 @@
 """The `hallmark` command; one module a subcommand."""
 
 import sys
+import traceback
 
 __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line; an error that is explained ends it with code 2 and one sentence."""
+    """Run the command line; an error ends it with code 2, and with one sentence where it is explained.
+
+    No error may end it with code 1, which is a verdict: fraud.
+    """
     from hallmark.poc.errors import HallmarkError
     from hallmark.server.cli.app import app
 
@@ -14,4 +18,9 @@ def main() -> None:
         app()
     except HallmarkError as exc:
         print(f"hallmark: {exc}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as exc:  # noqa: BLE001  # shown in full, and Python's own exit code for it is 1
+        traceback.print_exc()
+        reason = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+        print(f"hallmark: unexpected error: {reason}", file=sys.stderr)
         sys.exit(2)

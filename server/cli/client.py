@@ -33,7 +33,8 @@ class ServerError(HallmarkError):
     def __init__(self, request: str, status: int, detail: str) -> None:
         self.status = status
         self.detail = detail
-        super().__init__(f"{request}: {status}: {detail}")
+        advice = f"; set {API_KEY_VARIABLE} or --api-key" if status == httpx.codes.UNAUTHORIZED else ""
+        super().__init__(f"{request}: {status}: {detail}{advice}")
 
 
 class UnreachableError(HallmarkError):

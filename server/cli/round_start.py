@@ -1,5 +1,7 @@
 """`hallmark round start`: set a round and start it."""
 
+import math
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -98,9 +100,11 @@ def start(
         body["distance_tolerance"] = _parse_tolerance(distance_tolerance)
     if phase is Phase.GENERATE and node_id is None and node_count is None:
         body |= {"node_id": 0, "node_count": 1}
+    _check_finite(body)
     path = "/init" if phase is Phase.NONE else f"/init/{phase}"
     with PoCClient(url, api_key) as client:
         answer = client.post(path, body)
+        _say_if_lowered(answer["pow_status"])
         if watch:
             watch_status(client, interval)
         else:
@@ -114,3 +118,21 @@ def _parse_tolerance(text: str) -> float | None:
         return float(text)
     except ValueError as exc:
         raise FieldError("--distance-tolerance", text, "a number, or none") from exc
+
+
+def _check_finite(body: Mapping[str, Any]) -> None:
+    """Refuse the numbers that JSON has no form for; what else is allowed is the server's to say."""
+    for field, value in body.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            allowed = (
+                "a finite number, or none" if field == "distance_tolerance" else "a finite number above 0"
+            )
+            raise FieldError(field, value, allowed)
+
+
+def _say_if_lowered(status: Mapping[str, Any]) -> None:
+    """Say that the server takes smaller batches than it was asked for."""
+    config = status.get("config") or {}
+    taken, asked = config.get("batch_size"), config.get("requested_batch_size")
+    if asked is not None and taken != asked:
+        typer.echo(f"batch_size {asked} was lowered to {taken}")

@@ -48,7 +48,13 @@ def validate(
         for answer in answers:
             print(json.dumps({"error": str(answer)} if isinstance(answer, HallmarkError) else answer))
     else:
-        Console().print(_table(batches, answers))
+        console = Console()
+        console.print(_table(batches, answers))
+        for number, answer in enumerate(answers, start=1):
+            if isinstance(answer, HallmarkError):
+                console.print(
+                    f"error of proof {number}: {escape(str(answer))}", soft_wrap=True, highlight=False
+                )
     raise typer.Exit(_exit_code(answers))
 
 
@@ -92,15 +98,16 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the proofs of a file: one, or several in an array; a receiver wraps each in `body`."""
     try:
         content = json.loads(sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise FieldError("PROOFS", str(path), f"a readable file of JSON ({exc})") from exc
     entries = content if isinstance(content, list) else [content]
     if not entries:
         raise FieldError("PROOFS", str(path), "at least one proof; the array is empty")
     for entry in entries:
-        if not isinstance(entry, dict):
+        proof = entry.get("body", entry) if isinstance(entry, dict) else entry
+        if not isinstance(proof, dict):
             raise FieldError("PROOFS", entry, "a ProofBatch as a JSON object")
-        yield entry.get("body", entry)
+        yield proof
 
 
 def _table(batches: list[ProofBatch], answers: list[dict[str, Any] | HallmarkError]) -> Table:
@@ -109,9 +116,7 @@ def _table(batches: list[ProofBatch], answers: list[dict[str, Any] | HallmarkErr
         # What comes from provers is text, not markup.
         key = escape(batch.public_key if len(batch.public_key) <= 24 else f"{batch.public_key[:23]}…")
         if isinstance(answer, HallmarkError):
-            table.add_row(
-                key, str(len(batch.nonces)), "", "", "", f"error: {escape(str(answer))}", style="yellow"
-            )
+            table.add_row(key, str(len(batch.nonces)), "", "", "", "error", style="yellow")
             continue
         verdict = Verdict(answer["verdict"])
         style = {Verdict.HONEST: "green", Verdict.FRAUD: "red", Verdict.NO_VERDICT: "yellow"}[verdict]

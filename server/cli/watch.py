@@ -49,7 +49,15 @@ def watch_status(client: PoCClient, interval: float, *, as_json: bool = False) -
         interval: Seconds between two looks.
         as_json: A line of JSON each time.
     """
-    looks = _look(client, interval)
+    try:
+        _show_all(_look(client, interval), as_json=as_json)
+    except KeyboardInterrupt:
+        # Not on standard output, which may be JSON for a program.
+        print(f"the round goes on; end it with hallmark round stop {client.url}", file=sys.stderr)
+        raise
+
+
+def _show_all(looks: Iterator[Mapping[str, Any]], *, as_json: bool) -> None:
     if as_json:
         for status in looks:
             print(json.dumps(status), flush=True)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -127,6 +128,49 @@ async def test_a_refused_round_is_a_sentence(node: Node, options: tuple[object, 
     assert node.manager.active is None
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    ("field", "allowed"),
+    [
+        ("r_target", "a finite number above 0"),
+        ("valid_rate", "a finite number above 0"),
+        ("input_scale", "a finite number above 0"),
+        ("distance_tolerance", "a finite number, or none"),
+    ],
+)
+def test_a_number_that_json_has_no_form_for_is_refused(
+    cli: Cli, field: str, value: str, allowed: str
+) -> None:
+    option = f"--{field.replace('_', '-')}={value}"
+    result = cli("round", "start", "http://127.0.0.1:9", *ROUND, option)
+    assert result.code == 2
+    assert result.err == f"hallmark: {field}: {value} is not allowed; allowed: {allowed}\n"
+
+
+async def test_a_batch_size_that_was_lowered_is_told(node: Node) -> None:
+    said = "batch_size 100 was lowered to 32"
+    lowered = await node.round("start", *ROUND, "--batch-size", 100, "--phase", "none")
+    assert said in lowered.out.splitlines()
+    kept = await node.round("start", *ROUND, *SHORT, "--phase", "none")
+    assert "lowered" not in kept.out
+
+
+async def test_watching_that_is_interrupted_says_how_to_end_the_round(node: Node) -> None:
+    await node.round("start", *ROUND, *SHORT)
+    watching = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "hallmark.server.cli", "round", "status", node.url, "--watch"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert watching.stdout is not None
+    await watching.stdout.readline()
+    watching.send_signal(signal.SIGINT)
+    _, err = await watching.communicate()
+    assert watching.returncode == 130
+    assert err.decode() == f"the round goes on; end it with hallmark round stop {node.url}\n"
+    assert node.manager.state is PoCState.GENERATING
+
+
 async def test_watching_off_a_terminal_is_a_line_a_look_until_the_round_stops(node: Node) -> None:
     watching = asyncio.create_task(node.round("start", *ROUND, *SHORT, "--watch", "--interval", 0.1))
     await eventually(lambda: node.manager.status()["total_checked"] >= 16)
@@ -183,9 +227,12 @@ async def test_the_token_comes_from_an_option_or_the_environment(
     async with running(cli, Settings(**{**QUICK.model_dump(), "api_key": "secret"})) as node:
         refused = await node.round("status")
         assert refused.code == 2
-        assert "401: " in refused.err
+        assert "401: this route needs the header" in refused.err
+        assert "; set HALLMARK_API_KEY or --api-key\n" in refused.err
         assert (await node.round("status", "--api-key", "secret")).code == 0
-        assert (await node.round("status", "--api-key", "wrong")).code == 2
+        wrong = await node.round("status", "--api-key", "wrong")
+        assert wrong.code == 2
+        assert "401: the bearer token is wrong; set HALLMARK_API_KEY or --api-key\n" in wrong.err
         monkeypatch.setenv("HALLMARK_API_KEY", "secret")
         assert (await node.round("status")).code == 0
 
@@ -224,13 +271,26 @@ async def test_fraud_among_several_is_code_1(node: Node, tmp_path: Path) -> None
     await node.round("start", *ROUND, *SHORT, "--phase", "validate")
     result = await node.round("validate", proofs(tmp_path / "p.json", honest, stolen, other_block))
     assert result.code == 1
-    rows = [line for line in result.out.splitlines() if "02a1b2c3" in line or "another" in line]
+    rows = [line for line in result.out.splitlines() if line.startswith("│")]
     assert [word for row in rows for word in ("honest", "fraud", "error") if word in row] == [
         "honest",
         "fraud",
         "error",
     ]
-    assert "409" in result.out
+    below = result.out.splitlines()[-1]
+    assert below.startswith("error of proof 3: POST /api/v1/pow/validate: 409: ")
+
+
+async def test_an_error_is_shown_in_full_however_narrow_the_terminal_is(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = await honest_proof(config(), range(2))
+    path = proofs(tmp_path / "p.json", honest)
+    [answer] = (await node.round("validate", path, "--json")).out.splitlines()
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = (await node.round("validate", path)).out.splitlines()
+    assert shown[-1] == f"error of proof 1: {json.loads(answer)['error']}"
+    assert len(shown[-1]) > 40
 
 
 async def test_what_looks_like_markup_is_shown_as_it_is(node: Node, tmp_path: Path) -> None:
@@ -285,6 +345,8 @@ async def test_a_batch_whose_round_ends_has_no_verdict(node: Node, tmp_path: Pat
         ("[]", "the array is empty"),
         ("{", "a readable file of JSON"),
         ("[1]", "PROOFS: 1 is not allowed"),
+        ('[{"body": 1}]', "PROOFS: {'body': 1} is not allowed"),
+        ("[" * 5000, "p.json' is not allowed; allowed: a readable file of JSON"),
         ("{}", "public_key: None is not allowed"),
         (None, "No such file"),
     ],
@@ -296,6 +358,7 @@ def test_a_file_without_proofs_is_code_2(cli: Cli, tmp_path: Path, content: str 
     result = cli("round", "validate", "http://127.0.0.1:9", path)
     assert result.code == 2
     assert problem in result.err
+    assert len(result.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", ["status", "stop"])
@@ -314,3 +377,15 @@ async def test_a_server_without_proof_of_compute_is_a_sentence(cli: Cli) -> None
         result = await asyncio.to_thread(cli, "round", "status", url)
     assert result.code == 2
     assert result.err == "hallmark: GET /api/v1/pow/status: 404: Not Found\n"
+
+
+async def test_an_error_that_nobody_foresaw_is_no_verdict(cli: Cli, tmp_path: Path) -> None:
+    """Exit code 1 would say fraud."""
+    app = FastAPI()
+    app.add_api_route("/api/v1/pow/validate", lambda: 5, methods=["POST"])
+    path = proofs(tmp_path / "p.json", await honest_proof(config(), range(2)))
+    async with serving(app) as url:
+        result = await asyncio.to_thread(cli, "round", "validate", url, path)
+    assert result.code == 2
+    assert result.err.startswith("Traceback (most recent call last):\n")
+    assert result.err.splitlines()[-1].startswith("hallmark: unexpected error: TypeError: ")

@@ -67,7 +67,14 @@ async def test_without_the_token_every_route_is_a_401(
     answer = await guarded.request(method, path, json=request(), headers=headers)
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"] == "Bearer"
-    assert "Authorization: Bearer" in answer.json()["detail"]
+    scheme, _, token = (authorization or b"").partition(b" ")
+    missing = scheme != b"Bearer" or not token
+    told = (
+        "this route needs the header `Authorization: Bearer <API key>`"
+        if missing
+        else "the bearer token is wrong"
+    )
+    assert answer.json()["detail"] == told
     assert KEY not in answer.text
     assert engine.calls == []
 
