@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import independent_verifier
 import pytest
@@ -113,11 +114,26 @@ def test_defaults_and_constants() -> None:
     assert f"more than {MOST_FAILED * 100:.0f} % of the nonces" in PAGE
 
 
-def test_measured_figures_are_those_of_their_file() -> None:
-    for link in re.findall(r"\.\./(bench/results/[\w.-]+)", PAGE):
-        assert (ROOT / link).is_file(), link
-    (link,) = set(re.findall(r"\.\./(bench/results/numerics[\w.-]+)", PAGE))
-    rows = {row["variant"]: row for row in json.loads((ROOT / link).read_text(encoding="utf-8"))["rows"]}
+def measured(bench: str) -> list[dict[str, Any]]:
+    """The rows of the one file of results that the page refers to for a bench."""
+    (link,) = re.findall(rf"\.\./(bench/results/{bench}[\w.-]+)", PAGE)
+    rows: list[dict[str, Any]] = json.loads((ROOT / link).read_text(encoding="utf-8"))["rows"]
+    return rows
+
+
+def test_measured_cost_of_drawing_is_that_of_its_file() -> None:
+    rows = measured("draw")
+    costs = [row["ours_ns"] for row in rows]
+    ratios = [row["two_hashes_to_ours"] for row in rows]
+    text = " ".join(PAGE.split())
+    assert f"{min(costs):.1f} to {max(costs):.1f} ns an element" in text
+    assert f"{min(ratios):.1f} to {max(ratios):.0f} times less" in text
+    (pair,) = (2 * 4096**2 * row["ours_ns"] * 1e-9 for row in rows if row["shape"] == "1x4096x4096")
+    assert f"at width 4,096 is drawn in {pair:.2f} s" in text
+
+
+def test_measured_differences_are_those_of_their_file() -> None:
+    rows = {row["variant"]: row for row in measured("numerics")}
     text = " ".join(PAGE.split())
     avx2 = rows["bf16, AVX2 only"]
     assert f"{avx2['rms_s']:.3f} s RMS ({avx2['max_s']:.2f} s at most among 256 nonces)" in text
