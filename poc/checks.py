@@ -5,15 +5,39 @@ Each returns the value in the type the program works with and raises `FieldError
 """
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from hallmark.poc.errors import FieldError
 
-__all__ = ["INTEGER_LIMIT", "check_bool", "check_float", "check_integer", "check_text", "is_integer"]
+__all__ = [
+    "INTEGER_LIMIT",
+    "allowed_in_words",
+    "check_bool",
+    "check_float",
+    "check_integer",
+    "check_text",
+    "is_integer",
+]
 
 INTEGER_LIMIT = 2**63
 """Integers of the protocol are below this."""
 
 _LONGEST_TEXT = 4096
+
+_ALLOWED_IN_WORDS = MappingProxyType(
+    {
+        "bool_type": "true or false",
+        "bool_parsing": "true or false",
+        "dict_type": "an object",
+        "list_type": "a list",
+        "string_type": "text",
+        "too_short": "text that is not empty",
+        "tuple_type": "a list of host names",
+    }
+)
+"""For pydantic's types of errors whose own text speaks of Python; hosts are the only tuple there is."""
 
 
 def is_integer(value: object) -> bool:
@@ -55,3 +79,8 @@ def check_text(field: str, value: object, *, empty: bool = False) -> str:
     except UnicodeEncodeError as exc:
         raise FieldError(field, value, allowed) from exc
     return value
+
+
+def allowed_in_words(error: Mapping[str, Any]) -> str:
+    """What would have been accepted, as `FieldError` wants it, from one of the errors that pydantic lists."""
+    return _ALLOWED_IN_WORDS.get(error["type"]) or str(error["msg"]).removeprefix("Input should be ")

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
+from hallmark.poc.checks import allowed_in_words
 from hallmark.poc.errors import FieldError
 
 __all__ = ["API_KEY_VARIABLE", "SECTION", "Settings"]
@@ -107,4 +108,4 @@ def _field_error(error: ValidationError, settings: type[Settings]) -> FieldError
         # The value stays out: it may be a secret under a misspelt name.
         return FieldError(SECTION, name, f"the settings {', '.join(settings.model_fields)}")
     value = "(not shown)" if name == "api_key" else first["input"]
-    return FieldError(f"{SECTION}.{name}", value, first["msg"].removeprefix("Input should be "))
+    return FieldError(f"{SECTION}.{name}", value, allowed_in_words(first))

@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
+from hallmark.poc.checks import allowed_in_words
 from hallmark.poc.errors import (
     EngineError,
     FieldError,
@@ -103,4 +104,6 @@ class HallmarkRoute(APIRoute):
 
 def _field_error(error: RequestValidationError) -> FieldError:
     first = error.errors()[0]
-    return FieldError(".".join(str(part) for part in first["loc"][1:]), first["input"], first["msg"])
+    return FieldError(
+        ".".join(str(part) for part in first["loc"][1:]), first["input"], allowed_in_words(first)
+    )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from hallmark.poc.checks import allowed_in_words
 from hallmark.poc.config import PoCConfig
 from hallmark.poc.errors import FieldError
 from hallmark.poc.proof import MOST_NUMERICS, ProofBatch
@@ -160,4 +161,4 @@ def _field_error(error: ValidationError) -> FieldError:
         return FieldError(", ".join(missing), None, "a value; the field is required")
     first = errors[0]
     name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-    return FieldError(name.removeprefix("."), first["input"], first["msg"].removeprefix("Input should be "))
+    return FieldError(name.removeprefix("."), first["input"], allowed_in_words(first))

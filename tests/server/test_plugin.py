@@ -68,3 +68,4 @@ async def test_the_apps_own_error_handlers_do_not_change_our_answers() -> None:
         ]
     assert [answer.status_code for answer in answers] == [503, 400, 409, 404, 400]
     assert all(answer.json().keys() == {"detail"} for answer in answers)
+    assert answers[-1].json()["detail"] == "wait: 'perhaps' is not allowed; allowed: true or false"

@@ -388,3 +388,15 @@ async def test_the_verdict_also_goes_to_the_callback_with_the_fields_of_both_gen
         assert body["received_dist"] == body["received_distances"] == honest["dist"]
         assert body["dist"] == body["computed_distances"] == verdict["computed_distances"]
         assert (body["fraud_detected"], body["n_invalid"], body["probability_honest"]) == (False, 0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [("nonces", 5, "a list"), ("numerics", [], "an object"), ("public_key", 7, "text")],
+)
+async def test_types_are_named_as_json_has_them(
+    validating: httpx.AsyncClient, honest: dict[str, Any], field: str, value: object, allowed: str
+) -> None:
+    answer = await validating.post(f"{POC}/validate", json={**honest, field: value})
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == f"{field}: {value!r} is not allowed; allowed: {allowed}"
