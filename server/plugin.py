@@ -1,5 +1,6 @@
 """vLLM's entry point for Hallmark's routes (`vllm.endpoint_plugins`)."""
 
+import logging
 from argparse import Namespace
 from typing import Any
 
@@ -39,6 +40,7 @@ class HallmarkPlugin:
         """
         if engine_client is None:
             raise UnsupportedError("proof of compute needs an engine, and this server has none")
+        _log_where_vllm_does()
         settings = Settings.from_additional_config(engine_client.vllm_config.additional_config)
         check_exposure(settings, args.host, args.uds)
         # The one thing here that needs vLLM, which this module is loaded without in tests and tools.
@@ -46,6 +48,17 @@ class HallmarkPlugin:
 
         engine = await connect(engine_client, settings, args)
         attach_manager_to_state(state, PoCManager(engine, settings))
+
+
+def _log_where_vllm_does() -> None:
+    """Show Hallmark's log lines as vLLM shows its own, where nobody has said otherwise.
+
+    vLLM sets up only the logger `vllm`; without this our warnings would come bare and the rest not at all.
+    """
+    ours, vllms = logging.getLogger("hallmark"), logging.getLogger("vllm")
+    if not ours.hasHandlers():
+        ours.handlers[:] = vllms.handlers
+        ours.setLevel(vllms.level)
 
 
 def create_plugin() -> HallmarkPlugin:

@@ -12,9 +12,10 @@ def main() -> None:
     No error may end it with code 1, which is a verdict: fraud.
     """
     from hallmark.poc.errors import HallmarkError
-    from hallmark.server.cli.app import app
 
     try:
+        from hallmark.server.cli.app import app
+
         app()
     except HallmarkError as exc:
         print(f"hallmark: {exc}", file=sys.stderr)
