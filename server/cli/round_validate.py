@@ -1,6 +1,7 @@
 """`hallmark round validate`: have a server judge proofs."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -44,17 +45,11 @@ def validate(
                 answers.append(submit_and_wait(client, batch, seconds=timeout))
             except (ServerError, NoVerdictError) as exc:
                 answers.append(exc)
-    if as_json:
-        for answer in answers:
-            print(json.dumps({"error": str(answer)} if isinstance(answer, HallmarkError) else answer))
-    else:
-        console = Console()
-        console.print(_table(batches, answers))
-        for number, answer in enumerate(answers, start=1):
-            if isinstance(answer, HallmarkError):
-                console.print(
-                    f"error of proof {number}: {escape(str(answer))}", soft_wrap=True, highlight=False
-                )
+    try:
+        print(_as_json(answers) if as_json else _as_table(batches, answers), flush=True)
+    except BrokenPipeError:
+        # Nobody reads on. The exit code stays the verdict: libraries and Python would exit with 1 or 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     raise typer.Exit(_exit_code(answers))
 
 
@@ -108,6 +103,27 @@ def _read(path: Path) -> Iterator[dict[str, Any]]:
         if not isinstance(proof, dict):
             raise FieldError("PROOFS", entry, "a ProofBatch as a JSON object")
         yield proof
+
+
+def _as_json(answers: list[dict[str, Any] | HallmarkError]) -> str:
+    """A line of JSON for each answer."""
+    return "\n".join(
+        json.dumps({"error": str(answer)} if isinstance(answer, HallmarkError) else answer)
+        for answer in answers
+    )
+
+
+def _as_table(batches: list[ProofBatch], answers: list[dict[str, Any] | HallmarkError]) -> str:
+    """A table of verdicts, and below it each error in full."""
+    console = Console()
+    with console.capture() as shown:
+        console.print(_table(batches, answers))
+        for number, answer in enumerate(answers, start=1):
+            if isinstance(answer, HallmarkError):
+                console.print(
+                    f"error of proof {number}: {escape(str(answer))}", soft_wrap=True, highlight=False
+                )
+    return shown.get().rstrip("\n")
 
 
 def _table(batches: list[ProofBatch], answers: list[dict[str, Any] | HallmarkError]) -> Table:

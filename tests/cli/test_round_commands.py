@@ -264,6 +264,25 @@ async def test_proofs_from_standard_input(node: Node, monkeypatch: pytest.Monkey
     assert (await node.round("validate", "-")).code == 0
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
+async def test_the_exit_code_is_the_verdict_though_nobody_reads_it(
+    node: Node, tmp_path: Path, options: list[str]
+) -> None:
+    path = proofs(tmp_path / "p.json", await honest_proof(config(), range(2)))
+    await node.round("start", *ROUND, *SHORT, "--phase", "validate")
+    reading, writing = os.pipe()
+    os.close(reading)
+    validating = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "hallmark.server.cli", "round", "validate", node.url, str(path)),
+        *options,
+        stdout=writing,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(writing)
+    _, err = await validating.communicate()
+    assert (validating.returncode, err) == (0, b"")
+
+
 async def test_fraud_among_several_is_code_1(node: Node, tmp_path: Path) -> None:
     honest = await honest_proof(config(), range(12))
     stolen = await honest_proof(config(), range(12), public_key="another")
