@@ -12,6 +12,7 @@ from hallmark.poc.manager import PoCManager
 from hallmark.poc.settings import Settings
 from hallmark.server.app import attach_manager_to_state, mount
 from hallmark.server.auth import check_exposure
+from hallmark.server.tether import parent_is_gone
 
 __all__ = ["HallmarkPlugin", "create_plugin"]
 
@@ -47,6 +48,9 @@ class HallmarkPlugin:
         from hallmark.poc.engine.client import connect
 
         engine = await connect(engine_client, settings, args)
+        # vLLM can lose the SIGTERM of a parent's death while it starts, and would serve on without an owner.
+        if parent_is_gone():
+            raise UnsupportedError("the command that started this server has ended while it started")
         attach_manager_to_state(state, PoCManager(engine, settings))
 
 

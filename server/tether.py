@@ -9,10 +9,20 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Mapping
 
-__all__ = ["main"]
+__all__ = ["PARENT_VARIABLE", "main", "parent_is_gone"]
+
+PARENT_VARIABLE = "HALLMARK_PARENT_PID"
+"""Names the parent to the command, which may have to look for itself: a program can lose a signal."""
 
 _PR_SET_PDEATHSIG = 1
+
+
+def parent_is_gone(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process was started on a tether and the one that held it has ended."""
+    parent = environment.get(PARENT_VARIABLE)
+    return parent is not None and os.getppid() != int(parent)
 
 
 def main(arguments: list[str]) -> None:
@@ -31,6 +41,7 @@ def main(arguments: list[str]) -> None:
     # A parent that died before the request will never be noticed by it.
     if os.getppid() != parent:
         sys.exit(f"the process {parent} that asked for {command[0]} has ended")
+    os.environ[PARENT_VARIABLE] = str(parent)
     os.execvp(command[0], command)  # noqa: S606  # the caller's command, no shell in between
 
 

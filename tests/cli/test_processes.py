@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hallmark.server.processes import ChildProcess, ProcessError, check_port, free_port, process_group
+from hallmark.server.tether import PARENT_VARIABLE, parent_is_gone
 
 PYTHON = [sys.executable, "-P", "-c"]
 
@@ -33,6 +34,7 @@ time.sleep(600)
 PARENT = f"""
 import pathlib, sys, time
 from hallmark.server.processes import ChildProcess
+from hallmark.server.tether import PARENT_VARIABLE, parent_is_gone
 child = ChildProcess("child", [sys.executable, "-P", "-c", {WITH_A_CHILD!r}, sys.argv[1]])
 pathlib.Path(sys.argv[2]).write_text(str(child.pid))
 time.sleep(600)
@@ -122,6 +124,15 @@ def test_a_child_whose_parent_is_gone_already_does_not_start(tmp_path: Path) -> 
     assert result.returncode == 1
     assert result.stderr == "the process 1 that asked for touch has ended\n"
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_child_can_see_whether_its_parent_is_there(tmp_path: Path) -> None:
+    code = "from hallmark.server.tether import parent_is_gone; print(parent_is_gone())"
+    with ChildProcess("child", [*PYTHON, code], log=tmp_path / "log") as child:
+        assert child.wait(60) == 0
+    assert (tmp_path / "log").read_text() == "False\n"
+    assert parent_is_gone({PARENT_VARIABLE: "1"})
+    assert not parent_is_gone({}), "a process that nobody holds"
 
 
 def test_waiting_for_readiness(tmp_path: Path) -> None:
