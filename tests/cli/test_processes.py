@@ -34,7 +34,6 @@ time.sleep(600)
 PARENT = f"""
 import pathlib, sys, time
 from hallmark.server.processes import ChildProcess
-from hallmark.server.tether import PARENT_VARIABLE, parent_is_gone
 child = ChildProcess("child", [sys.executable, "-P", "-c", {WITH_A_CHILD!r}, sys.argv[1]])
 pathlib.Path(sys.argv[2]).write_text(str(child.pid))
 time.sleep(600)
