@@ -49,6 +49,11 @@ class RoundTensors:
         )
 
     @property
+    def batch_size(self) -> int:
+        """How many keys a whole batch has."""
+        return self._spec.batch_size
+
+    @property
     def memory_bytes(self) -> int:
         """What the round holds beside the model, in bytes."""
         return 0 if self._projection is None else self._projection.memory_bytes

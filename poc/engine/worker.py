@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
-import vllm
 from torch import Tensor
 from vllm.distributed import get_tp_group
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
@@ -22,7 +21,7 @@ from hallmark.poc.engine.attention import PrivateAttention
 from hallmark.poc.engine.fingerprint import numerics
 from hallmark.poc.engine.forward import ModelForward
 from hallmark.poc.engine.memory import check_free, measure_peak
-from hallmark.poc.engine.support import attention_layers, check_config, check_limits, check_version
+from hallmark.poc.engine.support import attention_layers
 from hallmark.poc.errors import EngineError, HallmarkError
 from hallmark.poc.forward import NonceKey, RoundTensors, pad_keys
 from hallmark.poc.round import RoundSpec
@@ -40,6 +39,8 @@ STATE_ATTRIBUTE = "_hallmark_worker"
 class PoCWorker:
     """PoC's state in one worker: the private forward, and the tensors of the round that is open.
 
+    Version, configuration and limits have been checked by `client.connect`, on the same configuration.
+
     Args:
         worker: vLLM's worker, its model loaded and its KV cache bound.
 
@@ -50,9 +51,6 @@ class PoCWorker:
     def __init__(self, worker: "Worker") -> None:
         config = worker.vllm_config
         self.settings = Settings.from_additional_config(config.additional_config)
-        check_version(vllm.__version__, self.settings.allow_unsupported_vllm)
-        check_config(config)
-        check_limits(config, self.settings)
         runner = worker.model_runner
         static_context = config.compilation_config.static_forward_context
         layers = attention_layers(config, static_context)
@@ -75,7 +73,6 @@ class PoCWorker:
         self._forward = ModelForward(self._model, config, self.attention, self._device)
         self._numerics = numerics(config, layers, self._device, runner)
         self._round: RoundTensors | None = None
-        self._spec: RoundSpec | None = None
 
     def describe(self) -> dict[str, Any]:
         """Say what this rank serves, and its share of the embedding table's sum of squares."""
@@ -120,12 +117,11 @@ class PoCWorker:
         """Draw the round's projections; returns the bytes they hold on this rank."""
         self._round = None
         self._round = RoundTensors(spec, self._dtype, self._device)
-        self._spec = spec
         return self._round.memory_bytes
 
     def close_round(self) -> None:
         """Free the round's tensors; nothing happens when no round is open."""
-        self._round = self._spec = None
+        self._round = None
 
     @torch.inference_mode()
     def compute(self, keys: Sequence[NonceKey]) -> list[float]:
@@ -150,9 +146,9 @@ class PoCWorker:
         return distances[: len(keys)]
 
     def _prepare(self, keys: Sequence[NonceKey]) -> tuple[RoundTensors, list[NonceKey], Tensor]:
-        if self._round is None or self._spec is None:
+        if self._round is None:
             raise EngineError("no PoC round is open on this worker")
-        padded = pad_keys(keys, self._spec.batch_size)
+        padded = pad_keys(keys, self._round.batch_size)
         return self._round, padded, self._round.inputs(padded)
 
     def _run(self, inputs: Tensor) -> Tensor:
