@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script'
 from _report import print_table, seconds_side_by_side, write_results
 
 from hallmark.kernels.draw_embeddings import draw_embeddings_reference
+from hallmark.kernels.normal_table import signed_table
 
 # Nonces, rows, columns: batches of the default length for small and middling models, then projections.
 SHAPES = [(32, 256, 256), (8, 256, 1024), (32, 256, 1024), (4, 256, 4096), (1, 1024, 1024), (1, 4096, 4096)]
@@ -78,7 +79,7 @@ def main() -> None:
         nonces, height, width = shape
         streams = torch.randint(0, 2**32, (nonces, 4), generator=generator)
         contenders = {
-            "ours": partial(draw_embeddings_reference, streams, height, width, 1.0, torch.bfloat16),
+            "ours": partial(draw_embeddings_reference, streams, height, width, signed_table(1.0)),
             "two_hashes": partial(draw_by_two_hashes, streams[:, 0], height, width),
             "pairs": partial(draw_by_pairs, streams[:, 0], height, width),
             "randn": partial(torch.randn, shape, generator=generator, dtype=torch.bfloat16),

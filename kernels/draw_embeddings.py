@@ -1,35 +1,31 @@
 """Draw the inputs of nonces: ``X[i, r, c] = z · scale``, element ``r·columns + c`` of stream i."""
 
-import torch
 from torch import Tensor
 
-from hallmark.kernels.draw_normals import draw_normals_reference
-from hallmark.kernels.normal_table import signed_table
+from hallmark.kernels.draw_normals import draw_normals, draw_normals_reference
 
-__all__ = ["draw_embeddings_reference"]
+__all__ = ["draw_embeddings", "draw_embeddings_reference"]
 
 
-def draw_embeddings_reference(
-    streams: Tensor,
-    rows: int,
-    columns: int,
-    scale: float,
-    dtype: torch.dtype,
-    device: torch.device | str | None = None,
-) -> Tensor:
-    """One matrix for each stream, in plain PyTorch.
+def draw_embeddings(streams: Tensor, rows: int, columns: int, table: Tensor) -> Tensor:
+    """One matrix for each stream; by a kernel where there is one for the table's device.
 
     Args:
-        streams: int64 [n, 4]: k0, k1, c2, c3 of each stream.
+        streams: int64 [n, 4]: k0, k1, c2, c3 of each stream, on the table's device.
         rows: Rows of a matrix, e.g. the sequence length.
         columns: Columns of a matrix, e.g. the hidden size.
-        scale: A power of two. The product is exact, and rounded to nearest even where `dtype` cannot hold
-            it, as float16's subnormal numbers cannot.
-        dtype: bfloat16, float16 or float32.
-        device: Where to draw; None is the CPU.
+        table: The value of each of the 65,536 half words, scale included (`signed_table`).
 
     Returns:
-        `dtype` [n, rows, columns].
+        [n, rows, columns] in the table's dtype, on its device.
+
+    Raises:
+        ValueError: A matrix has 2**35 elements or more.
     """
-    table = signed_table(scale, dtype, device)
-    return draw_normals_reference(streams.to(table.device), rows * columns, table).view(-1, rows, columns)
+    drawn: Tensor = draw_normals(streams, rows * columns, table)
+    return drawn.view(-1, rows, columns)
+
+
+def draw_embeddings_reference(streams: Tensor, rows: int, columns: int, table: Tensor) -> Tensor:
+    """One matrix for each stream, in plain PyTorch; see `draw_embeddings`."""
+    return draw_normals_reference(streams, rows * columns, table).view(-1, rows, columns)

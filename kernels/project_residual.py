@@ -1,13 +1,169 @@
 """The projection with its residual: ``round(X + X·P)``, accumulated wide, rounded once."""
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-__all__ = ["project_residual_reference"]
+from hallmark.kernels.launch import Launch, kernels_are_interpreted
+from hallmark.kernels.path import KernelPath, kernel_path
+from hallmark.kernels.rounding import round_to
+from hallmark.kernels.tiles import (
+    KERNEL_DTYPES,
+    PROJECT_RESIDUAL_TILES,
+    Architecture,
+    architecture_of,
+    shape_of,
+)
+
+__all__ = [
+    "add_products",
+    "launch_project_residual",
+    "project_residual",
+    "project_residual_reference",
+]
+
+# Row blocks that share their columns of P in the L2 cache while they run side by side.
+_GROUP_M = 8
 
 
-def project_residual_reference(x: Tensor, p: Tensor, out_dtype: torch.dtype) -> Tensor:
-    """``x + x @ p`` in plain PyTorch.
+@triton.jit
+def _add_dot(total: tl.tensor, x: tl.tensor, p: tl.tensor, INTERPRETED: tl.constexpr) -> tl.tensor:
+    """``total + x @ p`` of bf16 operands."""
+    if INTERPRETED:
+        total = tl.dot(x.to(tl.float32), p.to(tl.float32), total, input_precision="ieee")
+    else:
+        total = tl.dot(x, p, total)
+    return total
+
+
+@triton.jit
+def add_products(total: tl.tensor, x: tl.tensor, p: tl.tensor, INTERPRETED: tl.constexpr) -> tl.tensor:
+    """``total + x @ p`` in fp32, no operand rounded.
+
+    P is bf16. Its products with bf16 numbers are exact in fp32; an fp16 number is, exactly, the sum of two
+    bf16 numbers; with fp32 numbers it is multiplied in fp32 ("ieee": Triton's default would round them to
+    TF32).
+
+    Args:
+        total: fp32 [m, n].
+        x: [m, k].
+        p: bf16 [k, n].
+        INTERPRETED: whether this runs in the interpreter, which has no bf16 arithmetic: fp32 then does it.
+    """
+    if x.dtype == tl.float16:
+        high = x.to(tl.bfloat16)
+        low = (x.to(tl.float32) - high.to(tl.float32)).to(tl.bfloat16)
+        total = _add_dot(_add_dot(total, high, p, INTERPRETED), low, p, INTERPRETED)
+    elif x.dtype == tl.bfloat16:
+        total = _add_dot(total, x, p, INTERPRETED)
+    else:
+        total = tl.dot(x, p.to(tl.float32), total, input_precision="ieee")
+    return total
+
+
+@triton.jit
+def _project_residual_kernel(
+    out_ptr: tl.tensor,
+    x_ptr: tl.tensor,
+    p_ptr: tl.tensor,
+    rows: tl.tensor,
+    WIDTH: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP_M: tl.constexpr,
+    INTERPRETED: tl.constexpr,
+) -> None:
+    """``out = round(x + x @ p)``, the residual added to the accumulator before the only rounding.
+
+    Args:
+        out_ptr: [rows, WIDTH].
+        x_ptr: [rows, WIDTH].
+        p_ptr: bf16 [WIDTH, WIDTH].
+        rows: of x.
+        WIDTH: a multiple of 16.
+        BLOCK_M: rows of a program's tile.
+        BLOCK_N: its columns.
+        BLOCK_K: products added in one step.
+        GROUP_M: row blocks that walk through the columns together.
+        INTERPRETED: as for `add_products`.
+    """
+    program = tl.program_id(0)
+    row_blocks = tl.cdiv(rows, BLOCK_M)
+    COLUMN_BLOCKS: tl.constexpr = (WIDTH + BLOCK_N - 1) // BLOCK_N
+    group = program // (GROUP_M * COLUMN_BLOCKS)
+    in_group = program % (GROUP_M * COLUMN_BLOCKS)
+    first_block = group * GROUP_M
+    height = tl.minimum(row_blocks - first_block, GROUP_M)
+    row_block = first_block + in_group % height
+    column_block = in_group // height
+
+    row = tl.arange(0, BLOCK_M)
+    column = column_block * BLOCK_N + tl.arange(0, BLOCK_N)
+    k = tl.arange(0, BLOCK_K)
+    # One offset of 64 bits for the tile; those within it fit in 32.
+    tile = row_block.to(tl.int64) * (BLOCK_M * WIDTH)
+    row_mask = (row < rows - row_block * BLOCK_M)[:, None]
+    column_mask = (column < WIDTH)[None, :]
+    x_ptrs = x_ptr + tile + row[:, None] * WIDTH + k[None, :]
+    p_ptrs = p_ptr + k[:, None] * WIDTH + column[None, :]
+    total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for start in range(0, WIDTH, BLOCK_K):
+        if WIDTH % BLOCK_K == 0:
+            x = tl.load(x_ptrs, mask=row_mask, other=0.0)
+            p = tl.load(p_ptrs, mask=column_mask, other=0.0)
+        else:
+            inside = k < WIDTH - start
+            x = tl.load(x_ptrs, mask=row_mask & inside[None, :], other=0.0)
+            p = tl.load(p_ptrs, mask=column_mask & inside[:, None], other=0.0)
+        total = add_products(total, x, p, INTERPRETED)
+        x_ptrs += BLOCK_K
+        p_ptrs += BLOCK_K * WIDTH
+    place = tile + row[:, None] * WIDTH + column[None, :]
+    mask = row_mask & column_mask
+    total += tl.load(x_ptr + place, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out_ptr + place, round_to(total, out_ptr.dtype.element_ty, INTERPRETED), mask=mask)
+
+
+def launch_project_residual(
+    out: Tensor, x: Tensor, p: Tensor, architecture: Architecture | None = None
+) -> Launch:
+    """The launch that projects `x` into `out`.
+
+    Args:
+        out: [rows, D], contiguous; bfloat16, float16 or float32.
+        x: [rows, D], contiguous; bfloat16, float16 or float32.
+        p: bfloat16 [D, D], contiguous.
+        architecture: Whose tiles are used; None: those of x's device.
+
+    Raises:
+        ValueError: D is not a multiple of 16.
+    """
+    rows, width = x.shape
+    if width % 16:
+        raise ValueError(f"width: {width} is not allowed; allowed: multiples of 16")
+    tile = PROJECT_RESIDUAL_TILES[architecture or architecture_of(x.device), x.dtype, shape_of(width)]
+    return Launch(
+        _project_residual_kernel,
+        (triton.cdiv(rows, tile.m) * triton.cdiv(width, tile.n),),
+        (out, x, p, rows),
+        {
+            "WIDTH": width,
+            "BLOCK_M": tile.m,
+            "BLOCK_N": tile.n,
+            "BLOCK_K": tile.k,
+            "GROUP_M": _GROUP_M,
+            "INTERPRETED": kernels_are_interpreted(),
+        },
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+    )
+
+
+@torch.library.custom_op("hallmark::project_residual", mutates_args=())
+def project_residual(x: Tensor, p: Tensor, out_dtype: torch.dtype) -> Tensor:
+    """``x + x @ p``; by a kernel where there is one for the device, the dtypes and the width.
 
     Args:
         x: [..., D], floating point.
@@ -17,6 +173,27 @@ def project_residual_reference(x: Tensor, p: Tensor, out_dtype: torch.dtype) -> 
     Returns:
         `out_dtype` [..., D].
     """
+    return project_residual_reference(x, p, out_dtype)
+
+
+@project_residual.register_kernel("cuda")
+def _(x: Tensor, p: Tensor, out_dtype: torch.dtype) -> Tensor:
+    width = x.shape[-1]
+    has_kernel = x.dtype in KERNEL_DTYPES and p.dtype == torch.bfloat16 and x.numel() > 0
+    if kernel_path(x.device, width) is KernelPath.REFERENCE or not has_kernel:
+        return project_residual_reference(x, p, out_dtype)
+    out = torch.empty(x.shape, dtype=out_dtype, device=x.device)
+    launch_project_residual(out.view(-1, width), x.reshape(-1, width).contiguous(), p.contiguous()).run()
+    return out
+
+
+@project_residual.register_fake
+def _(x: Tensor, p: Tensor, out_dtype: torch.dtype) -> Tensor:
+    return x.new_empty(x.shape, dtype=out_dtype)
+
+
+def project_residual_reference(x: Tensor, p: Tensor, out_dtype: torch.dtype) -> Tensor:
+    """``x + x @ p`` in plain PyTorch; see `project_residual`."""
     # Products of bf16 numbers are exact in every mode that PyTorch has for float32 matrices, TF32 and the
     # CPU's bf16 mode included, so no process-wide switch has to be touched. Wider numbers are multiplied
     # in float64, which no such mode reaches.

@@ -1,16 +1,19 @@
 """The round's definition around any model: what goes in, and what is made of what comes out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from hallmark.kernels.distance import distance_reference
-from hallmark.kernels.draw_embeddings import draw_embeddings_reference
+from hallmark.kernels.embed_project import embed_project
+from hallmark.kernels.final_norm import FinalNorm
+from hallmark.kernels.norm_project import norm_project
+from hallmark.kernels.normal_table import signed_table
 from hallmark.poc.errors import FieldError
 from hallmark.poc.projection import RandomProjection
 from hallmark.poc.round import RoundSpec
-from hallmark.poc.streams import embeds_stream, streams_tensor, target_stream
+from hallmark.poc.streams import Stream, embeds_stream, streams_tensor, target_stream
+from hallmark.poc.transfer import to_device
 
 __all__ = ["NonceKey", "RoundTensors", "pad_keys"]
 
@@ -40,13 +43,14 @@ class RoundTensors:
 
     def __init__(self, spec: RoundSpec, dtype: torch.dtype, device: torch.device | str) -> None:
         self._spec = spec
-        self._dtype = dtype
         self._device = torch.device(device)
         self._projection = (
             RandomProjection(spec.block_hash, spec.hidden_size, spec.projection_scale, self._device)
             if spec.projection
             else None
         )
+        self._input_table = signed_table(spec.input_scale, dtype, self._device)
+        self._target_table = signed_table(1.0, torch.bfloat16, self._device)
 
     @property
     def batch_size(self) -> int:
@@ -54,8 +58,8 @@ class RoundTensors:
         return self._spec.batch_size
 
     @property
-    def memory_bytes(self) -> int:
-        """What the round holds beside the model, in bytes."""
+    def projection_bytes(self) -> int:
+        """What the projections hold, in bytes; 0 where they are off."""
         return 0 if self._projection is None else self._projection.memory_bytes
 
     def inputs(self, keys: Sequence[NonceKey]) -> Tensor:
@@ -70,41 +74,36 @@ class RoundTensors:
         Raises:
             FieldError: The number of keys is another one.
         """
-        self._check_whole(keys)
         spec = self._spec
-        streams = (embeds_stream(spec.digest, spec.block_hash, key, nonce) for key, nonce in keys)
-        drawn = draw_embeddings_reference(
-            streams_tensor(streams),
-            spec.seq_len,
-            spec.hidden_size,
-            spec.input_scale,
-            self._dtype,
-            self._device,
-        )
-        return drawn if self._projection is None else self._projection.pre(drawn)
+        p_pre = None if self._projection is None else self._projection.pre_proj
+        streams = self._streams(embeds_stream, keys)
+        return embed_project(streams, spec.seq_len, spec.hidden_size, self._input_table, p_pre)
 
-    def distances(self, hidden_last: Tensor, keys: Sequence[NonceKey]) -> Tensor:
+    def distances(
+        self, hidden_states: Tensor, keys: Sequence[NonceKey], norm: FinalNorm | None = None
+    ) -> Tensor:
         """Turn final hidden states into distances.
 
         Args:
-            hidden_last: [batch_size, hidden_size], the last position of what the model's final norm returns.
+            hidden_states: [batch_size · rows, hidden_size], of which each sequence's last row counts: what
+                the model's final norm returned, or what it would have been given.
             keys: The batch's, in the same order.
+            norm: The final norm where it is still to be applied.
 
         Returns:
-            float64 [batch_size] on the CPU; NaN where the nonce failed.
+            float64 [batch_size] on the round's device; NaN where the nonce failed.
 
         Raises:
             FieldError: The number of keys is not `batch_size`.
         """
-        self._check_whole(keys)
-        spec = self._spec
-        streams = (target_stream(spec.digest, spec.block_hash, key, nonce) for key, nonce in keys)
-        targets = draw_embeddings_reference(
-            streams_tensor(streams), 1, spec.hidden_size, 1.0, torch.float32, self._device
-        )
         p_post = None if self._projection is None else self._projection.post_proj
-        return distance_reference(hidden_last, targets.squeeze(1), p_post).cpu()
+        streams = self._streams(target_stream, keys)
+        return norm_project(hidden_states, norm, p_post, streams, self._target_table)
 
-    def _check_whole(self, keys: Sequence[NonceKey]) -> None:
-        if len(keys) != self._spec.batch_size:
-            raise FieldError("keys", f"{len(keys)} nonces", f"a whole batch of {self._spec.batch_size}")
+    def _streams(self, name: Callable[[str, str, str, int], Stream], keys: Sequence[NonceKey]) -> Tensor:
+        """The streams of a whole batch, int64 [batch_size, 4], on the round's device."""
+        spec = self._spec
+        if len(keys) != spec.batch_size:
+            raise FieldError("keys", f"{len(keys)} nonces", f"a whole batch of {spec.batch_size}")
+        streams = streams_tensor(name(spec.digest, spec.block_hash, key, nonce) for key, nonce in keys)
+        return to_device(streams, self._device)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from hallmark.kernels.draw_matrix import draw_matrix_reference
-from hallmark.kernels.project_residual import project_residual_reference
+from hallmark.kernels.draw_matrix import draw_matrix
+from hallmark.kernels.project_residual import project_residual
 from hallmark.poc.checks import check_integer
 from hallmark.poc.streams import post_stream, pre_stream, streams_tensor
 
@@ -45,18 +45,18 @@ class RandomProjection(nn.Module):
         check_integer("dim", dim, least=1)
         block_hash = str(block_seed)
         pre, post = streams_tensor((pre_stream(block_hash), post_stream(block_hash)))
-        self.pre_proj = nn.Parameter(draw_matrix_reference(pre, dim, dim, scale, device), requires_grad=False)
-        self.post_proj = nn.Parameter(
-            draw_matrix_reference(post, dim, dim, scale, device), requires_grad=False
-        )
+        self.pre_proj = nn.Parameter(draw_matrix(pre, dim, dim, scale, device), requires_grad=False)
+        self.post_proj = nn.Parameter(draw_matrix(post, dim, dim, scale, device), requires_grad=False)
 
     def pre(self, x: Tensor) -> Tensor:
         """Transform the model's input: [..., dim] to the same shape and dtype, rounded once."""
-        return project_residual_reference(x, self.pre_proj, x.dtype)
+        projected: Tensor = project_residual(x, self.pre_proj, x.dtype)
+        return projected
 
     def post(self, x: Tensor) -> Tensor:
         """Transform the final hidden state: [..., dim] to float32 of the same shape."""
-        return project_residual_reference(x, self.post_proj, torch.float32)
+        projected: Tensor = project_residual(x, self.post_proj, torch.float32)
+        return projected
 
     @property
     def memory_bytes(self) -> int:

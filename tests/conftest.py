@@ -5,6 +5,11 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
+
+# Triton decides when it is imported whether kernels are compiled, for a GPU, or interpreted, on CPU tensors.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # Before vLLM or transformers is imported anywhere: no look-ups outside, and a small cache.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -19,8 +24,6 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the GPU tests, with the reason, where there is no GPU."""
-    import torch
-
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu") is not None:

@@ -117,7 +117,7 @@ class PoCWorker:
         """Draw the round's projections; returns the bytes they hold on this rank."""
         self._round = None
         self._round = RoundTensors(spec, self._dtype, self._device)
-        return self._round.memory_bytes
+        return self._round.projection_bytes
 
     def close_round(self) -> None:
         """Free the round's tensors; nothing happens when no round is open."""

@@ -8,13 +8,14 @@ import torch
 from hallmark.kernels.distance import distance_reference
 from hallmark.kernels.draw_embeddings import draw_embeddings_reference
 from hallmark.kernels.draw_matrix import draw_matrix_reference
+from hallmark.kernels.normal_table import signed_table
 
 STREAMS = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]])
 
 
 def hidden_and_target(width: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    hidden = draw_embeddings_reference(STREAMS, 1, width, 2.0, dtype).squeeze(1)
-    target = draw_embeddings_reference(STREAMS + 20, 1, width, 1.0, torch.float32).squeeze(1)
+    hidden = draw_embeddings_reference(STREAMS, 1, width, signed_table(2.0, dtype)).squeeze(1)
+    target = draw_embeddings_reference(STREAMS + 20, 1, width, signed_table(1.0, torch.float32)).squeeze(1)
     return hidden, target
 
 

@@ -1,14 +1,18 @@
 """Drawing streams: the order of elements, independence of the tiling, and the limits."""
 
+from importlib import import_module
+
 import independent_verifier
 import pytest
 import torch
 
-from hallmark.kernels import draw_normals
 from hallmark.kernels.draw_embeddings import draw_embeddings_reference
 from hallmark.kernels.draw_matrix import draw_matrix_reference
 from hallmark.kernels.draw_normals import STREAM_ELEMENTS, draw_normals_reference
 from hallmark.kernels.normal_table import signed_table
+
+# The package has a function of this name.
+MODULE = import_module("hallmark.kernels.draw_normals")
 
 STREAMS = torch.tensor(
     [[0, 0, 0, 0], [2**32 - 1] * 4, [2**31, 1, 2**31 + 5, 3], [123456789, 987654321, 55, 2**32 - 2]]
@@ -29,12 +33,12 @@ def test_elements_come_in_the_order_of_the_protocol(count: int) -> None:
 @pytest.mark.parametrize("calls_per_thread", [1, 3, 16, 50, 10**6])
 def test_tiling_does_not_matter(calls_per_thread: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = draw_normals_reference(STREAMS, 397, signed_table(1.0))
-    monkeypatch.setattr(draw_normals, "_CALLS_PER_THREAD", calls_per_thread)
+    monkeypatch.setattr(MODULE, "_CALLS_PER_THREAD", calls_per_thread)
     assert torch.equal(draw_normals_reference(STREAMS, 397, signed_table(1.0)), whole)
 
 
 def test_a_stream_longer_than_a_tile_goes_on() -> None:
-    tile = draw_normals._CALLS_PER_THREAD * torch.get_num_threads()
+    tile = MODULE._CALLS_PER_THREAD * torch.get_num_threads()
     elements = 8 * tile + 20
     long = draw_normals_reference(STREAMS[1:3], elements, signed_table(1.0))
     table = independent_verifier.table()
@@ -76,7 +80,7 @@ def test_drawing_nothing_gives_nothing() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_embeddings_are_row_major_and_scaled(shape: tuple[int, int], dtype: torch.dtype) -> None:
     rows, columns = shape
-    drawn = draw_embeddings_reference(STREAMS, rows, columns, 2.0**-5, dtype)
+    drawn = draw_embeddings_reference(STREAMS, rows, columns, signed_table(2.0**-5, dtype))
     assert drawn.shape == (4, rows, columns)
     assert drawn.dtype == dtype
     exact = torch.tensor([expected(s, rows * columns) for s in STREAMS], dtype=torch.float64) * 2.0**-5

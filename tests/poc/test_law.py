@@ -9,6 +9,7 @@ from scipy.stats import binom, kstest
 
 from hallmark.kernels.distance import distance_reference
 from hallmark.kernels.draw_embeddings import draw_embeddings_reference
+from hallmark.kernels.normal_table import signed_table
 from hallmark.poc.errors import FieldError
 from hallmark.poc.law import distance_cdf, distance_std, r_target_for, valid_rate
 from hallmark.poc.streams import streams_tensor, target_stream
@@ -82,7 +83,7 @@ def test_simulated_targets_follow_the_law(width: int, y_kind: str) -> None:
     """The table's targets, and a y fixed as badly as can be: one coordinate only."""
     count = 20_000
     streams = streams_tensor(target_stream("law", "block", "key", nonce) for nonce in range(count))
-    targets = draw_embeddings_reference(streams, 1, width, 1.0, torch.bfloat16).squeeze(1)
+    targets = draw_embeddings_reference(streams, 1, width, signed_table(1.0)).squeeze(1)
     generator = torch.Generator().manual_seed(5)
     y = {
         "one-hot": torch.nn.functional.one_hot(torch.tensor(width // 3), width).double(),

@@ -88,7 +88,11 @@ def running_node(
         *flags,
     ]
     probe_path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
-    variables = {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": probe_path, **environment}
+    # The interpreter is for the tests of kernels in this process only.
+    variables = {
+        **{"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": probe_path, "TRITON_INTERPRET": "0"},
+        **environment,
+    }
     with (
         ChildProcess("hallmark serve", command, log=log, environment=variables) as process,
         closing(Node(process, port, "demo")) as node,

@@ -22,3 +22,37 @@ ENGINE_TOLERANCES: dict[tuple[str, str], float] = {
     ("bfloat16", "other custom ops"): 0.15,  # a server that compiles picks other kernels for the same layers
 }
 """(dtype of the model, what differs) → largest difference of two distances, in units of s."""
+
+ROUNDOFF: dict[torch.dtype, float] = {
+    torch.bfloat16: 2.0**-8,  # 8 significant bits, to nearest: half of the last one's place
+    torch.float16: 2.0**-11,  # 11 bits
+    torch.float32: 2.0**-24,  # 24 bits
+}
+"""dtype → largest relative error of one rounding to it."""
+
+SUM_TOLERANCES: dict[tuple[torch.dtype, str], float] = {
+    # A float32 sum loses at most 2^-24 of the terms' absolute sum for each addition.
+    (torch.bfloat16, "cpu"): 2.0**-24,
+    (torch.float16, "cpu"): 2.0**-24,
+    (torch.float32, "cpu"): 2.0**-24,
+    # Tensor cores add what they have aligned to the largest term, cut off instead of rounded, and an fp16
+    # number counts twice, as two bf16 ones.
+    (torch.bfloat16, "cuda"): 2.0**-22,
+    (torch.float16, "cuda"): 2.0**-21,
+    (torch.float32, "cuda"): 2.0**-24,  # fused multiply-adds, no tensor cores
+}
+"""(dtype of X, where) → error of X + X·P for each product and unit of the terms' absolute sum."""
+
+KERNEL_DISTANCE_TOLERANCES: dict[tuple[torch.dtype, str], float] = {
+    # protocol.md: implementations compute d from H within 1e-4 s.
+    (torch.bfloat16, "final hidden state"): 1e-4,
+    (torch.float16, "final hidden state"): 1e-4,
+    (torch.float32, "final hidden state"): 1e-4,
+    # A reciprocal square root that differs in its last bit moves some elements of H over a rounding tie, each
+    # by its last place, 2^-7 or 2^-10: where all of them move at random, 2^-8 s or 2^-11 s; twice that, and a
+    # little more for the narrowest rows, on which single elements weigh more.
+    (torch.bfloat16, "norm"): 0.01,
+    (torch.float16, "norm"): 0.002,
+    (torch.float32, "norm"): 1e-4,
+}
+"""(dtype of the model, what the kernel starts from) → largest difference of two distances, in units of s."""

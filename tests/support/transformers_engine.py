@@ -85,7 +85,7 @@ class TransformersEngine:
     async def open_round(self, spec: RoundSpec) -> int:
         self._spec = spec
         self._tensors = await asyncio.to_thread(RoundTensors, spec, self._dtype, "cpu")
-        return self._tensors.memory_bytes
+        return self._tensors.projection_bytes
 
     async def compute(self, keys: Sequence[NonceKey]) -> list[float]:
         return await asyncio.to_thread(self.distances, keys)

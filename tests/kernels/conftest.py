@@ -1,0 +1,14 @@
+"""Where the kernels of a test run: in Triton's interpreter on the CPU, or compiled on a GPU."""
+
+import pytest
+import torch
+
+from hallmark.kernels.launch import kernels_are_interpreted
+
+
+@pytest.fixture(params=[pytest.param("cpu"), pytest.param("cuda", marks=pytest.mark.gpu)])
+def kernel_device(request: pytest.FixtureRequest) -> torch.device:
+    """A device on which the launches of kernels run."""
+    if request.param == "cpu" and not kernels_are_interpreted():
+        pytest.skip("kernels are compiled in this process, not interpreted: the same test runs on the GPU")
+    return torch.device(request.param)

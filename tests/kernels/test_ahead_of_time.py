@@ -1,0 +1,95 @@
+"""Every kernel compiled for every chip, without a GPU: it fits, spills nothing, uses what the chip has.
+
+Other processes do it: in this one Triton interprets kernels.
+"""
+
+import multiprocessing
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+
+import pytest
+from _compiled import Compiled, compile_round, count
+
+from hallmark.kernels.tiles import ARCHITECTURES, Architecture
+
+SHARED_BYTES: dict[Architecture, int] = {
+    # CUDA C++ Programming Guide, "Technical Specifications per Compute Capability": of one block.
+    "sm_80": 163 * 1024,
+    "sm_90": 227 * 1024,
+    "sm_100": 227 * 1024,
+    "sm_120": 99 * 1024,
+    # CDNA3 Instruction Set Architecture: local data share of a work-group.
+    "gfx942": 64 * 1024,
+}
+# Both shapes of the tile tables, with whole tiles and with a part of one at either edge; bf16, which models
+# have, up to the widest hidden state.
+WIDTHS = {"bfloat16": (1024, 4096, 5136, 16384), "float16": (1040, 4096), "float32": (1040, 4096)}
+LAUNCHES = ["draw_matrix", "draw_embeddings", "project_residual", "norm", "project", "distance"]
+TENSOR_CORES = {
+    "sm_80": "HMMA",
+    "sm_90": "HGMMA",  # wgmma
+    "sm_100": "UTCHMMA",  # tcgen05.mma
+    "sm_120": "HMMA",
+    "gfx942": "v_mfma",
+}
+
+
+@pytest.fixture(scope="module")
+def compilations(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[tuple[Architecture, str], "Future[dict[tuple[int, str], Compiled]]"]]:
+    """All compilations, on their way."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "0")
+        patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(len(os.sched_getaffinity(0)), spawn) as pool:
+            yield {
+                (architecture, dtype): pool.submit(compile_round, architecture, dtype, widths)
+                for architecture in ARCHITECTURES
+                for dtype, widths in WIDTHS.items()
+            }
+
+
+@pytest.mark.parametrize("dtype", WIDTHS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_kernels_fit_the_chip(
+    compilations: dict[tuple[Architecture, str], "Future[dict[tuple[int, str], Compiled]]"],
+    architecture: Architecture,
+    dtype: str,
+) -> None:
+    compiled = compilations[architecture, dtype].result()
+    assert {name for _, name in compiled} == set(LAUNCHES)
+    for (width, name), kernel in compiled.items():
+        where = f"{name} at width {width}"
+        assert kernel.spill_bytes == 0, where
+        assert count(kernel.instructions, "STL", "LDL", "scratch_") == 0, where
+        assert kernel.shared_bytes <= SHARED_BYTES[architecture], where
+        if name == "project_residual" and dtype != "float32":
+            assert count(kernel.instructions, TENSOR_CORES[architecture]) > 0, where
+            assert copies_are_16_bytes_wide(architecture, kernel), where
+        if name in ("draw_matrix", "draw_embeddings"):
+            assert stores_are_16_bytes_wide(kernel), where
+        # P is read once, by 16 bytes a thread.
+        if name == "project":
+            assert copies_are_16_bytes_wide(architecture, kernel), where
+
+
+def copies_are_16_bytes_wide(architecture: Architecture, kernel: Compiled) -> bool:
+    """Whether the operands of products come in by 16 bytes a thread."""
+    if architecture == "gfx942":
+        return count(kernel.instructions, "global_load_dwordx4", "buffer_load_dwordx4") > 0
+    sizes = re.findall(r"cp\.async\.c[ag]\.shared\.global \[[^]]+\], \[[^]]+\], 0x(\w+)", kernel.assembly)
+    return bool(sizes) and set(sizes) == {"10"}
+
+
+def stores_are_16_bytes_wide(kernel: Compiled) -> bool:
+    """Whether everything is stored by 16 bytes a thread."""
+    stores = [
+        line.split()[0]
+        for line in kernel.instructions
+        if line.startswith(("STG", "global_store", "buffer_store"))
+    ]
+    return bool(stores) and all(store.endswith((".128", "_dwordx4")) for store in stores)
