@@ -14,6 +14,7 @@ from hallmark.poc.errors import HallmarkError
 from hallmark.poc.proof import ProofBatch
 from hallmark.poc.settings import API_KEY_VARIABLE
 from hallmark.server.cli.client import PoCClient, UnreachableError
+from hallmark.server.demo_model import demo_dtype
 from hallmark.server.processes import ChildProcess, free_port
 
 __all__ = ["DemoError", "Node", "Receiver", "running_node", "running_receiver"]
@@ -26,7 +27,6 @@ _SERVED_NAME: Final = "demo"
 _FLAGS: Final = (
     *("--host", "127.0.0.1"),
     *("--served-model-name", _SERVED_NAME),
-    *("--dtype", "bfloat16"),
     "--enforce-eager",
     *("--max-model-len", "2048"),
     *("--max-num-seqs", "32"),
@@ -153,7 +153,7 @@ def running_node(model: Path, log: Path, api_key: str) -> Iterator[Node]:
     port = free_port()
     process = ChildProcess(
         f"hallmark serve {model.name}",
-        (*_COMMAND, "serve", str(model), "--port", str(port), *_FLAGS),
+        (*_COMMAND, "serve", str(model), "--port", str(port), "--dtype", demo_dtype(), *_FLAGS),
         log=log,
         environment={**_ENVIRONMENT, API_KEY_VARIABLE: api_key},
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 
+from hallmark.server.demo_model import demo_dtype
 from hallmark.server.processes import ChildProcess, free_port
 
 BATCH_SIZE = 32
@@ -82,7 +83,7 @@ def running_node(
     config = {"hallmark": {"callback_interval": 0.5, "callback_retry_base": 0.1, **(settings or {})}}
     command = [
         *(*HALLMARK, "serve", str(model), "--host", "127.0.0.1", "--port", str(port)),
-        *("--served-model-name", "demo", "--dtype", "bfloat16", "--max-model-len", "2048"),
+        *("--served-model-name", "demo", "--dtype", demo_dtype(), "--max-model-len", "2048"),
         *("--max-num-seqs", str(BATCH_SIZE), "--additional-config", json.dumps(config)),
         *("--worker-extension-cls", "probe.Probe"),
         *flags,
