@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hallmark.kernels.launch import Launch
+from hallmark.kernels.launch import Launch, dense
 from hallmark.kernels.path import KernelPath, kernel_path
 from hallmark.kernels.philox import philox4x32, random_words
 
@@ -68,7 +68,7 @@ def table_places(words: tl.tensor, WORDS: tl.constexpr) -> tl.tensor:
     return tl.reshape(tl.join(low, high), [2 * WORDS]).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["calls"])  # one compilation serves every batch shape
 def _draw_normals_kernel(
     out_ptr: tl.tensor,
     streams_ptr: tl.tensor,
@@ -90,7 +90,8 @@ def _draw_normals_kernel(
         CALLS: calls of one program.
         BITS: of an element.
     """
-    blocks = tl.cdiv(calls, CALLS)
+    # Rounded up without a sum that could be too large.
+    blocks = (calls - 1) // CALLS + 1
     stream = tl.program_id(0) // blocks
     block = tl.program_id(0) % blocks
     name = streams_ptr + stream * 4
@@ -122,8 +123,8 @@ def launch_draw_normals(out: Tensor, streams: Tensor, table: Tensor) -> Launch:
     """The launch that draws into `out`.
 
     Args:
-        out: [n, elements] in the table's dtype, contiguous.
-        streams: int64 [n, 4], contiguous.
+        out: [n, elements] in the table's dtype, dense, as is all else.
+        streams: int64 [n, 4].
         table: As for `draw_normals`.
 
     Raises:
@@ -175,7 +176,7 @@ def _(streams: Tensor, elements: int, table: Tensor) -> Tensor:
     if path is KernelPath.REFERENCE or not streams.numel():
         return draw_normals_reference(streams, elements, table)
     drawn = torch.empty((len(streams), elements), dtype=table.dtype, device=table.device)
-    launch_draw_normals(drawn, streams.contiguous(), table).run()
+    launch_draw_normals(drawn, dense(streams), dense(table)).run()
     return drawn
 
 

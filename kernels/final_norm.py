@@ -27,7 +27,7 @@ class FinalNorm(NamedTuple):
     residual: Tensor | None
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows_each"])  # one compilation serves every batch shape
 def _norm_kernel(
     out_ptr: tl.tensor,
     hidden_ptr: tl.tensor,
@@ -66,7 +66,8 @@ def _norm_kernel(
     if HAS_RESIDUAL:
         x += tl.load(residual_ptr + place, mask=mask, other=0.0).to(tl.float32)
         x = round_to(x, dtype, INTERPRETED).to(tl.float32)
-    mean_square = tl.sum(x * x, 0) / WIDTH
+    # A product: how Triton divides differs between its versions.
+    mean_square = tl.sum(x * x, 0) * (1.0 / WIDTH)
     x = round_to(x * tl.rsqrt(mean_square + epsilon), dtype, INTERPRETED).to(tl.float32)
     weight = tl.load(weight_ptr + column, mask=mask, other=0.0).to(tl.float32)
     tl.store(out_ptr + sequence * WIDTH + column, round_to(x * weight, dtype, INTERPRETED), mask=mask)
@@ -76,9 +77,9 @@ def launch_final_norm(out: Tensor, hidden: Tensor, norm: FinalNorm) -> Launch:
     """The launch that writes H into `out`.
 
     Args:
-        out: [n, D] in the dtype of `hidden`, contiguous.
-        hidden: [n * rows, D], contiguous, as are the norm's tensors, which have its dtype.
-        norm: The norm.
+        out: [n, D] in the dtype of `hidden`, dense, as is all else.
+        hidden: [n * rows, D].
+        norm: The norm, whose tensors have the dtype of `hidden`.
     """
     n, width = out.shape
     block = triton.next_power_of_2(width)

@@ -14,7 +14,7 @@ from hallmark.kernels.distance import distance_reference
 from hallmark.kernels.draw_embeddings import draw_embeddings_reference
 from hallmark.kernels.draw_normals import stream_words, table_places
 from hallmark.kernels.final_norm import FinalNorm, final_norm_reference, launch_final_norm
-from hallmark.kernels.launch import Launch, kernels_are_interpreted
+from hallmark.kernels.launch import Launch, dense, kernels_are_interpreted
 from hallmark.kernels.path import KernelPath, kernel_path
 from hallmark.kernels.project_residual import add_products
 from hallmark.kernels.tiles import (
@@ -35,7 +35,7 @@ _TABLE_ENTRIES = tl.constexpr(2048)
 _SIGN_BIT = tl.constexpr(0x8000)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", "rows_each"])  # one compilation serves every batch shape
 def _project_kernel(
     parts_ptr: tl.tensor,
     hidden_ptr: tl.tensor,
@@ -156,11 +156,11 @@ def launch_norm_project(
     """The launches, in their order, that write distances into `out`.
 
     Args:
-        out: float64 [n], on the device of all others.
-        hidden: As for `norm_project`, contiguous, as is the residual.
+        out: float64 [n], dense, as is all else.
+        hidden: As for `norm_project`.
         norm: As for `norm_project`.
-        p_post: As for `norm_project`, contiguous.
-        streams: int64 [n, 4], contiguous.
+        p_post: As for `norm_project`.
+        streams: int64 [n, 4].
         table: As for `norm_project`.
         architecture: Whose tiles are used; None: those of the device.
 
@@ -258,13 +258,15 @@ def _(
 ) -> Tensor:
     norm = None if weight is None else FinalNorm(weight, epsilon, residual)
     same_dtype = all(t is None or t.dtype == hidden.dtype for t in (weight, residual))
-    has_kernel = hidden.dtype in KERNEL_DTYPES and same_dtype and table.dtype == torch.bfloat16
+    in_bf16 = all(t is None or t.dtype == torch.bfloat16 for t in (p_post, table))
+    has_kernel = hidden.dtype in KERNEL_DTYPES and same_dtype and in_bf16
     if kernel_path(hidden.device, hidden.shape[1]) is KernelPath.REFERENCE or not has_kernel:
         return norm_project_reference(hidden, norm, p_post, streams, table)
-    if norm is not None and residual is not None:
-        norm = norm._replace(residual=residual.contiguous())
+    if norm is not None:
+        norm = FinalNorm(dense(norm.weight), epsilon, None if residual is None else dense(residual))
     out = torch.empty(len(streams), dtype=torch.float64, device=hidden.device)
-    for launch in launch_norm_project(out, hidden.contiguous(), norm, p_post, streams.contiguous(), table):
+    p = None if p_post is None else dense(p_post)
+    for launch in launch_norm_project(out, dense(hidden), norm, p, dense(streams), dense(table)):
         launch.run()
     return out
 

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hallmark.kernels.launch import Launch, kernels_are_interpreted
+from hallmark.kernels.launch import Launch, dense, kernels_are_interpreted
 from hallmark.kernels.path import KernelPath, kernel_path
 from hallmark.kernels.rounding import round_to
 from hallmark.kernels.tiles import (
@@ -52,9 +52,16 @@ def add_products(total: tl.tensor, x: tl.tensor, p: tl.tensor, INTERPRETED: tl.c
         INTERPRETED: whether this runs in the interpreter, which has no bf16 arithmetic: fp32 then does it.
     """
     if x.dtype == tl.float16:
-        high = x.to(tl.bfloat16)
-        low = (x.to(tl.float32) - high.to(tl.float32)).to(tl.bfloat16)
-        total = _add_dot(_add_dot(total, high, p, INTERPRETED), low, p, INTERPRETED)
+        # The high part is cut off, not rounded: 8 bits, and the 3 that are left.
+        wide = x.to(tl.float32)
+        cut = (wide.to(tl.uint32, bitcast=True) & 0xFFFF0000).to(tl.float32, bitcast=True)
+        high = cut.to(tl.bfloat16)
+        low = (wide - cut).to(tl.bfloat16)
+        # Added up apart and then to the total, so that both products are done before the next step makes its
+        # operands: on sm_90, Triton 3.6 to 3.8 would let the second one still read registers that are written
+        # then (triton-lang/triton issue 9433; seen in the machine code).
+        part = _add_dot(tl.zeros_like(total), high, p, INTERPRETED)
+        total += _add_dot(part, low, p, INTERPRETED)
     elif x.dtype == tl.bfloat16:
         total = _add_dot(total, x, p, INTERPRETED)
     else:
@@ -62,7 +69,7 @@ def add_products(total: tl.tensor, x: tl.tensor, p: tl.tensor, INTERPRETED: tl.c
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # one compilation serves every batch shape
 def _project_residual_kernel(
     out_ptr: tl.tensor,
     x_ptr: tl.tensor,
@@ -132,9 +139,9 @@ def launch_project_residual(
     """The launch that projects `x` into `out`.
 
     Args:
-        out: [rows, D], contiguous; bfloat16, float16 or float32.
-        x: [rows, D], contiguous; bfloat16, float16 or float32.
-        p: bfloat16 [D, D], contiguous.
+        out: [rows, D], dense; bfloat16, float16 or float32.
+        x: [rows, D], dense; bfloat16, float16 or float32.
+        p: bfloat16 [D, D], dense.
         architecture: Whose tiles are used; None: those of x's device.
 
     Raises:
@@ -183,7 +190,7 @@ def _(x: Tensor, p: Tensor, out_dtype: torch.dtype) -> Tensor:
     if kernel_path(x.device, width) is KernelPath.REFERENCE or not has_kernel:
         return project_residual_reference(x, p, out_dtype)
     out = torch.empty(x.shape, dtype=out_dtype, device=x.device)
-    launch_project_residual(out.view(-1, width), x.reshape(-1, width).contiguous(), p.contiguous()).run()
+    launch_project_residual(out.view(-1, width), dense(x.reshape(-1, width)), dense(p)).run()
     return out
 
 

@@ -62,8 +62,9 @@ PROJECT_RESIDUAL_TILES: dict[tuple[Architecture, torch.dtype, Shape], Tile] = {
     ("sm_80", _FP16, "wide"): Tile(128, 128, 32, 8, 3),
     ("sm_80", _FP32, "narrow"): Tile(64, 64, 16, 4, 2),
     ("sm_80", _FP32, "wide"): Tile(64, 64, 16, 4, 2),
-    # 1024 columns and 8,192 rows make 512 tiles of 128 x 128, 3.9 for each of the 132 multiprocessors.
-    ("sm_90", _BF16, "narrow"): Tile(128, 128, 64, 8, 4),
+    # 1024 columns and 8,192 rows make 512 tiles of 128 x 128, 3.9 for each of the 132 multiprocessors; with
+    # three stages two fit on one, and one loads its first operands while the other stores its sums.
+    ("sm_90", _BF16, "narrow"): Tile(128, 128, 64, 8, 3),
     ("sm_90", _BF16, "wide"): Tile(128, 256, 64, 8, 4),
     ("sm_90", _FP16, "narrow"): Tile(128, 128, 64, 8, 3),
     ("sm_90", _FP16, "wide"): Tile(128, 128, 64, 8, 3),
@@ -90,8 +91,9 @@ PROJECT_RESIDUAL_TILES: dict[tuple[Architecture, torch.dtype, Shape], Tile] = {
     ("gfx942", _FP32, "wide"): Tile(64, 64, 16, 4, 2),
 }
 
-# A few dozen rows: the time goes into reading P once, so tiles are small enough for most multiprocessors to
-# have one, with enough in flight for its share of the memory's bandwidth. AMD's local memory has less room.
+# A few dozen rows: the time goes into reading P once, so a program has few columns, and enough steps are in
+# flight for the memory's bandwidth: 32, 64 and 80 programs at widths 1024, 4096 and 5120. AMD's local memory
+# is smaller.
 _NORM_PROJECT: dict[tuple[torch.dtype, Shape], Tile] = {
     (_BF16, "narrow"): Tile(32, 32, 128, 4, 4),
     (_BF16, "wide"): Tile(32, 64, 128, 4, 4),

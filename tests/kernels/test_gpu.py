@@ -1,50 +1,257 @@
-"""The references on a GPU: random numbers to the bit, sums within the tolerance table."""
+"""What only a GPU can show: real sizes, no waiting, the same bits as the CPU, every run, a replayed graph."""
+
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from tolerances import KERNEL_DISTANCE_TOLERANCES, ROUNDOFF, SUM_TOLERANCES
 
-from hallmark.kernels.distance import distance_reference
-from hallmark.kernels.draw_embeddings import draw_embeddings_reference
-from hallmark.kernels.draw_matrix import draw_matrix_reference
-from hallmark.kernels.project_residual import project_residual_reference
+from hallmark.kernels import (
+    FinalNorm,
+    KernelPath,
+    draw_embeddings,
+    draw_embeddings_reference,
+    draw_matrix,
+    draw_matrix_reference,
+    embed_project,
+    kernel_path,
+    norm_project,
+    norm_project_reference,
+    project_residual,
+    signed_table,
+)
+from hallmark.kernels.self_check import check_ops
+from hallmark.poc.forward import RoundTensors
 from hallmark.poc.projection import RandomProjection
+from hallmark.poc.round import RoundSpec
+from hallmark.poc.transfer import HostCopy
 
 pytestmark = pytest.mark.gpu
 
 STREAMS = torch.tensor([[1, 2, 3, 4], [2**32 - 1, 2**31, 2**32 - 5, 7]])
+DTYPES = [torch.bfloat16, torch.float16, torch.float32]
+# Rows and widths of real models, the tiles of both shapes, and a part of a tile at every edge.
+SIZES = [(8192, 1024), (8192, 4096), (8192, 5120), (1100, 2064), (130, 16_384)]
+REPEATS = 20
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_inputs_are_the_same_bits_as_on_the_cpu(dtype: torch.dtype) -> None:
-    on_cpu = draw_embeddings_reference(STREAMS, 123, 80, 2.0**-5, dtype)
-    on_gpu = draw_embeddings_reference(STREAMS, 123, 80, 2.0**-5, dtype, "cuda")
+def spec(**fields: object) -> RoundSpec:
+    return RoundSpec(
+        **{
+            "digest": "0" * 64,
+            "block_hash": "a block",
+            "hidden_size": 1024,
+            "seq_len": 64,
+            "batch_size": 8,
+            "input_scale": 2.0**-5,
+            "projection": True,
+            "projection_scale": 0.01,
+            **fields,
+        }
+    )
+
+
+@pytest.fixture
+def no_waiting() -> Iterator[None]:
+    """Every synchronisation with the device that PyTorch knows of is an error."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(123, 80), (256, 1024), (31, 257)])
+def test_inputs_are_the_same_bits_as_on_the_cpu(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    table = signed_table(2.0**-5, dtype)
+    on_cpu = draw_embeddings(STREAMS, *shape, table)
+    on_gpu = draw_embeddings(STREAMS.cuda(), *shape, table.cuda())
     assert torch.equal(on_gpu.cpu(), on_cpu)
+
+
+def test_a_reference_on_the_gpu_draws_the_same_bits_too() -> None:
+    table = signed_table(2.0**-5)
+    on_gpu = draw_embeddings_reference(STREAMS.cuda(), 123, 80, table.cuda())
+    assert torch.equal(on_gpu.cpu(), draw_embeddings_reference(STREAMS, 123, 80, table))
 
 
 def test_projections_are_the_same_bits_as_on_the_cpu() -> None:
     on_cpu = RandomProjection("a block", 272)
     on_gpu = RandomProjection("a block", 272, device="cuda")
     assert torch.equal(on_gpu.pre_proj.cpu(), on_cpu.pre_proj)
+    assert torch.equal(on_gpu.post_proj.cpu(), on_cpu.post_proj)
     assert torch.equal(
-        draw_matrix_reference(STREAMS[0], 272, 272, 0.01, "cuda").cpu(),
-        draw_matrix_reference(STREAMS[0], 272, 272, 0.01),
+        draw_matrix(STREAMS[0], 4096, 4096, 0.01, "cuda").cpu(),
+        draw_matrix_reference(STREAMS[0], 4096, 4096, 0.01),
     )
 
 
-def test_sums_agree_with_float64() -> None:
-    x = draw_embeddings_reference(STREAMS, 64, 272, 0.125, torch.bfloat16, "cuda")
-    p = RandomProjection("a block", 272).to("cuda").pre_proj
-    exact = x.double() + x.double() @ p.double()
-    projected = project_residual_reference(x, p, torch.float32)
-    # fp32 sums of 272 products: relative error far below bf16's half step of 2^-9.
-    assert torch.allclose(projected.double(), exact, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize(("rows", "width"), SIZES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_projections_of_real_size_agree_with_float64_in_every_run(
+    dtype: torch.dtype, rows: int, width: int
+) -> None:
+    x = draw_embeddings(STREAMS[:1].cuda(), rows, width, signed_table(1.0, dtype, "cuda"))[0]
+    p = draw_matrix(STREAMS[1], width, width, 0.01, "cuda")
+    found = project_residual(x, p, torch.float32)
+    for start in range(0, rows, 1024):
+        part = x[start : start + 1024].double()
+        exact = part + part @ p.double()
+        bound = SUM_TOLERANCES[dtype, "cuda"] * (width + 1) * (part.abs() + part.abs() @ p.double().abs())
+        assert bool(((found[start : start + 1024].double() - exact).abs() <= bound).all())
+    rounded = project_residual(x, p, dtype)
+    assert bool(((rounded.double() - found.double()).abs() <= ROUNDOFF[dtype] * found.double().abs()).all())
+    for _ in range(REPEATS):
+        assert torch.equal(project_residual(x, p, dtype), rounded)
 
 
-def test_distances_agree_with_the_cpu() -> None:
-    hidden = draw_embeddings_reference(STREAMS, 1, 272, 1.0, torch.bfloat16).squeeze(1)
-    target = draw_embeddings_reference(STREAMS.flip(0), 1, 272, 1.0, torch.float32).squeeze(1)
-    p = RandomProjection("a block", 272).post_proj
-    on_cpu = distance_reference(hidden, target, p)
-    on_gpu = distance_reference(hidden.cuda(), target.cuda(), p.cuda())
-    # protocol.md: implementations compute d within 1e-4 s.
-    assert torch.allclose(on_gpu.cpu(), on_cpu, rtol=0, atol=1e-4 / (2 * 272) ** 0.5)
+@pytest.mark.parametrize("width", [1024, 4096, 5120, 16_384])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_distances_of_real_size_agree_with_the_reference_in_every_run(dtype: torch.dtype, width: int) -> None:
+    streams = torch.randint(0, 2**32, (33, 4), generator=torch.Generator().manual_seed(2)).cuda()
+    table = signed_table(1.0, dtype, "cuda")
+    hidden, residual = (
+        draw_embeddings(streams + shift, 3, width, table).view(-1, width) for shift in (0, 100)
+    )
+    weight = torch.linspace(0.5, 1.5, width, device="cuda").to(dtype)
+    p, targets = draw_matrix(STREAMS[1], width, width, 0.01, "cuda"), signed_table(1.0, device="cuda")
+    for norm, start in ((None, "final hidden state"), (FinalNorm(weight, 1e-6, residual), "norm")):
+        found = norm_project(hidden, norm, p, streams, targets)
+        # PyTorch's own sums on the GPU may be in TF32 or less; on the CPU they are not.
+        on_cpu = None if norm is None else FinalNorm(weight.cpu(), 1e-6, residual.cpu())
+        expected = norm_project_reference(hidden.cpu(), on_cpu, p.cpu(), streams.cpu(), targets.cpu())
+        tolerance = KERNEL_DISTANCE_TOLERANCES[dtype, start] / math.sqrt(2 * width)
+        assert float((found.cpu() - expected).abs().max()) <= tolerance
+        for _ in range(REPEATS):
+            assert torch.equal(norm_project(hidden, norm, p, streams, targets), found)
+
+
+def test_tensors_off_a_boundary_are_served(no_waiting: None) -> None:
+    """A view that begins anywhere, and one with other strides."""
+    p = draw_matrix_reference(STREAMS[1], 64, 64, 0.05, "cuda")
+    shifted = torch.randn(65 * 64 + 1, device="cuda").to(torch.bfloat16)[1:].view(65, 64)
+    torch.testing.assert_close(
+        project_residual(shifted, p.T, torch.float32),
+        shifted.float() + shifted.float() @ p.T.float(),
+        rtol=1e-2,
+        atol=1e-2,
+    )
+
+
+def test_a_captured_graph_draws_what_its_buffers_hold_at_the_replay() -> None:
+    width, rows, n = 1024, 16, 4
+    table, targets = signed_table(2.0**-5, device="cuda"), signed_table(1.0, device="cuda")
+    p = draw_matrix(STREAMS[0], width, width, 0.01, "cuda")
+    weight = torch.ones(width, dtype=torch.bfloat16, device="cuda")
+    first, second = (
+        torch.randint(0, 2**32, (n, 4), generator=torch.Generator().manual_seed(seed)).cuda()
+        for seed in (1, 2)
+    )
+    streams = first.clone()
+
+    def batch() -> tuple[torch.Tensor, torch.Tensor]:
+        inputs = embed_project(streams, rows, width, table, p)
+        norm = FinalNorm(weight, 1e-6, None)
+        return inputs, norm_project(inputs.view(-1, width), norm, p, streams, targets)
+
+    expected = {}
+    for name, content in (("first", first), ("second", second)):
+        streams.copy_(content)
+        expected[name] = [tensor.clone() for tensor in batch()]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = batch()
+    for name, content in (("second", second), ("first", first), ("second", second)):
+        streams.copy_(content)
+        for tensor in captured:
+            tensor.fill_(float("nan"))
+        graph.replay()
+        for tensor, right in zip(captured, expected[name], strict=True):
+            assert torch.equal(tensor, right)
+    assert not torch.equal(expected["first"][1], expected["second"][1])
+
+
+def test_ops_survive_torch_compile() -> None:
+    width = 272
+    table, targets = signed_table(2.0**-5, device="cuda"), signed_table(1.0, device="cuda")
+    p, streams = draw_matrix(STREAMS[0], width, width, 0.01, "cuda"), STREAMS.cuda()
+
+    def batch(streams: torch.Tensor) -> torch.Tensor:
+        inputs = embed_project(streams, 5, width, table, p)
+        return norm_project(inputs.view(-1, width) * 2, None, p, streams, targets)
+
+    compiled = torch.compile(batch, fullgraph=True)
+    assert torch.equal(compiled(streams), batch(streams))
+
+
+def test_a_batch_waits_for_nothing(no_waiting: None) -> None:
+    """Neither its inputs nor its distances, up to the copy that brings them to the host."""
+    torch.cuda.set_sync_debug_mode("default")
+    tensors = RoundTensors(spec(), torch.bfloat16, "cuda")
+    keys = [("key", nonce) for nonce in range(8)]
+    tensors.distances(tensors.inputs(keys).view(-1, 1024), keys)
+    torch.cuda.set_sync_debug_mode("error")
+    copy = HostCopy(tensors.distances(tensors.inputs(keys).view(-1, 1024), keys))
+    torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+    assert copy.has_arrived
+    assert bool((copy.tensor > 0).all())
+
+
+def test_a_round_agrees_with_the_cpu() -> None:
+    keys = [("key", nonce) for nonce in range(8)]
+    on_cpu, on_gpu = (RoundTensors(spec(), torch.bfloat16, device) for device in ("cpu", "cuda"))
+    inputs = on_cpu.inputs(keys)
+    torch.testing.assert_close(on_gpu.inputs(keys).cpu(), inputs, rtol=2 * ROUNDOFF[torch.bfloat16], atol=0)
+    hidden = inputs.view(-1, 1024)
+    distances = on_gpu.distances(hidden.cuda(), keys).cpu()
+    tolerance = KERNEL_DISTANCE_TOLERANCES[torch.bfloat16, "final hidden state"] / math.sqrt(2 * 1024)
+    assert float((distances - on_cpu.distances(hidden, keys)).abs().max()) <= tolerance
+
+
+@pytest.mark.parametrize("width", [272, 1024, 4096])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_check_at_the_start_passes(dtype: torch.dtype, width: int) -> None:
+    check_ops(dtype, width, torch.device("cuda"))
+
+
+def test_kernels_are_used_where_there_are_some() -> None:
+    device = torch.device("cuda")
+    assert kernel_path(device, 4096) is KernelPath.TRITON
+    assert kernel_path(device, 16_400) is KernelPath.REFERENCE
+    assert kernel_path(device, 1000) is KernelPath.REFERENCE
+    assert kernel_path(torch.device("cpu"), 4096) is KernelPath.REFERENCE
+
+
+@pytest.mark.skipif(shutil.which("compute-sanitizer") is None, reason="compute-sanitizer is not installed")
+@pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
+def test_compute_sanitizer_finds_nothing(tool: str) -> None:
+    code = """
+import torch
+from hallmark.kernels import FinalNorm, draw_matrix, embed_project, norm_project, signed_table
+streams = torch.arange(12, device="cuda").view(3, 4)
+for dtype in (torch.bfloat16, torch.float16, torch.float32):
+    for width in (272, 2064):
+        p = draw_matrix(streams[0].cpu(), width, width, 0.01, "cuda")
+        x = embed_project(streams, 5, width, signed_table(1.0, dtype, "cuda"), p).view(-1, width)
+        norm = FinalNorm(torch.ones(width, dtype=dtype, device="cuda"), 1e-6, x)
+        norm_project(x, norm, p, streams, signed_table(1.0, device="cuda"))
+torch.cuda.synchronize()
+"""
+    command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", "--print-limit", "3"]
+    done = subprocess.run(
+        [*command, sys.executable, "-P", "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=Path(__file__).parent,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert "ERROR SUMMARY: 0 errors" in done.stdout or "0 hazards" in done.stdout

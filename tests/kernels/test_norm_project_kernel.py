@@ -112,13 +112,15 @@ SIZES = {(tile[:3], key[1]): key for key, tile in reversed(NORM_PROJECT_TILES.it
 
 
 @pytest.mark.parametrize("key", SIZES.values())
-def test_every_tile_of_the_table_is_right(key: tuple[Architecture, torch.dtype, Shape]) -> None:
-    """In the interpreter, whatever the chip; on a GPU its own tiles are in all other tests."""
+def test_every_tile_of_the_table_is_right(
+    interpreter: torch.device, key: tuple[Architecture, torch.dtype, Shape]
+) -> None:
+    """In the interpreter, whatever the chip; a GPU's own tiles are in test_gpu.py."""
     architecture, dtype, shape = key
     width = {"narrow": 272, "wide": 2064}[shape]
     assert width % NORM_PROJECT_TILES[key].n, "the last block of columns must be a part of one"
     case = Case(2, 1, width, dtype, norm="none", projected=True)
-    error = (case.by_kernels(torch.device("cpu"), architecture) - case.exactly()).abs().max()
+    error = (case.by_kernels(interpreter, architecture) - case.exactly()).abs().max()
     assert error <= tolerance(dtype, width, "final hidden state")
 
 

@@ -69,14 +69,16 @@ SIZES = {(tile[:3], key[1]): key for key, tile in reversed(PROJECT_RESIDUAL_TILE
 
 
 @pytest.mark.parametrize("key", SIZES.values())
-def test_every_tile_of_the_table_is_right(key: tuple[Architecture, torch.dtype, Shape]) -> None:
-    """In the interpreter, whatever the chip; on a GPU its own tiles are in all other tests."""
+def test_every_tile_of_the_table_is_right(
+    interpreter: torch.device, key: tuple[Architecture, torch.dtype, Shape]
+) -> None:
+    """In the interpreter, whatever the chip; a GPU's own tiles are in test_gpu.py."""
     architecture, dtype, shape = key
     tile, width = PROJECT_RESIDUAL_TILES[key], {"narrow": 528, "wide": 2064}[shape]
     assert width % tile.n, "the last block of columns must be a part of one"
     assert width % tile.k or tile.k == 16, "and so must the last step, where steps are longer than 16"
     x, p = operands(3, width, dtype)
-    found = projected_by_kernel(torch.device("cpu"), x, p, torch.float32, architecture)
+    found = projected_by_kernel(interpreter, x, p, torch.float32, architecture)
     assert_projected(found, x, p, torch.float32, "cpu")
 
 

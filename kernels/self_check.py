@@ -1,0 +1,76 @@
+"""Try the ops on a device before anything depends on them.
+
+A kernel is right in the interpreter and in the tests of one machine; what it computes here depends on this
+chip, its driver and Triton's code for it. Proofs that are wrong by a compiler's fault look like fraud.
+"""
+
+import math
+
+import torch
+
+from hallmark.kernels.draw_embeddings import draw_embeddings, draw_embeddings_reference
+from hallmark.kernels.draw_matrix import draw_matrix
+from hallmark.kernels.final_norm import FinalNorm
+from hallmark.kernels.norm_project import norm_project, norm_project_reference
+from hallmark.kernels.normal_table import signed_table
+from hallmark.kernels.project_residual import project_residual
+
+__all__ = ["check_ops"]
+
+_SEQUENCES = 33
+_ROWS = 5
+_COLUMNS = 256
+# Largest relative error of one rounding, and largest difference of two distances in units of s: the sums of
+# kernel and reference are in different order, and the norm may round some elements the other way.
+_TOLERANCES = {
+    torch.bfloat16: (2.0**-8, 0.01),
+    torch.float16: (2.0**-11, 0.002),
+    torch.float32: (2.0**-16, 0.001),
+}
+
+
+def check_ops(dtype: torch.dtype, width: int, device: torch.device) -> None:
+    """Compare every op with its reference or with float64.
+
+    A projection is drawn for it, which the reference copies in float32, for float16 and float32 models in
+    float64.
+
+    Args:
+        dtype: The model's: bfloat16, float16 or float32; of another nothing is known, and nothing is tried.
+        width: Of the hidden state.
+        device: Where the ops are to run.
+
+    Raises:
+        RuntimeError: Some op's result is not what it should be.
+    """
+    if dtype not in _TOLERANCES:
+        return
+    roundoff, distance_tolerance = _TOLERANCES[dtype]
+    streams = torch.arange(4 * _SEQUENCES, device=device).view(-1, 4) * 0x9E3779B1 % 2**32
+    table, targets = signed_table(1.0, dtype, device), signed_table(1.0, torch.bfloat16, device)
+
+    drawn = draw_embeddings(streams, _ROWS, width, table)
+    if not torch.equal(drawn, draw_embeddings_reference(streams, _ROWS, width, table)):
+        raise RuntimeError(_said("draw_embeddings", device, "bits differ"))
+
+    p = draw_matrix(streams[0].cpu(), width, width, 0.01, device)
+    x = drawn.view(-1, width)
+    wide, columns = x.double(), slice(max(0, width - _COLUMNS), width)
+    exact = wide[:, columns] + wide @ p[:, columns].double()
+    error = (project_residual(x, p, dtype)[:, columns].double() - exact).abs()
+    if not bool((error <= 2 * roundoff * (exact.abs() + 2.0**-8)).all()):
+        raise RuntimeError(_said("project_residual", device, f"an error of {float(error.max()):.3g}"))
+
+    norm = FinalNorm(torch.ones(width, dtype=dtype, device=device), 1e-6, x.flip(0))
+    for post in (p, None):
+        found = norm_project(x, norm, post, streams, targets)
+        moved = (found - norm_project_reference(x, norm, post, streams, targets)).abs().max()
+        if not float(moved) <= distance_tolerance / math.sqrt(2 * width):
+            raise RuntimeError(_said("norm_project", device, f"a distance moved by {float(moved):.3g}"))
+
+
+def _said(op: str, device: torch.device, what: str) -> str:
+    return (
+        f"{op} does not compute on {device} what its reference does ({what}): "
+        "proofs from here would look like fraud"
+    )

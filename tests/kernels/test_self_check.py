@@ -1,0 +1,66 @@
+"""The check at the start: it passes where ops are right, and names the one that is not."""
+
+from importlib import import_module
+
+import pytest
+import torch
+from torch import Tensor
+
+from hallmark.kernels.norm_project import norm_project
+from hallmark.kernels.project_residual import project_residual
+from hallmark.kernels.self_check import check_ops
+
+# The package has functions of the modules' names.
+MODULE = import_module("hallmark.kernels.self_check")
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("width", [16, 123, 256, 1024])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_right_ops_pass(dtype: torch.dtype, width: int) -> None:
+    check_ops(dtype, width, CPU)
+
+
+def test_a_dtype_without_kernels_is_not_tried() -> None:
+    check_ops(torch.float8_e4m3fn, 256, CPU)
+
+
+def test_one_flipped_bit_of_a_draw_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = MODULE.draw_embeddings
+
+    def wrong(*arguments: object) -> Tensor:
+        drawn = right(*arguments)
+        drawn.view(torch.int16)[-1, -1, -1] ^= 1
+        return drawn
+
+    monkeypatch.setattr(MODULE, "draw_embeddings", wrong)
+    with pytest.raises(RuntimeError, match=r"draw_embeddings does not compute on cpu .*bits differ"):
+        check_ops(torch.bfloat16, 256, CPU)
+
+
+def test_a_sum_that_lacks_one_step_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(x: Tensor, p: Tensor, dtype: torch.dtype) -> Tensor:
+        cut = p.clone()
+        cut[-16:] = 0
+        return project_residual(x, cut, dtype)
+
+    monkeypatch.setattr(MODULE, "project_residual", wrong)
+    with pytest.raises(RuntimeError, match=r"project_residual .*an error of 0"):
+        check_ops(torch.bfloat16, 1024, CPU)
+
+
+def test_distances_of_other_targets_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(hidden: Tensor, norm: object, p: object, streams: Tensor, table: Tensor) -> Tensor:
+        return norm_project(hidden, norm, p, streams + 1, table)
+
+    monkeypatch.setattr(MODULE, "norm_project", wrong)
+    with pytest.raises(RuntimeError, match=r"norm_project .*a distance moved by"):
+        check_ops(torch.bfloat16, 256, CPU)
+
+
+def test_a_distance_that_is_no_number_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        MODULE, "norm_project", lambda *arguments: torch.full((33,), float("nan"), dtype=torch.float64)
+    )
+    with pytest.raises(RuntimeError, match="a distance moved by nan"):
+        check_ops(torch.bfloat16, 256, CPU)
