@@ -4,12 +4,13 @@ import asyncio
 import logging
 import time
 
+from hallmark.poc.batch_times import BatchTimes
 from hallmark.poc.config import PoCConfig, PoCState
 from hallmark.poc.engine_protocol import PoCEngine
 from hallmark.poc.errors import EngineError, FieldError, HallmarkError, RoundCancelledError, StateError
 from hallmark.poc.fraud import Verdict
 from hallmark.poc.generated import GeneratedBuffer, WalkedBatch
-from hallmark.poc.nonces import NonceWalk
+from hallmark.poc.nonces import NonceKey, NonceWalk
 from hallmark.poc.outbox import Outbox
 from hallmark.poc.payloads import generated_payload, validated_payload
 from hallmark.poc.proof import Numerics, ProofBatch
@@ -37,6 +38,7 @@ class ActiveRound:
         state: Where it stands; STOPPED once it has ended.
         reason: Why it has ended.
         statistics: Its counters.
+        times: How long its batches take.
         memory_bytes: What the engine holds for it; None while it is not open there.
         last_progress: When the engine last answered, or the state last changed; `time.monotonic()`.
         engine_is_gone: Whether the engine must not be called any more.
@@ -61,6 +63,7 @@ class ActiveRound:
         self.state = state
         self.reason: str | None = None
         self.statistics = RoundStatistics()
+        self.times = BatchTimes()
         self.memory_bytes: int | None = None
         self.last_progress = time.monotonic()
         self.engine_is_gone = False
@@ -223,34 +226,41 @@ class ActiveRound:
         self.memory_bytes = None
 
     async def _generate(self) -> None:
-        """Compute the next batch of the walk."""
+        """Compute the next batches of the walk: several in one call where that keeps nobody waiting."""
         if self._walk is None:
             raise RuntimeError("generating without a walk")
-        stretch = self._walk.take(self.round.batch_size)
+        several = self.times.batches_per_call() if self._engine.is_idle else 1
+        stretches = self._walk.take_several(several, self.round.batch_size)
         public_key = self.round.config.public_key
-        distances = await self._compute([(public_key, nonce) for nonce in stretch.nonces])
-        walked = WalkedBatch.sort_out(stretch, distances, self.round)
-        self.statistics.record(walked)
-        self._generated.add(walked)
-        for waiter in self._batch_waiters:
-            if not waiter.done():
-                waiter.set_result(walked.proof(self.round, self.numerics))
-        self._batch_waiters.clear()
+        computed = await self._compute(
+            [[(public_key, nonce) for nonce in stretch.nonces] for stretch in stretches]
+        )
+        for stretch, distances in zip(stretches, computed, strict=True):
+            walked = WalkedBatch.sort_out(stretch, distances, self.round)
+            self.statistics.record(walked)
+            self._generated.add(walked)
+            for waiter in self._batch_waiters:
+                if not waiter.done():
+                    waiter.set_result(walked.proof(self.round, self.numerics))
+            self._batch_waiters.clear()
 
     async def _validate(self) -> None:
         """Compute the next nonces that wait for validation, and report the verdicts this brings."""
         taken = self._queue.take(self.round.batch_size)
         begun = time.monotonic()
-        distances = await self._compute([(job.proof.public_key, nonce) for job, nonce in taken])
+        (distances,) = await self._compute([[(job.proof.public_key, nonce) for job, nonce in taken]])
         for job in self._queue.record(taken, distances, time.monotonic() - begun):
             self._report_verdict(job)
 
-    async def _compute(self, keys: list[tuple[str, int]]) -> list[float]:
-        distances = await self._engine.compute(keys)
-        if len(distances) != len(keys):
-            raise EngineError(f"the engine answered {len(distances)} distances for {len(keys)} nonces")
+    async def _compute(self, batches: list[list[NonceKey]]) -> list[list[float]]:
+        begun = time.monotonic()
+        computed = await self._engine.compute(batches)
+        asked, answered = [len(keys) for keys in batches], [len(batch.distances) for batch in computed]
+        if answered != asked:
+            raise EngineError(f"the engine answered {answered} distances for {asked} nonces")
         self.last_progress = time.monotonic()
-        return distances
+        self.times.record(computed, self.last_progress - begun)
+        return [batch.distances for batch in computed]
 
     def _report_generated(self, walked: WalkedBatch) -> None:
         proof, url = walked.proof(self.round, self.numerics), self.round.config.callback_url

@@ -1,13 +1,27 @@
 """What the manager needs of an engine, whatever runs the model."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from hallmark.poc.config import DeployedModel
+from hallmark.poc.nonces import NonceKey
 from hallmark.poc.proof import Numerics
 from hallmark.poc.round import RoundSpec
 
-__all__ = ["PoCEngine"]
+__all__ = ["ComputedBatch", "PoCEngine"]
+
+
+class ComputedBatch(NamedTuple):
+    """A batch that an engine has computed.
+
+    Attributes:
+        distances: One for each key, in order; NaN where the nonce failed.
+        host_seconds: How long the engine's process was busy launching it, waiting for results not included.
+            On a CPU that is the computing itself.
+    """
+
+    distances: list[float]
+    host_seconds: float
 
 
 class PoCEngine(Protocol):
@@ -38,17 +52,22 @@ class PoCEngine(Protocol):
         """
         ...
 
-    async def compute(self, keys: Sequence[tuple[str, int]]) -> list[float]:
-        """Compute the distances of one batch of the open round.
+    @property
+    def is_idle(self) -> bool:
+        """Whether no inference request is unfinished, so that a long call keeps nobody waiting."""
+        ...
+
+    async def compute(self, batches: Sequence[Sequence[NonceKey]]) -> list[ComputedBatch]:
+        """Compute batches of the open round, back to back.
 
         Args:
-            keys: 1 to `batch_size` pairs of a public key and a nonce; the engine pads a short batch.
+            batches: In each 1 to `batch_size` pairs of a public key and a nonce; the engine pads a short one.
 
         Returns:
-            A distance for each key, in order; NaN where the nonce failed.
+            What was computed of each batch, in order.
 
         Raises:
-            EngineError: No round is open, or the batch failed as a whole.
+            EngineError: No round is open, or a batch failed as a whole.
         """
         ...
 

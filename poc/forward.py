@@ -10,15 +10,13 @@ from hallmark.kernels.final_norm import FinalNorm
 from hallmark.kernels.norm_project import norm_project
 from hallmark.kernels.normal_table import signed_table
 from hallmark.poc.errors import FieldError
+from hallmark.poc.nonces import NonceKey
 from hallmark.poc.projection import RandomProjection
 from hallmark.poc.round import RoundSpec
 from hallmark.poc.streams import Stream, embeds_stream, streams_tensor, target_stream
 from hallmark.poc.transfer import to_device
 
-__all__ = ["NonceKey", "RoundTensors", "pad_keys"]
-
-NonceKey = tuple[str, int]
-"""A public key and one of its nonces."""
+__all__ = ["RoundTensors", "pad_keys"]
 
 
 def pad_keys(keys: Sequence[NonceKey], batch_size: int) -> list[NonceKey]:

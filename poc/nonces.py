@@ -5,7 +5,10 @@ from typing import NamedTuple
 from hallmark.poc.checks import INTEGER_LIMIT
 from hallmark.poc.errors import FieldError, StateError
 
-__all__ = ["NonceWalk", "Stretch"]
+__all__ = ["NonceKey", "NonceWalk", "Stretch"]
+
+NonceKey = tuple[str, int]
+"""A public key and one of its nonces."""
 
 
 class Stretch(NamedTuple):
@@ -35,6 +38,18 @@ class NonceWalk:
             raise FieldError("node_id", node_id, "a node whose first nonce is below 2^63")
         self._nonces = range(first, INTEGER_LIMIT, node_count * n_groups)
         self.position = 0
+
+    def take_several(self, stretches: int, count: int) -> list[Stretch]:
+        """Take up to `stretches` stretches of `count` nonces; fewer only where the walk ends.
+
+        Raises:
+            StateError: No nonce below 2^63 is left.
+        """
+        taken = [self.take(count)]
+        # The walk itself may be longer than what `len` can say.
+        while len(taken) < stretches and self._nonces[self.position : self.position + 1]:
+            taken.append(self.take(count))
+        return taken
 
     def take(self, count: int) -> Stretch:
         """Take the next `count` nonces; fewer only where the walk ends.

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hallmark.poc.active_round import ActiveRound
+from hallmark.poc.batch_times import BatchTimes
 from hallmark.poc.config import PoCState
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def snapshot(manager: "PoCManager") -> dict[str, Any]:
             "enabled": active is not None and active.round.config.use_random_projection,
             "bytes": (active.memory_bytes or 0) if active is not None else 0,
         },
+        "batches": (active.times if active is not None else BatchTimes()).stats,
         "validation": manager.queue.stats,
         "callbacks": manager.outbox.stats(),
         "numerics": dict(manager.engine.numerics if active is None or active.ended else active.numerics),

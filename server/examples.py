@@ -65,6 +65,7 @@ STATUS: Final[dict[str, Any]] = {
     "config": {**ROUND, "batch_size": 32, "requested_batch_size": 32, "seq_len": 256},
     "stats": {"total_processed": 3, "nonces_per_second": 6.0},
     "projection": {"enabled": True, "bytes": 262144},
+    "batches": {"computed": 1, "in_last_call": 1, "seconds_each": 0.4, "host_seconds_each": 0.01},
     "validation": {
         "queued_jobs": 0,
         "queued_nonces": 0,
@@ -82,7 +83,7 @@ STATUS: Final[dict[str, Any]] = {
         "last_error": None,
         "receivers": {},
     },
-    "numerics": {"dtype": "bfloat16", "batch_size": 32, "seq_len": 256},
+    "numerics": {"dtype": "bfloat16", "kernels": "triton", "batch_size": 32, "seq_len": 256},
 }
 
 VERSIONS: Final[dict[str, Any]] = {

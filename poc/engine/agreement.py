@@ -14,8 +14,10 @@ from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from hallmark.poc.errors import EngineError
+from hallmark.poc.transfer import HostCopy
 
 __all__ = ["Agreement"]
 
@@ -60,17 +62,14 @@ class Agreement:
         """
         return self._take(step, action, has_collectives=True)
 
-    def wait_for_device(self, device: torch.device) -> None:
-        """Wait until the device has done what was launched on it, and stop this process if it never does."""
-        if device.type == "cpu":
-            return
-        done = torch.Event(device=device)
-        done.record(torch.cuda.current_stream(device))
+    def wait_for_device(self, copy: HostCopy) -> Tensor:
+        """Wait until the device has brought a result, and stop this process if it never does."""
         deadline = time.monotonic() + self._timeout.total_seconds()
-        while not done.query():
+        while not copy.has_arrived:
             if time.monotonic() > deadline:
                 _stop(f"the device has not finished a batch within {self._timeout}")
             time.sleep(0.0002)
+        return copy.tensor
 
     def _take(self, step: str, action: Callable[[], _Result], *, has_collectives: bool) -> _Result:
         try:

@@ -19,6 +19,7 @@ from vllm.v1.worker.utils import AttentionGroup
 
 from hallmark.poc.engine.scratch import allocate_scratch, block_tables, scratch_bytes
 from hallmark.poc.errors import UnsupportedError
+from hallmark.poc.transfer import to_device
 
 # What an attention implementation derives from its layer or its cache on first use (FlashInfer, Triton); a
 # copy derives its own.
@@ -116,23 +117,23 @@ class PrivateAttention:
         return attention_metadata, slot_mapping
 
     def _common_metadata(self, batch_size: int, seq_len: int, block_size: int) -> CommonAttentionMetadata:
-        # Built on the CPU and copied up: reading a device tensor back would wait for inference's step in
-        # flight.
+        # Built on the CPU and copied up in the stream's order: reading a device tensor back, or an ordinary
+        # copy, would wait for inference's step in flight.
         starts = torch.arange(0, (batch_size + 1) * seq_len, seq_len, dtype=torch.int32)
         lengths = torch.full((batch_size,), seq_len, dtype=torch.int32)
         table, slots = block_tables(batch_size, seq_len, block_size)
         return CommonAttentionMetadata(
-            query_start_loc=starts.to(self._device),
+            query_start_loc=to_device(starts, self._device),
             query_start_loc_cpu=starts,
-            seq_lens=lengths.to(self._device),
+            seq_lens=to_device(lengths, self._device),
             num_reqs=batch_size,
             num_actual_tokens=batch_size * seq_len,
             max_query_len=seq_len,
             max_seq_len=seq_len,
-            block_table_tensor=table.to(self._device),
-            slot_mapping=slots.to(self._device),
+            block_table_tensor=to_device(table, self._device),
+            slot_mapping=to_device(slots, self._device),
             causal=True,
-            positions=torch.arange(seq_len, dtype=torch.int64).repeat(batch_size).to(self._device),
+            positions=torch.arange(seq_len, dtype=torch.int64, device=self._device).repeat(batch_size),
             is_prefilling=torch.ones(batch_size, dtype=torch.bool),
             seq_lens_cpu_upper_bound=lengths,
         )

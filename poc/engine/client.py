@@ -13,7 +13,9 @@ from vllm.engine.protocol import EngineClient
 
 from hallmark.poc.config import DeployedModel
 from hallmark.poc.engine.support import check_config, check_front_end, check_limits, check_version
+from hallmark.poc.engine_protocol import ComputedBatch
 from hallmark.poc.errors import EngineError, UnsupportedError
+from hallmark.poc.nonces import NonceKey
 from hallmark.poc.round import RoundSpec
 from hallmark.poc.settings import Settings
 
@@ -69,11 +71,6 @@ class VllmEngine:
         """
         ranks = await self._call("poc_setup")
         first = cast("dict[str, Any]", ranks[0])
-        for rank, described in enumerate(ranks[1:], start=1):
-            if described["numerics"] != first["numerics"]:
-                raise UnsupportedError(
-                    f"rank {rank} computes differently from rank 0: {described['numerics']}"
-                )
         count = sum(rank["embedding_count"] for rank in ranks)
         square_sum = math.fsum(rank["embedding_square_sum"] for rank in ranks)
         self.model = DeployedModel(
@@ -86,25 +83,42 @@ class VllmEngine:
             max_sequences=first["max_sequences"],
             max_model_len=first["max_model_len"],
         )
-        self.numerics = first["numerics"]
         # Only when every rank is set up: a batch on some of them would wait for the others.
-        peaks = await self._call("poc_warm_up")
+        warm = await self._call("poc_warm_up")
+        self.numerics = cast("Mapping[str, str | int | bool]", warm[0]["numerics"])
+        for rank, described in enumerate(warm[1:], start=1):
+            if described["numerics"] != self.numerics:
+                raise UnsupportedError(
+                    f"rank {rank} computes differently from rank 0: {described['numerics']}"
+                )
         self._is_set_up = True
         logger.info(
             "PoC is set up on %d ranks: %.0f MiB of scratch on each, %.0f MiB at the peak of a batch",
             len(ranks),
             first["scratch_bytes"] / 2**20,
-            max(peaks) / 2**20,
+            max(rank["peak_bytes"] for rank in warm) / 2**20,
         )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no inference request is unfinished."""
+        return not self._client.output_processor.has_unfinished_requests()
 
     async def open_round(self, spec: RoundSpec) -> int:
         """Draw the round's projections on every rank; returns the bytes they hold on each."""
         return int((await self._call("poc_open_round", spec.to_wire()))[0])
 
-    async def compute(self, keys: Sequence[tuple[str, int]]) -> list[float]:
-        """Compute the distances of one batch of (public key, nonce) pairs; NaN where a nonce failed."""
-        distances = await self._call("poc_compute", [list(key) for key in keys])
-        return [float(distance) for distance in distances[0]]
+    async def compute(self, batches: Sequence[Sequence[NonceKey]]) -> list[ComputedBatch]:
+        """Compute batches of (public key, nonce) pairs, back to back; NaN where a nonce failed."""
+        ranks = await self._call("poc_compute", [[list(key) for key in batch] for batch in batches])
+        # Every rank has the distances; the slowest one's host time is the batch's.
+        return [
+            ComputedBatch(
+                [float(distance) for distance in batch[0]["distances"]],
+                max(float(rank["host_seconds"]) for rank in batch),
+            )
+            for batch in zip(*ranks, strict=True)
+        ]
 
     async def close_round(self) -> None:
         """Free the round's tensors on every rank."""

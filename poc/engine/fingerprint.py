@@ -5,14 +5,28 @@ import vllm
 from vllm.config import CompilationMode, VllmConfig
 from vllm.model_executor.layers.attention import Attention
 
+from hallmark.kernels.path import kernel_path
+
 
 def numerics(
-    config: VllmConfig, layers: dict[str, Attention], device: torch.device, model_runner: object
+    config: VllmConfig,
+    layers: dict[str, Attention],
+    device: torch.device,
+    model_runner: object,
+    *,
+    postpones_norm: bool,
 ) -> dict[str, str | int | bool]:
     """Name what determines the numerics of a PoC forward in this worker.
 
     Two nodes with equal fingerprints are expected to agree to the bit at equal batch shapes, others within
     the tolerance. It is information: it never chooses a tolerance.
+
+    Args:
+        config: the engine's configuration.
+        layers: the model's attention layers.
+        device: the worker's device.
+        model_runner: vLLM's.
+        postpones_norm: whether the final norm is done by PoC, on the last rows, and not by the model.
     """
     compilation = config.compilation_config
     attention = sorted({type(layer.impl).__name__ for layer in layers.values()})
@@ -37,7 +51,8 @@ def numerics(
         "model_runner": type(model_runner).__module__,
         "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
         "custom_all_reduce": not config.parallel_config.disable_custom_all_reduce,
-        "kernels": "reference",
+        "kernels": kernel_path(device, config.model_config.get_hidden_size()).value,
+        "final_norm": "last rows" if postpones_norm else "the model's own",
     }
 
 

@@ -1,14 +1,29 @@
 """One PoC batch through the deployed model, without touching inference's state."""
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from vllm.config import VllmConfig
 from vllm.forward_context import create_forward_context, override_forward_context
 
+from hallmark.kernels.final_norm import FinalNorm
 from hallmark.poc.engine.attention import PrivateAttention
+from hallmark.poc.engine.postponed_norm import PostponedNorm, postpone_final_norm
+from hallmark.poc.errors import EngineError
+
+
+class FinalHidden(NamedTuple):
+    """What a batch's forward ends with.
+
+    Attributes:
+        hidden_states: `[batch_size * seq_len, hidden_size]` in the model's dtype.
+        norm: the final norm where it is still to be applied to them.
+    """
+
+    hidden_states: Tensor
+    norm: FinalNorm | None
 
 
 class ModelForward:
@@ -28,16 +43,44 @@ class ModelForward:
         self._config = config
         self._attention = attention
         self._device = device
+        self._postponed: PostponedNorm | None = None
 
-    def last_hidden(self, inputs: Tensor) -> Tensor:
-        """Prefill one batch and return what the model's own final norm gives for the last position.
+    @property
+    def postpones_norm(self) -> bool:
+        """Whether the final norm is left to whoever takes the last rows."""
+        return self._postponed is not None
+
+    def postpone_norm(self, inputs: Tensor) -> None:
+        """Leave the final norm out from now on, if the model's output turns out to be what the norm returns.
+
+        Args:
+            inputs: as for `final_hidden`, to try it with.
+        """
+        postponed = postpone_final_norm(self._model)
+        if postponed is None:
+            return
+        without_norm, stand_in = postponed
+        if stand_in.take(self._run(without_norm, inputs)) is not None:
+            self._model, self._postponed = without_norm, stand_in
+
+    def final_hidden(self, inputs: Tensor) -> FinalHidden:
+        """Prefill one batch.
 
         Args:
             inputs: `[batch_size, seq_len, hidden_size]` in the model's dtype; the model may overwrite it.
 
-        Returns:
-            `[batch_size, hidden_size]` in the model's dtype, a tensor of its own.
+        Raises:
+            EngineError: the model has changed since the norm was left out.
         """
+        hidden_states = self._run(self._model, inputs)
+        if self._postponed is None:
+            return FinalHidden(hidden_states, None)
+        norm = self._postponed.take(hidden_states)
+        if norm is None:
+            raise EngineError("the model's output is no longer what its final norm returns")
+        return FinalHidden(hidden_states, norm)
+
+    def _run(self, model: Any, inputs: Tensor) -> Tensor:
         batch_size, seq_len, hidden_size = inputs.shape
         metadata, slot_mapping = self._attention.metadata(batch_size, seq_len)
         positions = torch.arange(seq_len, dtype=torch.int64, device=self._device).repeat(batch_size)
@@ -48,7 +91,7 @@ class ModelForward:
         )
         context = dataclasses.replace(context, no_compile_layers=self._attention.layers)
         with override_forward_context(context):
-            output = self._model(
+            output = model(
                 input_ids=None,
                 positions=positions,
                 intermediate_tensors=None,
@@ -56,4 +99,4 @@ class ModelForward:
             )
         # With EAGLE3 a model returns the hidden states and auxiliary ones beside them.
         hidden_states: Tensor = output[0] if isinstance(output, tuple) else output
-        return hidden_states.view(batch_size, seq_len, hidden_size)[:, -1].clone()
+        return hidden_states

@@ -6,9 +6,11 @@ number and status, and the caller checks all of them (`client.VllmEngine`).
 """
 
 import logging
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 from vllm.distributed import get_tp_group
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
+from hallmark.kernels.self_check import check_ops
 from hallmark.poc.engine.agreement import Agreement
 from hallmark.poc.engine.attention import PrivateAttention
 from hallmark.poc.engine.fingerprint import numerics
@@ -23,14 +26,25 @@ from hallmark.poc.engine.forward import ModelForward
 from hallmark.poc.engine.memory import check_free, measure_peak
 from hallmark.poc.engine.support import attention_layers
 from hallmark.poc.errors import EngineError, HallmarkError
-from hallmark.poc.forward import NonceKey, RoundTensors, pad_keys
+from hallmark.poc.forward import RoundTensors, pad_keys
+from hallmark.poc.nonces import NonceKey
 from hallmark.poc.round import RoundSpec
 from hallmark.poc.settings import Settings
+from hallmark.poc.transfer import HostCopy
 
 if TYPE_CHECKING:
     from vllm.v1.worker.gpu_worker import Worker
 
 logger = logging.getLogger(__name__)
+
+
+class _RunningBatch(NamedTuple):
+    """A batch that has been launched: its distances on their way, its nonces, what launching took."""
+
+    distances: HostCopy
+    size: int
+    host_seconds: float
+
 
 # Where a worker keeps its PoC state: an attribute of our own on vLLM's worker object.
 STATE_ATTRIBUTE = "_hallmark_worker"
@@ -55,7 +69,7 @@ class PoCWorker:
         static_context = config.compilation_config.static_forward_context
         layers = attention_layers(config, static_context)
         self._config = config
-        self._model = runner.model
+        self._model = runner.get_model()
         self._device: torch.device = worker.device
         self._dtype: torch.dtype = config.model_config.dtype
         parallel = config.parallel_config.tensor_parallel_size > 1
@@ -71,7 +85,7 @@ class PoCWorker:
             self.settings.seq_len,
         )
         self._forward = ModelForward(self._model, config, self.attention, self._device)
-        self._numerics = numerics(config, layers, self._device, runner)
+        self._fingerprint = partial(numerics, config, layers, self._device, runner)
         self._round: RoundTensors | None = None
 
     def describe(self) -> dict[str, Any]:
@@ -87,14 +101,18 @@ class PoCWorker:
             "embedding_square_sum": square_sum,
             "embedding_count": count,
             "scratch_bytes": self.attention.memory_bytes,
-            "numerics": self._numerics,
         }
 
-    def warm_up(self) -> int:
-        """Run one batch of the largest shape, so that nothing is compiled or allocated first in a round.
+    @torch.inference_mode()
+    def warm_up(self) -> dict[str, Any]:
+        """Try the kernels and run batches of the largest shape: nothing is then compiled first in a round.
+
+        Returns:
+            `peak_bytes`, what they needed at their peak, and `numerics`, the fingerprint.
 
         Raises:
-            UnsupportedError: what the batch needs at its peak is not free beside inference.
+            UnsupportedError: what they need at their peak is not free beside inference.
+            RuntimeError: a kernel computes something else than its reference.
         """
         spec = RoundSpec(
             digest="0" * 64,
@@ -106,12 +124,24 @@ class PoCWorker:
             projection=True,
             projection_scale=0.01,
         )
+        keys = [("", nonce) for nonce in range(spec.batch_size)]
+        self._agreement.without_collectives(
+            "trying PoC's kernels", lambda: check_ops(self._dtype, spec.hidden_size, self._device)
+        )
         with measure_peak(self._device) as peak:
             self._agreement.without_collectives("opening the warm-up", lambda: self.open_round(spec))
-            self.compute([("", nonce) for nonce in range(spec.batch_size)])
+            _, _, inputs = self._agreement.without_collectives(
+                "preparing the warm-up", lambda: self._prepare(keys)
+            )
+            self._agreement.with_collectives(
+                "trying the final norm", lambda: self._forward.postpone_norm(inputs[:1])
+            )
+            # A device is given the second while it runs the first.
+            self.compute([keys] if self._device.type == "cpu" else [keys, keys])
             self.close_round()
         check_free(self._device, peak.bytes)
-        return peak.bytes
+        numerics = self._fingerprint(postpones_norm=self._forward.postpones_norm)
+        return {"peak_bytes": peak.bytes, "numerics": numerics}
 
     def open_round(self, spec: RoundSpec) -> int:
         """Draw the round's projections; returns the bytes they hold on this rank."""
@@ -124,37 +154,57 @@ class PoCWorker:
         self._round = None
 
     @torch.inference_mode()
-    def compute(self, keys: Sequence[NonceKey]) -> list[float]:
-        """Compute the distances of one batch.
+    def compute(self, batches: Sequence[Sequence[NonceKey]]) -> list[dict[str, Any]]:
+        """Compute the distances of batches, each launched before the results of the one before are read.
 
         Args:
-            keys: (public key, nonce), between one and the round's `batch_size`. The batch is padded to its
-                fixed shape with the first of them.
+            batches: in each (public key, nonce), between one and the round's `batch_size`. A batch is padded
+                to its fixed shape with the first of them.
 
         Returns:
-            One distance a key, NaN where the nonce failed.
+            For each batch `distances`, NaN where the nonce failed, and `host_seconds`, which this process
+            took to launch it.
 
         Raises:
             EngineError: no round is open.
             FieldError: the number of keys does not fit.
         """
+        results = []
+        running: _RunningBatch | None = None
+        for keys in batches:
+            launched = self._launch(keys)
+            if running is not None:
+                results.append(self._read(running))
+            running = launched
+        if running is not None:
+            results.append(self._read(running))
+        return results
+
+    def _launch(self, keys: Sequence[NonceKey]) -> _RunningBatch:
+        begun = time.perf_counter()
         tensors, padded, inputs = self._agreement.without_collectives(
             "preparing a PoC batch", lambda: self._prepare(keys)
         )
-        hidden = self._agreement.with_collectives("the forward of a PoC batch", lambda: self._run(inputs))
-        distances: list[float] = tensors.distances(hidden, padded).tolist()
-        return distances[: len(keys)]
+
+        def run() -> HostCopy:
+            hidden_states, norm = self._forward.final_hidden(inputs)
+            return HostCopy(tensors.distances(hidden_states, padded, norm))
+
+        distances = self._agreement.with_collectives("the forward of a PoC batch", run)
+        return _RunningBatch(distances, len(keys), time.perf_counter() - begun)
+
+    def _read(self, batch: _RunningBatch) -> dict[str, Any]:
+        # What fails on the device is seen here, after the collectives: a divided vote has to stop the engine.
+        distances = self._agreement.with_collectives(
+            "reading a PoC batch", lambda: self._agreement.wait_for_device(batch.distances).tolist()
+        )
+        return {"distances": distances[: batch.size], "host_seconds": batch.host_seconds}
 
     def _prepare(self, keys: Sequence[NonceKey]) -> tuple[RoundTensors, list[NonceKey], Tensor]:
         if self._round is None:
             raise EngineError("no PoC round is open on this worker")
         padded = pad_keys(keys, self._round.batch_size)
         return self._round, padded, self._round.inputs(padded)
-
-    def _run(self, inputs: Tensor) -> Tensor:
-        hidden = self._forward.last_hidden(inputs)
-        self._agreement.wait_for_device(self._device)
-        return hidden
 
     def _embedding_moments(self) -> tuple[float, int]:
         """Return sum of squares and size of this rank's part of the embedding table, without padding.
@@ -204,7 +254,7 @@ def poc_setup(self: "Worker", sequence: int) -> dict[str, Any]:
 
 
 def poc_warm_up(self: "Worker", sequence: int) -> dict[str, Any]:
-    """Run a batch of the largest shape; the payload is what it needed at its peak, in bytes."""
+    """Run batches of the largest shape; the payload is their peak in bytes and the numerics fingerprint."""
     return _reply(self, sequence, lambda state: state.warm_up())
 
 
@@ -213,11 +263,11 @@ def poc_open_round(self: "Worker", sequence: int, spec: Mapping[str, Any]) -> di
     return _reply(self, sequence, lambda state: state.open_round(RoundSpec.from_wire(dict(spec))))
 
 
-def poc_compute(self: "Worker", sequence: int, keys: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """Compute one batch of (public key, nonce) pairs; the payload is the list of distances."""
-    return _reply(
-        self, sequence, lambda state: state.compute([(public_key, nonce) for public_key, nonce in keys])
-    )
+def poc_compute(
+    self: "Worker", sequence: int, batches: Sequence[Sequence[tuple[str, int]]]
+) -> dict[str, Any]:
+    """Compute batches of (public key, nonce) pairs; the payload has distances and host time of each."""
+    return _reply(self, sequence, lambda state: state.compute(batches))
 
 
 def poc_close_round(self: "Worker", sequence: int) -> dict[str, Any]:

@@ -17,12 +17,10 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 async def oracle_distances(engine: TransformersEngine, round_: Round, nonces: list[int]) -> list[float]:
     await engine.open_round(round_.spec())
     key = round_.config.public_key
-    distances: list[float] = []
-    for start in range(0, len(nonces), round_.batch_size):
-        distances += await engine.compute(
-            [(key, nonce) for nonce in nonces[start : start + round_.batch_size]]
-        )
-    return distances
+    keys = [(key, nonce) for nonce in nonces]
+    starts = range(0, len(keys), round_.batch_size)
+    batches = await engine.compute([keys[start : start + round_.batch_size] for start in starts])
+    return [distance for batch in batches for distance in batch.distances]
 
 
 @pytest.mark.parametrize("use_random_projection", [True, False])

@@ -11,6 +11,7 @@ from node import BATCH_SIZE, Node, Receiver, proof, round_request, running_node
 from scipy import stats
 
 from hallmark.poc.law import distance_std, r_target_for
+from hallmark.server.demo_model import demo_dtype
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
@@ -184,6 +185,9 @@ def test_inference_is_not_touched(node: Node) -> None:
     assert node.probe("cache_checksum") == cache
     assert all(result == {"hold": True, "used": True} for result in node.probe("guards_hold"))
 
+    # Every token waits for a batch, so these are shorter.
+    round_ = round_request(valid_rate=0.5, seq_len=64)
+    node.poc("/init/validate", round_)
     expected = computed(node, round_, list(range(BATCH_SIZE)))
     stop = threading.Event()
 
@@ -252,7 +256,8 @@ def test_the_status_names_the_numerics_and_the_batch_shape(node: Node) -> None:
     assert numerics["vllm"].startswith("0.")
     assert numerics["forward"] == "eager"
     assert numerics["kernels"] == "reference"
-    assert (numerics["dtype"], numerics["tensor_parallel_size"]) == ("bfloat16", 1)
+    assert numerics["final_norm"] == "last rows"
+    assert (numerics["dtype"], numerics["tensor_parallel_size"]) == (demo_dtype(), 1)
     assert (numerics["batch_size"], numerics["seq_len"]) == (BATCH_SIZE, 32)
 
 

@@ -122,13 +122,13 @@ PINS = (
     Pin(
         "v1/worker/gpu_model_runner.py",
         "GPUModelRunner",
-        ("attn_groups", "kv_cache_config", "model"),
+        ("attn_groups", "kv_cache_config", "get_model"),
         "worker.PoCWorker (V1 runner)",
     ),
     Pin(
         "v1/worker/gpu/model_runner.py",
         "GPUModelRunner",
-        ("attn_groups", "kv_cache_config", "model"),
+        ("attn_groups", "kv_cache_config", "get_model"),
         "worker.PoCWorker (V2 runner)",
     ),
     Pin("v1/worker/gpu_worker.py", "Worker", ("model_runner",), "worker.PoCWorker"),
@@ -156,8 +156,20 @@ PINS = (
     Pin(
         "v1/engine/async_llm.py",
         "AsyncLLM",
-        ("vllm_config", "collective_rpc"),
+        ("vllm_config", "collective_rpc", "output_processor"),
         "client.VllmEngine",
+    ),
+    Pin(
+        "v1/engine/output_processor.py",
+        "OutputProcessor",
+        ("has_unfinished_requests",),
+        "client.VllmEngine.is_idle",
+    ),
+    Pin(
+        "model_executor/layers/layernorm.py",
+        "RMSNorm",
+        ("has_weight", "variance_epsilon", "variance_size_override", "weight"),
+        "postponed_norm.postpone_final_norm",
     ),
     Pin(
         "config/parallel.py",

@@ -18,7 +18,9 @@ from runtime import (
 )
 from transformers_engine import tiny_model
 
+from hallmark.poc.batch_times import MOST_BATCHES
 from hallmark.poc.config import PoCState
+from hallmark.poc.engine_protocol import ComputedBatch
 from hallmark.poc.errors import (
     EngineError,
     FieldError,
@@ -577,13 +579,56 @@ class TestFailures:
     ) -> None:
         compute = engine.compute
 
-        async def short(keys: Any) -> list[float]:
-            return (await compute(keys))[:-1]
+        async def short(batches: Any) -> list[ComputedBatch]:
+            return [b._replace(distances=b.distances[:-1]) for b in await compute(batches)]
 
         engine.compute = short  # type: ignore[method-assign]
         await manager.start_round(config())
         await eventually(lambda: manager.state is STOPPED)
-        assert manager.status()["reason"] == "the engine answered 7 distances for 8 nonces"
+        assert manager.status()["reason"] == "the engine answered [7] distances for [8] nonces"
+
+    async def test_an_idle_engine_computes_several_batches_in_one_call(
+        self, engine: Engine, manager: PoCManager
+    ) -> None:
+        engine.is_idle = True
+        await manager.start_round(config())
+        await eventually(lambda: engine.calls.count("compute") >= 4)
+        await manager.stop()
+        await eventually(lambda: engine.calls[-1] == "close")
+        walked = [nonce for keys in engine.keys for _, nonce in keys]
+        assert walked == list(range(len(walked))), "the walk goes on from batch to batch"
+        assert len(engine.keys) > engine.calls.count("compute")
+        status = manager.status()
+        assert status["total_checked"] == len(walked), "a call in flight at the stop is counted"
+        batches = status["batches"]
+        assert batches["computed"] == len(engine.keys)
+        assert 1 <= batches["in_last_call"] <= MOST_BATCHES
+        assert 0 < batches["host_seconds_each"] <= batches["seconds_each"]
+
+    async def test_beside_inference_a_call_computes_one_batch(
+        self, engine: Engine, manager: PoCManager
+    ) -> None:
+        await manager.start_round(config())
+        await eventually(lambda: engine.calls.count("compute") >= 8)
+        await manager.stop()
+        await eventually(lambda: engine.calls[-1] == "close")
+        assert len(engine.keys) == engine.calls.count("compute")
+        assert manager.status()["batches"]["in_last_call"] == 1
+
+    async def test_several_batches_of_one_call_are_one_batch_each_for_the_rest(
+        self, engine: Engine, manager: PoCManager
+    ) -> None:
+        """A failed nonce, and whoever waits for the next batch, see no difference."""
+        engine.is_idle = True
+        engine.failed_nonces = {9, 17}
+        await manager.start_round(config())
+        first = await manager.run_batch()
+        assert first is not None
+        assert len(first.nonces) + len(first.failed_nonces) == 8
+        await checked(manager, 24)
+        await manager.stop()
+        await eventually(lambda: engine.calls[-1] == "close")
+        assert manager.status()["total_failed"] == 2
 
     async def test_a_failure_of_a_round_that_is_over_does_not_touch_the_next(
         self, engine: Engine, manager: PoCManager

@@ -10,10 +10,11 @@ import pytest
 from runtime import POC, QUICK, Engine, application, client_of, config, honest_proof, request, running_manager
 
 from hallmark.poc.config import PoCConfig, PoCState
+from hallmark.poc.engine_protocol import ComputedBatch
 from hallmark.poc.errors import EngineError, HallmarkError, RoundCancelledError, StateError
-from hallmark.poc.forward import NonceKey
 from hallmark.poc.fraud import Verdict
 from hallmark.poc.manager import PoCManager
+from hallmark.poc.nonces import NonceKey
 from hallmark.poc.proof import ProofBatch
 from hallmark.poc.round import RoundSpec
 from hallmark.poc.validation import ValidationJob
@@ -39,12 +40,16 @@ class WatchedEngine(Engine):
         self.rounds.append((spec.block_hash, []))
         return await super().open_round(spec)
 
-    async def compute(self, keys: Sequence[NonceKey]) -> list[float]:
+    @property
+    def is_idle(self) -> bool:
+        return self._chance.random() < 0.5
+
+    async def compute(self, batches: Sequence[Sequence[NonceKey]]) -> list[ComputedBatch]:
         assert self.is_open
-        self.rounds[-1][1].append(list(keys))
+        self.rounds[-1][1].extend(list(keys) for keys in batches)
         if self.may_fail and self._chance.random() < 0.01:
             raise EngineError("injected")
-        return await super().compute(keys)
+        return await super().compute(batches)
 
     async def close_round(self) -> None:
         self.is_open = False

@@ -44,3 +44,21 @@ def test_the_walk_ends_below_2_to_the_63() -> None:
 def test_a_node_whose_first_nonce_is_too_large_is_refused() -> None:
     with pytest.raises(FieldError, match=r"node_id: 9223372036854775807 is not allowed; allowed: .* 2\^63"):
         NonceWalk(2**63 - 1, 2**62, 1, 2)
+
+
+def test_several_stretches_follow_one_another() -> None:
+    walk = NonceWalk(node_id=1, node_count=3)
+    several = walk.take_several(3, 2)
+    assert [stretch.covered for stretch in several] == [(0, 1), (2, 3), (4, 5)]
+    assert [nonce for stretch in several for nonce in stretch.nonces] == [1, 4, 7, 10, 13, 16]
+    assert walk.position == 6
+
+
+def test_several_stretches_end_with_the_walk() -> None:
+    walk = NonceWalk(node_id=2**63 - 3, node_count=1)
+    assert [stretch.nonces for stretch in walk.take_several(5, 2)] == [
+        (2**63 - 3, 2**63 - 2),
+        (2**63 - 1,),
+    ]
+    with pytest.raises(StateError, match="at its end"):
+        walk.take_several(5, 2)

@@ -18,9 +18,10 @@ from transformers import Qwen3ForCausalLM
 from transformers_engine import TransformersEngine, tiny_model
 
 from hallmark.poc.config import PoCConfig
+from hallmark.poc.engine_protocol import ComputedBatch
 from hallmark.poc.errors import EngineError
-from hallmark.poc.forward import NonceKey
 from hallmark.poc.manager import PoCManager
+from hallmark.poc.nonces import NonceKey
 from hallmark.poc.proof import ProofBatch
 from hallmark.poc.round import Round, RoundSpec
 from hallmark.poc.settings import Settings
@@ -53,6 +54,7 @@ class Engine(TransformersEngine):
     Attributes:
         calls: What was called, in order: `open`, `compute`, `close`.
         keys: The keys of every computed batch.
+        is_idle: Whether a call may compute several batches; at first none may.
         overlapped: Whether a call began while another one was running, which the engine must not see.
         fail_open: The error the next opening ends with.
         fail_compute: The error that computing ends with.
@@ -63,6 +65,7 @@ class Engine(TransformersEngine):
         super().__init__(shared_model() if model is None else model, **limits)
         self.calls: list[str] = []
         self.keys: list[list[NonceKey]] = []
+        self._is_idle = False
         self.overlapped = False
         self.fail_open: Exception | None = None
         self.fail_compute: Exception | None = None
@@ -70,6 +73,14 @@ class Engine(TransformersEngine):
         self._may_compute = asyncio.Event()
         self._may_compute.set()
         self._busy = False
+
+    @property
+    def is_idle(self) -> bool:
+        return self._is_idle
+
+    @is_idle.setter
+    def is_idle(self, idle: bool) -> None:
+        self._is_idle = idle
 
     def hold(self) -> None:
         """Let no batch come to its end until `release`."""
@@ -95,17 +106,23 @@ class Engine(TransformersEngine):
                 raise self.fail_open
             return await super().open_round(spec)
 
-    async def compute(self, keys: Sequence[NonceKey]) -> list[float]:
+    async def compute(self, batches: Sequence[Sequence[NonceKey]]) -> list[ComputedBatch]:
         async with self._call("compute"):
-            self.keys.append(list(keys))
-            distances = await super().compute(keys)
+            self.keys += [list(keys) for keys in batches]
+            computed = await super().compute(batches)
             await self._may_compute.wait()
             if self.fail_compute is not None:
                 raise self.fail_compute
             return [
-                math.nan if nonce in self.failed_nonces else distance
-                for (_, nonce), distance in zip(keys, distances, strict=True)
+                ComputedBatch(self._with_failures(keys, batch.distances), batch.host_seconds)
+                for keys, batch in zip(batches, computed, strict=True)
             ]
+
+    def _with_failures(self, keys: Sequence[NonceKey], distances: Sequence[float]) -> list[float]:
+        return [
+            math.nan if nonce in self.failed_nonces else distance
+            for (_, nonce), distance in zip(keys, distances, strict=True)
+        ]
 
     async def close_round(self) -> None:
         async with self._call("close"):

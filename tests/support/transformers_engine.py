@@ -4,6 +4,7 @@ It shares the definition around the model with vLLM's engine (`RoundTensors`) an
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +13,14 @@ import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from hallmark.poc.config import DeployedModel
+from hallmark.poc.engine_protocol import ComputedBatch
 from hallmark.poc.errors import EngineError
-from hallmark.poc.forward import NonceKey, RoundTensors, pad_keys
+from hallmark.poc.forward import RoundTensors, pad_keys
+from hallmark.poc.nonces import NonceKey
 from hallmark.poc.offline import last_hidden
 from hallmark.poc.proof import Numerics
 from hallmark.poc.round import RoundSpec
+from hallmark.server.demo_model import demo_dtype
 
 
 def tiny_model(
@@ -44,7 +48,7 @@ class TransformersEngine:
     """`PoCEngine` over a transformers model on the CPU.
 
     Args:
-        model: The model, or the directory of one.
+        model: The model, or the directory of one, which is then in the dtype that servers of the tests use.
         served_names: What the model is served as.
         max_batched_tokens: Most tokens of a batch.
         max_sequences: Most nonces of a batch.
@@ -59,7 +63,10 @@ class TransformersEngine:
         max_sequences: int = 128,
     ) -> None:
         if isinstance(model, Path):
-            model = AutoModelForCausalLM.from_pretrained(model, attn_implementation="eager").eval()
+            dtype = getattr(torch, demo_dtype())
+            model = AutoModelForCausalLM.from_pretrained(
+                model, dtype=dtype, attn_implementation="eager"
+            ).eval()
         self._model = model
         self._dtype: torch.dtype = model.dtype
         self._spec: RoundSpec | None = None
@@ -87,8 +94,16 @@ class TransformersEngine:
         self._tensors = await asyncio.to_thread(RoundTensors, spec, self._dtype, "cpu")
         return self._tensors.projection_bytes
 
-    async def compute(self, keys: Sequence[NonceKey]) -> list[float]:
-        return await asyncio.to_thread(self.distances, keys)
+    @property
+    def is_idle(self) -> bool:
+        return True
+
+    async def compute(self, batches: Sequence[Sequence[NonceKey]]) -> list[ComputedBatch]:
+        return await asyncio.to_thread(lambda: [self._timed(keys) for keys in batches])
+
+    def _timed(self, keys: Sequence[NonceKey]) -> ComputedBatch:
+        begun = time.perf_counter()
+        return ComputedBatch(self.distances(keys), time.perf_counter() - begun)
 
     def distances(self, keys: Sequence[NonceKey]) -> list[float]:
         """The distances of one batch of the open round, computed in the calling thread."""

@@ -1,0 +1,78 @@
+"""The model without its final norm, for a forward that norms the last rows only.
+
+Nothing of the model is changed: the modules on the way from its top to the norm are copied shallowly, and
+only the copies know the stand-in.
+"""
+
+from torch import Tensor, nn
+from vllm.model_executor.layers.layernorm import RMSNorm
+
+from hallmark.kernels.final_norm import FinalNorm
+
+__all__ = ["PostponedNorm", "postpone_final_norm"]
+
+
+class PostponedNorm(nn.Module):
+    """Stands in the final norm's place, and passes on what it is given.
+
+    Args:
+        norm: The norm, which stays the model's own: new weights reach it.
+    """
+
+    def __init__(self, norm: RMSNorm) -> None:
+        super().__init__()
+        # Inside a tuple PyTorch does not take it for a part of this module.
+        self._norm = (norm,)
+        self._given: list[tuple[Tensor, Tensor | None]] = []
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Note the arguments; return them as the norm returns its results."""
+        self._given.append((x, residual))
+        return x if residual is None else (x, residual)
+
+    def take(self, output: Tensor) -> FinalNorm | None:
+        """What is still to be done to the model's output, and forget what was given.
+
+        Returns:
+            None where the output is anything but what passed through here, once and untouched.
+        """
+        given, self._given = self._given, []
+        if len(given) != 1 or given[0][0] is not output:
+            return None
+        (norm,) = self._norm
+        return FinalNorm(norm.weight.data, norm.variance_epsilon, given[0][1])
+
+
+def postpone_final_norm(model: nn.Module) -> tuple[nn.Module, PostponedNorm] | None:
+    """Copy a model so that its final norm is left out.
+
+    Args:
+        model: As vLLM loaded it.
+
+    Returns:
+        The copy, which shares everything but the norm, and the stand-in; None where no one norm outside the
+        layers is exactly an `RMSNorm` over the whole width.
+    """
+    norms = [
+        (name, module)
+        for name, module in model.named_modules()
+        # Layers are numbered: `model.layers.3.input_layernorm`.
+        if type(module) is RMSNorm and not any(part.isdigit() for part in name.split("."))
+    ]
+    if len(norms) != 1:
+        return None
+    name, norm = norms[0]
+    if not norm.has_weight or norm.variance_size_override is not None:
+        return None
+    postponed = PostponedNorm(norm)
+    return _copy_with(model, name.split("."), postponed), postponed
+
+
+def _copy_with(module: nn.Module, path: list[str], replacement: nn.Module) -> nn.Module:
+    """Copy the modules along a path, with another one at its end."""
+    child, *rest = path
+    copied = object.__new__(type(module))
+    copied.__dict__ = dict(module.__dict__)
+    inner = _copy_with(module.get_submodule(child), rest, replacement) if rest else replacement
+    copied.__dict__["_modules"] = {**module._modules, child: inner}
+    return copied
