@@ -34,12 +34,13 @@ class PostponedNorm(nn.Module):
         """What is still to be done to the model's output, and forget what was given.
 
         Returns:
-            None where the output is anything but what passed through here, once and untouched.
+            None where the output is anything but what passed through here, once and untouched, or where
+            the norm's weight has another dtype, which it would round by.
         """
         given, self._given = self._given, []
-        if len(given) != 1 or given[0][0] is not output:
-            return None
         (norm,) = self._norm
+        if len(given) != 1 or given[0][0] is not output or norm.weight.dtype != output.dtype:
+            return None
         return FinalNorm(norm.weight.data, norm.variance_epsilon, given[0][1])
 
 

@@ -81,3 +81,19 @@ def test_a_rank_stops_when_another_does_not_come(tmp_path: Path, method: str) ->
     code, out, err = take(tmp_path, method, "succeeds", "is stuck")[0]
     assert (code, out) == (STOPPED, "")
     assert "did not come to the vote after a step" in err
+
+
+def test_a_device_that_never_answers_stops_the_process() -> None:
+    """`/health` would stay green behind a worker that waits for ever."""
+    code = """
+from datetime import timedelta
+from hallmark.poc.engine.agreement import Agreement
+
+class NeverArriving:
+    has_arrived = False
+
+Agreement(None, timedelta(seconds=0.3)).wait_for_device(NeverArriving())
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == STOPPED
+    assert "the device has not finished a batch within 0:00:00.3" in done.stderr

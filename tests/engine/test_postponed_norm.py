@@ -117,6 +117,14 @@ def test_an_output_of_an_earlier_batch_is_not_taken() -> None:
     assert stand_in.take(first) is None
 
 
+@torch.inference_mode()
+def test_a_weight_of_another_dtype_rounds_otherwise() -> None:
+    postponed = postpone_final_norm(Model(RMSNorm(WIDTH, dtype=torch.bfloat16)))
+    assert postponed is not None
+    without_norm, stand_in = postponed
+    assert stand_in.take(without_norm(torch.randn(3, WIDTH))) is None
+
+
 class OwnNorm(RMSNorm):
     """A subclass may do anything."""
 
