@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+import re
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import triton
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -24,10 +27,29 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "torch_threads": torch.get_num_threads(),
         "architecture": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
     }
     if torch.cuda.is_available():
-        described["gpu"] = torch.cuda.get_device_name()
+        gpu = torch.cuda.get_device_properties()
+        described["gpu"] = gpu.name
+        described["gpu_bytes"] = gpu.total_memory
+        described["multiprocessors"] = gpu.multi_processor_count
+        described["cuda"] = torch.version.cuda or f"hip {torch.version.hip}"
+        described["driver"] = _driver_version()
     return described
+
+
+def device() -> torch.device:
+    """Where the benches that run on both run here."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def target() -> str:
+    """What kind of machine this is, for the name of a results file: `cpu`, or the GPU's, e.g. `h200`."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    words = re.findall(r"[a-z0-9]+", torch.cuda.get_device_name().lower())
+    return "-".join(word for word in words if word not in ("nvidia", "amd", "instinct"))
 
 
 def versions(*distributions: str) -> dict[str, str]:
@@ -68,17 +90,38 @@ def seconds_side_by_side(
     return seconds
 
 
+def median_seconds(contenders: Mapping[str, Callable[[], object]], *, repeats: int = 7) -> dict[str, float]:
+    """The median time of each contender, all measured in this process.
+
+    On a GPU by Triton's `do_bench`, which times with events and empties the L2 cache before each run; on a
+    CPU by turns.
+    """
+    if torch.cuda.is_available():
+        return {
+            name: float(triton.testing.do_bench(run, warmup=10, rep=60, return_mode="median")) / 1e3
+            for name, run in contenders.items()
+        }
+    seconds = seconds_side_by_side(contenders, repeats=repeats)
+    return {name: statistics.median(runs) for name, runs in seconds.items()}
+
+
 def print_table(rows: Sequence[Row]) -> None:
-    """Print rows of the same columns, numbers to the right."""
-    columns = list(rows[0])
-    cells = [columns, *[[_cell(row[column]) for column in columns] for row in rows]]
+    """Print rows, numbers to the right; a column that a row lacks stays empty."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    cells = [columns, *[[_cell(row.get(column, "")) for column in columns] for row in rows]]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     for line in cells:
         print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)))
 
 
 def write_results(
-    bench: str, target: str, *, about: str, rows: Sequence[Row], packages: Sequence[str]
+    bench: str,
+    target: str,
+    *,
+    about: str,
+    rows: Sequence[Row],
+    packages: Sequence[str],
+    **more: object,
 ) -> Path:
     """Write `results/<bench>-<target>-<date>.json`.
 
@@ -88,6 +131,7 @@ def write_results(
         about: One sentence on what the rows are, units included.
         rows: The results.
         packages: Distributions whose versions matter.
+        **more: Further keys of the file, e.g. ceilings measured in the same run.
 
     Returns:
         The file.
@@ -100,9 +144,11 @@ def write_results(
         "date": today,
         "machine": machine(),
         "versions": versions(*packages),
+        **more,
         "rows": [dict(row) for row in rows],
     }
     path.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"\nwritten to {path.relative_to(RESULTS.parent.parent)}")
     return path
 
 
@@ -112,6 +158,14 @@ def _cell(value: object) -> str:
 
 def _nothing() -> None:
     pass
+
+
+def _driver_version() -> str:
+    driver = Path("/proc/driver/nvidia/version")
+    if not driver.is_file():
+        return "unknown"
+    found = re.search(r"\b\d+\.\d+(?:\.\d+)?\b", driver.read_text(encoding="utf-8"))
+    return found[0] if found else "unknown"
 
 
 def _cpu_model() -> str:

@@ -101,8 +101,7 @@ def main() -> None:
         "Nanoseconds per element of a bf16 draw on the CPU, the fastest of runs taken in turns: our streams, "
         "MurmurHash3 of the index in int64 with Box-Muller (two hashes an element; two a pair), torch.randn."
     )
-    path = write_results("draw", "cpu", about=about, rows=rows, packages=("hallmark-poc", "torch", "numpy"))
-    print(f"\nwritten to {path.relative_to(Path(__file__).parent.parent)}")
+    write_results("draw", "cpu", about=about, rows=rows, packages=("hallmark-poc", "torch", "numpy"))
 
 
 if __name__ == "__main__":

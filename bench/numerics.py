@@ -97,10 +97,9 @@ def compare() -> None:
         f"{SPEC.seq_len} tokens a batch, transformers, eager, CPU) against the same in bf16 by default: "
         "RMS and largest difference in units of s = 1/sqrt(2*width)."
     )
-    path = write_results(
+    write_results(
         "numerics", "cpu", about=about, rows=rows, packages=("hallmark-poc", "torch", "transformers")
     )
-    print(f"\nwritten to {path.relative_to(Path(__file__).parent.parent)}")
 
 
 def main() -> None:

@@ -229,6 +229,7 @@ def test_kernels_are_used_where_there_are_some() -> None:
     assert kernel_path(torch.device("cpu"), 4096) is KernelPath.REFERENCE
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("compute-sanitizer") is None, reason="compute-sanitizer is not installed")
 @pytest.mark.parametrize("tool", ["memcheck", "racecheck"])
 def test_compute_sanitizer_finds_nothing(tool: str) -> None:

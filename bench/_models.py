@@ -1,0 +1,63 @@
+"""Model shapes that the benches run with random weights: Qwen3's published ones, and the demo model's."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from transformers import Qwen3Config
+
+from hallmark.server import demo_model
+from hallmark.server.demo_model import build_demo_model
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """The numbers of a Qwen3 model, by the names of its configuration file."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+
+    def cut(self, layers: int | None) -> Self:
+        """The same shape with fewer layers; all of them for None."""
+        return self if layers is None else replace(self, num_hidden_layers=layers)
+
+    def config(self) -> Qwen3Config:
+        """What transformers builds a model from; the vocabulary is small, since no token is looked up."""
+        return Qwen3Config(**asdict(self), vocab_size=1024, max_position_embeddings=4096)
+
+    def forward_flops(self, sequences: int, seq_len: int) -> float:
+        """Floating-point operations of a prefill: weights, and attention to the positions before."""
+        attention = self.num_attention_heads * self.head_dim
+        key_value = self.num_key_value_heads * self.head_dim
+        weights = self.hidden_size * (2 * attention + 2 * key_value + 3 * self.intermediate_size)
+        tokens = sequences * seq_len
+        return self.num_hidden_layers * (2.0 * tokens * weights + 2.0 * tokens * seq_len * attention)
+
+
+# The config.json files of Qwen/Qwen3-0.6B, Qwen/Qwen3-8B and Qwen/Qwen3-32B on Hugging Face.
+SHAPES = {
+    "demo": ModelShape(
+        demo_model.HIDDEN_SIZE,
+        demo_model.LAYERS,
+        demo_model.HEADS,
+        demo_model.KEY_VALUE_HEADS,
+        demo_model.HEAD_SIZE,
+        demo_model.INTERMEDIATE_SIZE,
+    ),
+    "0.6B": ModelShape(1024, 28, 16, 8, 128, 3072),
+    "8B": ModelShape(4096, 36, 32, 8, 128, 12_288),
+    "32B": ModelShape(5120, 64, 64, 8, 128, 25_600),
+}
+
+
+def write_model(shape: ModelShape, directory: Path) -> None:
+    """Write a folder that vLLM serves with `--load-format dummy`: weights are drawn when it starts."""
+    build_demo_model(directory)
+    path = directory / "config.json"
+    config = {**json.loads(path.read_text(encoding="utf-8")), **asdict(shape)}
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,73 @@
+"""vLLM with PoC in it, offline: no server around, the worker's methods within reach."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from _models import ModelShape, write_model
+
+from hallmark.server.demo_model import demo_dtype
+
+ENVIRONMENT = {
+    "VLLM_PLUGINS": "hallmark",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+
+
+def vllm_is_installed() -> bool:
+    """Whether there is a vLLM to measure."""
+    return find_spec("vllm") is not None
+
+
+class Engine:
+    """The calls that benches make of an engine."""
+
+    def __init__(self, llm: Any) -> None:
+        self._llm = llm
+        self.set_up: dict[str, Any] = self._poc("poc_setup", 1)
+        self.warm: dict[str, Any] = self._poc("poc_warm_up", 2)
+
+    def call(self, method: str, *arguments: object) -> Any:
+        """The first rank's answer to one of the bench worker's methods."""
+        return self._llm.collective_rpc(method, args=arguments)[0]
+
+    def _poc(self, method: str, sequence: int) -> dict[str, Any]:
+        reply = self.call(method, sequence)
+        if reply["status"] != "ok":
+            raise RuntimeError(f"{method}: {reply['error']}")
+        payload: dict[str, Any] = reply["payload"]
+        return payload
+
+
+@contextmanager
+def running_engine(shape: ModelShape, *, batch_size: int, seq_len: int) -> Iterator[Engine]:
+    """Load a model of a shape with random weights into vLLM, eagerly, with PoC set up and warmed up."""
+    # Processes that vLLM starts import the bench worker by its name.
+    folder = str(Path(__file__).parent)
+    os.environ.update(ENVIRONMENT)
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
+    from vllm import LLM
+
+    with TemporaryDirectory() as directory:
+        write_model(shape, Path(directory))
+        llm = LLM(
+            model=directory,
+            load_format="dummy",
+            dtype=demo_dtype(),
+            enforce_eager=True,
+            max_model_len=2048,
+            max_num_seqs=max(batch_size, 32),
+            max_num_batched_tokens=max(batch_size * seq_len, 2048),
+            worker_extension_cls="_worker.BenchWorker",
+            additional_config={"hallmark": {"batch_size": batch_size, "seq_len": seq_len}},
+        )
+        try:
+            yield Engine(llm)
+        finally:
+            llm.llm_engine.engine_core.shutdown()

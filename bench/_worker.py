@@ -1,0 +1,98 @@
+"""Forwards timed inside vLLM's worker, mixed in by vLLM's own `worker_extension_cls`."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hallmark.poc.engine.forward import ModelForward
+from hallmark.poc.engine.worker import STATE_ATTRIBUTE, PoCWorker
+from hallmark.poc.round import RoundSpec
+
+if TYPE_CHECKING:
+    from vllm.v1.worker.gpu_worker import Worker
+
+    Base = Worker
+else:
+    Base = object
+
+
+class BenchWorker(Base):
+    """Worker methods of the benches; PoC must have been set up and warmed up."""
+
+    @torch.inference_mode()
+    def bench_forwards(self, repeats: int, batches: int) -> dict[str, Any]:
+        """Time the bare forward and a round's, by turns, several batches back to back each time.
+
+        Returns:
+            Median seconds of a batch, `bare` and `round`, the median of their quotients, and the host's.
+        """
+        state: PoCWorker = getattr(self, STATE_ATTRIBUTE)
+        spec = self._spec(state)
+        keys = [("key", nonce) for nonce in range(spec.batch_size)]
+        state.open_round(spec)
+        _, _, inputs = state._prepare(keys)
+        # The model with its own norm, as inference runs it, under the same private attention.
+        bare = ModelForward(
+            self.model_runner.get_model(), self.vllm_config, state.attention, torch.device(self.device)
+        )
+        results: list[dict[str, Any]] = []
+
+        def run_bare() -> None:
+            for _ in range(batches):
+                bare.final_hidden(inputs)
+
+        def run_round() -> None:
+            results[:] = state.compute([keys] * batches)
+
+        seconds: dict[str, list[float]] = {"bare": [], "round": []}
+        for turn in range(repeats + 1):
+            for name, run in (("bare", run_bare), ("round", run_round)):
+                elapsed = self._elapsed(run) / batches
+                if turn:  # the first one warms up
+                    seconds[name].append(elapsed)
+        state.close_round()
+        quotients = [b / a for a, b in zip(seconds["bare"], seconds["round"], strict=True)]
+        return {
+            "bare": statistics.median(seconds["bare"]),
+            "round": statistics.median(seconds["round"]),
+            "quotient": statistics.median(quotients),
+            "host": statistics.median(result["host_seconds"] for result in results),
+        }
+
+    @torch.inference_mode()
+    def bench_memory(self) -> dict[str, Any]:
+        """What a round holds and what its batch needs on this rank, in bytes."""
+        state: PoCWorker = getattr(self, STATE_ATTRIBUTE)
+        spec = self._spec(state)
+        projections = state.open_round(spec)
+        inputs = state._prepare([("key", nonce) for nonce in range(spec.batch_size)])[2]
+        state.close_round()
+        return {
+            "projections": projections,
+            "scratch": state.attention.memory_bytes,
+            "inputs": inputs.nbytes,
+        }
+
+    def _spec(self, state: PoCWorker) -> RoundSpec:
+        return RoundSpec(
+            digest="0" * 64,
+            block_hash="bench",
+            hidden_size=self.vllm_config.model_config.get_hidden_size(),
+            seq_len=state.settings.seq_len,
+            batch_size=state.settings.batch_size,
+            input_scale=2.0**-5,
+            projection=True,
+            projection_scale=0.01,
+        )
+
+    def _elapsed(self, run: Callable[[], None]) -> float:
+        if self.device.type != "cpu":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        if self.device.type != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter() - start

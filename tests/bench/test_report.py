@@ -1,0 +1,70 @@
+"""Results files are complete, and the documents say what they say."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from _models import SHAPES
+from _report import RESULTS
+from report import DOCUMENT, TABLES, document
+
+from hallmark.kernels.path import WIDEST
+
+README = DOCUMENT.parents[1] / "README.md"
+FILES = sorted(RESULTS.glob("*.json"))
+
+
+def machine_has_gpu(path: Path) -> bool:
+    return "gpu" in json.loads(path.read_text())["machine"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_results_file_names_machine_versions_and_date(path: Path) -> None:
+    results = json.loads(path.read_text())
+    assert results["rows"]
+    assert results["about"].endswith(".")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", results["date"])
+    assert path.stem.startswith(results["bench"])
+    assert path.stem.endswith(results["date"])
+    assert results["machine"]["cpu"]
+    assert results["machine"]["cores"] >= 1
+    assert {"python", "torch"} <= results["versions"].keys()
+
+
+def test_the_document_is_what_the_results_make_it() -> None:
+    text = DOCUMENT.read_text()
+    assert set(re.findall(r"<!-- table: ([\w-]+) -->", text)) == TABLES.keys()
+    assert document(text) == text, "run: python -P bench/report.py"
+
+
+def test_every_table_shows_figures() -> None:
+    blocks = re.findall(r"<!-- table: ([\w-]+) -->(.*?)<!-- end -->", DOCUMENT.read_text(), re.DOTALL)
+    for name, block in blocks:
+        assert "bench/results/" in block, f"{name} has no results file"
+        assert block.count("\n|") >= 3, f"{name} has no row"
+
+
+@pytest.mark.parametrize("page", [DOCUMENT, README], ids=lambda page: page.name)
+def test_no_page_claims_more_than_was_measured(page: Path) -> None:
+    """The sentence on GPUs goes when the first results of one come, and not before."""
+    said = re.search(r"[Nn]othing has been (measured|run) on a GPU yet", page.read_text()) is not None
+    assert said == (not any(machine_has_gpu(path) for path in FILES))
+
+
+def test_a_prediction_is_never_shown_as_a_measurement() -> None:
+    for path in FILES:
+        results = json.loads(path.read_text())
+        assert ("assumed" in results) == path.stem.startswith("prediction"), path.name
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    # Parameters of the layers, from the model cards: "Number of Paramaters (Non-Embedding)".
+    [("0.6B", 0.44), ("8B", 6.95), ("32B", 31.2)],
+)
+def test_shapes_have_the_published_number_of_parameters(name: str, billions: float) -> None:
+    shape = SHAPES[name]
+    # Two operations a weight and token; with one token a sequence, attention adds next to nothing.
+    assert shape.forward_flops(1000, 1) / 2000 == pytest.approx(billions * 1e9, rel=0.01)
+    assert shape.hidden_size <= WIDEST
