@@ -25,8 +25,11 @@ _COLUMNS = 256
 _TOLERANCES = {
     torch.bfloat16: (2.0**-8, 0.01),
     torch.float16: (2.0**-11, 0.002),
-    torch.float32: (2.0**-16, 0.001),
+    torch.float32: (2.0**-24, 0.001),
 }
+# Of a sum of 16,384 products that tensor cores cut off where they should round: 1,024 steps of up to 2^-23. A
+# step that is left out moves a sum by 2^-5.
+_SUM_ERROR = 2.0**-12
 
 
 def check_ops(dtype: torch.dtype, width: int, device: torch.device) -> None:
@@ -58,7 +61,7 @@ def check_ops(dtype: torch.dtype, width: int, device: torch.device) -> None:
     wide, columns = x.double(), slice(max(0, width - _COLUMNS), width)
     exact = wide[:, columns] + wide @ p[:, columns].double()
     error = (project_residual(x, p, dtype)[:, columns].double() - exact).abs()
-    if not bool((error <= 2 * roundoff * (exact.abs() + 2.0**-8)).all()):
+    if not bool((error <= roundoff * exact.abs() + _SUM_ERROR).all()):
         raise RuntimeError(_said("project_residual", device, f"an error of {float(error.max()):.3g}"))
 
     norm = FinalNorm(torch.ones(width, dtype=dtype, device=device), 1e-6, x.flip(0))

@@ -23,9 +23,9 @@ SHARED_BYTES: dict[Architecture, int] = {
     # CDNA3 Instruction Set Architecture: local data share of a work-group.
     "gfx942": 64 * 1024,
 }
-# Both shapes of the tile tables, with whole tiles and with a part of one at either edge; bf16, which models
-# have, up to the widest hidden state.
-WIDTHS = {"bfloat16": (1024, 4096, 5136, 16384), "float16": (1040, 4096), "float32": (1040, 4096)}
+# Both shapes of the tile tables, over all with whole tiles and with a part of one at either edge, and the
+# widest hidden state.
+WIDTHS = {"bfloat16": (1024, 5136, 16384), "float16": (1040, 4096), "float32": (1040, 4096)}
 LAUNCHES = ["draw_matrix", "draw_embeddings", "project_residual", "norm", "project", "distance"]
 TENSOR_CORES = {
     "sm_80": "HMMA",

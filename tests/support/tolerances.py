@@ -30,6 +30,13 @@ ROUNDOFF: dict[torch.dtype, float] = {
 }
 """dtype → largest relative error of one rounding to it."""
 
+SMALLEST_HALF_STEP: dict[torch.dtype, float] = {
+    torch.bfloat16: 2.0**-134,  # subnormal numbers are 2^-133 apart
+    torch.float16: 2.0**-25,  # 2^-24
+    torch.float32: 2.0**-150,  # 2^-149
+}
+"""dtype → largest error of rounding a number that is too small for the relative one to hold."""
+
 SUM_TOLERANCES: dict[tuple[torch.dtype, str], float] = {
     # A float32 sum loses at most 2^-24 of the terms' absolute sum for each addition.
     (torch.bfloat16, "cpu"): 2.0**-24,
