@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import time
+from collections.abc import Coroutine
+from typing import TypeVar
 
 from hallmark.poc.batch_times import BatchTimes
 from hallmark.poc.config import PoCConfig, PoCState
@@ -10,11 +12,14 @@ from hallmark.poc.engine_protocol import PoCEngine
 from hallmark.poc.errors import EngineError, FieldError, HallmarkError, RoundCancelledError, StateError
 from hallmark.poc.fraud import Verdict
 from hallmark.poc.generated import GeneratedBuffer, WalkedBatch
+from hallmark.poc.load import InferenceLoad
 from hallmark.poc.nonces import NonceKey, NonceWalk
 from hallmark.poc.outbox import Outbox
 from hallmark.poc.payloads import generated_payload, validated_payload
 from hallmark.poc.proof import Numerics, ProofBatch
 from hallmark.poc.round import Round
+from hallmark.poc.scheduler import Scheduler
+from hallmark.poc.settings import Settings
 from hallmark.poc.statistics import RoundStatistics
 from hallmark.poc.validation import ValidationJob, ValidationQueue
 
@@ -24,14 +29,16 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_REASON = 500
 
+_Result = TypeVar("_Result")
+
 
 class ActiveRound:
     """A round from its start to its end.
 
     Its owner task, `drive`, is the only caller of the engine: it opens the round there, computes batches or
     validations by the state of the moment, and closes it. Nobody cancels it while the engine lives, so a call
-    of the engine always runs to its end. `enter` and `end` change the state without an await in between: a
-    batch in flight is then finished and counted, and nothing new is begun.
+    of the engine always runs to its end. `enter` and `end` change the state without an await in between. A
+    change of phase lets the batch in flight be finished and counted; the end gives up a suspended one.
 
     Attributes:
         round: The round.
@@ -39,6 +46,7 @@ class ActiveRound:
         reason: Why it has ended.
         statistics: Its counters.
         times: How long its batches take.
+        scheduler: What computes them, beside inference.
         memory_bytes: What the engine holds for it; None while it is not open there.
         last_progress: When the engine last answered, or the state last changed; `time.monotonic()`.
         engine_is_gone: Whether the engine must not be called any more.
@@ -55,9 +63,10 @@ class ActiveRound:
         state: PoCState,
         *,
         engine: PoCEngine,
+        load: InferenceLoad,
+        settings: Settings,
         queue: ValidationQueue,
         outbox: Outbox,
-        callback_interval: float,
     ) -> None:
         self.round = round_
         self.state = state
@@ -68,12 +77,15 @@ class ActiveRound:
         self.last_progress = time.monotonic()
         self.engine_is_gone = False
         self.owner: asyncio.Task[None] | None = None
+        self.scheduler = Scheduler(engine, load, settings, lambda: self.refuses_inference)
         self._engine = engine
+        self._settings = settings
         self._queue = queue
         self._outbox = outbox
         self._walk = _walk(round_.config)
         self._check(state)
-        self._generated = GeneratedBuffer(self._report_generated, callback_interval)
+        self._generated = GeneratedBuffer(self._report_generated, settings.callback_interval)
+        self._ended = asyncio.Event()
         self._settled = asyncio.Event()
         self._failure: HallmarkError | None = None
         self._wake = asyncio.Event()
@@ -83,6 +95,16 @@ class ActiveRound:
     def ended(self) -> bool:
         """Whether it has been stopped or replaced, or has died."""
         return self.state is PoCState.STOPPED
+
+    @property
+    def refuses_inference(self) -> bool:
+        """Whether inference is to be refused; derived from the state, never set."""
+        return self.state is PoCState.GENERATING and not self._settings.inference_while_generating
+
+    @property
+    def seconds_since_progress(self) -> float:
+        """How long ago the engine last answered, or the state last changed."""
+        return time.monotonic() - self.last_progress
 
     @property
     def is_open(self) -> bool:
@@ -158,6 +180,7 @@ class ActiveRound:
         block = self.round.config.block_hash
         cancelled = RoundCancelledError(f"the round for block {block!r} has ended: {reason}")
         self.state, self.reason = PoCState.STOPPED, reason[:_LONGEST_REASON]
+        self._ended.set()
         self.statistics.end()
         self._generated.flush()
         self._queue.cancel(cancelled)
@@ -184,6 +207,7 @@ class ActiveRound:
                 elif self.state is PoCState.VALIDATING and self._queue.has_waiting:
                     await self._validate()
                 else:
+                    self.scheduler.rest()
                     self._wake.clear()
                     await self._wake.wait()
         except HallmarkError as exc:
@@ -211,7 +235,7 @@ class ActiveRound:
             raise StateError(f"the batch was computed in dtype {theirs!r}, this server computes in {own!r}")
 
     async def _open(self) -> None:
-        self.memory_bytes = await self._engine.open_round(self.round.spec())
+        self.memory_bytes = await self._watched(self._engine.open_round(self.round.spec()))
         self.last_progress = time.monotonic()
         if not self.ended:
             self.statistics.set_generating(self.state is PoCState.GENERATING)
@@ -229,12 +253,14 @@ class ActiveRound:
         """Compute the next batches of the walk: several in one call where that keeps nobody waiting."""
         if self._walk is None:
             raise RuntimeError("generating without a walk")
-        several = self.times.batches_per_call() if self._engine.is_idle else 1
+        several = self.times.batches_per_call() if self.scheduler.has_the_engine_to_itself else 1
         stretches = self._walk.take_several(several, self.round.batch_size)
         public_key = self.round.config.public_key
         computed = await self._compute(
             [[(public_key, nonce) for nonce in stretch.nonces] for stretch in stretches]
         )
+        if computed is None:
+            return
         for stretch, distances in zip(stretches, computed, strict=True):
             walked = WalkedBatch.sort_out(stretch, distances, self.round)
             self.statistics.record(walked)
@@ -248,19 +274,44 @@ class ActiveRound:
         """Compute the next nonces that wait for validation, and report the verdicts this brings."""
         taken = self._queue.take(self.round.batch_size)
         begun = time.monotonic()
-        (distances,) = await self._compute([[(job.proof.public_key, nonce) for job, nonce in taken]])
-        for job in self._queue.record(taken, distances, time.monotonic() - begun):
+        computed = await self._compute([[(job.proof.public_key, nonce) for job, nonce in taken]])
+        if computed is None:
+            return
+        for job in self._queue.record(taken, computed[0], time.monotonic() - begun):
             self._report_verdict(job)
 
-    async def _compute(self, batches: list[list[NonceKey]]) -> list[list[float]]:
+    async def _compute(self, batches: list[list[NonceKey]]) -> list[list[float]] | None:
+        """The distances of batches; None where the round has ended before."""
         begun = time.monotonic()
-        computed = await self._engine.compute(batches)
+        computed = await self._watched(
+            self.scheduler.compute(batches, ended=self._ended, on_slice=self._note_progress)
+        )
+        if computed is None:
+            return None
         asked, answered = [len(keys) for keys in batches], [len(batch.distances) for batch in computed]
         if answered != asked:
             raise EngineError(f"the engine answered {answered} distances for {asked} nonces")
-        self.last_progress = time.monotonic()
-        self.times.record(computed, self.last_progress - begun)
+        self.times.record(computed, time.monotonic() - begun)
         return [batch.distances for batch in computed]
+
+    async def _watched(self, work: Coroutine[None, None, _Result]) -> _Result:
+        """Wait for the engine's work, and say so where it does not get on."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=self._settings.stuck_after)
+                if not task.done() and self.seconds_since_progress >= self._settings.stuck_after:
+                    logger.error(
+                        "The round for block %r is stuck: the engine has not answered for %.0f s",
+                        self.round.config.block_hash,
+                        self.seconds_since_progress,
+                    )
+        finally:
+            task.cancel()  # where this task itself is cancelled: the engine is gone
+        return task.result()
+
+    def _note_progress(self) -> None:
+        self.last_progress = time.monotonic()
 
     def _report_generated(self, walked: WalkedBatch) -> None:
         proof, url = walked.proof(self.round, self.numerics), self.round.config.callback_url

@@ -8,7 +8,7 @@ from hallmark.poc.nonces import NonceKey
 from hallmark.poc.proof import Numerics
 from hallmark.poc.round import RoundSpec
 
-__all__ = ["ComputedBatch", "PoCEngine"]
+__all__ = ["ComputedBatch", "PoCEngine", "Slice"]
 
 
 class ComputedBatch(NamedTuple):
@@ -16,19 +16,33 @@ class ComputedBatch(NamedTuple):
 
     Attributes:
         distances: One for each key, in order; NaN where the nonce failed.
-        host_seconds: How long the engine's process was busy launching it, waiting for results not included.
-            On a CPU that is the computing itself.
+        host_seconds: How long the engine's process was busy launching it, waiting not included. On a CPU that
+            is the computing itself.
     """
 
     distances: list[float]
     host_seconds: float
 
 
+class Slice(NamedTuple):
+    """What one call has done of the batches that an engine is at.
+
+    Attributes:
+        seconds: How long it held the engine.
+        layers: How many of the model's layers it got through, in one batch or several.
+        batches: What was computed, in order; None where the batches are suspended.
+    """
+
+    seconds: float
+    layers: int
+    batches: list[ComputedBatch] | None
+
+
 class PoCEngine(Protocol):
-    """An engine that computes distances, one call at a time.
+    """An engine that computes distances, one call at a time; between calls it serves inference.
 
     Its one caller serialises the calls, and never cancels the task that awaits one: the engine's ranks
-    would be left in the middle of it.
+    would be left in the middle of it. It is at the batches of one `start` at most.
     """
 
     @property
@@ -57,22 +71,28 @@ class PoCEngine(Protocol):
         """Whether no inference request is unfinished, so that a long call keeps nobody waiting."""
         ...
 
-    async def compute(self, batches: Sequence[Sequence[NonceKey]]) -> list[ComputedBatch]:
-        """Compute batches of the open round, back to back.
+    async def start(self, batches: Sequence[Sequence[NonceKey]], layers: int | None) -> Slice:
+        """Begin batches of the open round, to be computed back to back, and go on for so many layers.
 
         Args:
             batches: In each 1 to `batch_size` pairs of a public key and a nonce; the engine pads a short one.
-
-        Returns:
-            What was computed of each batch, in order.
+            layers: How many; None: to the end.
 
         Raises:
-            EngineError: No round is open, or a batch failed as a whole.
+            EngineError: No round is open, others are suspended, or a batch failed as a whole.
+        """
+        ...
+
+    async def advance(self, layers: int | None) -> Slice:
+        """Go on with the suspended batches for so many layers, or to the end; the distances are the same.
+
+        Raises:
+            EngineError: None are suspended, or a batch failed as a whole.
         """
         ...
 
     async def close_round(self) -> None:
-        """Free the round's constants; without an open round, do nothing.
+        """Free the round's constants, and suspended batches with it; without an open round, do nothing.
 
         Raises:
             EngineError: A rank failed.

@@ -9,6 +9,7 @@ from hallmark.poc.config import PoCConfig, PoCState
 from hallmark.poc.engine_protocol import PoCEngine
 from hallmark.poc.errors import NotReadyError, StateError
 from hallmark.poc.fraud import ValidatedBatch
+from hallmark.poc.load import InferenceLoad
 from hallmark.poc.outbox import Outbox
 from hallmark.poc.proof import ProofBatch
 from hallmark.poc.round import Round
@@ -32,6 +33,7 @@ class PoCManager:
         outbox: Where callbacks go; None makes one from the settings. Closed by `shutdown`.
 
     Attributes:
+        load: The inference that is at work; the server's middleware counts in it.
         active: The round that is set, or was last.
         queue: The batches that wait for validation, and the results.
     """
@@ -40,6 +42,7 @@ class PoCManager:
         self.engine = engine
         self.settings = settings
         self.outbox = outbox or Outbox(settings)
+        self.load = InferenceLoad(engine)
         self.queue = ValidationQueue(settings.max_queued_nonces)
         self.active: ActiveRound | None = None
         self._state_without_round = PoCState.IDLE
@@ -52,8 +55,8 @@ class PoCManager:
 
     @property
     def gate_closed(self) -> bool:
-        """Whether inference is to be refused; derived from the state, never set."""
-        return self.state is PoCState.GENERATING and not self.settings.inference_while_generating
+        """Whether inference is to be refused."""
+        return self.active is not None and self.active.refuses_inference
 
     def status(self) -> dict[str, Any]:
         """A snapshot for `/status`, ready for JSON."""
@@ -153,6 +156,12 @@ class PoCManager:
         await job.settled.wait()
         return job.outcome()
 
+    def abandon(self, job: ValidationJob) -> None:
+        """Give up a batch whose client has gone, where no callback would bring anybody its verdict."""
+        if job.round.config.callback_url is None:
+            gone = StateError("the client that waited for the verdict has gone, and there is no callback URL")
+            self.queue.withdraw(job, gone)
+
     def result(self, request_id: str) -> ValidationJob:
         """A submitted batch by its request id.
 
@@ -189,9 +198,10 @@ class PoCManager:
             Round.resolve(config, self.engine.model),
             state,
             engine=self.engine,
+            load=self.load,
+            settings=self.settings,
             queue=self.queue,
             outbox=self.outbox,
-            callback_interval=self.settings.callback_interval,
         )
         previous, self.active = self.active, active
         if previous is not None:

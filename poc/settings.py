@@ -17,6 +17,7 @@ SECTION = "hallmark"
 API_KEY_VARIABLE = "HALLMARK_API_KEY"
 
 _Count = Annotated[int, Field(ge=1, lt=2**31)]
+_Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -37,6 +38,28 @@ class Settings(BaseModel):
     allow_unauthenticated: bool = Field(False, description="Serve a network without a token.")
     max_body_bytes: _Count = Field(8 * 2**20, description="Largest body of a control request.")
 
+    max_stall_ms: _Milliseconds = Field(
+        10.0, description="Longest that proof of compute may hold the engine at a time beside inference."
+    )
+    validation_share: float = Field(
+        0.25,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of engine time it may take then.",
+    )
+    idle_slice_ms: _Milliseconds = Field(
+        50.0, description="The same as max_stall_ms while no inference is at work."
+    )
+    engine_timeout: float = Field(
+        120.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="A worker that is stuck for so long ends.",
+    )
+    stuck_after: float = Field(
+        60.0, gt=0, allow_inf_nan=False, description="Work without progress for so long is reported as stuck."
+    )
     inference_while_generating: bool = Field(False, description="Serve inference in GENERATING too.")
     max_queued_nonces: _Count = Field(
         100_000, description="Nonces that may wait for validation, repetitions included."

@@ -1,12 +1,12 @@
 """What `/status` shows of a manager."""
 
-import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hallmark.poc.active_round import ActiveRound
 from hallmark.poc.batch_times import BatchTimes
 from hallmark.poc.config import PoCState
+from hallmark.poc.slices import SliceTimes
 
 if TYPE_CHECKING:
     from hallmark.poc.manager import PoCManager
@@ -20,9 +20,10 @@ def snapshot(manager: "PoCManager") -> dict[str, Any]:
     The counters are those of the round that is set, or was last; they count generation only. `stats` is null
     unless the state is GENERATING, `config` unless there has been a round.
     """
-    active = manager.active
+    active, settings = manager.active, manager.settings
     statistics = active.statistics if active is not None else None
     rate = statistics.rate_per_second if statistics is not None else 0.0
+    waited = _seconds_since_progress(manager)
     checked = statistics.total_checked if statistics is not None else 0
     return {
         "status": manager.state.value,
@@ -34,7 +35,8 @@ def snapshot(manager: "PoCManager") -> dict[str, Any]:
         "total_failed": statistics.total_failed if statistics is not None else 0,
         "elapsed_seconds": statistics.elapsed_seconds if statistics is not None else 0.0,
         "rate_per_second": rate,
-        "seconds_since_progress": _seconds_since_progress(manager),
+        "seconds_since_progress": waited,
+        "is_stuck": waited is not None and waited >= settings.stuck_after,
         "valid_nonces": statistics.valid_nonces if statistics is not None else [],
         "valid_distances": statistics.valid_distances if statistics is not None else [],
         "r_target": active.round.r_target if active is not None else None,
@@ -50,7 +52,12 @@ def snapshot(manager: "PoCManager") -> dict[str, Any]:
             "bytes": (active.memory_bytes or 0) if active is not None else 0,
         },
         "batches": (active.times if active is not None else BatchTimes()).stats,
-        "validation": manager.queue.stats,
+        "validation": {
+            **manager.queue.stats,
+            "share": settings.validation_share,
+            **(active.scheduler.stats if active is not None else SliceTimes().stats(settings.max_stall_ms)),
+        },
+        "inference": {"connections": manager.load.connections, "is_active": manager.load.is_active},
         "callbacks": manager.outbox.stats(),
         "numerics": dict(manager.engine.numerics if active is None or active.ended else active.numerics),
     }
@@ -79,4 +86,4 @@ def _seconds_since_progress(manager: "PoCManager") -> float | None:
     judging = manager.state is PoCState.VALIDATING and manager.queue.stats["queued_jobs"] > 0
     if active.is_open and manager.state is not PoCState.GENERATING and not judging:
         return None
-    return time.monotonic() - active.last_progress
+    return active.seconds_since_progress

@@ -26,7 +26,6 @@ class HostCopy:
             self._done = torch.Event(device=tensor.device)
             self._done.record(torch.cuda.current_stream(tensor.device))
 
-    @property
     def has_arrived(self) -> bool:
         """Whether the device has done everything that leads to the tensor, and the copy."""
         return self._done is None or self._done.query()

@@ -1,4 +1,4 @@
-"""Batches waiting to be judged: first come, first served, bounded, with results kept for a while."""
+"""Batches waiting to be judged: every prover's in turn, bounded, with results kept for a while."""
 
 import asyncio
 import time
@@ -25,11 +25,13 @@ JobStatus = Literal["queued", "running", "completed", "failed"]
 class QueueStats(TypedDict):
     """What `/status` shows of the queue; the last four are totals since the start.
 
-    `queued_nonces` are those that have still to be computed, without repetitions.
+    `queued_nonces` are those that have still to be computed, without repetitions; `nonces_per_second` is how
+    fast they have been lately, while there were any.
     """
 
     queued_jobs: int
     queued_nonces: int
+    nonces_per_second: float | None
     completed_jobs: int
     cancelled_jobs: int
     checked_nonces: int
@@ -120,7 +122,10 @@ class ValidationJob:
 
 
 class ValidationQueue:
-    """A FIFO of jobs with a cap in nonces; one forward may serve nonces of several jobs.
+    """Jobs in the order they came, with a cap in nonces; one forward may serve nonces of several.
+
+    Provers take turns: what is taken at once is shared out between those who have a job waiting, so that a
+    large one holds up the jobs of its own prover only.
 
     A batch is kept whole until it is settled, and counts as much until then.
 
@@ -132,7 +137,8 @@ class ValidationQueue:
     def __init__(self, max_queued_nonces: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._cap = max_queued_nonces
         self._clock = clock
-        self._waiting: deque[ValidationJob] = deque()
+        # By prover, whose turn it is first.
+        self._waiting: dict[str, deque[ValidationJob]] = {}
         self._unsettled: dict[str, ValidationJob] = {}
         self._settled: dict[str, tuple[float, ValidationJob]] = {}
         self._unsettled_size = self._settled_size = 0
@@ -151,6 +157,7 @@ class ValidationQueue:
         return QueueStats(
             queued_jobs=len(self._unsettled),
             queued_nonces=self._queued_nonces,
+            nonces_per_second=1 / self._seconds_per_nonce if self._checked_nonces else None,
             completed_jobs=self._completed_jobs,
             cancelled_jobs=self._cancelled_jobs,
             checked_nonces=self._checked_nonces,
@@ -181,7 +188,7 @@ class ValidationQueue:
             )
         self._queued_nonces += len(job.nonces)
         self._unsettled_size += job.size
-        self._waiting.append(job)
+        self._waiting.setdefault(proof.public_key, deque()).append(job)
         self._unsettled[job.request_id] = job
         return job
 
@@ -205,10 +212,22 @@ class ValidationQueue:
         """The next `count` nonces, each with its job; fewer only where no more wait."""
         taken: list[tuple[ValidationJob, int]] = []
         while self._waiting and len(taken) < count:
-            job = self._waiting[0]
-            taken += [(job, nonce) for nonce in job.take(count - len(taken))]
-            if job.all_taken:
-                self._waiting.popleft()
+            share = max(1, (count - len(taken)) // len(self._waiting))
+            for prover in list(self._waiting):
+                taken += self._take_from(prover, min(share, count - len(taken)))
+                if len(taken) == count:
+                    break
+        return taken
+
+    def _take_from(self, prover: str, count: int) -> list[tuple[ValidationJob, int]]:
+        """Nonces of a prover's first job; the prover is then behind the others."""
+        jobs = self._waiting.pop(prover)
+        job = jobs[0]
+        taken = [(job, nonce) for nonce in job.take(count)]
+        if job.all_taken:
+            jobs.popleft()
+        if jobs:
+            self._waiting[prover] = jobs
         return taken
 
     def record(
@@ -242,11 +261,22 @@ class ValidationQueue:
     def cancel(self, error: HallmarkError) -> None:
         """Fail every job that is not settled, those being computed included."""
         for job in list(self._unsettled.values()):
-            job.fail(error)
-            self._cancelled_jobs += 1
-            self._keep(job)
-        self._waiting.clear()
-        self._queued_nonces = 0
+            self.withdraw(job, error)
+
+    def withdraw(self, job: ValidationJob, error: HallmarkError) -> None:
+        """Fail one job, be it waiting or being computed; a settled one stays what it is."""
+        if job.settled.is_set():
+            return
+        self._queued_nonces -= job.n_open
+        job.fail(error)
+        self._cancelled_jobs += 1
+        self._keep(job)
+        prover = job.proof.public_key
+        jobs = self._waiting.get(prover)
+        if jobs is not None and job in jobs:
+            jobs.remove(job)
+            if not jobs:
+                del self._waiting[prover]
 
     def _keep(self, job: ValidationJob) -> None:
         del self._unsettled[job.request_id]

@@ -1,4 +1,4 @@
-"""The inference gate: what is refused while proofs are generated."""
+"""The inference gate: what is refused while proofs are generated, and how much is being served."""
 
 from typing import Final
 
@@ -45,10 +45,10 @@ def stays_open(scope: Scope) -> bool:
 
 
 class InferenceGate:
-    """ASGI middleware that refuses what would reach the engine while the gate is closed.
+    """ASGI middleware that refuses what would reach the engine while the gate is closed, else counts it.
 
     Whether it is closed is asked of the manager for each request, and nothing is remembered. Requests that
-    have begun are not touched.
+    have begun are not touched, and count until their answer is at its end, streams too.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -58,8 +58,12 @@ class InferenceGate:
         """Serve or refuse one connection."""
         if scope["type"] in ("http", "websocket"):
             manager: PoCManager | None = getattr(scope["app"].state, "hallmark", None)
-            if manager is not None and manager.gate_closed and not stays_open(scope):
-                await _refuse(scope, receive, send)
+            if manager is not None and not stays_open(scope):
+                if manager.gate_closed:
+                    await _refuse(scope, receive, send)
+                    return
+                with manager.load.connection():
+                    await self._app(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

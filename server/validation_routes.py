@@ -1,5 +1,6 @@
 """The routes that take batches to judge, and tell the verdicts."""
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -34,7 +35,8 @@ async def validate(
 
     In VALIDATING the answer is the verdict, or with `wait=false` at once a `request_id` to ask for it. In
     GENERATING the batch is queued until the phase turns; a request that waits when the phase turns to
-    GENERATING is answered with its `request_id`. The verdict also goes to the round's callback URL.
+    GENERATING is answered with its `request_id`. The verdict also goes to the round's callback URL; where
+    there is none, a batch whose client goes away before the verdict is given up.
     """
     body = await read_json_object(request, manager.settings.max_body_bytes)
     proof = ProofBatchRequest.parse(body).to_proof()
@@ -46,8 +48,10 @@ async def validate(
         )
     job = manager.submit(proof)
     if wait is not False and not generating:
-        await job.released.wait()
-        if job.settled.is_set():
+        await _released_or_gone(job, request)
+        if not job.released.is_set():
+            manager.abandon(job)
+        elif job.settled.is_set():
             verdict = verdict_fields(job.outcome())
             return JSONResponse({"status": "OK", "request_id": job.request_id, **verdict})
     return JSONResponse(_progress(job), 202)
@@ -69,6 +73,21 @@ async def validation_result(request_id: str, manager: Manager) -> JSONResponse:
     elif job.settled.is_set():
         answer |= verdict_fields(job.outcome())
     return JSONResponse(answer)
+
+
+async def _released_or_gone(job: ValidationJob, request: Request) -> None:
+    """Wait until there is something to answer, or nobody to answer to."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    waits = {asyncio.create_task(job.released.wait()), asyncio.create_task(gone())}
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 def _progress(job: ValidationJob) -> dict[str, object]:

@@ -14,17 +14,12 @@ from typing import NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from hallmark.poc.errors import EngineError
-from hallmark.poc.transfer import HostCopy
 
-__all__ = ["Agreement"]
+__all__ = ["Agreement", "stop_engine"]
 
 logger = logging.getLogger(__name__)
-
-# Ranks arrive within the time that one batch takes; one that has not come by then is stuck in a collective.
-VOTE_TIMEOUT = timedelta(seconds=120)
 
 _Result = TypeVar("_Result")
 
@@ -34,10 +29,11 @@ class Agreement:
 
     Args:
         group: the tensor-parallel ranks' CPU group; None for a single rank, which agrees with itself.
-        timeout: how long to wait for the others, and for the device.
+        timeout: how long to wait for the others, and for the device. Ranks arrive within the time of one
+            batch; one that has not come by then is stuck in a collective.
     """
 
-    def __init__(self, group: dist.ProcessGroup | None, timeout: timedelta = VOTE_TIMEOUT) -> None:
+    def __init__(self, group: dist.ProcessGroup | None, timeout: timedelta) -> None:
         self._group = group
         self._timeout = timeout
 
@@ -62,14 +58,13 @@ class Agreement:
         """
         return self._take(step, action, has_collectives=True)
 
-    def wait_for_device(self, copy: HostCopy) -> Tensor:
-        """Wait until the device has brought a result, and stop this process if it never does."""
+    def wait_for_device(self, has_arrived: Callable[[], bool]) -> None:
+        """Wait until the device has come to some point, and stop this process if it never does."""
         deadline = time.monotonic() + self._timeout.total_seconds()
-        while not copy.has_arrived:
+        while not has_arrived():
             if time.monotonic() > deadline:
-                _stop(f"the device has not finished a batch within {self._timeout}")
+                stop_engine(f"the device has not finished a batch within {self._timeout}")
             time.sleep(0.0002)
-        return copy.tensor
 
     def _take(self, step: str, action: Callable[[], _Result], *, has_collectives: bool) -> _Result:
         try:
@@ -85,7 +80,7 @@ class Agreement:
         if 0 < votes < ranks:
             reason = f"{step} succeeded on {votes} of {ranks} ranks"
             if has_collectives:
-                _stop(reason)
+                stop_engine(reason)
             if succeeded:
                 raise EngineError(reason)
 
@@ -100,11 +95,12 @@ class Agreement:
                 raise RuntimeError("this process is not a rank of the group")
             work.wait(self._timeout)
         except RuntimeError as error:
-            _stop(f"a rank did not come to the vote after {step} within {self._timeout}: {error}")
+            stop_engine(f"a rank did not come to the vote after {step} within {self._timeout}: {error}")
         return int(votes.item()), dist.get_world_size(self._group)
 
 
-def _stop(reason: str) -> NoReturn:
+def stop_engine(reason: str) -> NoReturn:
+    """End this process at once: what it has begun can neither be finished nor undone."""
     logger.critical("PoC stops this engine: %s. Unpaired collectives cannot be repaired.", reason)
     # The process must not run another collective, nor unwind through code that would: vLLM's executor sees
     # the dead worker and takes the server down.

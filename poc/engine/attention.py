@@ -6,7 +6,7 @@ PoC batch.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +45,10 @@ class PrivateAttention:
         layers: the attention layers of the model, by name.
         static_context: vLLM's `static_forward_context`, which also holds MoE and other layers.
         num_blocks: blocks of inference's cache; dimension 0 of each layer's cache counts them or parts of
-        them. batch_size: the largest number of sequences in a batch.
+            them.
+        batch_size: the largest number of sequences in a batch.
         seq_len: the sequence length that `batch_size` sequences may have at most.
+        checkpoint: called before each layer's attention, in the thread that runs the forward.
 
     Raises:
         UnsupportedError: a layer belongs to no attention group, or its cache has a form that is not
@@ -63,6 +65,7 @@ class PrivateAttention:
         num_blocks: int,
         batch_size: int,
         seq_len: int,
+        checkpoint: Callable[[], None],
     ) -> None:
         self._device = device
         self._groups = [_private_group(config, device, group) for group in groups]
@@ -93,7 +96,7 @@ class PrivateAttention:
         )
         self.layers: dict[str, Any] = dict(static_context)
         for name, layer in layers.items():
-            self.layers[name] = _private_layer(layer, self.scratch[name])
+            self.layers[name] = _private_layer(layer, self.scratch[name], checkpoint)
 
     @property
     def memory_bytes(self) -> int:
@@ -154,7 +157,7 @@ def _private_group(config: VllmConfig, device: torch.device, group: AttentionGro
     return _PrivateGroup(builder, tuple(group.layer_names), block_size)
 
 
-def _private_layer(layer: Attention, scratch: Tensor) -> Attention:
+def _private_layer(layer: Attention, scratch: Tensor, checkpoint: Callable[[], None]) -> Attention:
     private = copy.copy(layer)
     private.impl = copy.copy(layer.impl)
     for name in _DERIVED_STATE:
@@ -168,4 +171,13 @@ def _private_layer(layer: Attention, scratch: Tensor) -> Attention:
                 "of inference's KV cache, which a PoC batch would write"
             )
     private.kv_cache = scratch
+    attend = private.impl.forward
+
+    # Here a forward holds the residual, queries, keys and values, none of which is in a buffer that vLLM's
+    # layers share.
+    def stop_and_attend(*arguments: Any, **named: Any) -> Any:
+        checkpoint()
+        return attend(*arguments, **named)
+
+    private.impl.forward = stop_and_attend
     return private

@@ -1,5 +1,6 @@
 """The API server's side of the RPCs: one object that the manager drives, every rank's reply checked."""
 
+import asyncio
 import logging
 import math
 import os
@@ -13,7 +14,7 @@ from vllm.engine.protocol import EngineClient
 
 from hallmark.poc.config import DeployedModel
 from hallmark.poc.engine.support import check_config, check_front_end, check_limits, check_version
-from hallmark.poc.engine_protocol import ComputedBatch
+from hallmark.poc.engine_protocol import ComputedBatch, Slice
 from hallmark.poc.errors import EngineError, UnsupportedError
 from hallmark.poc.nonces import NonceKey
 from hallmark.poc.round import RoundSpec
@@ -41,7 +42,7 @@ async def connect(engine_client: EngineClient, settings: Settings, args: Namespa
     check_front_end(args, os.environ)
     check_config(config)
     check_limits(config, settings)
-    engine = VllmEngine(engine_client)
+    engine = VllmEngine(engine_client, settings.engine_timeout)
     names = args.served_model_name or [args.model]
     await engine.set_up([names] if isinstance(names, str) else list(names))
     return engine
@@ -52,15 +53,22 @@ class VllmEngine:
 
     Calls must not overlap, and a call that has begun must be awaited to its end: replies come in order, and
     one that nobody fetches shifts all later ones.
+
+    Args:
+        engine_client: vLLM's client.
+        engine_timeout: seconds after which a worker ends that is stuck; a call that goes unanswered for twice
+            as long ends this server.
     """
 
     model: DeployedModel
     numerics: Mapping[str, str | int | bool]
 
-    def __init__(self, engine_client: EngineClient) -> None:
+    def __init__(self, engine_client: EngineClient, engine_timeout: float) -> None:
         self._client = engine_client
+        self._patience = 2 * engine_timeout
         self._sequence = 0
         self._is_set_up = False
+        self._broken: str | None = None
 
     async def set_up(self, served_names: Sequence[str]) -> None:
         """Check, allocate and warm up on every rank; fills in `model` and `numerics`.
@@ -108,17 +116,14 @@ class VllmEngine:
         """Draw the round's projections on every rank; returns the bytes they hold on each."""
         return int((await self._call("poc_open_round", spec.to_wire()))[0])
 
-    async def compute(self, batches: Sequence[Sequence[NonceKey]]) -> list[ComputedBatch]:
-        """Compute batches of (public key, nonce) pairs, back to back; NaN where a nonce failed."""
-        ranks = await self._call("poc_compute", [[list(key) for key in batch] for batch in batches])
-        # Every rank has the distances; the slowest one's host time is the batch's.
-        return [
-            ComputedBatch(
-                [float(distance) for distance in batch[0]["distances"]],
-                max(float(rank["host_seconds"]) for rank in batch),
-            )
-            for batch in zip(*ranks, strict=True)
-        ]
+    async def start(self, batches: Sequence[Sequence[NonceKey]], layers: int | None) -> Slice:
+        """Begin batches of (public key, nonce) pairs, and go on for so many layers, or to the end."""
+        wire = [[list(key) for key in batch] for batch in batches]
+        return _slice(await self._call("poc_start", wire, layers))
+
+    async def advance(self, layers: int | None) -> Slice:
+        """Go on with the suspended batches."""
+        return _slice(await self._call("poc_advance", layers))
 
     async def close_round(self) -> None:
         """Free the round's tensors on every rank."""
@@ -128,13 +133,21 @@ class VllmEngine:
         """Call a worker method on every rank and return the payloads in the order of ranks.
 
         Raises:
-            EngineError: it failed, on one rank or on all.
+            EngineError: it failed, on one rank or on all, or the server is ending.
             UnsupportedError: a rank refused the set-up.
         """
+        if self._broken is not None:
+            raise EngineError(self._broken)
         self._sequence += 1
-        # Never with a timeout: its reply would come as the answer to the next call, chat's included.
+        # Never with vLLM's timeout: the reply would come as the answer to the next call, chat's included.
+        call = asyncio.ensure_future(self._client.collective_rpc(method, args=(self._sequence, *arguments)))
+        # Setting up takes as long as it takes.
+        await asyncio.wait({call}, timeout=self._patience if self._is_set_up else None)
+        if not call.done():
+            call.cancel()
+            self._stop(f"the engine has not answered {method} within {self._patience:g} s")
         try:
-            replies = await self._client.collective_rpc(method, args=(self._sequence, *arguments))
+            replies = call.result()
         except Exception as error:  # vLLM raises a bare Exception for what fails in its engine
             if f"has no attribute '{method}'" in str(error):
                 raise UnsupportedError(
@@ -161,5 +174,20 @@ class VllmEngine:
 
     def _stop(self, reason: str) -> NoReturn:
         logger.critical("PoC stops this server: %s", reason)
+        self._broken = reason
         os.kill(os.getpid(), signal.SIGTERM)
         raise EngineError(reason)
+
+
+def _slice(ranks: Sequence[Mapping[str, Any]]) -> Slice:
+    """What a call has done, of what every rank says: the slowest one's time, the same distances."""
+    batches = None
+    if ranks[0]["batches"] is not None:
+        batches = [
+            ComputedBatch(
+                [float(distance) for distance in batch[0]["distances"]],
+                max(float(rank["host_seconds"]) for rank in batch),
+            )
+            for batch in zip(*(rank["batches"] for rank in ranks), strict=True)
+        ]
+    return Slice(max(float(rank["seconds"]) for rank in ranks), int(ranks[0]["layers"]), batches)

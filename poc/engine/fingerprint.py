@@ -14,6 +14,7 @@ def numerics(
     device: torch.device,
     model_runner: object,
     *,
+    is_compiled: bool,
     postpones_norm: bool,
 ) -> dict[str, str | int | bool]:
     """Name what determines the numerics of a PoC forward in this worker.
@@ -26,6 +27,7 @@ def numerics(
         layers: the model's attention layers.
         device: the worker's device.
         model_runner: vLLM's.
+        is_compiled: whether PoC's forward runs the graph that vLLM compiled.
         postpones_norm: whether the final norm is done by PoC, on the last rows, and not by the model.
     """
     compilation = config.compilation_config
@@ -44,9 +46,9 @@ def numerics(
         ),
         "attention": " ".join(attention + versions),
         "custom_ops": " ".join(sorted(compilation.custom_ops)) or "none",
-        # PoC's own forward is eager; a server that compiles chooses other custom ops for it than one that
-        # does not.
-        "forward": "eager",
+        # Where only inference is compiled, an eager forward still has other custom ops than on a server that
+        # compiles nothing.
+        "forward": "compiled" if is_compiled else "eager",
         "inference_compiled": compilation.mode != CompilationMode.NONE,
         "model_runner": type(model_runner).__module__,
         "tensor_parallel_size": config.parallel_config.tensor_parallel_size,

@@ -5,13 +5,30 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from vllm.config import VllmConfig
+from vllm.config import CompilationMode, VllmConfig
 from vllm.forward_context import create_forward_context, override_forward_context
 
 from hallmark.kernels.final_norm import FinalNorm
 from hallmark.poc.engine.attention import PrivateAttention
 from hallmark.poc.engine.postponed_norm import PostponedNorm, postpone_final_norm
 from hallmark.poc.errors import EngineError
+
+# Rounding moves hidden states by a few percent in deep models; other inputs would move them by all they are.
+_LARGEST_COMPILED_DIFFERENCE = 0.3
+
+
+def compiles_embeddings(config: VllmConfig) -> bool:
+    """Whether vLLM has compiled the model for embeddings as its inputs, which is what a PoC batch has.
+
+    Without `--enable-prompt-embeds` its graph was traced for token ids. Where Inductor partitions the graph,
+    a forward sets a process-wide hook while it runs, so that none can stand still in the middle.
+    """
+    compilation = config.compilation_config
+    return (
+        compilation.mode != CompilationMode.NONE
+        and bool(config.model_config.enable_prompt_embeds)
+        and not compilation.use_inductor_graph_partition
+    )
 
 
 class FinalHidden(NamedTuple):
@@ -34,6 +51,9 @@ class ModelForward:
         config: the engine's configuration.
         attention: the private attention layers and metadata.
         device: the worker's device.
+
+    Attributes:
+        is_compiled: whether it runs the graph that vLLM compiled.
     """
 
     def __init__(
@@ -44,6 +64,7 @@ class ModelForward:
         self._attention = attention
         self._device = device
         self._postponed: PostponedNorm | None = None
+        self.is_compiled = compiles_embeddings(config)
 
     @property
     def postpones_norm(self) -> bool:
@@ -57,11 +78,34 @@ class ModelForward:
             inputs: as for `final_hidden`, to try it with.
         """
         postponed = postpone_final_norm(self._model)
-        if postponed is None:
-            return
+        if self.is_compiled or postponed is None:
+            return  # the compiled graph has its norm in it
         without_norm, stand_in = postponed
         if stand_in.take(self._run(without_norm, inputs)) is not None:
             self._model, self._postponed = without_norm, stand_in
+
+    def check_compiled(self, inputs: Tensor) -> None:
+        """Compare the compiled model with the model itself, where a batch runs the compiled one.
+
+        vLLM calls compiled code without its guards: arguments of another kind than those it was traced with
+        would go unnoticed.
+
+        Args:
+            inputs: as for `final_hidden`, to try it with.
+
+        Raises:
+            EngineError: they differ by more than rounding does.
+        """
+        if not self.is_compiled:
+            return
+        compiled = self._run(self._model, inputs.clone()).float()
+        eager = self._run(self._model, inputs, skip_compiled=True).float()
+        difference = float((compiled - eager).norm() / eager.norm())
+        if not difference < _LARGEST_COMPILED_DIFFERENCE:
+            raise EngineError(
+                "the model that vLLM compiled for --enable-prompt-embeds computes something else than the "
+                f"model itself: hidden states differ by {difference:.3g} of their norm; leave that flag out"
+            )
 
     def final_hidden(self, inputs: Tensor) -> FinalHidden:
         """Prefill one batch.
@@ -80,14 +124,16 @@ class ModelForward:
             raise EngineError("the model's output is no longer what its final norm returns")
         return FinalHidden(hidden_states, norm)
 
-    def _run(self, model: Any, inputs: Tensor) -> Tensor:
+    def _run(self, model: Any, inputs: Tensor, *, skip_compiled: bool | None = None) -> Tensor:
         batch_size, seq_len, hidden_size = inputs.shape
         metadata, slot_mapping = self._attention.metadata(batch_size, seq_len)
         positions = torch.arange(seq_len, dtype=torch.int64, device=self._device).repeat(batch_size)
-        # A fresh context for each forward: MoE layers count through it. Compiled code is skipped because it
-        # was traced for token ids; the numerics fingerprint says so.
+        # A fresh context for each forward: MoE layers count through it.
         context = create_forward_context(
-            metadata, self._config, slot_mapping=slot_mapping, skip_compiled=True
+            metadata,
+            self._config,
+            slot_mapping=slot_mapping,
+            skip_compiled=not self.is_compiled if skip_compiled is None else skip_compiled,
         )
         context = dataclasses.replace(context, no_compile_layers=self._attention.layers)
         with override_forward_context(context):

@@ -9,6 +9,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,9 +22,11 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 from hallmark.kernels.self_check import check_ops
 from hallmark.poc.engine.agreement import Agreement
 from hallmark.poc.engine.attention import PrivateAttention
+from hallmark.poc.engine.device_time import DeviceTime
 from hallmark.poc.engine.fingerprint import numerics
 from hallmark.poc.engine.forward import ModelForward
 from hallmark.poc.engine.memory import check_free, measure_peak
+from hallmark.poc.engine.preemption import Preemptible
 from hallmark.poc.engine.support import attention_layers
 from hallmark.poc.errors import EngineError, HallmarkError
 from hallmark.poc.forward import RoundTensors, pad_keys
@@ -73,7 +76,9 @@ class PoCWorker:
         self._device: torch.device = worker.device
         self._dtype: torch.dtype = config.model_config.dtype
         parallel = config.parallel_config.tensor_parallel_size > 1
-        self._agreement = Agreement(get_tp_group().cpu_group if parallel else None)
+        timeout = timedelta(seconds=self.settings.engine_timeout)
+        self._agreement = Agreement(get_tp_group().cpu_group if parallel else None, timeout)
+        self._preemptible = Preemptible(_thread_on(self._device), timeout)
         self.attention = PrivateAttention(
             config,
             self._device,
@@ -83,7 +88,9 @@ class PoCWorker:
             runner.kv_cache_config.num_blocks,
             self.settings.batch_size,
             self.settings.seq_len,
+            self._preemptible.checkpoint,
         )
+        self._layers = len(layers)
         self._forward = ModelForward(self._model, config, self.attention, self._device)
         self._fingerprint = partial(numerics, config, layers, self._device, runner)
         self._round: RoundTensors | None = None
@@ -101,6 +108,7 @@ class PoCWorker:
             "embedding_square_sum": square_sum,
             "embedding_count": count,
             "scratch_bytes": self.attention.memory_bytes,
+            "layers": self._layers,
         }
 
     @torch.inference_mode()
@@ -112,6 +120,7 @@ class PoCWorker:
 
         Raises:
             UnsupportedError: what they need at their peak is not free beside inference.
+            EngineError: the compiled model computes something else than the model.
             RuntimeError: a kernel computes something else than its reference.
         """
         spec = RoundSpec(
@@ -130,45 +139,93 @@ class PoCWorker:
         )
         with measure_peak(self._device) as peak:
             self._agreement.without_collectives("opening the warm-up", lambda: self.open_round(spec))
-            _, _, inputs = self._agreement.without_collectives(
-                "preparing the warm-up", lambda: self._prepare(keys)
-            )
-            self._agreement.with_collectives(
-                "trying the final norm", lambda: self._forward.postpone_norm(inputs[:1])
-            )
-            # A device is given the second while it runs the first.
-            self.compute([keys] if self._device.type == "cpu" else [keys, keys])
+            self._try(lambda: self._settle_forward(keys))
+            # One after the other, as on a device that is kept fed, and one that stands still at every layer.
+            self.start([keys] if self._device.type == "cpu" else [keys, keys], None)
+            done = self.start([keys], 1)["batches"]
+            while done is None:
+                done = self.advance(1)["batches"]
             self.close_round()
         check_free(self._device, peak.bytes)
-        numerics = self._fingerprint(postpones_norm=self._forward.postpones_norm)
+        numerics = self._fingerprint(
+            is_compiled=self._forward.is_compiled, postpones_norm=self._forward.postpones_norm
+        )
         return {"peak_bytes": peak.bytes, "numerics": numerics}
 
     def open_round(self, spec: RoundSpec) -> int:
         """Draw the round's projections; returns the bytes they hold on this rank."""
-        self._round = None
+        self.close_round()
         self._round = RoundTensors(spec, self._dtype, self._device)
         return self._round.projection_bytes
 
     def close_round(self) -> None:
-        """Free the round's tensors; nothing happens when no round is open."""
+        """Free the round's tensors, giving up suspended batches; without a round nothing happens."""
+        self._preemptible.cancel()
         self._round = None
 
-    @torch.inference_mode()
-    def compute(self, batches: Sequence[Sequence[NonceKey]]) -> list[dict[str, Any]]:
-        """Compute the distances of batches, each launched before the results of the one before are read.
+    def start(self, batches: Sequence[Sequence[NonceKey]], layers: int | None) -> dict[str, Any]:
+        """Begin to compute distances, and go on for so many layers.
 
         Args:
             batches: in each (public key, nonce), between one and the round's `batch_size`. A batch is padded
-                to its fixed shape with the first of them.
-
-        Returns:
-            For each batch `distances`, NaN where the nonce failed, and `host_seconds`, which this process
-            took to launch it.
+                to its fixed shape with the first of them. Of several, each is launched before the results of
+                the one before are read.
+            layers: as for `advance`.
 
         Raises:
-            EngineError: no round is open.
+            EngineError: no round is open, or other batches are suspended.
             FieldError: the number of keys does not fit.
         """
+        if self._preemptible.is_suspended:
+            raise EngineError("PoC batches are suspended on this worker; no others can begin")
+        self._preemptible.start(partial(self._compute, batches))
+        return self.advance(layers)
+
+    def advance(self, layers: int | None) -> dict[str, Any]:
+        """Let the suspended batches go on for so many layers, to their end where that is None.
+
+        Returns:
+            `seconds`, the device's time; `layers`, how many attention layers it has got through; and
+            `batches`, None where it is suspended again, else for each batch `distances`, NaN where the nonce
+            failed, and `host_seconds`, which this process took to launch it.
+
+        Raises:
+            EngineError: none are suspended.
+        """
+        if not self._preemptible.is_suspended:
+            raise EngineError("no PoC batch is suspended on this worker")
+        busy = DeviceTime(self._device)
+
+        def go_on() -> tuple[int, list[Any]]:
+            progress = self._preemptible.advance(layers)
+            busy.stop()
+            # A slice is over when the device has done it, or slices would pile up behind the launch queue.
+            self._agreement.wait_for_device(busy.has_arrived)
+            return progress
+
+        # Where one rank has failed and another stands at a checkpoint, their collectives no longer pair.
+        passed, done = self._agreement.with_collectives("a slice of a PoC batch", go_on)
+        return {"seconds": busy.seconds, "layers": passed, "batches": done[0] if done else None}
+
+    def _try(self, action: Callable[[], None]) -> None:
+        self._preemptible.start(action)
+        self._preemptible.advance(None)
+
+    @torch.inference_mode()
+    def _settle_forward(self, keys: Sequence[NonceKey]) -> None:
+        """Find out whether the final norm can be left out, and whether the compiled model is the model."""
+        _, _, inputs = self._agreement.without_collectives(
+            "preparing the warm-up", lambda: self._prepare(keys)
+        )
+        self._agreement.with_collectives(
+            "trying the final norm", lambda: self._forward.postpone_norm(inputs[:1].clone())
+        )
+        self._agreement.with_collectives(
+            "trying the compiled model", lambda: self._forward.check_compiled(inputs[:1])
+        )
+
+    @torch.inference_mode()
+    def _compute(self, batches: Sequence[Sequence[NonceKey]]) -> list[dict[str, Any]]:
         results = []
         running: _RunningBatch | None = None
         for keys in batches:
@@ -181,7 +238,7 @@ class PoCWorker:
         return results
 
     def _launch(self, keys: Sequence[NonceKey]) -> _RunningBatch:
-        begun = time.perf_counter()
+        begun = time.thread_time()  # which stands still where the thread does
         tensors, padded, inputs = self._agreement.without_collectives(
             "preparing a PoC batch", lambda: self._prepare(keys)
         )
@@ -191,13 +248,16 @@ class PoCWorker:
             return HostCopy(tensors.distances(hidden_states, padded, norm))
 
         distances = self._agreement.with_collectives("the forward of a PoC batch", run)
-        return _RunningBatch(distances, len(keys), time.perf_counter() - begun)
+        return _RunningBatch(distances, len(keys), time.thread_time() - begun)
 
     def _read(self, batch: _RunningBatch) -> dict[str, Any]:
         # What fails on the device is seen here, after the collectives: a divided vote has to stop the engine.
-        distances = self._agreement.with_collectives(
-            "reading a PoC batch", lambda: self._agreement.wait_for_device(batch.distances).tolist()
-        )
+        def read() -> list[float]:
+            self._agreement.wait_for_device(batch.distances.has_arrived)
+            distances: list[float] = batch.distances.tensor.tolist()
+            return distances
+
+        distances = self._agreement.with_collectives("reading a PoC batch", read)
         return {"distances": distances[: batch.size], "host_seconds": batch.host_seconds}
 
     def _prepare(self, keys: Sequence[NonceKey]) -> tuple[RoundTensors, list[NonceKey], Tensor]:
@@ -223,6 +283,20 @@ class PoCWorker:
         # Summed in slices: a large table in fp32 would not fit beside the KV cache.
         total = sum(float(part.float().square().sum(dtype=torch.float64)) for part in rows.split(4096))
         return total, rows.numel()
+
+
+def _thread_on(device: torch.device) -> Callable[[], None]:
+    """What a thread has to set for itself to work where the calling one does."""
+    if device.type == "cpu":
+        return lambda: None
+    stream = torch.cuda.current_stream(device)
+
+    def enter() -> None:
+        torch.cuda.set_device(device)
+        # vLLM's own, once it is imported; without it, it would make a new stream for a new thread.
+        torch.cuda.set_stream(stream)
+
+    return enter
 
 
 def _reply(worker: "Worker", sequence: int, action: Callable[[PoCWorker], object]) -> dict[str, Any]:
@@ -263,11 +337,16 @@ def poc_open_round(self: "Worker", sequence: int, spec: Mapping[str, Any]) -> di
     return _reply(self, sequence, lambda state: state.open_round(RoundSpec.from_wire(dict(spec))))
 
 
-def poc_compute(
-    self: "Worker", sequence: int, batches: Sequence[Sequence[tuple[str, int]]]
+def poc_start(
+    self: "Worker", sequence: int, batches: Sequence[Sequence[tuple[str, int]]], layers: int | None
 ) -> dict[str, Any]:
-    """Compute batches of (public key, nonce) pairs; the payload has distances and host time of each."""
-    return _reply(self, sequence, lambda state: state.compute(batches))
+    """Begin batches of (public key, nonce) pairs; the payload is that of `poc_advance`."""
+    return _reply(self, sequence, lambda state: state.start(batches, layers))
+
+
+def poc_advance(self: "Worker", sequence: int, layers: int | None) -> dict[str, Any]:
+    """Go on with suspended batches; the payload has the time it took and, at the end, the batches."""
+    return _reply(self, sequence, lambda state: state.advance(layers))
 
 
 def poc_close_round(self: "Worker", sequence: int) -> dict[str, Any]:
@@ -275,4 +354,11 @@ def poc_close_round(self: "Worker", sequence: int) -> dict[str, Any]:
     return _reply(self, sequence, lambda state: state.close_round())
 
 
-RPC_METHODS = (poc_setup, poc_warm_up, poc_open_round, poc_compute, poc_close_round)
+RPC_METHODS = (
+    poc_setup,
+    poc_warm_up,
+    poc_open_round,
+    poc_start,
+    poc_advance,
+    poc_close_round,
+)

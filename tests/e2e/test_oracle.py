@@ -19,8 +19,8 @@ async def oracle_distances(engine: TransformersEngine, round_: Round, nonces: li
     key = round_.config.public_key
     keys = [(key, nonce) for nonce in nonces]
     starts = range(0, len(keys), round_.batch_size)
-    batches = await engine.compute([keys[start : start + round_.batch_size] for start in starts])
-    return [distance for batch in batches for distance in batch.distances]
+    done = await engine.start([keys[start : start + round_.batch_size] for start in starts], None)
+    return [distance for batch in done.batches or () for distance in batch.distances]
 
 
 @pytest.mark.parametrize("use_random_projection", [True, False])

@@ -1,7 +1,6 @@
 """A whole round on a real server: found, delivered, validated, and forgeries caught."""
 
 import math
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -185,28 +184,6 @@ def test_inference_is_not_touched(node: Node) -> None:
     assert node.probe("cache_checksum") == cache
     assert all(result == {"hold": True, "used": True} for result in node.probe("guards_hold"))
 
-    # Every token waits for a batch, so these are shorter.
-    round_ = round_request(valid_rate=0.5, seq_len=64)
-    node.poc("/init/validate", round_)
-    expected = computed(node, round_, list(range(BATCH_SIZE)))
-    stop = threading.Event()
-
-    def validate_again_and_again() -> int:
-        count = 0
-        while not stop.is_set():
-            assert computed(node, round_, list(range(BATCH_SIZE))) == expected
-            count += 1
-        return count
-
-    with ThreadPoolExecutor() as pool:
-        validations = pool.submit(validate_again_and_again)
-        try:
-            during = [node.complete(prompt) for prompt in prompts]
-        finally:
-            stop.set()
-        assert validations.result() > 1, "the completions were meant to run beside validations"
-    assert during == before
-    node.poc("/stop")
     assert [node.complete(prompt) for prompt in prompts] == before
 
 

@@ -89,10 +89,7 @@ def test_a_device_that_never_answers_stops_the_process() -> None:
 from datetime import timedelta
 from hallmark.poc.engine.agreement import Agreement
 
-class NeverArriving:
-    has_arrived = False
-
-Agreement(None, timedelta(seconds=0.3)).wait_for_device(NeverArriving())
+Agreement(None, timedelta(seconds=0.3)).wait_for_device(lambda: False)
 """
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == STOPPED

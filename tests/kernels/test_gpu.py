@@ -200,7 +200,7 @@ def test_a_batch_waits_for_nothing() -> None:
     with waiting_is_an_error():
         copy = HostCopy(tensors.distances(tensors.inputs(keys).view(-1, 1024), keys))
     torch.cuda.synchronize()
-    assert copy.has_arrived
+    assert copy.has_arrived()
     assert bool((copy.tensor > 0).all())
 
 

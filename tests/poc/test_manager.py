@@ -20,7 +20,7 @@ from transformers_engine import tiny_model
 
 from hallmark.poc.batch_times import MOST_BATCHES
 from hallmark.poc.config import PoCState
-from hallmark.poc.engine_protocol import ComputedBatch
+from hallmark.poc.engine_protocol import Slice
 from hallmark.poc.errors import (
     EngineError,
     FieldError,
@@ -134,7 +134,7 @@ class TestStates:
         assert first.ended
         assert "replaced by a round for block" in str(first.reason)
         assert first.memory_bytes is None, "the old round was closed on the engine before the new one"
-        opens = [name for name in engine.calls if name != "compute"]
+        opens = [name for name in engine.calls if name in ("open", "close")]
         assert opens == ["open", "close", "open"]
 
     async def test_a_refused_request_leaves_the_round_alone(self, manager: PoCManager) -> None:
@@ -188,6 +188,7 @@ class TestStates:
         self, engine: Engine, manager: PoCManager, receiver: CallbackReceiver
     ) -> None:
         engine.hold()
+        engine.is_idle = True
         await manager.start_round(config(callback_url=receiver.url))
         await eventually(lambda: engine.keys)
         await manager.stop()
@@ -197,10 +198,21 @@ class TestStates:
         await eventually(lambda: engine.calls[-1] == "close")
         status = manager.status()
         assert status["total_checked"] == 8
-        assert engine.calls == ["open", "compute", "close"], "nothing is begun after the stop"
+        assert engine.calls == ["open", "start", "close"], "nothing is begun after the stop"
         await eventually(lambda: receiver.bodies("generated"))
         assert receiver.bodies("generated")[0]["nonces"] == list(range(8)), "what was found is delivered"
         assert status["projection"]["bytes"] == 0
+
+    async def test_stop_gives_up_a_batch_that_is_suspended(self, engine: Engine, manager: PoCManager) -> None:
+        """Inference is at work, so that the batch stands still after its first layer."""
+        engine.hold()
+        await manager.start_round(config())
+        await eventually(lambda: engine.keys)
+        await manager.stop()
+        engine.release()
+        await eventually(lambda: engine.calls[-1] == "close")
+        assert engine.calls == ["open", "start", "close"]
+        assert manager.status()["total_checked"] == 0
 
     async def test_a_stopped_round_begins_from_its_first_nonce_again(
         self, engine: Engine, manager: PoCManager
@@ -254,7 +266,7 @@ class TestGeneration:
         await manager.start_round(config())
         await checked(manager, 8)
         await manager.switch_phase(VALIDATING)
-        await eventually(lambda: not engine._busy)
+        await eventually(lambda: manager.status()["total_checked"] == len(nonces_of(engine)))
         paused_at = manager.status()["total_checked"]
         assert (await manager.validate(await honest_proof(config(), [1, 2]))).verdict is Verdict.HONEST
         assert manager.status()["total_checked"] == paused_at, "validation is not generation"
@@ -577,12 +589,13 @@ class TestFailures:
     async def test_an_engine_that_answers_too_little_is_not_believed(
         self, engine: Engine, manager: PoCManager
     ) -> None:
-        compute = engine.compute
+        end = engine._end
 
-        async def short(batches: Any) -> list[ComputedBatch]:
-            return [b._replace(distances=b.distances[:-1]) for b in await compute(batches)]
+        async def short(done: Slice) -> Slice:
+            batches = [b._replace(distances=b.distances[:-1]) for b in (await end(done)).batches or ()]
+            return done._replace(batches=batches or None)
 
-        engine.compute = short  # type: ignore[method-assign]
+        engine._end = short  # type: ignore[method-assign]
         await manager.start_round(config())
         await eventually(lambda: manager.state is STOPPED)
         assert manager.status()["reason"] == "the engine answered [7] distances for [8] nonces"
@@ -592,12 +605,12 @@ class TestFailures:
     ) -> None:
         engine.is_idle = True
         await manager.start_round(config())
-        await eventually(lambda: engine.calls.count("compute") >= 4)
+        await eventually(lambda: engine.calls.count("start") >= 4)
         await manager.stop()
         await eventually(lambda: engine.calls[-1] == "close")
         walked = [nonce for keys in engine.keys for _, nonce in keys]
         assert walked == list(range(len(walked))), "the walk goes on from batch to batch"
-        assert len(engine.keys) > engine.calls.count("compute")
+        assert len(engine.keys) > engine.calls.count("start")
         status = manager.status()
         assert status["total_checked"] == len(walked), "a call in flight at the stop is counted"
         batches = status["batches"]
@@ -609,10 +622,10 @@ class TestFailures:
         self, engine: Engine, manager: PoCManager
     ) -> None:
         await manager.start_round(config())
-        await eventually(lambda: engine.calls.count("compute") >= 8)
+        await eventually(lambda: engine.calls.count("start") >= 8)
         await manager.stop()
         await eventually(lambda: engine.calls[-1] == "close")
-        assert len(engine.keys) == engine.calls.count("compute")
+        assert len(engine.keys) == engine.calls.count("start")
         assert manager.status()["batches"]["in_last_call"] == 1
 
     async def test_several_batches_of_one_call_are_one_batch_each_for_the_rest(
@@ -701,10 +714,11 @@ class TestShutdown:
         self, engine: Engine, receiver: CallbackReceiver
     ) -> None:
         settings = Settings(callback_interval=3600)
+        engine.is_idle = True
         async with running_manager(engine, settings) as manager:
             await manager.start_round(config(callback_url=receiver.url))
             await checked(manager, 16)
-        assert engine.calls[-1] == "compute"
+        assert engine.calls[-1] == "start"
         assert manager.state is STOPPED
         assert manager.status()["reason"] == "the server is shutting down"
         found = [nonce for body in receiver.bodies("generated") for nonce in body["nonces"]]

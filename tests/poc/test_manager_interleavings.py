@@ -10,7 +10,7 @@ import pytest
 from runtime import POC, QUICK, Engine, application, client_of, config, honest_proof, request, running_manager
 
 from hallmark.poc.config import PoCConfig, PoCState
-from hallmark.poc.engine_protocol import ComputedBatch
+from hallmark.poc.engine_protocol import Slice
 from hallmark.poc.errors import EngineError, HallmarkError, RoundCancelledError, StateError
 from hallmark.poc.fraud import Verdict
 from hallmark.poc.manager import PoCManager
@@ -44,12 +44,12 @@ class WatchedEngine(Engine):
     def is_idle(self) -> bool:
         return self._chance.random() < 0.5
 
-    async def compute(self, batches: Sequence[Sequence[NonceKey]]) -> list[ComputedBatch]:
+    async def start(self, batches: Sequence[Sequence[NonceKey]], layers: int | None) -> Slice:
         assert self.is_open
         self.rounds[-1][1].extend(list(keys) for keys in batches)
         if self.may_fail and self._chance.random() < 0.01:
             raise EngineError("injected")
-        return await super().compute(batches)
+        return await super().start(batches, layers)
 
     async def close_round(self) -> None:
         self.is_open = False

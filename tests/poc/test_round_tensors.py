@@ -186,4 +186,4 @@ def test_without_an_open_round_nothing_is_computed(engine: TransformersEngine) -
     opened(engine)
     asyncio.run(engine.close_round())
     with pytest.raises(EngineError, match="no round is open"):
-        asyncio.run(engine.compute([[("key", 1)]]))
+        asyncio.run(engine.start([[("key", 1)]], None))

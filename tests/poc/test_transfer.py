@@ -13,5 +13,5 @@ def test_on_the_cpu_nothing_is_copied_up() -> None:
 def test_on_the_cpu_a_result_is_there_at_once() -> None:
     tensor = torch.arange(4.0)
     copy = HostCopy(tensor)
-    assert copy.has_arrived
+    assert copy.has_arrived()
     assert torch.equal(copy.tensor, tensor)

@@ -161,6 +161,7 @@ def test_cancelled_jobs_say_why_and_late_distances_change_nothing() -> None:
     assert queue.stats == {
         "queued_jobs": 0,
         "queued_nonces": 0,
+        "nonces_per_second": None,
         "completed_jobs": 0,
         "cancelled_jobs": 2,
         "checked_nonces": 0,

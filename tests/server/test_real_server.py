@@ -77,11 +77,14 @@ async def test_a_go_client_that_never_reads_its_answer_is_served_all_the_same(
     await eventually(lambda: manager.state == "GENERATING")
 
 
-async def test_a_client_that_leaves_while_it_waits_leaves_its_batch_to_be_judged(
-    url: str, engine: Engine, manager: PoCManager
+@pytest.mark.parametrize("has_callback", [True, False])
+async def test_a_client_that_leaves_while_it_waits_leaves_its_batch_to_whoever_hears_of_it(
+    url: str, engine: Engine, manager: PoCManager, has_callback: bool
 ) -> None:
+    """The verdict goes to the callback URL; without one nobody could ask for it, and it is given up."""
+    callback = {"callback_url": f"{url}/not/there"} if has_callback else {}
     async with httpx.AsyncClient(base_url=url) as http:
-        await http.post(f"{POC}/init/validate", json=request())
+        await http.post(f"{POC}/init/validate", json=request(**callback))
     engine.hold()
     proof = (await honest_proof(config(), range(6))).as_dict()
     address = urlsplit(url)
@@ -89,8 +92,11 @@ async def test_a_client_that_leaves_while_it_waits_leaves_its_batch_to_be_judged
     writer.write(posted(f"{POC}/validate", json.dumps(proof).encode()))
     await eventually(lambda: engine.keys)
     writer.close()
+    if not has_callback:
+        await eventually(lambda: manager.status()["validation"]["cancelled_jobs"] == 1)
     engine.release()
-    await eventually(lambda: manager.status()["validation"]["completed_jobs"] == 1)
+    await eventually(lambda: manager.status()["validation"]["queued_jobs"] == 0)
+    assert manager.status()["validation"]["completed_jobs"] == int(has_callback)
 
 
 class TestLargeBodies:

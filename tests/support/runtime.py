@@ -18,7 +18,7 @@ from transformers import Qwen3ForCausalLM
 from transformers_engine import TransformersEngine, tiny_model
 
 from hallmark.poc.config import PoCConfig
-from hallmark.poc.engine_protocol import ComputedBatch
+from hallmark.poc.engine_protocol import ComputedBatch, Slice
 from hallmark.poc.errors import EngineError
 from hallmark.poc.manager import PoCManager
 from hallmark.poc.nonces import NonceKey
@@ -52,7 +52,7 @@ class Engine(TransformersEngine):
     """A real engine whose batches can be held back, and that fails on request.
 
     Attributes:
-        calls: What was called, in order: `open`, `compute`, `close`.
+        calls: What was called, in order: `open`, `start`, `advance`, `close`.
         keys: The keys of every computed batch.
         is_idle: Whether a call may compute several batches; at first none may.
         overlapped: Whether a call began while another one was running, which the engine must not see.
@@ -106,17 +106,28 @@ class Engine(TransformersEngine):
                 raise self.fail_open
             return await super().open_round(spec)
 
-    async def compute(self, batches: Sequence[Sequence[NonceKey]]) -> list[ComputedBatch]:
-        async with self._call("compute"):
+    async def start(self, batches: Sequence[Sequence[NonceKey]], layers: int | None) -> Slice:
+        async with self._call("start"):
             self.keys += [list(keys) for keys in batches]
-            computed = await super().compute(batches)
-            await self._may_compute.wait()
-            if self.fail_compute is not None:
-                raise self.fail_compute
-            return [
+            return await self._end(await super().start(batches, layers))
+
+    async def advance(self, layers: int | None) -> Slice:
+        async with self._call("advance"):
+            return await self._end(await super().advance(layers))
+
+    async def _end(self, done: Slice) -> Slice:
+        await self._may_compute.wait()
+        if self.fail_compute is not None:
+            raise self.fail_compute
+        if done.batches is None:
+            return done
+        batches = zip(self.keys[-len(done.batches) :], done.batches, strict=True)
+        return done._replace(
+            batches=[
                 ComputedBatch(self._with_failures(keys, batch.distances), batch.host_seconds)
-                for keys, batch in zip(batches, computed, strict=True)
+                for keys, batch in batches
             ]
+        )
 
     def _with_failures(self, keys: Sequence[NonceKey], distances: Sequence[float]) -> list[float]:
         return [

@@ -13,7 +13,7 @@ import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from hallmark.poc.config import DeployedModel
-from hallmark.poc.engine_protocol import ComputedBatch
+from hallmark.poc.engine_protocol import ComputedBatch, Slice
 from hallmark.poc.errors import EngineError
 from hallmark.poc.forward import RoundTensors, pad_keys
 from hallmark.poc.nonces import NonceKey
@@ -71,6 +71,9 @@ class TransformersEngine:
         self._dtype: torch.dtype = model.dtype
         self._spec: RoundSpec | None = None
         self._tensors: RoundTensors | None = None
+        self._n_layers: int = model.config.num_hidden_layers
+        self._suspended: Sequence[Sequence[NonceKey]] | None = None
+        self._layers_left = 0
         embeddings = model.get_input_embeddings().weight.detach()
         self.model = DeployedModel(
             hidden_size=model.config.hidden_size,
@@ -98,8 +101,27 @@ class TransformersEngine:
     def is_idle(self) -> bool:
         return True
 
-    async def compute(self, batches: Sequence[Sequence[NonceKey]]) -> list[ComputedBatch]:
-        return await asyncio.to_thread(lambda: [self._timed(keys) for keys in batches])
+    async def start(self, batches: Sequence[Sequence[NonceKey]], layers: int | None) -> Slice:
+        if self._suspended is not None:
+            raise EngineError("batches are suspended")
+        self._suspended, self._layers_left = batches, self._n_layers * len(batches)
+        return await self._go_on(layers)
+
+    async def advance(self, layers: int | None) -> Slice:
+        return await self._go_on(layers)
+
+    async def _go_on(self, layers: int | None) -> Slice:
+        """Layers are counted, and all of them computed with the last one."""
+        if self._suspended is None:
+            raise EngineError("no batches are suspended")
+        begun = time.perf_counter()
+        passed = self._layers_left if layers is None else min(layers, self._layers_left)
+        self._layers_left -= passed
+        if self._layers_left:
+            return Slice(time.perf_counter() - begun, passed, None)
+        batches, self._suspended = self._suspended, None
+        computed = await asyncio.to_thread(lambda: [self._timed(keys) for keys in batches])
+        return Slice(time.perf_counter() - begun, passed, computed)
 
     def _timed(self, keys: Sequence[NonceKey]) -> ComputedBatch:
         begun = time.perf_counter()
@@ -115,4 +137,5 @@ class TransformersEngine:
         return distances[: len(keys)]
 
     async def close_round(self) -> None:
+        self._suspended = None
         self._spec = self._tensors = None
