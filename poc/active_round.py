@@ -164,7 +164,7 @@ class ActiveRound:
         """
         batch.check_against(self.round)
         self._check_dtype(batch)
-        job = self._queue.submit(batch, self.round)
+        job = self._queue.submit(batch, self.round, self.numerics)
         self._wake.set()
         return job
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 from scipy.special import betainc
 
 from hallmark.poc.errors import EngineError
-from hallmark.poc.proof import ProofBatch
+from hallmark.poc.proof import Numerics, ProofBatch
 from hallmark.poc.round import Round
 
 __all__ = [
@@ -55,6 +55,8 @@ class ValidatedBatch:
         failed_nonces: Whose recomputation failed; they left the test.
         probability_honest: p-value of `n_invalid` among `n_judged`; 1 where none was judged.
         verdict: The conclusion.
+        numerics_differ: What the prover's numerics and the verifier's differ in, e.g. `forward` where one
+            computed with the compiled model and the other without. It explains distances and excuses none.
     """
 
     proof: ProofBatch
@@ -71,6 +73,7 @@ class ValidatedBatch:
     failed_nonces: tuple[int, ...]
     probability_honest: float
     verdict: Verdict
+    numerics_differ: tuple[str, ...]
 
     @property
     def fraud_detected(self) -> bool:
@@ -83,7 +86,9 @@ def probability_at_least(k: int, n: int, p: float) -> float:
     return 1.0 if k == 0 else float(betainc(k, n - k + 1, p))
 
 
-def judge(proof: ProofBatch, computed: Mapping[int, float], round_: Round) -> ValidatedBatch:
+def judge(
+    proof: ProofBatch, computed: Mapping[int, float], round_: Round, numerics: Numerics | None = None
+) -> ValidatedBatch:
     """Judge a batch against recomputed distances.
 
     With the round's tolerance a claim is invalid when it does not count in the round or is farther than the
@@ -93,6 +98,7 @@ def judge(proof: ProofBatch, computed: Mapping[int, float], round_: Round) -> Va
         proof: The batch; whether it belongs to the round is `ProofBatch.check_against`'s question.
         computed: The recomputed distance of each nonce of the batch; not finite where that failed.
         round_: The round.
+        numerics: The fingerprint of the arithmetic that recomputed them.
 
     Raises:
         EngineError: A nonce of the batch was not recomputed at all. That is never a pass.
@@ -132,7 +138,13 @@ def judge(proof: ProofBatch, computed: Mapping[int, float], round_: Round) -> Va
         failed_nonces=failed,
         probability_honest=probability,
         verdict=verdict,
+        numerics_differ=_differing(proof.numerics or {}, numerics or {}),
     )
+
+
+def _differing(theirs: Numerics, ours: Numerics) -> tuple[str, ...]:
+    """What both tell of and tell differently."""
+    return tuple(sorted(name for name in theirs.keys() & ours.keys() if theirs[name] != ours[name]))
 
 
 def _is_invalid(claim: float, computed: float, round_: Round) -> bool:

@@ -80,4 +80,5 @@ def _conclusion(validated: ValidatedBatch) -> dict[str, Any]:
         "r_target": validated.r_target,
         "fraud_threshold": validated.fraud_threshold,
         "tolerance": validated.tolerance,
+        "numerics_differ": list(validated.numerics_differ),
     }

@@ -9,7 +9,7 @@ from typing import Literal, TypedDict
 
 from hallmark.poc.errors import FieldError, HallmarkError, QueueFullError, UnknownRequestError
 from hallmark.poc.fraud import ValidatedBatch, judge
-from hallmark.poc.proof import ProofBatch
+from hallmark.poc.proof import Numerics, ProofBatch
 from hallmark.poc.round import Round
 
 __all__ = ["JobStatus", "QueueStats", "ValidationJob", "ValidationQueue"]
@@ -45,6 +45,7 @@ class ValidationJob:
         request_id: What the client asks for it by.
         proof: The batch.
         round: The round it is judged in.
+        numerics: The fingerprint of the arithmetic that judges it.
         nonces: Its nonces without repetitions.
         size: What it takes of the queue's room: every claimed and failed nonce, repetitions included.
         settled: Set once there is a verdict or an error.
@@ -53,10 +54,11 @@ class ValidationJob:
         error: What took the verdict's place.
     """
 
-    def __init__(self, proof: ProofBatch, round_: Round) -> None:
+    def __init__(self, proof: ProofBatch, round_: Round, numerics: Numerics | None) -> None:
         self.request_id = str(uuid.uuid4())
         self.proof = proof
         self.round = round_
+        self.numerics = numerics
         self.nonces = tuple(dict.fromkeys(proof.nonces))
         self.size = len(proof.nonces) + len(proof.failed_nonces)
         self.settled = asyncio.Event()
@@ -107,7 +109,7 @@ class ValidationJob:
         """Note a recomputed distance; the last one brings the verdict."""
         self._computed[nonce] = distance
         if not self.n_open:
-            self._verdict = judge(self.proof, self._computed, self.round)
+            self._verdict = judge(self.proof, self._computed, self.round, self.numerics)
             self._computed = {}
             self._settle()
 
@@ -164,14 +166,19 @@ class ValidationQueue:
             failed_nonces=self._failed_nonces,
         )
 
-    def submit(self, proof: ProofBatch, round_: Round) -> ValidationJob:
+    def submit(self, proof: ProofBatch, round_: Round, numerics: Numerics | None = None) -> ValidationJob:
         """Queue a batch.
+
+        Args:
+            proof: The batch.
+            round_: The round it is judged in.
+            numerics: The fingerprint of the arithmetic that will judge it.
 
         Raises:
             FieldError: It claims no nonce, or more than the queue ever takes.
             QueueFullError: There is no room for it now.
         """
-        job = ValidationJob(proof, round_)
+        job = ValidationJob(proof, round_, numerics)
         if not job.nonces or job.size > self._cap:
             raise FieldError(
                 "nonces",

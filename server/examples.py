@@ -45,6 +45,7 @@ VERDICT: Final[dict[str, Any]] = {
     "r_target": 2.0,
     "fraud_threshold": 0.01,
     "tolerance": 0.0155,
+    "numerics_differ": [],
 }
 
 STATUS: Final[dict[str, Any]] = {

@@ -114,15 +114,16 @@ def _as_json(answers: list[dict[str, Any] | HallmarkError]) -> str:
 
 
 def _as_table(batches: list[ProofBatch], answers: list[dict[str, Any] | HallmarkError]) -> str:
-    """A table of verdicts, and below it each error in full."""
+    """A table of verdicts, and below it each error in full and what was computed otherwise."""
     console = Console()
     with console.capture() as shown:
         console.print(_table(batches, answers))
         for number, answer in enumerate(answers, start=1):
-            if isinstance(answer, HallmarkError):
-                console.print(
-                    f"error of proof {number}: {escape(str(answer))}", soft_wrap=True, highlight=False
-                )
+            note = f"error of proof {number}: {answer}" if isinstance(answer, HallmarkError) else ""
+            if not note and answer.get("numerics_differ"):
+                note = f"proof {number} was computed with another {', '.join(answer['numerics_differ'])}"
+            if note:
+                console.print(escape(note), soft_wrap=True, highlight=False)
     return shown.get().rstrip("\n")
 
 

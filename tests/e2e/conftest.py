@@ -10,12 +10,32 @@ from node import HALLMARK, Node, Receiver, running_node
 
 from hallmark.server.processes import ChildProcess, free_port
 
+# Few blocks, so that requests are preempted, and prompts in chunks.
+TIGHT = ("--num-gpu-blocks-override", "20", "--long-prefill-token-threshold", "128")
+
 
 @pytest.fixture(scope="session")
 def node(demo_model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A server that runs eagerly; shared, so each test leaves it stopped and healthy."""
     log = tmp_path_factory.mktemp("node") / "server.log"
-    with running_node(demo_model_directory, log, "--enforce-eager") as node:
+    with running_node(demo_model_directory, log, "--enforce-eager", *TIGHT) as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def compiled(demo_model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A server that compiles its model for embeddings too, so that PoC's forward is compiled."""
+    log = tmp_path_factory.mktemp("compiled") / "server.log"
+    with running_node(demo_model_directory, log, "--enable-prompt-embeds", *TIGHT) as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def pair(demo_model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A server of two tensor-parallel ranks; the last test that uses it ends it."""
+    log = tmp_path_factory.mktemp("pair") / "server.log"
+    flags = ("--enforce-eager", "--tensor-parallel-size", "2", *TIGHT)
+    with running_node(demo_model_directory, log, *flags, VLLM_CPU_OMP_THREADS_BIND="0|1") as node:
         yield node
 
 

@@ -1,4 +1,4 @@
-"""A server that compiles its inference: PoC runs its own eager forward beside it."""
+"""Servers that compile: PoC runs the compiled model where that takes embeddings, an eager forward else."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,47 +11,67 @@ from hallmark.poc.law import distance_std
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
+ROUND = round_request(seq_len=64)
+NONCES = list(range(2 * BATCH_SIZE))
+CLAIMS = proof(ROUND, NONCES, [1.0] * len(NONCES))
 
-@pytest.fixture(scope="module")
-def compiled(demo_model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    log = tmp_path_factory.mktemp("compiled") / "server.log"
-    with running_node(demo_model_directory, log) as node:
+
+@pytest.fixture
+def compiled_for_tokens(demo_model_directory: Path, tmp_path: Path) -> Iterator[Node]:
+    with running_node(demo_model_directory, tmp_path / "server.log") as node:
         yield node
 
 
-def test_a_round_beside_compiled_inference(node: Node, compiled: Node) -> None:
+def check_a_round(compiled: Node, node: Node) -> None:
+    """Nothing of inference is touched, and the distances are an eager server's but for rounding."""
     prompts = ["The proof of the pudding", "1, 2, 3, 4"]
     before = [compiled.complete(prompt) for prompt in prompts]
     compiled.probe("fill_guards")
     cache = compiled.probe("cache_checksum")
-    round_ = round_request(seq_len=64)
-    nonces = list(range(2 * BATCH_SIZE))
-    claims = proof(round_, nonces, [1.0] * len(nonces))
-    compiled.poc("/init/validate", round_)
-    distances = compiled.poc("/validate", claims)["computed_distances"]
-    assert distances == compiled.poc("/validate", claims)["computed_distances"]
+    compiled.poc("/init/validate", ROUND)
+    distances = compiled.poc("/validate", CLAIMS)["computed_distances"]
+    assert distances == compiled.poc("/validate", CLAIMS)["computed_distances"]
     assert compiled.probe("cache_checksum") == cache
     assert compiled.probe("guards_hold") == [{"hold": True, "used": True}]
     assert [compiled.complete(prompt) for prompt in prompts] == before
-
-    numerics = compiled.status()["numerics"]
-    assert numerics["inference_compiled"] is True
-    assert numerics["forward"] == "eager"
-    node.poc("/init/validate", round_)
-    eager = node.poc("/validate", claims)["computed_distances"]
+    node.poc("/init/validate", ROUND)
+    eager = node.poc("/validate", CLAIMS)["computed_distances"]
     tolerance = ENGINE_TOLERANCES[("bfloat16", "other custom ops")] * distance_std(256)
     assert max(abs(a - b) for a, b in zip(distances, eager, strict=True)) < tolerance
 
 
-def test_generation_on_a_server_that_compiles(compiled: Node) -> None:
+def test_a_round_on_the_compiled_model(node: Node, compiled: Node) -> None:
+    check_a_round(compiled, node)
+    numerics = compiled.status()["numerics"]
+    assert (numerics["forward"], numerics["inference_compiled"]) == ("compiled", True)
+    assert numerics["final_norm"] == "the model's own"
+
+
+@pytest.mark.slow
+def test_a_round_beside_inference_that_is_compiled_for_tokens(node: Node, compiled_for_tokens: Node) -> None:
+    check_a_round(compiled_for_tokens, node)
+    numerics = compiled_for_tokens.status()["numerics"]
+    assert (numerics["forward"], numerics["inference_compiled"]) == ("eager", True)
+    assert numerics["final_norm"] == "last rows"
+
+
+def test_generation_on_the_compiled_model_and_a_validator_that_is_not(node: Node, compiled: Node) -> None:
     round_ = round_request(valid_rate=0.5)
     compiled.poc("/init/generate", round_)
     assert compiled.chat().status_code == 503
     compiled.wait_for(lambda status: status["total_valid"] >= 50)
     compiled.poc("/phase/validate")
     status = compiled.status()
-    found = proof(round_, status["valid_nonces"][:50], status["valid_distances"][:50])
+    found = proof(
+        round_, status["valid_nonces"][:50], status["valid_distances"][:50], numerics=status["numerics"]
+    )
     verdict = compiled.poc("/validate", found)
     assert (verdict["fraud_detected"], verdict["computed_distances"]) == (False, found["dist"])
+    assert verdict["numerics_differ"] == []
     compiled.poc("/stop")
     assert compiled.chat().status_code == 200
+
+    node.poc("/init/validate", round_)
+    verdict = node.poc("/validate", found)
+    assert verdict["fraud_detected"] is False
+    assert {"forward", "inference_compiled", "final_norm"} <= set(verdict["numerics_differ"])

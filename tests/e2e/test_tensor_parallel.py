@@ -1,23 +1,12 @@
 """Two tensor-parallel ranks: the same round, the same verdicts, nothing of inference touched on either."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from node import BATCH_SIZE, Node, proof, round_request, running_node
+from node import BATCH_SIZE, Node, proof, round_request
 from tolerances import ENGINE_TOLERANCES
 
 from hallmark.poc.law import distance_std
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def pair(demo_model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    log = tmp_path_factory.mktemp("tensor-parallel") / "server.log"
-    flags = ("--enforce-eager", "--tensor-parallel-size", "2")
-    with running_node(demo_model_directory, log, *flags, VLLM_CPU_OMP_THREADS_BIND="0|1") as node:
-        yield node
 
 
 def test_two_ranks_find_and_validate_and_agree_with_one(node: Node, pair: Node) -> None:

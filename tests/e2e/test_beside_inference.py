@@ -1,0 +1,104 @@
+"""Sliced batches beside mixed traffic: neither side changes a bit of the other.
+
+Specification 6.2: validation still produces correct distances; no race conditions or deadlocks.
+"""
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from _traffic import Batches, Traffic, completions, metric, some_prompts
+from node import Node, round_request
+from scipy import stats
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
+
+KINDS = {"greedy", "sampled", "streamed", "prefixed", "aborted", "long"}
+KEYS = [[("a prover", 100 * n + i) for i in range(4)] for n in range(5)]
+ROUND = round_request(batch_size=4, seq_len=16)
+SLICED = 60
+
+
+@pytest.fixture(params=["node", "compiled", "pair"])
+def server(request: pytest.FixtureRequest) -> Iterator[Node]:
+    """Eager, compiled, two ranks; each in a round with nothing to validate, so that the tests drive it."""
+    server: Node = request.getfixturevalue(request.param)
+    server.poc("/init/validate", ROUND)
+    yield server
+    server.poc("/stop")
+
+
+@contextmanager
+def slicing(batches: Batches, expected: list[list[float]]) -> Iterator[list[int]]:
+    """Sliced batches one after the other for the length of a block; their number grows in the list."""
+    stop, count, wrong = threading.Event(), [0], list[int]()
+
+    def slice_on() -> None:
+        while not stop.is_set():
+            n = count[0] % len(KEYS)
+            if batches.sliced(KEYS[n]) != expected[n]:
+                wrong.append(n)
+            count[0] += 1
+
+    thread = threading.Thread(target=slice_on)
+    thread.start()
+    try:
+        yield count
+    finally:
+        stop.set()
+        thread.join()
+    assert not wrong
+
+
+def test_sliced_batches_beside_mixed_traffic_are_those_of_an_idle_server(server: Node) -> None:
+    chance = random.Random(0)  # noqa: S311
+    batches = Batches(server.http, chance)
+    idle = [batches.whole(keys) for keys in KEYS]
+    server.probe("fill_guards")
+    steps = metric(server.http, "vllm:iteration_tokens_total_count")
+    preempted = metric(server.http, "vllm:num_preemptions_total")
+    hits = metric(server.http, "vllm:prefix_cache_hits_total")
+    with Traffic(server.url, server.model, clients=6, seed=1).running() as traffic:
+        for n in range(SLICED):
+            assert batches.sliced(KEYS[n % len(KEYS)]) == idle[n % len(KEYS)]
+        while traffic.served.keys() < KINDS and not traffic.errors:
+            assert batches.sliced(KEYS[0]) == idle[0]
+    assert traffic.served.keys() == KINDS
+    assert metric(server.http, "vllm:iteration_tokens_total_count") - steps > batches.slices / 2, (
+        "inference was meant to step between slices"
+    )
+    assert metric(server.http, "vllm:num_preemptions_total") > preempted
+    assert metric(server.http, "vllm:prefix_cache_hits_total") > hits
+    assert all(result == {"hold": True, "used": True} for result in server.probe("guards_hold"))
+    assert [batches.whole(keys) for keys in KEYS] == idle
+
+
+def test_completions_one_at_a_time_are_those_of_a_server_without_proofs(server: Node) -> None:
+    prompts = some_prompts(12, seed=2)
+    alone = completions(server.url, server.model, prompts, tokens=24, at_once=1)
+    batches = Batches(server.http, random.Random(0))  # noqa: S311
+    idle = [batches.whole(keys) for keys in KEYS]
+    with slicing(batches, idle) as count:
+        beside = completions(server.url, server.model, prompts, tokens=24, at_once=1)
+    assert beside == alone
+    assert count[0] > 1, "the completions were meant to run beside batches"
+
+
+def test_under_concurrency_completions_differ_no_more_often_than_without_proofs(server: Node) -> None:
+    """How requests meet in a batch is a matter of timing, with or without PoC."""
+    prompts = some_prompts(48, seed=3)
+
+    def run() -> list[str]:
+        return completions(server.url, server.model, prompts, tokens=12, at_once=8)
+
+    first, second = run(), run()
+    batches = Batches(server.http, random.Random(0))  # noqa: S311
+    with slicing(batches, [batches.whole(keys) for keys in KEYS]) as count:
+        beside = run()
+    assert count[0] > 1
+    without = sum(a != b for a, b in zip(first, second, strict=True))
+    with_proofs = sum(a != b for a, b in zip(first, beside, strict=True))
+    table = [[with_proofs, len(prompts) - with_proofs], [without, len(prompts) - without]]
+    assert stats.fisher_exact(table, "greater").pvalue > 1e-3, (with_proofs, without)
