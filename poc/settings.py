@@ -22,7 +22,10 @@ _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Settings(BaseModel):
-    """What an operator may set, as `--additional-config '{"hallmark": {...}}'`; times are in seconds."""
+    """What an operator may set, as `--additional-config '{"hallmark": {...}}'`.
+
+    Times are in seconds where the name does not say milliseconds.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

@@ -1,10 +1,14 @@
 """vLLM's entry point for Hallmark's routes (`vllm.endpoint_plugins`)."""
 
 import logging
+import os
 from argparse import Namespace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
+from prometheus_client import REGISTRY
 from starlette.datastructures import State
 
 from hallmark.poc.errors import UnsupportedError
@@ -12,9 +16,12 @@ from hallmark.poc.manager import PoCManager
 from hallmark.poc.settings import Settings
 from hallmark.server.app import attach_manager_to_state, mount
 from hallmark.server.auth import check_exposure
+from hallmark.server.metrics import PoCCollector, register
 from hallmark.server.tether import parent_is_gone
 
 __all__ = ["HallmarkPlugin", "create_plugin"]
+
+logger = logging.getLogger(__name__)
 
 
 class HallmarkPlugin:
@@ -27,9 +34,13 @@ class HallmarkPlugin:
     name = "hallmark_api"
     required_tasks = ("generate",)
 
+    def __init__(self) -> None:
+        self._metrics: PoCCollector | None = None
+
     def attach_router(self, app: FastAPI) -> None:
         """Add the routes and the inference gate."""
         mount(app)
+        app.include_router(APIRouter(lifespan=self._unregister_at_the_end))
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Set proof of compute up on the engine.
@@ -51,7 +62,24 @@ class HallmarkPlugin:
         # vLLM can lose the SIGTERM of a parent's death while it starts, and would serve on without an owner.
         if parent_is_gone():
             raise UnsupportedError("the command that started this server has ended while it started")
-        attach_manager_to_state(state, PoCManager(engine, settings))
+        manager = PoCManager(engine, settings)
+        attach_manager_to_state(state, manager)
+        # What vLLM's /metrics shows where there is one API server process, and there is one.
+        self._metrics = register(manager, REGISTRY)
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            logger.warning(
+                "/metrics has nothing of Hallmark: with PROMETHEUS_MULTIPROC_DIR it shows what is in that "
+                "directory only; unset the variable"
+            )
+
+    @asynccontextmanager
+    async def _unregister_at_the_end(self, _: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            if self._metrics is not None:
+                REGISTRY.unregister(self._metrics)
+                self._metrics = None
 
 
 def _log_where_vllm_does() -> None:

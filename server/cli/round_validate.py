@@ -119,11 +119,13 @@ def _as_table(batches: list[ProofBatch], answers: list[dict[str, Any] | Hallmark
     with console.capture() as shown:
         console.print(_table(batches, answers))
         for number, answer in enumerate(answers, start=1):
-            note = f"error of proof {number}: {answer}" if isinstance(answer, HallmarkError) else ""
-            if not note and answer.get("numerics_differ"):
+            if isinstance(answer, HallmarkError):
+                note = f"error of proof {number}: {answer}"
+            elif answer.get("numerics_differ"):
                 note = f"proof {number} was computed with another {', '.join(answer['numerics_differ'])}"
-            if note:
-                console.print(escape(note), soft_wrap=True, highlight=False)
+            else:
+                continue
+            console.print(escape(note), soft_wrap=True, highlight=False)
     return shown.get().rstrip("\n")
 
 

@@ -1,12 +1,15 @@
 """A whole round on a real server: found, delivered, validated, and forgeries caught."""
 
 import math
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from node import BATCH_SIZE, Node, Receiver, proof, round_request, running_node
+from prometheus_client.parser import text_string_to_metric_families
 from scipy import stats
 
 from hallmark.poc.law import distance_std, r_target_for
@@ -151,6 +154,22 @@ def test_distances_are_the_same_after_a_restart(
     with running_node(demo_model_directory, tmp_path / "again.log", "--enforce-eager") as again:
         again.poc("/init/validate", round_)
         assert computed(again, round_, nonces) == before
+        shut_down_in_the_middle_of_a_batch(again, round_)
+    assert "Traceback" not in (tmp_path / "again.log").read_text()
+
+
+def shut_down_in_the_middle_of_a_batch(node: Node, round_: dict[str, Any]) -> None:
+    """Beside a completion, so that the batch is sliced; the server ends by itself, and in order."""
+    many = list(range(5_000))
+    node.poc("/validate?wait=false", proof(round_, **claim(many)), status=202)
+    prompt = {"model": node.model, "prompt": "on and on", "max_tokens": 2_000, "ignore_eos": True}
+    with node.http.stream("POST", "/v1/completions", json={**prompt, "stream": True}) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        before = node.status()["validation"]["slices_beside_inference"]
+        node.wait_for(lambda status: status["validation"]["slices_beside_inference"] > before)
+        os.kill(node.process.pid, signal.SIGTERM)
+    assert node.process.wait(60) == 0
 
 
 def test_projection_and_its_absence_give_other_distances(node: Node) -> None:
@@ -236,6 +255,40 @@ def test_the_status_names_the_numerics_and_the_batch_shape(node: Node) -> None:
     assert numerics["final_norm"] == "last rows"
     assert (numerics["dtype"], numerics["tensor_parallel_size"]) == (demo_dtype(), 1)
     assert (numerics["batch_size"], numerics["seq_len"]) == (BATCH_SIZE, 32)
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/metrics/"])
+def test_vllms_metrics_have_ours_and_agree_with_the_status(node: Node, path: str) -> None:
+    """vLLM answers the one path in a thread, the other on the event loop."""
+    round_ = round_request()
+    node.poc("/init/validate", round_)
+    computed(node, round_, list(range(40)))
+    scraped = node.http.get(path)
+    status = node.status()
+    assert scraped.status_code == 200
+    families = list(text_string_to_metric_families(scraped.text))
+    assert any(family.name.startswith("vllm:") for family in families)
+    ours = {
+        " ".join((sample.name.removeprefix("hallmark_"), *sample.labels.values())): sample.value
+        for family in families
+        if family.name.startswith("hallmark_")
+        for sample in family.samples
+    }
+    validation = status["validation"]
+    assert status["state"] == "VALIDATING"
+    assert (ours["state VALIDATING"], ours["state GENERATING"], ours["gate_closed"], ours["stuck"]) == (
+        1,
+        0,
+        0,
+        0,
+    )
+    assert ours["round_batches_total"] == status["batches"]["computed"] >= 2
+    assert ours["round_slices_total"] == validation["slices"] >= 2
+    assert ours["validation_checked_nonces_total"] == validation["checked_nonces"] >= 40
+    assert ours["validation_completed_jobs_total"] == validation["completed_jobs"] >= 1
+    assert ours["share_allowed_ratio"] == validation["share"]
+    assert ours["layer_seconds"] == validation["layer_ms"] / 1e3 > 0
+    assert ours["max_stall_met"] == validation["max_stall_is_met"]
 
 
 def test_a_batch_of_other_settings_is_refused_not_judged(node: Node, receiver: Receiver) -> None:

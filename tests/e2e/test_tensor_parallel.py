@@ -74,10 +74,10 @@ def test_a_failure_before_the_first_collective_ends_the_round_and_inference_goes
 def test_a_failure_on_one_rank_between_collectives_stops_the_server(pair: Node) -> None:
     """Unpaired collectives cannot be repaired: the server ends, loudly, and does not go on half alive.
 
-    The last test of this module, since it takes the server away.
+    The last test of this fixture, since it takes the server away.
     """
     pair.poc("/init/validate", round_request())
-    pair.probe("break_the_forward_on_rank_1")
+    pair.probe("break_a_layer", "fail", 1)
     pair.poc("/phase/generate")
     # The exit code is vLLM's, which takes a dead engine for a reason to shut down in order.
     assert pair.process.wait(120) is not None, "the server must end"

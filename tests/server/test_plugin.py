@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
+from prometheus_client import generate_latest
 from runtime import POC, Engine, client_of, request, running_manager
 
 from hallmark.poc.errors import FieldError, UnsupportedError
@@ -75,6 +76,29 @@ async def test_a_network_without_a_token_is_refused(monkeypatch: pytest.MonkeyPa
     everywhere = Namespace(host=None, uds=None)
     with pytest.raises(UnsupportedError, match="every address"):
         await create_plugin().init_state(EngineClient(), FastAPI().state, everywhere)
+
+
+@pytest.mark.parametrize("directory", [None, "/somewhere"])
+async def test_the_metrics_are_shown_from_the_set_up_to_the_shutdown(
+    directory: str | None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the registry that vLLM's /metrics shows, or the log says why not; a process may set up again."""
+
+    async def connect(*_: object) -> Engine:
+        return Engine()
+
+    monkeypatch.setattr("hallmark.poc.engine.client.connect", connect)
+    if directory is not None:
+        monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", directory)
+    for _ in range(2):
+        app, plugin = FastAPI(), create_plugin()
+        plugin.attach_router(app)
+        await plugin.init_state(EngineClient(), app.state, LOOPBACK)
+        async with app.router.lifespan_context(app):
+            assert b'hallmark_state{state="IDLE"} 1.0' in generate_latest()
+        assert b"hallmark" not in generate_latest()
+    warned = [record for record in caplog.records if "PROMETHEUS_MULTIPROC_DIR" in record.message]
+    assert len(warned) == (0 if directory is None else 2)
 
 
 async def test_the_apps_own_error_handlers_do_not_change_our_answers() -> None:

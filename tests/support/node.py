@@ -69,8 +69,9 @@ class Node:
         text: str = self.post("/v1/completions", body)["choices"][0]["text"]
         return text
 
-    def probe(self, method: str) -> list[Any]:
-        results: list[Any] = self.post("/collective_rpc", {"method": f"probe_{method}"})["results"]
+    def probe(self, method: str, *arguments: Any) -> list[Any]:
+        body = {"method": f"probe_{method}", "args": arguments}
+        results: list[Any] = self.post("/collective_rpc", body)["results"]
         return results
 
 

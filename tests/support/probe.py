@@ -1,17 +1,16 @@
 """A look into the worker, mixed in by vLLM's own `--worker-extension-cls`, called by its `/collective_rpc`.
 
-It only reads, but for the guard values and for `poison`, which makes a model's output non-finite.
+It only reads, but for the guard values and for what breaks the model or a batch on purpose.
 """
 
+import gc
 import hashlib
+import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import torch
-from vllm.distributed import get_tp_group
 
-from hallmark.poc.engine.agreement import Agreement
-from hallmark.poc.engine.forward import ModelForward
 from hallmark.poc.engine.worker import STATE_ATTRIBUTE
 
 if TYPE_CHECKING:
@@ -82,13 +81,37 @@ class Probe(Base):
         """The same on one rank only."""
         return self.probe_forget_round() if self.rank == 1 else {}
 
-    def probe_break_the_forward_on_rank_1(self) -> dict[str, Any]:
-        """Let the next forward fail on one rank, before its first all-reduce; votes wait a short time."""
+    def probe_break_a_layer(self, how: str, rank: int | None = None) -> dict[str, Any]:
+        """Let the third layer of the next batch `fail` or `hang`, on one rank or on all.
+
+        Whoever waits for the others or for a forward is given ten seconds.
+        """
         state = getattr(self, STATE_ATTRIBUTE)
-        state._agreement = Agreement(get_tp_group().cpu_group, timedelta(seconds=10))
-        if self.rank == 1:
-            state._forward = ModelForward(None, self.vllm_config, state.attention, torch.device("cpu"))
+        state._agreement._timeout = state._preemptible._timeout = timedelta(seconds=10)
+        if rank not in (None, self.rank):
+            return {}
+        impl = state.attention.layers[sorted(self._probe_live_layers())[2]].impl
+        forward = impl.forward
+
+        def broken(*arguments: Any, **named: Any) -> Any:
+            impl.forward = forward
+            if how == "hang":
+                threading.Event().wait()
+            raise ValueError("the third layer is broken")
+
+        impl.forward = broken
         return {}
+
+    def probe_live_bytes(self) -> dict[str, Any]:
+        """The bytes of all large tensors that are alive in this process, shared storage once."""
+        gc.collect()
+        plain = (torch.Tensor, torch.nn.Parameter)  # compilation leaves others that have no storage
+        storages = {
+            storage.data_ptr(): storage.nbytes()
+            for each in gc.get_objects()
+            if type(each) in plain and (storage := each.untyped_storage()).nbytes() >= 2**16
+        }
+        return {"bytes": sum(storages.values())}
 
     def _probe_live_layers(self) -> dict[str, Any]:
         layers = self.vllm_config.compilation_config.static_forward_context

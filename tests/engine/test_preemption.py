@@ -1,0 +1,181 @@
+"""A task in a thread that stands still at checkpoints, and moves only while somebody waits for it."""
+
+import gc
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+import torch
+from vllm.forward_context import ForwardContext, override_forward_context
+from vllm.forward_context import is_forward_context_available as has_context
+
+from hallmark.poc.engine.preemption import Preemptible
+
+TIMEOUT = timedelta(seconds=30)
+STOPPED = 70
+
+
+@pytest.fixture
+def preemptible() -> Preemptible:
+    return Preemptible(lambda: None, TIMEOUT)
+
+
+class Counting:
+    """A task that counts its way past checkpoints."""
+
+    def __init__(self, preemptible: Preemptible, until: int) -> None:
+        self.preemptible = preemptible
+        self.until = until
+        self.count = 0
+
+    def __call__(self) -> str:
+        for _ in range(self.until):
+            self.preemptible.checkpoint()
+            self.count += 1
+        return "done"
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 10, 11, None])
+def test_it_stands_still_after_so_many_checkpoints(preemptible: Preemptible, step: int | None) -> None:
+    task = Counting(preemptible, 10)
+    preemptible.start(task)
+    assert (task.count, preemptible.is_suspended) == (0, True), "it does not move by itself"
+    passed = 0
+    while True:
+        here, result = preemptible.advance(step)
+        passed += here
+        assert task.count == passed
+        if result:
+            break
+        assert here == step
+        assert preemptible.is_suspended
+    assert (result, passed, preemptible.is_suspended) == (["done"], 10, False)
+
+
+def test_one_task_at_a_time(preemptible: Preemptible) -> None:
+    with pytest.raises(RuntimeError, match="no task is suspended"):
+        preemptible.advance(1)
+    preemptible.start(Counting(preemptible, 3))
+    with pytest.raises(RuntimeError, match="suspended already"):
+        preemptible.start(Counting(preemptible, 3))
+
+
+def test_what_a_thread_must_set_for_itself_is_set_first() -> None:
+    entered: list[int] = []
+    preemptible = Preemptible(lambda: entered.append(threading.get_ident()), TIMEOUT)
+    preemptible.start(threading.get_ident)
+    assert preemptible.advance(None)[1] == entered
+    assert entered != [threading.get_ident()]
+
+
+def test_its_inference_mode_stays_its_own(preemptible: Preemptible) -> None:
+    def task() -> bool:
+        with torch.inference_mode():
+            preemptible.checkpoint()
+            preemptible.checkpoint()
+            return torch.is_inference_mode_enabled()
+
+    preemptible.start(task)
+    preemptible.advance(1)
+    assert not torch.is_inference_mode_enabled()
+    assert preemptible.advance(None) == (1, [True])
+
+
+def test_its_forward_context_is_gone_while_it_stands_still(preemptible: Preemptible) -> None:
+    ours = object.__new__(ForwardContext)
+
+    def task() -> bool:
+        with override_forward_context(ours):
+            preemptible.checkpoint()
+            preemptible.checkpoint()
+            return has_context()
+
+    preemptible.start(task)
+    preemptible.advance(1)
+    assert not has_context()
+    with override_forward_context(object.__new__(ForwardContext)):
+        pass  # a step of inference
+    assert preemptible.advance(None) == (1, [True])
+    assert not has_context()
+
+
+@pytest.fixture
+def held() -> Iterator[list["weakref.ref[torch.Tensor]"]]:
+    """What tasks note of their tensors; garbage is not collected meanwhile, so that no cycle goes unseen."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield []
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("passed", [None, 1, 2])
+def test_a_cancelled_task_frees_what_it_holds(
+    preemptible: Preemptible, held: "list[weakref.ref[torch.Tensor]]", passed: int | None
+) -> None:
+    """Before its first step and at any checkpoint; an `except Exception` on the way does not stop it."""
+
+    def task() -> None:
+        tensor = torch.zeros(10)
+        held.append(weakref.ref(tensor))
+        try:
+            for _ in range(5):
+                preemptible.checkpoint()
+        except Exception:  # noqa: BLE001
+            pytest.fail("the model would take it for a failure")
+        pytest.fail("it went on")
+
+    preemptible.start(task)
+    if passed is not None:
+        preemptible.advance(passed)
+        assert held[0]() is not None
+    preemptible.cancel()
+    assert not preemptible.is_suspended
+    assert all(reference() is None for reference in held)
+    preemptible.cancel()
+    preemptible.start(lambda: "the next")
+    assert preemptible.advance(1) == (0, ["the next"])
+
+
+@pytest.mark.parametrize("checkpoints", [0, 2])
+def test_a_failure_is_raised_where_somebody_waits_and_frees_what_it_held(
+    preemptible: Preemptible, held: "list[weakref.ref[torch.Tensor]]", checkpoints: int
+) -> None:
+    def task() -> None:
+        tensor = torch.zeros(10)
+        held.append(weakref.ref(tensor))
+        for _ in range(checkpoints):
+            preemptible.checkpoint()
+        raise ValueError(f"it failed with {tensor.numel()}")
+
+    preemptible.start(task)
+    if checkpoints:
+        preemptible.advance(1)
+    with pytest.raises(ValueError, match="it failed with 10") as failure:
+        preemptible.advance(None)
+    del failure
+    assert held[0]() is None
+    assert not preemptible.is_suspended
+    preemptible.start(lambda: "the next")
+    assert preemptible.advance(None) == (0, ["the next"])
+
+
+def test_a_thread_that_does_not_come_back_stops_the_process() -> None:
+    """`/health` would stay green behind a worker that waits for ever."""
+    code = """
+import threading
+from datetime import timedelta
+from hallmark.poc.engine.preemption import Preemptible
+
+preemptible = Preemptible(lambda: None, timedelta(seconds=0.3))
+preemptible.start(threading.Event().wait)
+preemptible.advance(1)
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == STOPPED
+    assert "a PoC batch has not come to its next checkpoint within 0:00:00.3" in done.stderr
