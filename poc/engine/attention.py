@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from vllm.config import VllmConfig, set_current_vllm_config
-from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.layers.attention import MLAAttention
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.worker.utils import AttentionGroup
 
 from hallmark.poc.engine.scratch import allocate_scratch, block_tables, scratch_bytes
+from hallmark.poc.engine.support import AttentionLayer
 from hallmark.poc.errors import UnsupportedError
 from hallmark.poc.transfer import to_device
 
@@ -60,7 +61,7 @@ class PrivateAttention:
         config: VllmConfig,
         device: torch.device,
         groups: list[AttentionGroup],
-        layers: Mapping[str, Attention],
+        layers: Mapping[str, AttentionLayer],
         static_context: Mapping[str, Any],
         num_blocks: int,
         batch_size: int,
@@ -90,7 +91,7 @@ class PrivateAttention:
             {
                 name: target
                 for name, layer in layers.items()
-                if (target := layer.kv_sharing_target_layer_name) is not None
+                if (target := getattr(layer, "kv_sharing_target_layer_name", None)) is not None
             },
             blocks,
         )
@@ -157,7 +158,7 @@ def _private_group(config: VllmConfig, device: torch.device, group: AttentionGro
     return _PrivateGroup(builder, tuple(group.layer_names), block_size)
 
 
-def _private_layer(layer: Attention, scratch: Tensor, checkpoint: Callable[[], None]) -> Attention:
+def _private_layer(layer: AttentionLayer, scratch: Tensor, checkpoint: Callable[[], None]) -> AttentionLayer:
     private = copy.copy(layer)
     private.impl = copy.copy(layer.impl)
     for name in _DERIVED_STATE:
@@ -171,7 +172,11 @@ def _private_layer(layer: Attention, scratch: Tensor, checkpoint: Callable[[], N
                 "of inference's KV cache, which a PoC batch would write"
             )
     private.kv_cache = scratch
-    attend = private.impl.forward
+    # What vLLM's custom op of attention calls on the layer that it finds in the context.
+    stopping, name = (
+        (private, "forward_impl") if isinstance(private, MLAAttention) else (private.impl, "forward")
+    )
+    attend = getattr(stopping, name)
 
     # Here a forward holds the residual, queries, keys and values, none of which is in a buffer that vLLM's
     # layers share.
@@ -179,5 +184,5 @@ def _private_layer(layer: Attention, scratch: Tensor, checkpoint: Callable[[], N
         checkpoint()
         return attend(*arguments, **named)
 
-    private.impl.forward = stop_and_attend
+    setattr(stopping, name, stop_and_attend)
     return private

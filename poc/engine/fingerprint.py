@@ -3,14 +3,14 @@
 import torch
 import vllm
 from vllm.config import CompilationMode, VllmConfig
-from vllm.model_executor.layers.attention import Attention
 
 from hallmark.kernels.path import kernel_path
+from hallmark.poc.engine.support import AttentionLayer
 
 
 def numerics(
     config: VllmConfig,
-    layers: dict[str, Attention],
+    layers: dict[str, AttentionLayer],
     device: torch.device,
     model_runner: object,
     *,

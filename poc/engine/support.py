@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from vllm.config import VllmConfig
-from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.layers.attention import Attention, MLAAttention
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.v1.attention.backend import AttentionType
 
 from hallmark.poc.errors import UnsupportedError
 from hallmark.poc.settings import Settings
+
+AttentionLayer = Attention | MLAAttention
+"""What a private forward can stand in for."""
 
 FIRST_VERSION = (0, 26)
 LAST_VERSION = (0, 32)
@@ -117,7 +120,7 @@ def check_limits(config: VllmConfig, settings: Settings) -> None:
         )
 
 
-def attention_layers(config: VllmConfig, layers: Mapping[str, Any]) -> dict[str, Attention]:
+def attention_layers(config: VllmConfig, layers: Mapping[str, Any]) -> dict[str, AttentionLayer]:
     """Pick the attention layers that a private forward can stand in for, by exact type.
 
     Subclasses are refused too: they exist because they treat their cache differently.
@@ -127,19 +130,27 @@ def attention_layers(config: VllmConfig, layers: Mapping[str, Any]) -> dict[str,
         layers: vLLM's `static_forward_context`, every layer that looks itself up by name.
 
     Raises:
-        UnsupportedError: some layer keeps a cache or state and is not a plain decoder `Attention`.
+        UnsupportedError: some layer keeps a cache or state and is neither plain decoder `Attention` nor MLA
+            without an index of its own.
     """
-    found: dict[str, Attention] = {}
+    found: dict[str, AttentionLayer] = {}
     for name, layer in layers.items():
-        if type(layer) is Attention and layer.attn_type == AttentionType.DECODER:
+        if _is_supported(layer):
             found[name] = layer
-        elif isinstance(layer, Attention) or (
+        elif isinstance(layer, Attention | MLAAttention) or (
             isinstance(layer, AttentionLayerBase) and layer.get_kv_cache_spec(config) is not None
         ):
             raise UnsupportedError(
                 f"PoC does not work with the layer {name!r} of type {type(layer).__name__} yet: it keeps a "
-                "cache or a state of its own, and only plain decoder attention is supported"
+                "cache or a state of its own, and only plain decoder attention and dense MLA are supported"
             )
     if not found:
         raise UnsupportedError("PoC needs a model with decoder attention layers; this one has none")
     return found
+
+
+def _is_supported(layer: object) -> bool:
+    if type(layer) is Attention:
+        return bool(layer.attn_type == AttentionType.DECODER)
+    # Where attention is no opaque op, MLA reaches its cache without the forward context.
+    return type(layer) is MLAAttention and not layer.use_sparse and not layer.use_direct_call

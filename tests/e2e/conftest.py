@@ -6,12 +6,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from node import HALLMARK, Node, Receiver, running_node
+from node import HALLMARK, TIGHT, Node, Receiver, running_node
 
 from hallmark.server.processes import ChildProcess, free_port
-
-# Few blocks, so that requests are preempted, and prompts in chunks.
-TIGHT = ("--num-gpu-blocks-override", "20", "--long-prefill-token-threshold", "128")
 
 
 @pytest.fixture(scope="session")

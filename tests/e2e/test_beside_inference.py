@@ -10,24 +10,60 @@ from contextlib import contextmanager
 
 import pytest
 from _traffic import Batches, Traffic, completions, metric, some_prompts
-from node import Node, round_request
+from models import build_deepseek
+from node import TIGHT, Node, round_request, running_node
 from scipy import stats
+
+from hallmark.server.demo_model import build_demo_model
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
 KINDS = {"greedy", "sampled", "streamed", "prefixed", "aborted", "long"}
 KEYS = [[("a prover", 100 * n + i) for i in range(4)] for n in range(5)]
 ROUND = round_request(batch_size=4, seq_len=16)
-SLICED = 60
+SLICED = 120
 
 
-@pytest.fixture(params=["node", "compiled", "pair"])
-def server(request: pytest.FixtureRequest) -> Iterator[Node]:
-    """Eager, compiled, two ranks; each in a round with nothing to validate, so that the tests drive it."""
-    server: Node = request.getfixturevalue(request.param)
-    server.poc("/init/validate", ROUND)
-    yield server
-    server.poc("/stop")
+FULL_GRAPHS = ("--compilation-config", '{"cudagraph_mode": "FULL"}')
+EMBEDDINGS = ("--enable-prompt-embeds",)
+
+# For vLLM on a GPU: backend of attention, model runner, flags, and the builder of the model.
+ON_GPUS = [
+    pytest.param((backend, runner, flags, build), marks=pytest.mark.gpu, id=f"{name} V{runner}")
+    for runner in (1, 2)
+    for name, backend, flags, build in (
+        ("FlashAttention with full graphs", "FLASH_ATTN", FULL_GRAPHS, build_demo_model),
+        ("FlashAttention, compiled embeddings", "FLASH_ATTN", EMBEDDINGS, build_demo_model),
+        ("FlashInfer", "FLASHINFER", (), build_demo_model),
+        ("Triton", "TRITON_ATTN", (), build_demo_model),
+        ("Triton, eager", "TRITON_ATTN", ("--enforce-eager",), build_demo_model),
+        ("MLA", None, (), build_deepseek),
+    )
+]
+
+
+@pytest.fixture(scope="module", params=["node", "compiled", "pair", *ON_GPUS])
+def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """Eager, compiled, two ranks; on a GPU every way of attention, on both of vLLM's model runners."""
+    if isinstance(request.param, str):
+        yield request.getfixturevalue(request.param)
+        return
+    backend, runner, flags, build = request.param
+    directory = tmp_path_factory.mktemp("gpu")
+    build(directory / "model")
+    if backend is not None:
+        flags = ("--attention-backend", backend, *flags)
+    variables = {"VLLM_USE_V2_MODEL_RUNNER": str(runner - 1)}
+    with running_node(directory / "model", directory / "server.log", *flags, *TIGHT, **variables) as node:
+        yield node
+
+
+@pytest.fixture
+def server(started: Node) -> Iterator[Node]:
+    """In a round with nothing to validate, so that the tests drive its batches."""
+    started.poc("/init/validate", ROUND)
+    yield started
+    started.poc("/stop")
 
 
 @contextmanager

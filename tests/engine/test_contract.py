@@ -56,6 +56,13 @@ PINS = (
         "attention.PrivateAttention",
     ),
     Pin("model_executor/layers/attention/__init__.py", "Attention", (), "support.attention_layers"),
+    Pin("model_executor/layers/attention/__init__.py", "MLAAttention", (), "support.attention_layers"),
+    Pin(
+        "model_executor/layers/attention/mla_attention.py",
+        "MLAAttention",
+        ("impl", "kv_cache", "use_sparse", "use_direct_call", "forward_impl"),
+        "attention._private_layer: latent attention stops at forward_impl",
+    ),
     Pin(
         "model_executor/layers/attention/attention.py",
         "get_attention_context",
@@ -192,6 +199,7 @@ PINS = (
         "ModelConfig",
         (
             "dtype",
+            "enable_prompt_embeds",
             "enable_sleep_mode",
             "get_hidden_size",
             "hf_text_config",
@@ -213,7 +221,7 @@ PINS = (
     Pin(
         "config/compilation.py",
         "CompilationConfig",
-        ("custom_ops", "mode", "static_forward_context"),
+        ("custom_ops", "mode", "static_forward_context", "use_inductor_graph_partition"),
         "worker.PoCWorker",
     ),
     Pin(

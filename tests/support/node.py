@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import torch
 
 from hallmark.server.demo_model import demo_dtype
 from hallmark.server.processes import ChildProcess, free_port
@@ -17,6 +18,10 @@ from hallmark.server.processes import ChildProcess, free_port
 BATCH_SIZE = 32
 SEQ_LEN = 256
 START_SECONDS = 240.0
+# So few blocks of cache (of 128 tokens on a CPU, 16 on most GPUs) that requests are preempted, and prompts in
+# chunks.
+BLOCKS = 160 if torch.cuda.is_available() else 20
+TIGHT = ("--num-gpu-blocks-override", str(BLOCKS), "--long-prefill-token-threshold", "128")
 HALLMARK = (sys.executable, "-P", "-m", "hallmark.server.cli")
 
 

