@@ -90,7 +90,6 @@ class PoCWorker:
             self.settings.seq_len,
             self._preemptible.checkpoint,
         )
-        self._layers = len(layers)
         self._forward = ModelForward(self._model, config, self.attention, self._device)
         self._fingerprint = partial(numerics, config, layers, self._device, runner)
         self._round: RoundTensors | None = None
@@ -108,7 +107,6 @@ class PoCWorker:
             "embedding_square_sum": square_sum,
             "embedding_count": count,
             "scratch_bytes": self.attention.memory_bytes,
-            "layers": self._layers,
         }
 
     @torch.inference_mode()

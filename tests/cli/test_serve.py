@@ -70,7 +70,7 @@ def test_a_server_that_came_up_without_proof_of_compute_is_stopped(
     ) in process.log_tail(100)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_nothing_stays_of_a_server_that_is_stopped_while_it_starts(
     demo_model_directory: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -33,6 +33,7 @@ def test_a_feature_that_poc_does_not_work_with_ends_the_start(
     assert "PoC does not work with LoRA (--enable-lora) yet." in log
 
 
+@pytest.mark.slow
 def test_a_batch_that_vllm_was_not_sized_for_ends_the_start_with_both_numbers(
     demo_model_directory: Path, tmp_path: Path
 ) -> None:
@@ -48,6 +49,7 @@ def test_a_batch_that_vllm_was_not_sized_for_ends_the_start_with_both_numbers(
     assert "--max-num-batched-tokens of 4096" in log
 
 
+@pytest.mark.slow
 def test_workers_without_the_general_plugin_end_the_start(demo_model_directory: Path, tmp_path: Path) -> None:
     code, log = run_to_its_end(
         (*VLLM, str(demo_model_directory), "--max-num-batched-tokens", "8192"),

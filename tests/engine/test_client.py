@@ -38,7 +38,7 @@ def described(**changes: Any) -> dict[str, Any]:
     return {
         **{"hidden_size": 64, "dtype": "bfloat16", "max_model_len": 512, "max_batched_tokens": 256},
         **{"max_sequences": 8, "embedding_square_sum": 16.0, "embedding_count": 64},
-        **{"scratch_bytes": 2**20, "layers": 2, **changes},
+        **{"scratch_bytes": 2**20, **changes},
     }
 
 
@@ -82,6 +82,18 @@ async def test_setting_up_takes_as_long_as_it_takes(client: Client, signals: lis
 
     client.answers = [slowly, ranks(WARM)]
     await engine.set_up(["a model"])
+    assert not signals
+
+
+async def test_workers_without_the_general_plugin_are_refused(client: Client, signals: list[int]) -> None:
+    engine = VllmEngine(client, 1.0)  # type: ignore[arg-type]
+
+    def lacks(_: int) -> Any:
+        raise RuntimeError("'CPUWorker' object has no attribute 'poc_setup'")
+
+    client.answers = [lacks]
+    with pytest.raises(UnsupportedError, match="the general plugin 'hallmark' is not loaded there"):
+        await engine.set_up(["a model"])
     assert not signals
 
 
