@@ -71,10 +71,14 @@ class Client:
             self.jobs.append((block, response.json()["request_id"]))
 
     def _give_up_waiting(self) -> None:
+        """Where a round validates, on a batch of its block that takes longer than the client has patience."""
+        asked = self.node.status()["config"] or round_request()
+        block = round_request(block_hash=asked["block_hash"])
+        many = proof(block, list(range(2_000)), [1.0] * 2_000)
         url = f"{self.node.url}/api/v1/pow/validate"
         try:
-            answer = httpx.post(url, json=self._batch(BLOCKS[0]), timeout=0.05, trust_env=False)
-            assert answer.status_code in (200, 202, 409), answer.text
+            answer = httpx.post(url, json=many, timeout=0.3, trust_env=False)
+            assert answer.status_code in (202, 409), answer.text
         except httpx.ReadTimeout:
             self.answers.add(("gave up", 0))
 
