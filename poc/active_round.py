@@ -164,7 +164,10 @@ class ActiveRound:
         """
         batch.check_against(self.round)
         self._check_dtype(batch)
+        had_work = self.state is PoCState.GENERATING or self._queue.stats["queued_jobs"] > 0
         job = self._queue.submit(batch, self.round, self.numerics)
+        if not had_work:
+            self._note_progress()
         self._wake.set()
         return job
 

@@ -47,6 +47,8 @@ class PoCManager:
         self.active: ActiveRound | None = None
         self._state_without_round = PoCState.IDLE
         self._is_shut_down = False
+        # Rounds whose owner may still be at work: the present one, and those it waits for.
+        self._driven: list[ActiveRound] = []
 
     @property
     def state(self) -> PoCState:
@@ -173,15 +175,16 @@ class PoCManager:
     async def shutdown(self) -> None:
         """End the round and flush callbacks, without calling the engine, which may be gone already."""
         self._is_shut_down = True
-        if self.active is not None:
-            self.active.engine_is_gone = True
-            self.active.end("the server is shutting down")
-            owner = self.active.owner
-            if owner is not None:
-                # A batch in flight gets this long to be counted.
-                await asyncio.wait({owner}, timeout=self.settings.shutdown_timeout)
+        for round_ in self._driven:
+            round_.engine_is_gone = True
+            round_.end("the server is shutting down")
+        owners = {round_.owner for round_ in self._driven if round_.owner is not None}
+        if owners:
+            # A batch in flight gets this long to be counted.
+            await asyncio.wait(owners, timeout=self.settings.shutdown_timeout)
+            for owner in owners:
                 owner.cancel()
-                await asyncio.wait({owner})
+            await asyncio.wait(owners)
         await self.outbox.close(self.settings.shutdown_timeout)
 
     @property
@@ -209,4 +212,6 @@ class PoCManager:
         active.owner = asyncio.create_task(
             active.drive(None if previous is None else previous.owner), name="hallmark round"
         )
+        self._driven = [r for r in self._driven if r.owner is not None and not r.owner.done()]
+        self._driven.append(active)
         return active

@@ -103,8 +103,10 @@ class Scheduler:
         waits = {asyncio.create_task(ended.wait())}
         if self._load.connections:
             waits.add(asyncio.create_task(self._load.all_served.wait()))
-        await asyncio.wait(
-            waits, timeout=self._last_seconds * (1 - share) / share, return_when=asyncio.FIRST_COMPLETED
-        )
-        for wait in waits:
-            wait.cancel()
+        try:
+            await asyncio.wait(
+                waits, timeout=self._last_seconds * (1 - share) / share, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            for wait in waits:
+                wait.cancel()

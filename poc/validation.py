@@ -227,12 +227,13 @@ class ValidationQueue:
         return taken
 
     def _take_from(self, prover: str, count: int) -> list[tuple[ValidationJob, int]]:
-        """Nonces of a prover's first job; the prover is then behind the others."""
+        """Nonces of a prover's first jobs; the prover is then behind the others."""
         jobs = self._waiting.pop(prover)
-        job = jobs[0]
-        taken = [(job, nonce) for nonce in job.take(count)]
-        if job.all_taken:
-            jobs.popleft()
+        taken: list[tuple[ValidationJob, int]] = []
+        while jobs and len(taken) < count:
+            taken += [(jobs[0], nonce) for nonce in jobs[0].take(count - len(taken))]
+            if jobs[0].all_taken:
+                jobs.popleft()
         if jobs:
             self._waiting[prover] = jobs
         return taken
@@ -245,7 +246,11 @@ class ValidationQueue:
         Returns:
             The jobs that are settled by it. Jobs that were cancelled in the meantime stay so.
         """
-        self._seconds_per_nonce += 0.2 * (seconds / len(taken) - self._seconds_per_nonce)
+        seconds_each = seconds / len(taken)
+        if self._checked_nonces:
+            self._seconds_per_nonce += 0.2 * (seconds_each - self._seconds_per_nonce)
+        else:
+            self._seconds_per_nonce = seconds_each
         settled = []
         for (job, nonce), distance in zip(taken, distances, strict=True):
             if job.settled.is_set():

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from runtime import (
 )
 from transformers_engine import tiny_model
 
+from hallmark.poc import active_round
 from hallmark.poc.batch_times import MOST_BATCHES
 from hallmark.poc.config import PoCState
 from hallmark.poc.engine_protocol import Slice
@@ -32,6 +34,7 @@ from hallmark.poc.errors import (
 )
 from hallmark.poc.fraud import Verdict
 from hallmark.poc.manager import PoCManager
+from hallmark.poc.round import RoundSpec
 from hallmark.poc.settings import Settings
 
 IDLE, GENERATING, VALIDATING, STOPPED = PoCState
@@ -707,6 +710,156 @@ class TestFailures:
         assert manager.status()["seconds_since_progress"] is None
 
 
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What the round measures with."""
+    clock = Clock()
+    monkeypatch.setattr(active_round, "time", clock)
+    return clock
+
+
+class TestProgress:
+    """Whoever looks after the server is told whether the engine gets on, and how fast."""
+
+    @pytest.mark.parametrize("phase", [GENERATING, VALIDATING])
+    async def test_work_without_progress_for_too_long_is_stuck_and_progress_ends_it(
+        self, engine: Engine, manager: PoCManager, clock: Clock, phase: PoCState
+    ) -> None:
+        engine.hold()
+        await manager.start_round(config(), phase)
+        if phase is VALIDATING:
+            manager.submit(await honest_proof(config(), range(40)))
+        await eventually(lambda: engine.keys)
+        clock.now += 59.9
+        assert manager.status()["seconds_since_progress"] == pytest.approx(59.9)
+        assert manager.status()["is_stuck"] is False
+        clock.now += 0.2
+        assert manager.status()["is_stuck"] is True
+        engine.release()
+        await eventually(lambda: not manager.status()["is_stuck"])
+        assert manager.state is phase
+
+    async def test_without_work_nothing_is_stuck(self, manager: PoCManager, clock: Clock) -> None:
+        assert manager.status()["is_stuck"] is False
+        await manager.init(config())
+        clock.now += 3600.0
+        assert manager.status()["is_stuck"] is False
+        await manager.switch_phase(VALIDATING)
+        clock.now += 3600.0
+        assert manager.status()["is_stuck"] is False
+        await manager.stop()
+        clock.now += 3600.0
+        assert manager.status()["is_stuck"] is False
+
+    async def test_a_batch_that_comes_after_a_quiet_hour_does_not_find_the_engine_stuck(
+        self, engine: Engine, manager: PoCManager, clock: Clock
+    ) -> None:
+        await manager.start_round(config(), VALIDATING)
+        clock.now += 3600.0
+        engine.hold()
+        manager.submit(await honest_proof(config(), [1]))
+        assert manager.status()["is_stuck"] is False
+        await eventually(lambda: engine.keys)
+        assert manager.status()["is_stuck"] is False
+        assert manager.status()["seconds_since_progress"] == 0.0
+
+    async def test_an_engine_that_does_not_open_the_round_is_stuck(
+        self, engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        may_open = asyncio.Event()
+        open_round = engine.open_round
+
+        async def slow(spec: RoundSpec) -> int:
+            await may_open.wait()
+            return await open_round(spec)
+
+        monkeypatch.setattr(engine, "open_round", slow)
+        async with running_manager(engine, Settings(stuck_after=0.01)) as manager:
+            starting = asyncio.create_task(manager.init(config()))
+            await asyncio.sleep(0)
+            clock.now += 120.0
+            assert manager.status()["is_stuck"] is True
+            await eventually(lambda: "has not answered for 120 s" in caplog.text)
+            may_open.set()
+            await starting
+            assert manager.status()["is_stuck"] is False
+
+    async def test_a_stuck_engine_is_logged_with_the_round_and_again_as_long_as_it_lasts(
+        self, engine: Engine, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def logged() -> list[str]:
+            return [record.getMessage() for record in caplog.records if "is stuck" in record.getMessage()]
+
+        async with running_manager(engine, Settings(stuck_after=0.01)) as manager:
+            await manager.start_round(config())
+            await checked(manager)
+            assert logged() == [], "on a clock that stands still nothing is late"
+            engine.hold()
+            calls = len(engine.calls)
+            await eventually(lambda: len(engine.calls) > calls or engine._busy)
+            clock.now += 75.0
+            await eventually(lambda: len(logged()) >= 2)
+            assert set(logged()) == {
+                "The round for block '0x8d3f2a' is stuck: the engine has not answered for 75 s"
+            }
+            assert {record.levelname for record in caplog.records} == {"ERROR"}
+            engine.release()
+            await eventually(lambda: not manager.status()["is_stuck"])
+            assert manager.state is GENERATING, "it is told, and nothing is ended"
+
+    async def test_a_slow_engine_that_gets_on_is_not_logged(
+        self, engine: Engine, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Each slice takes less than `stuck_after`, the batch more."""
+        end = engine._end
+
+        async def slow(done: Slice) -> Slice:
+            await asyncio.sleep(0.03)
+            clock.now += 0.009
+            return await end(done)
+
+        monkeypatch.setattr(engine, "_end", slow)
+        async with running_manager(engine, Settings(stuck_after=0.01)) as manager:
+            await manager.start_round(config())
+            await checked(manager, 16)
+        assert "advance" in engine.calls
+        assert "is stuck" not in caplog.text
+
+    async def test_the_speed_of_validation_is_told_once_it_is_known(
+        self, engine: Engine, manager: PoCManager, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        end = engine._end
+
+        async def two_seconds(done: Slice) -> Slice:
+            clock.now += 0.0 if done.batches is None else 2.0
+            return await end(done)
+
+        monkeypatch.setattr(engine, "_end", two_seconds)
+        engine.is_idle = True
+        await manager.start_round(config(), VALIDATING)
+        assert manager.status()["validation"]["nonces_per_second"] is None
+        some = await honest_proof(config(), [0])
+        await manager.validate(replace(some, nonces=tuple(range(200)), dist=some.dist * 200))
+        assert manager.status()["validation"]["nonces_per_second"] == pytest.approx(4.0, rel=0.01)
+        await manager.stop()
+        assert manager.status()["validation"]["nonces_per_second"] == pytest.approx(4.0, rel=0.01)
+
+    async def test_generating_says_nothing_of_the_speed_of_validation(self, manager: PoCManager) -> None:
+        await manager.start_round(config())
+        await checked(manager, 16)
+        assert manager.status()["validation"]["nonces_per_second"] is None
+
+
 class TestShutdown:
     """The engine is gone by then."""
 
@@ -734,6 +887,24 @@ class TestShutdown:
         await eventually(lambda: engine._busy)
         await manager.shutdown()
         assert manager.state is STOPPED
+
+    async def test_a_round_that_was_replaced_and_still_waits_for_the_engine_is_not_left_behind(
+        self, engine: Engine
+    ) -> None:
+        manager = PoCManager(engine, Settings(shutdown_timeout=0.01))
+        engine.hold()
+        await manager.start_round(config())
+        await eventually(lambda: engine._busy)
+        replacing = asyncio.create_task(manager.start_round(config(block_hash="next")))
+        await asyncio.sleep(0)
+        await manager.shutdown()
+        with pytest.raises(RoundCancelledError, match="shutting down"):
+            await replacing
+        owners = [task for task in asyncio.all_tasks() if task.get_name() == "hallmark round"]
+        engine.release()
+        await asyncio.sleep(0.01)
+        assert owners == []
+        assert "close" not in engine.calls, "the engine may be gone"
 
     async def test_a_manager_that_has_done_nothing_shuts_down(self, engine: Engine) -> None:
         await PoCManager(engine, QUICK).shutdown()

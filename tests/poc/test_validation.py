@@ -1,13 +1,23 @@
 """The queue of batches to judge. Distances are given by hand: no engine, no waiting."""
 
 import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rounds import make_round
 
 from hallmark.poc import validation
-from hallmark.poc.errors import FieldError, QueueFullError, RoundCancelledError, UnknownRequestError
+from hallmark.poc.errors import (
+    FieldError,
+    QueueFullError,
+    RoundCancelledError,
+    StateError,
+    UnknownRequestError,
+)
 from hallmark.poc.fraud import Verdict
 from hallmark.poc.proof import ProofBatch
 from hallmark.poc.validation import ValidationJob, ValidationQueue
@@ -222,3 +232,270 @@ def test_results_are_bounded_in_nonces_too(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_id_that_was_never_given_is_unknown() -> None:
     with pytest.raises(UnknownRequestError, match="'nothing'"):
         ValidationQueue(10).find("nothing")
+
+
+def of(prover: str, *nonces: int) -> ProofBatch:
+    return proof(*nonces, public_key=prover)
+
+
+def provers_of(taken: Sequence[tuple[ValidationJob, int]]) -> Counter[str]:
+    return Counter(job.proof.public_key for job, _ in taken)
+
+
+class TestProversTakeTurns:
+    """A large job holds up its own prover's only."""
+
+    def test_ten_thousand_nonces_of_one_do_not_hold_up_ten_of_another(self) -> None:
+        queue = ValidationQueue(100_000)
+        large = queue.submit(of("large", *range(10_000)), ROUND)
+        queue.record(queue.take(32), [1.4] * 32, 0.1)
+        small = queue.submit(of("small", *range(10)), ROUND)
+        taken = queue.take(32)
+        assert provers_of(taken) == {"small": 10, "large": 22}
+        assert queue.record(taken, [1.4] * 32, 0.1) == [small]
+        assert (large.status, large.n_open) == ("running", 10_000 - 32 - 22)
+
+    def test_a_take_is_shared_out_evenly(self) -> None:
+        queue = ValidationQueue(10_000)
+        for prover in "abcd":
+            queue.submit(of(prover, *range(1000)), ROUND)
+        for _ in range(3):
+            assert provers_of(queue.take(32)) == dict.fromkeys("abcd", 8)
+
+    def test_what_does_not_divide_goes_round(self) -> None:
+        queue = ValidationQueue(10_000)
+        for prover in "abc":
+            queue.submit(of(prover, *range(1000)), ROUND)
+        assert [provers_of(queue.take(8)) for _ in range(3)] == [
+            {"a": 3, "b": 3, "c": 2},
+            {"c": 3, "a": 3, "b": 2},
+            {"b": 3, "c": 3, "a": 2},
+        ]
+
+    def test_what_one_has_no_use_for_goes_to_the_others(self) -> None:
+        queue = ValidationQueue(10_000)
+        queue.submit(of("a", *range(1000)), ROUND)
+        queue.submit(of("b", 1), ROUND)
+        queue.submit(of("c", 1, 2), ROUND)
+        assert provers_of(queue.take(30)) == {"a": 27, "b": 1, "c": 2}
+        assert provers_of(queue.take(30)) == {"a": 30}, "alone it has the whole take"
+
+    def test_with_more_provers_than_room_everybody_gets_on_within_so_many_takes(self) -> None:
+        queue = ValidationQueue(10_000)
+        provers = [f"prover {n}" for n in range(20)]
+        for prover in provers:
+            queue.submit(of(prover, *range(100)), ROUND)
+        first = [provers_of(queue.take(8)) for _ in range(5)]
+        assert all(set(taken.values()) == {1} for taken in first)
+        assert sum(first, Counter[str]()) == dict.fromkeys(provers, 2), "two turns each in five takes"
+
+    def test_who_comes_late_waits_for_one_turn_of_the_others_at_most(self) -> None:
+        queue = ValidationQueue(10_000)
+        for n in range(8):
+            queue.submit(of(f"early {n}", *range(100)), ROUND)
+        queue.take(4)
+        queue.submit(of("late", 1), ROUND)
+        assert provers_of(queue.take(4))["late"] == 0
+        assert provers_of(queue.take(4))["late"] == 0
+        assert provers_of(queue.take(4))["late"] == 1
+
+    def test_the_jobs_of_one_prover_are_served_one_after_the_other(self) -> None:
+        queue = ValidationQueue(10_000)
+        first, other, second = (
+            queue.submit(of(prover, *nonces), ROUND)
+            for prover, nonces in (("a", range(6)), ("b", range(50, 70)), ("a", range(10, 14)))
+        )
+        taken = [pair for _ in range(4) for pair in queue.take(4)]
+        own = [nonce for job, nonce in taken if job in (first, second)]
+        assert own == [*range(6), 10, 11]
+        assert [nonce for job, nonce in taken if job is other] == list(range(50, 58))
+
+    def test_a_prover_with_many_small_jobs_gets_its_turn_too(self) -> None:
+        queue = ValidationQueue(10_000)
+        small = [queue.submit(of("small", n), ROUND) for n in range(10)]
+        queue.submit(of("large", *range(1000)), ROUND)
+        taken = queue.take(4)
+        assert provers_of(taken)["small"] >= 1
+        assert provers_of(taken)["large"] >= 1
+        while not small[-1].settled.is_set():
+            queue.record(taken, [1.4] * len(taken), 0.1)
+            taken = queue.take(4)
+        assert [job.status for job in small] == ["completed"] * 10
+
+
+class TestWithdrawing:
+    """One job is given up, the others do not notice."""
+
+    GONE = StateError("the client has gone")
+
+    def test_one_that_waits_is_never_computed_and_its_room_is_free(self) -> None:
+        queue = ValidationQueue(10)
+        first, gone = queue.submit(proof(*range(5)), ROUND), queue.submit(proof(*range(5, 10)), ROUND)
+        queue.withdraw(gone, self.GONE)
+        assert gone.status == "failed"
+        assert gone.released.is_set()
+        with pytest.raises(StateError, match="has gone"):
+            gone.outcome()
+        assert (queue.stats["queued_jobs"], queue.stats["queued_nonces"]) == (1, 5)
+        assert queue.find(gone.request_id) is gone
+        late = queue.submit(proof(*range(20, 25)), ROUND)
+        assert judge_all(queue) == [first, late]
+
+    def test_of_one_that_is_being_computed_the_rest_is_never_taken(self) -> None:
+        queue = ValidationQueue(20)
+        gone, other = queue.submit(of("a", *range(10)), ROUND), queue.submit(of("b", *range(10)), ROUND)
+        taken = queue.take(4)
+        queue.record(queue.take(2), [1.4, 1.4], 0.1)
+        queue.withdraw(gone, self.GONE)
+        assert (queue.stats["queued_jobs"], queue.stats["queued_nonces"]) == (1, 9)
+        assert queue.record(taken, [1.4] * 4, 0.1) == []
+        assert (gone.status, queue.stats["checked_nonces"]) == ("failed", 4), "what comes late is not counted"
+        assert queue.stats["queued_nonces"] == 7
+        late = queue.submit(of("a", *range(10)), ROUND)
+        assert {job for job, _ in queue.take(100)} == {other, late}
+
+    def test_one_whose_nonces_are_all_taken(self) -> None:
+        queue = ValidationQueue(10)
+        gone = queue.submit(proof(*range(10)), ROUND)
+        taken = queue.take(10)
+        assert not queue.has_waiting
+        queue.withdraw(gone, self.GONE)
+        assert queue.record(taken, [1.4] * 10, 0.1) == []
+        assert queue.stats["cancelled_jobs"] == 1
+        assert queue.stats["queued_nonces"] == 0
+        queue.submit(proof(*range(10)), ROUND)
+
+    def test_one_that_is_settled_stays_what_it_is(self) -> None:
+        queue = ValidationQueue(10)
+        job = queue.submit(proof(1), ROUND)
+        judge_all(queue)
+        queue.withdraw(job, self.GONE)
+        assert job.outcome().verdict is Verdict.HONEST
+        assert (queue.stats["completed_jobs"], queue.stats["cancelled_jobs"]) == (1, 0)
+
+    def test_one_that_has_been_withdrawn_already_stays_so(self) -> None:
+        queue = ValidationQueue(10)
+        job = queue.submit(proof(1), ROUND)
+        queue.withdraw(job, self.GONE)
+        queue.withdraw(job, StateError("another reason"))
+        assert job.error is self.GONE
+        assert queue.stats["cancelled_jobs"] == 1
+
+    def test_the_provers_next_job_takes_its_place(self) -> None:
+        queue = ValidationQueue(20)
+        gone, second = queue.submit(of("a", *range(8)), ROUND), queue.submit(of("a", *range(8)), ROUND)
+        queue.submit(of("b", *range(4)), ROUND)
+        queue.take(4)
+        queue.withdraw(gone, self.GONE)
+        taken = queue.take(4)
+        assert provers_of(taken) == {"a": 2, "b": 2}
+        assert [nonce for job, nonce in taken if job is second] == [0, 1]
+
+
+def test_the_speed_is_not_told_before_the_first_nonce() -> None:
+    queue = ValidationQueue(100)
+    assert queue.stats["nonces_per_second"] is None
+    queue.submit(proof(*range(10)), ROUND)
+    assert queue.stats["nonces_per_second"] is None
+    queue.record(queue.take(2), [1.4, 1.4], 0.1)
+    assert queue.stats["nonces_per_second"] is not None
+
+
+def test_the_speed_follows_what_is_measured_and_forgets_what_was() -> None:
+    queue = ValidationQueue(1000)
+    for seconds_per_nonce in (0.25, 0.001):
+        for _ in range(60):
+            queue.submit(proof(*range(8)), ROUND)
+            queue.record(queue.take(8), [1.4] * 8, 8 * seconds_per_nonce)
+        assert queue.stats["nonces_per_second"] == pytest.approx(1 / seconds_per_nonce, rel=0.01)
+
+
+class Traffic:
+    """Provers who come and go, with a list of what each job should have come to."""
+
+    ROOM = 60
+
+    def __init__(self, data: st.DataObject) -> None:
+        self.data = data
+        self.queue = ValidationQueue(self.ROOM)
+        self.jobs: list[ValidationJob] = []
+        self.taken: defaultdict[ValidationJob, list[int]] = defaultdict(list)
+        self.taken_before_it_went: dict[ValidationJob, int] = {}
+        self.in_flight: list[list[tuple[ValidationJob, int]]] = []
+
+    def submit(self) -> None:
+        claims = self.data.draw(st.lists(st.integers(0, 9), min_size=1, max_size=12), "nonces")
+        prover = self.data.draw(st.sampled_from("abcd"), "prover")
+        room = self.ROOM - sum(job.size for job in self.jobs if not job.settled.is_set())
+        if len(claims) <= room:
+            self.jobs.append(self.queue.submit(of(prover, *claims), ROUND))
+        else:
+            with pytest.raises(QueueFullError):
+                self.queue.submit(of(prover, *claims), ROUND)
+
+    def take(self) -> None:
+        count = self.data.draw(st.integers(1, 10), "count")
+        waiting = [job for job in self.jobs if not job.settled.is_set() and not job.all_taken]
+        n_left = sum(len(job.nonces) - len(self.taken[job]) for job in waiting)
+        provers = {job.proof.public_key for job in waiting}
+        taken = self.queue.take(count)
+        assert len(taken) == min(count, n_left), "fewer only where no more wait"
+        assert len(provers_of(taken)) == min(count, len(provers)), (
+            "everybody's turn, or as many as there is room"
+        )
+        for job, nonce in taken:
+            assert job in waiting
+            first = next(
+                other
+                for other in waiting
+                if other.proof.public_key == job.proof.public_key
+                and len(self.taken[other]) < len(other.nonces)
+            )
+            assert job is first, "the first of its prover's"
+            self.taken[job].append(nonce)
+        if taken:
+            self.in_flight.append(taken)
+
+    def record(self) -> None:
+        if self.in_flight:
+            taken = self.in_flight.pop(0)
+            self.queue.record(taken, [1.4] * len(taken), 0.1)
+
+    def withdraw(self) -> None:
+        if self.jobs:
+            job = self.data.draw(st.sampled_from(self.jobs), "job")
+            if not job.settled.is_set():
+                self.taken_before_it_went[job] = len(self.taken[job])
+            self.queue.withdraw(job, TestWithdrawing.GONE)
+
+    def finish(self) -> None:
+        while self.queue.has_waiting:
+            self.take()
+        while self.in_flight:
+            self.record()
+
+    def check(self) -> None:
+        for job in self.jobs:
+            nonces = list(dict.fromkeys(job.proof.nonces))
+            gone = self.taken_before_it_went.get(job)
+            assert job.status == ("completed" if gone is None else "failed")
+            assert self.taken[job] == nonces[:gone], "each once, in order, and nothing of it once it has gone"
+        stats, n_gone = self.queue.stats, len(self.taken_before_it_went)
+        assert (stats["queued_jobs"], stats["queued_nonces"]) == (0, 0)
+        assert (stats["completed_jobs"], stats["cancelled_jobs"]) == (len(self.jobs) - n_gone, n_gone)
+        self.queue.submit(proof(*range(self.ROOM)), ROUND)
+
+
+@settings(deadline=None)
+@given(
+    steps=st.lists(st.sampled_from(["submit", "submit", "take", "record", "withdraw"]), max_size=30),
+    data=st.data(),
+)
+def test_whatever_the_mix_every_nonce_is_taken_once_and_in_its_jobs_order(
+    steps: list[str], data: st.DataObject
+) -> None:
+    traffic = Traffic(data)
+    for step in steps:
+        getattr(traffic, step)()
+    traffic.finish()
+    traffic.check()
