@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/pytest
 WHEELS := .cache/wheels
 
-.PHONY: help setup demo contract-wheels test test-all check bench bench-gpu clean
+.PHONY: help setup demo contract-wheels test test-all test-gpu check bench bench-gpu clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,7 +47,7 @@ check: setup ## Lint, format, types
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target .check/site .check/*.whl
 	MYPYPATH=.check/site $(BIN)/mypy -p hallmark.kernels -p hallmark.poc -p hallmark.server
 
-bench: setup ## Every bench on this machine's CPU, small sizes (a quarter of an hour on 2 cores)
+bench: setup ## Every bench on this machine's CPU, small sizes (half an hour on 2 cores)
 	$(BIN)/python -P bench/draw.py
 	$(BIN)/python -P bench/numerics.py
 	$(BIN)/python -P bench/predict.py
@@ -55,6 +55,7 @@ bench: setup ## Every bench on this machine's CPU, small sizes (a quarter of an 
 	$(BIN)/python -P bench/overhead.py
 	$(BIN)/python -P bench/overhead.py --engine vllm
 	$(BIN)/python -P bench/round.py
+	$(BIN)/python -P bench/coexist.py
 	$(BIN)/python -P bench/memory.py
 	$(BIN)/python -P bench/report.py
 
@@ -65,7 +66,12 @@ bench-gpu: ## GPU tests, then the benches on real shapes, on one GPU: make bench
 	$(PYTHON) -P bench/fused_vs_eager.py
 	$(PYTHON) -P bench/overhead.py
 	if $(PYTHON) -P -c "import vllm"; then $(PYTHON) -P bench/round.py --model 8B; fi
+	if $(PYTHON) -P -c "import vllm"; then $(PYTHON) -P bench/coexist.py --model 8B --share 0.25; fi
 	$(PYTHON) -P bench/report.py
+
+test-gpu: ## Every GPU test, on real servers too: make test-gpu PYTHON=python3
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(PYTHON) -P -m pytest -m gpu
 
 clean: ## Remove what the targets made
 	rm -rf $(VENV) .check .cache build dist *.egg-info

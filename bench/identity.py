@@ -8,28 +8,24 @@ without batches beside them, and completions at once by how often they differ, w
 """
 
 import argparse
-import json
 import os
 import random
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script's own folder out
 
 import httpx
-from _models import SHAPES, write_model
+from _models import SHAPES
 from _report import device, print_table, target, write_results
+from _server import running_server
 from _traffic import Batches, Traffic, completions, metric, some_prompts
-from _vllm import ENVIRONMENT
 
 from hallmark.server.demo_model import demo_dtype
-from hallmark.server.processes import ChildProcess, free_port
 
 ON_GPU = device().type == "cuda"
 MODEL = "0.6B" if ON_GPU else "demo"
@@ -41,7 +37,11 @@ MODES: dict[str, tuple[str, ...]] = {
 if not ON_GPU:
     MODES["two ranks"] = ("--enforce-eager", "--tensor-parallel-size", "2")
 CLIENTS, PROMPTS, AT_ONCE = 6, 48, 8
-START_SECONDS = 600.0
+# Few blocks of cache, and prompts in chunks.
+FLAGS = (
+    *("--served-model-name", "bench", "--num-gpu-blocks-override", "160" if ON_GPU else "20"),
+    *("--long-prefill-token-threshold", "128", "--worker-extension-cls", "probe.Probe"),
+)
 
 
 def main() -> None:
@@ -71,9 +71,16 @@ def main() -> None:
 def run(mode: str, count: int) -> dict[str, Any]:
     """So many sliced batches in one mode, and the completions."""
     keys = [[("a prover", 1000 * n + i) for i in range(BATCH_SIZE)] for n in range(16)]
-    with running_server(MODES[mode]) as url, httpx.Client(base_url=url, timeout=300, trust_env=False) as http:
+    paths = [str(Path(__file__).parent.parent / "tests" / "support"), os.environ.get("PYTHONPATH", "")]
+    environment = {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    if mode == "two ranks":
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = "0|1"
+    settings = {"batch_size": 32, "seq_len": SEQ_LEN}
+    serving = running_server(SHAPES[MODEL], *FLAGS, *MODES[mode], settings=settings, **environment)
+    with serving as server, httpx.Client(base_url=server.url, timeout=300, trust_env=False) as http:
+        url = server.url
         request = {"block_hash": "bench", "block_height": 1, "public_key": "key", "seq_len": SEQ_LEN}
-        http.post("/api/v1/pow/init/validate", json={**request, "batch_size": BATCH_SIZE}).raise_for_status()
+        server.poc.post("/init/validate", {**request, "batch_size": BATCH_SIZE})
         batches = Batches(http, random.Random(0))  # noqa: S311
         idle = [batches.whole(each) for each in keys]
         http.post("/collective_rpc", json={"method": "probe_fill_guards"}).raise_for_status()
@@ -87,7 +94,7 @@ def run(mode: str, count: int) -> dict[str, Any]:
         counted = {column: round(metric(http, name) - before[name]) for column, name in METRICS.items()}
         seconds = time.monotonic() - begun
         guards = http.post("/collective_rpc", json={"method": "probe_guards_hold"}).json()["results"]
-        numerics = http.get("/api/v1/pow/status").json()["numerics"]
+        numerics = server.poc.get("/status")["numerics"]
         return {
             "mode": mode,
             "forward": numerics["forward"],
@@ -142,40 +149,6 @@ def compare_completions(url: str, batches: Batches, keys: Sequence[list[tuple[st
 
 def _differing(one: Sequence[str], other: Sequence[str]) -> int:
     return sum(a != b for a, b in zip(one, other, strict=True))
-
-
-@contextmanager
-def running_server(flags: Sequence[str]) -> Iterator[str]:
-    """`hallmark serve` with few blocks and chunked prompts, and vLLM's routes for developers."""
-    port = free_port()
-    probe = Path(__file__).parent.parent / "tests" / "support"
-    with TemporaryDirectory() as directory:
-        write_model(SHAPES[MODEL], Path(directory) / "model")
-        command = [
-            *(sys.executable, "-P", "-m", "hallmark.server.cli", "serve", f"{directory}/model"),
-            *("--host", "127.0.0.1", "--port", str(port), "--load-format", "dummy", *flags),
-            *("--dtype", demo_dtype(), "--max-model-len", "2048", "--served-model-name", "bench"),
-            *("--num-gpu-blocks-override", str(20 * (8 if ON_GPU else 1))),
-            *("--long-prefill-token-threshold", "128", "--worker-extension-cls", "probe.Probe"),
-            *("--additional-config", json.dumps({"hallmark": {"batch_size": 32, "seq_len": SEQ_LEN}})),
-        ]
-        environment = {
-            **{name: value for name, value in ENVIRONMENT.items() if name != "VLLM_PLUGINS"},
-            "VLLM_SERVER_DEV_MODE": "1",
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(probe), os.environ.get("PYTHONPATH")])),
-            **({"VLLM_CPU_OMP_THREADS_BIND": "0|1"} if "2" in flags else {}),
-        }
-        log = Path(directory) / "server.log"
-        with ChildProcess("hallmark serve", command, log=log, environment=environment) as process:
-
-            def is_up() -> bool:
-                try:
-                    return httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == 200
-                except httpx.TransportError:
-                    return False
-
-            process.wait_until(is_up, seconds=START_SECONDS)
-            yield f"http://127.0.0.1:{port}"
 
 
 if __name__ == "__main__":

@@ -35,6 +35,10 @@ def _kibibytes(value: Any) -> str:
     return f"{value / 2**10:,.0f}" if value >= 2**10 else "0"
 
 
+def _numbers(digits: int) -> Callable[[Any], str]:
+    return lambda values: " / ".join(f"{value:,.{digits}f}" for value in values)
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """A table of the document.
@@ -122,6 +126,41 @@ TABLES = {
             ("batches in a call", "batches_per_call", _text),
             ("batch, ms", "batch_ms", _number(1)),
             ("host, ms", "host_ms", _number(1)),
+        ),
+    ),
+    "coexist": Table(
+        "coexist",
+        (
+            ("model", "model", _text),
+            ("clients", "concurrency", _number(0)),
+            ("share", "share", _number(2)),
+            ("first token p50 / p99 without, ms", "ttft_ms_without", _numbers(1)),
+            ("with, ms", "ttft_ms_with", _numbers(1)),
+            ("between tokens p50 / p99 without, ms", "itl_ms_without", _numbers(1)),
+            ("with, ms", "itl_ms_with", _numbers(1)),
+            ("tokens/s without", "tokens_s_without", _number(1)),
+            ("with", "tokens_s_with", _number(1)),
+            ("quotient", "tokens_quotient", _number(2)),
+            ("nonces/s beside", "nonces_s_beside", _number(1)),
+            ("alone", "nonces_s_alone", _number(1)),
+            ("stall p50 / p99 / max, ms", "stall_ms", _numbers(1)),
+            ("share used", "share_used", _number(2)),
+        ),
+    ),
+    "identity": Table(
+        "identity",
+        (
+            ("mode", "mode", _text),
+            ("forward", "forward", _text),
+            ("batches", "batches", _number(0)),
+            ("slices", "slices", _number(0)),
+            ("batches that differ", "differing", _number(0)),
+            ("requests", "requests", _number(0)),
+            ("steps of inference", "inference_steps", _number(0)),
+            ("preemptions", "preemptions", _number(0)),
+            ("completions that differ: one at a time", "one_at_a_time_differing", _number(0)),
+            ("at once, with batches", "at_once_differing_with", _number(0)),
+            ("without", "at_once_differing_without", _number(0)),
         ),
     ),
     "memory": Table(

@@ -9,57 +9,34 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script's own folder out
 
-from _models import SHAPES, ModelShape, write_model
+from _models import SHAPES, ModelShape
 from _report import device, print_table, target, write_results
-from _vllm import ENVIRONMENT, running_engine
+from _server import running_server
+from _vllm import running_engine
 
-from hallmark.server.cli.client import PoCClient, UnreachableError
 from hallmark.server.demo_model import demo_dtype
-from hallmark.server.processes import ChildProcess, free_port
 
 ON_GPU = device().type == "cuda"
 BATCH_SIZE, SEQ_LEN = (32, 256) if ON_GPU else (8, 64)
 MODELS = {"0.6B": SHAPES["0.6B"], "8B": SHAPES["8B"]} if ON_GPU else {"demo": SHAPES["demo"]}
 WARM_UP_SECONDS, SECONDS = 3.0, 15.0
-START_SECONDS = 600.0
 
 
 def served_rate(shape: ModelShape) -> dict[str, Any]:
     """Generate on a server; nonces a second, and its own account of its batches."""
-    port = free_port()
-    with TemporaryDirectory() as directory:
-        write_model(shape, Path(directory) / "model")
-        command = [
-            *(sys.executable, "-P", "-m", "hallmark.server.cli", "serve", f"{directory}/model"),
-            *("--host", "127.0.0.1", "--port", str(port), "--load-format", "dummy", "--enforce-eager"),
-            *("--dtype", demo_dtype(), "--max-model-len", "2048"),
-            *("--additional-config.hallmark.batch_size", str(BATCH_SIZE)),
-            *("--additional-config.hallmark.seq_len", str(SEQ_LEN)),
-        ]
-        environment = {name: value for name, value in ENVIRONMENT.items() if name != "VLLM_PLUGINS"}
-        log = Path(directory) / "server.log"
-        process = ChildProcess("hallmark serve", command, log=log, environment=environment)
-        with process, PoCClient(f"http://127.0.0.1:{port}", use_proxies=False) as poc:
-
-            def is_up() -> bool:
-                try:
-                    return bool(poc.get("/status"))
-                except UnreachableError:
-                    return False
-
-            process.wait_until(is_up, seconds=START_SECONDS)
-            request = {"block_hash": "bench", "block_height": 1, "public_key": "key", "node_id": 0}
-            poc.post("/init/generate", {**request, "node_count": 1, "seq_len": SEQ_LEN})
-            time.sleep(WARM_UP_SECONDS)
-            before, begun = poc.get("/status")["total_checked"], time.monotonic()
-            time.sleep(SECONDS)
-            status, elapsed = poc.get("/status"), time.monotonic() - begun
-            poc.post("/stop")
+    settings = {"batch_size": BATCH_SIZE, "seq_len": SEQ_LEN}
+    with running_server(shape, "--enforce-eager", settings=settings) as server:
+        request = {"block_hash": "bench", "block_height": 1, "public_key": "key", "node_id": 0}
+        server.poc.post("/init/generate", {**request, "node_count": 1, "seq_len": SEQ_LEN})
+        time.sleep(WARM_UP_SECONDS)
+        before, begun = server.poc.get("/status")["total_checked"], time.monotonic()
+        time.sleep(SECONDS)
+        status, elapsed = server.poc.get("/status"), time.monotonic() - begun
+        server.poc.post("/stop")
     return {"rate": (status["total_checked"] - before) / elapsed, **status["batches"]}
 
 
