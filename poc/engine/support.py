@@ -7,7 +7,7 @@ ranks that would have to agree on more than tensor parallelism does) or was neve
 import re
 from argparse import Namespace
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from vllm.config import VllmConfig
 from vllm.model_executor.layers.attention import Attention, MLAAttention
@@ -17,7 +17,7 @@ from vllm.v1.attention.backend import AttentionType
 from hallmark.poc.errors import UnsupportedError
 from hallmark.poc.settings import Settings
 
-AttentionLayer = Attention | MLAAttention
+AttentionLayer: TypeAlias = Attention | MLAAttention
 """What a private forward can stand in for."""
 
 FIRST_VERSION = (0, 26)
@@ -149,7 +149,7 @@ def attention_layers(config: VllmConfig, layers: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def _is_supported(layer: object) -> bool:
+def _is_supported(layer: Any) -> bool:
     if type(layer) is Attention:
         return bool(layer.attn_type == AttentionType.DECODER)
     # Where attention is no opaque op, MLA reaches its cache without the forward context.
