@@ -31,11 +31,14 @@ class Agreement:
         group: the tensor-parallel ranks' CPU group; None for a single rank, which agrees with itself.
         timeout: how long to wait for the others, and for the device. Ranks arrive within the time of one
             batch; one that has not come by then is stuck in a collective.
+
+    Attributes:
+        timeout: The same, which may be changed.
     """
 
     def __init__(self, group: dist.ProcessGroup | None, timeout: timedelta) -> None:
         self._group = group
-        self._timeout = timeout
+        self.timeout = timeout
 
     def without_collectives(self, step: str, action: Callable[[], _Result]) -> _Result:
         """Take a step that has no collective in it: where it fails on one rank, it fails on all.
@@ -60,10 +63,10 @@ class Agreement:
 
     def wait_for_device(self, has_arrived: Callable[[], bool]) -> None:
         """Wait until the device has come to some point, and stop this process if it never does."""
-        deadline = time.monotonic() + self._timeout.total_seconds()
+        deadline = time.monotonic() + self.timeout.total_seconds()
         while not has_arrived():
             if time.monotonic() > deadline:
-                stop_engine(f"the device has not finished a batch within {self._timeout}")
+                stop_engine(f"the device has not finished a batch within {self.timeout}")
             time.sleep(0.0002)
 
     def _take(self, step: str, action: Callable[[], _Result], *, has_collectives: bool) -> _Result:
@@ -93,9 +96,9 @@ class Agreement:
             work = dist.all_reduce(votes, group=self._group, async_op=True)
             if work is None:
                 raise RuntimeError("this process is not a rank of the group")
-            work.wait(self._timeout)
+            work.wait(self.timeout)
         except RuntimeError as error:
-            stop_engine(f"a rank did not come to the vote after {step} within {self._timeout}: {error}")
+            stop_engine(f"a rank did not come to the vote after {step} within {self.timeout}: {error}")
         return int(votes.item()), dist.get_world_size(self._group)
 
 

@@ -159,6 +159,11 @@ def _private_group(config: VllmConfig, device: torch.device, group: AttentionGro
 
 
 def _private_layer(layer: AttentionLayer, scratch: Tensor, checkpoint: Callable[[], None]) -> AttentionLayer:
+    variants = getattr(layer.impl, "get_impl_variants", lambda: (layer.impl,))()
+    if tuple(variants) != (layer.impl,):
+        raise UnsupportedError(
+            f"PoC does not work with {type(layer.impl).__name__} yet: it is made of several implementations"
+        )
     private = copy.copy(layer)
     private.impl = copy.copy(layer.impl)
     for name in _DERIVED_STATE:

@@ -21,13 +21,15 @@ def compiles_embeddings(config: VllmConfig) -> bool:
     """Whether vLLM has compiled the model for embeddings as its inputs, which is what a PoC batch has.
 
     Without `--enable-prompt-embeds` its graph was traced for token ids. Where Inductor partitions the graph,
-    a forward sets a process-wide hook while it runs, so that none can stand still in the middle.
+    or guards are evaluated, a forward changes something process-wide while it runs, so that none can stand
+    still in the middle.
     """
     compilation = config.compilation_config
     return (
         compilation.mode != CompilationMode.NONE
         and bool(config.model_config.enable_prompt_embeds)
         and not compilation.use_inductor_graph_partition
+        and not compilation.dynamic_shapes_config.evaluate_guards
     )
 
 

@@ -38,26 +38,36 @@ def measure_peak(device: torch.device) -> Iterator[PeakMemory]:
         peak.bytes = max(0, torch.cuda.max_memory_allocated(device) - before)
 
 
-def check_free(device: torch.device, peak_bytes: int) -> None:
-    """Refuse to start when a batch beside inference would not fit.
+def check_free(device: torch.device, peak_bytes: int, step_bytes: int) -> None:
+    """Refuse to start when a suspended batch and a step of inference would not fit beside each other.
+
+    Args:
+        device: the worker's device.
+        peak_bytes: what a batch needs at its peak.
+        step_bytes: what a step of inference needs at its peak, and gives back at its end.
 
     Raises:
-        UnsupportedError: with both numbers.
+        UnsupportedError: with the numbers.
     """
     free = free_bytes(device)
-    if free < peak_bytes:
+    if free < peak_bytes + step_bytes:
         raise UnsupportedError(
-            f"a PoC batch needs {peak_bytes / 2**20:.0f} MiB at its peak and only {free / 2**20:.0f} MiB are "
-            "free: lower vLLM's --gpu-memory-utilization, or batch_size or seq_len in the hallmark settings"
+            f"a PoC batch needs {peak_bytes / 2**20:.0f} MiB at its peak, a step of inference "
+            f"{step_bytes / 2**20:.0f} MiB beside it, and only {free / 2**20:.0f} MiB are free: lower vLLM's "
+            "--gpu-memory-utilization, or batch_size or seq_len in the hallmark settings"
         )
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the bytes this process could still allocate, those its allocator has cached included."""
+    """Return the bytes this process could still allocate; on a GPU its allocator's cache is emptied first.
+
+    What lies cached in the pools of CUDA graphs could serve nobody else.
+    """
     if device.type == "cpu":
         return int(psutil.virtual_memory().available)
+    torch.cuda.empty_cache()
     free, _ = torch.cuda.mem_get_info(device)
-    return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+    return int(free)
 
 
 def _resident_high_water() -> int:

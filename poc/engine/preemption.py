@@ -31,11 +31,12 @@ class Preemptible:
             of the model, and the worker could neither go on nor begin anew.
 
     Attributes:
+        timeout: The same, which may be changed.
         is_suspended: Whether there is a task that has not ended.
     """
 
     def __init__(self, enter: Callable[[], None], timeout: timedelta) -> None:
-        self._timeout = timeout
+        self.timeout = timeout
         self._go = threading.Semaphore(0)
         self._stands = threading.Semaphore(0)
         self._task: Callable[[], Any] | None = None
@@ -105,8 +106,8 @@ class Preemptible:
 
     def _move(self) -> None:
         self._go.release()
-        if not self._stands.acquire(timeout=self._timeout.total_seconds()):
-            stop_engine(f"a PoC batch has not come to its next checkpoint within {self._timeout}")
+        if not self._stands.acquire(timeout=self.timeout.total_seconds()):
+            stop_engine(f"a PoC batch has not come to its next checkpoint within {self.timeout}")
         error, self._error = self._error, None
         if error is not None:
             try:

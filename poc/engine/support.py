@@ -53,6 +53,7 @@ def check_config(config: VllmConfig) -> None:
         UnsupportedError: with one sentence for each such feature that is on.
     """
     parallel, model, cache = config.parallel_config, config.model_config, config.cache_config
+    offload = config.offload_config
     text_config = model.hf_text_config
     # Attributes that not every supported version has are read with a default.
     refusals = {
@@ -63,6 +64,11 @@ def check_config(config: VllmConfig) -> None:
         "several API server processes (--api-server-count > 1)": parallel._api_process_count > 1,
         "sequence-parallel MoE": bool(getattr(parallel, "use_sequence_parallel_moe", False)),
         "dual batch overlap (--enable-dbo)": bool(getattr(parallel, "enable_dbo", False)),
+        "expert load balancing (--enable-eplb)": bool(parallel.enable_eplb),
+        # Its buffers hold the weights of the layers that come next, which differ where a batch stands still.
+        "weight offloading (--offload-group-size, --cpu-offload-gb)": offload.offload_backend == "prefetch"
+        or offload.prefetch.offload_group_size > 0
+        or offload.uva.cpu_offload_gb > 0,
         "LoRA (--enable-lora)": config.lora_config is not None,
         "sleep mode (--enable-sleep-mode)": bool(model.enable_sleep_mode),
         "KV connectors (--kv-transfer-config)": config.kv_transfer_config is not None,

@@ -49,6 +49,9 @@ class _RunningBatch(NamedTuple):
     host_seconds: float
 
 
+# What is used first is compiled first, and a large model's first batch on a CPU takes its time.
+_SET_UP_TIMEOUT = timedelta(minutes=30)
+
 # Where a worker keeps its PoC state: an attribute of our own on vLLM's worker object.
 STATE_ATTRIBUTE = "_hallmark_worker"
 
@@ -76,9 +79,8 @@ class PoCWorker:
         self._device: torch.device = worker.device
         self._dtype: torch.dtype = config.model_config.dtype
         parallel = config.parallel_config.tensor_parallel_size > 1
-        timeout = timedelta(seconds=self.settings.engine_timeout)
-        self._agreement = Agreement(get_tp_group().cpu_group if parallel else None, timeout)
-        self._preemptible = Preemptible(_thread_on(self._device), timeout)
+        self._agreement = Agreement(get_tp_group().cpu_group if parallel else None, _SET_UP_TIMEOUT)
+        self._preemptible = Preemptible(_thread_on(self._device), _SET_UP_TIMEOUT)
         self.attention = PrivateAttention(
             config,
             self._device,
@@ -91,6 +93,8 @@ class PoCWorker:
             self._preemptible.checkpoint,
         )
         self._forward = ModelForward(self._model, config, self.attention, self._device)
+        # Set where vLLM has measured it, on GPUs.
+        self._step_bytes = int(getattr(worker, "peak_activation_memory", 0))
         self._fingerprint = partial(numerics, config, layers, self._device, runner)
         self._round: RoundTensors | None = None
 
@@ -144,7 +148,9 @@ class PoCWorker:
             while done is None:
                 done = self.advance(1)["batches"]
             self.close_round()
-        check_free(self._device, peak.bytes)
+        check_free(self._device, peak.bytes, self._step_bytes)
+        timeout = timedelta(seconds=self.settings.engine_timeout)
+        self._agreement.timeout = self._preemptible.timeout = timeout
         numerics = self._fingerprint(
             is_compiled=self._forward.is_compiled, postpones_norm=self._forward.postpones_norm
         )

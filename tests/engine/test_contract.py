@@ -189,6 +189,7 @@ PINS = (
             "prefill_context_parallel_size",
             "_api_process_count",
             "enable_dbo",
+            "enable_eplb",
             "use_sequence_parallel_moe",
             "disable_custom_all_reduce",
         ),
@@ -210,6 +211,10 @@ PINS = (
         ),
         "support.check_config, worker.PoCWorker.describe",
     ),
+    Pin("config/offload.py", "OffloadConfig", ("offload_backend", "prefetch", "uva"), "support.check_config"),
+    Pin("config/offload.py", "PrefetchOffloadConfig", ("offload_group_size",), "support.check_config"),
+    Pin("config/offload.py", "UVAOffloadConfig", ("cpu_offload_gb",), "support.check_config"),
+    Pin("config/compilation.py", "DynamicShapesConfig", ("evaluate_guards",), "forward.compiles_embeddings"),
     Pin("config/cache.py", "CacheConfig", ("cache_dtype", "kv_sharing_fast_prefill"), "support.check_config"),
     Pin(
         "config/scheduler.py",
@@ -227,7 +232,7 @@ PINS = (
     Pin(
         "config/vllm.py",
         "VllmConfig",
-        ("additional_config", "lora_config", "kv_transfer_config", "compilation_config"),
+        ("additional_config", "lora_config", "kv_transfer_config", "compilation_config", "offload_config"),
         "support.check_config, worker.PoCWorker",
     ),
     Pin("config/vllm.py", "set_current_vllm_config", ("vllm_config",), "attention._private_group"),

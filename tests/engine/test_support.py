@@ -49,6 +49,8 @@ def test_the_plain_configuration_is_accepted(configure: Any) -> None:
         ("parallel_config", "prefill_context_parallel_size", 2, "prefill context parallelism"),
         ("parallel_config", "_api_process_count", 2, "several API server processes"),
         ("parallel_config", "enable_dbo", True, "dual batch overlap"),
+        ("parallel_config", "enable_eplb", True, "expert load balancing"),
+        ("offload_config", "offload_backend", "prefetch", "weight offloading"),
         ("model_config", "enable_sleep_mode", True, "sleep mode"),
         ("cache_config", "kv_sharing_fast_prefill", True, "--kv-sharing-fast-prefill"),
         (None, "lora_config", object(), "LoRA"),

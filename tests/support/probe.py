@@ -87,7 +87,7 @@ class Probe(Base):
         Whoever waits for the others or for a forward is given ten seconds.
         """
         state = getattr(self, STATE_ATTRIBUTE)
-        state._agreement._timeout = state._preemptible._timeout = timedelta(seconds=10)
+        state._agreement.timeout = state._preemptible.timeout = timedelta(seconds=10)
         if rank not in (None, self.rank):
             return {}
         impl = state.attention.layers[sorted(self._probe_live_layers())[2]].impl
