@@ -23,7 +23,12 @@ _RUNNING = ("GENERATING", "VALIDATING")
 
 # A table must fit on a screen to be watched; --json shows everything.
 _LEFT_OUT = frozenset(
-    {"status", "stats", "valid_nonces", "valid_distances", "callbacks.receivers", "numerics"}
+    {
+        *("status", "stats", "valid_nonces", "valid_distances", "callbacks.receivers", "numerics"),
+        *("batches.in_last_call", "batches.host_seconds_each", "inference.connections"),
+        *("validation.slices", "validation.slices_beside_inference", "validation.layer_ms"),
+        "validation.stall_ms.p50",
+    }
 )
 _SHOWN_OF_CONFIG = frozenset({"block_hash", "block_height", "public_key", "batch_size", "seq_len"})
 

@@ -91,6 +91,7 @@ def test_the_exit_code_is_vllms(tmp_path: Path) -> None:
     assert "no-model" in process.log_tail(100)
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_it_at_once(demo_model_directory: Path, tmp_path: Path) -> None:
     with serving(demo_model_directory, tmp_path / "log", port=free_port()) as process:
         wait_for("Initializing a V1 LLM engine", process)

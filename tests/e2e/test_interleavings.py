@@ -83,7 +83,7 @@ class Client:
             self.answers.add(("gave up", 0))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_whatever_the_order_of_calls_every_job_ends_once_and_the_gate_is_the_states(
     node: Node, seed: int
 ) -> None:

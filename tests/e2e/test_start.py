@@ -61,6 +61,7 @@ def test_workers_without_the_general_plugin_end_the_start(demo_model_directory: 
     assert "the general plugin 'hallmark' is not loaded there" in log
 
 
+@pytest.mark.slow
 def test_a_token_is_asked_for_on_every_control_route(demo_model_directory: Path, tmp_path: Path) -> None:
     with running_node(
         demo_model_directory, tmp_path / "server.log", "--enforce-eager", HALLMARK_API_KEY="a token"

@@ -83,4 +83,11 @@ def test_a_failure_on_one_rank_between_collectives_stops_the_server(pair: Node) 
     assert pair.process.wait(120) is not None, "the server must end"
     assert pair.process.log is not None
     log = pair.process.log.read_text(errors="replace")
-    assert "PoC stops this engine: a rank did not come to the vote after the forward of a PoC batch" in log
+    # The other rank waits in a collective of the forward, or stands at a checkpoint and votes.
+    reasons = (
+        "a rank did not come to the vote after the forward of a PoC batch",
+        "the forward of a PoC batch succeeded on 1 of 2 ranks",
+        "a slice of a PoC batch succeeded on 1 of 2 ranks",
+    )
+    stops = [line for line in log.splitlines() if "PoC stops this engine: " in line]
+    assert any(reason in line for line in stops for reason in reasons), stops
