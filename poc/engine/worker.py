@@ -149,8 +149,9 @@ class PoCWorker:
                 done = self.advance(1)["batches"]
             self.close_round()
         check_free(self._device, peak.bytes, self._step_bytes)
-        timeout = timedelta(seconds=self.settings.engine_timeout)
-        self._agreement.timeout = self._preemptible.timeout = timeout
+        self._agreement.timeout = timedelta(seconds=self.settings.engine_timeout)
+        # Longer, so that a rank which has failed says so before the wait for its forward ends.
+        self._preemptible.timeout = 1.5 * self._agreement.timeout
         numerics = self._fingerprint(
             is_compiled=self._forward.is_compiled, postpones_norm=self._forward.postpones_norm
         )

@@ -33,14 +33,8 @@ def test_the_whole_demo_comes_out_right(tmp_path: Path) -> None:
     assert not list((tmp_path / "tmp").glob("hallmark-demo-*"))
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGKILL,
-        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
-        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
     environment = {"TMPDIR": str(tmp_path)}
     with ChildProcess("the demo", DEMO, log=tmp_path / "log", environment=environment) as process:

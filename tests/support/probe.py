@@ -84,10 +84,10 @@ class Probe(Base):
     def probe_break_a_layer(self, how: str, rank: int | None = None) -> dict[str, Any]:
         """Let the third layer of the next batch `fail` or `hang`, on one rank or on all.
 
-        Whoever waits for the others or for a forward is given ten seconds.
+        Whoever waits for the others is given five seconds, and whoever waits for a forward ten.
         """
         state = getattr(self, STATE_ATTRIBUTE)
-        state._agreement.timeout = state._preemptible.timeout = timedelta(seconds=10)
+        state._agreement.timeout, state._preemptible.timeout = timedelta(seconds=5), timedelta(seconds=10)
         if rank not in (None, self.rank):
             return {}
         impl = state.attention.layers[sorted(self._probe_live_layers())[2]].impl
