@@ -23,12 +23,10 @@ class Server:
     """What benches use of a running server.
 
     Attributes:
-        url: Where it listens.
         poc: A client of its control routes.
         model: The folder of the model, which is also its name.
     """
 
-    url: str
     poc: PoCClient
     model: Path
 
@@ -46,7 +44,6 @@ def running_server(
         **environment: Further variables of its environment.
     """
     port = free_port()
-    url = f"http://127.0.0.1:{port}"
     with TemporaryDirectory() as directory:
         model, log = Path(directory) / "model", Path(directory) / "server.log"
         write_model(shape, model)
@@ -60,7 +57,7 @@ def running_server(
         environment = {**ENVIRONMENT, **environment}
         del environment["VLLM_PLUGINS"]
         process = ChildProcess("hallmark serve", command, log=log, environment=environment)
-        with process, PoCClient(url, use_proxies=False) as poc:
+        with process, PoCClient(f"http://127.0.0.1:{port}", use_proxies=False) as poc:
 
             def is_up() -> bool:
                 try:
@@ -73,4 +70,4 @@ def running_server(
             except Exception as error:
                 error.add_note(process.log_tail(60))  # the log goes with the folder
                 raise
-            yield Server(url, poc, model)
+            yield Server(poc, model)

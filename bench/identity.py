@@ -42,6 +42,11 @@ FLAGS = (
     *("--served-model-name", "bench", "--num-gpu-blocks-override", "160" if ON_GPU else "20"),
     *("--long-prefill-token-threshold", "128", "--worker-extension-cls", "probe.Probe"),
 )
+METRICS = {
+    "inference_steps": "vllm:iteration_tokens_total_count",
+    "preemptions": "vllm:num_preemptions_total",
+    "prefix_hits": "vllm:prefix_cache_hits_total",
+}
 
 
 def main() -> None:
@@ -77,8 +82,8 @@ def run(mode: str, count: int) -> dict[str, Any]:
         environment["VLLM_CPU_OMP_THREADS_BIND"] = "0|1"
     settings = {"batch_size": 32, "seq_len": SEQ_LEN}
     serving = running_server(SHAPES[MODEL], *FLAGS, *MODES[mode], settings=settings, **environment)
-    with serving as server, httpx.Client(base_url=server.url, timeout=300, trust_env=False) as http:
-        url = server.url
+    with serving as server, httpx.Client(base_url=server.poc.url, timeout=300, trust_env=False) as http:
+        url = server.poc.url
         request = {"block_hash": "bench", "block_height": 1, "public_key": "key", "seq_len": SEQ_LEN}
         server.poc.post("/init/validate", {**request, "batch_size": BATCH_SIZE})
         batches = Batches(http, random.Random(0))  # noqa: S311
@@ -108,13 +113,6 @@ def run(mode: str, count: int) -> dict[str, Any]:
             "batches_s": round(count / seconds, 1),
             **compare_completions(url, batches, keys),
         }
-
-
-METRICS = {
-    "inference_steps": "vllm:iteration_tokens_total_count",
-    "preemptions": "vllm:num_preemptions_total",
-    "prefix_hits": "vllm:prefix_cache_hits_total",
-}
 
 
 def compare_completions(url: str, batches: Batches, keys: Sequence[list[tuple[str, int]]]) -> dict[str, int]:

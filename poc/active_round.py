@@ -147,7 +147,7 @@ class ActiveRound:
         if phase is self.state:
             return
         self.state = phase
-        self.last_progress = time.monotonic()
+        self._note_progress()
         self.statistics.set_generating(phase is PoCState.GENERATING and self.is_open)
         if phase is PoCState.GENERATING:
             self._queue.release()
@@ -239,7 +239,7 @@ class ActiveRound:
 
     async def _open(self) -> None:
         self.memory_bytes = await self._watched(self._engine.open_round(self.round.spec()))
-        self.last_progress = time.monotonic()
+        self._note_progress()
         if not self.ended:
             self.statistics.set_generating(self.state is PoCState.GENERATING)
         self._settled.set()
