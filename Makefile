@@ -36,7 +36,7 @@ test: setup contract-wheels ## The tests that CI runs (under 20 minutes on 2 cor
 	$(PYTEST) -m "not slow and not gpu"
 
 test-all: setup contract-wheels ## Every test, the slow and the GPU ones included
-	$(PYTEST)
+	$(PYTEST) --hypothesis-profile=default
 
 # mypy sees the hallmark.* names only in an installed wheel, so it is the wheel that is checked.
 check: setup ## Lint, format, types

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
 from hallmark.poc.batch_times import BatchTimes
@@ -13,7 +13,7 @@ from hallmark.poc.errors import EngineError, FieldError, HallmarkError, RoundCan
 from hallmark.poc.fraud import Verdict
 from hallmark.poc.generated import GeneratedBuffer, WalkedBatch
 from hallmark.poc.load import InferenceLoad
-from hallmark.poc.nonces import NonceKey, NonceWalk
+from hallmark.poc.nonces import NonceKey, NonceWalk, Stretch
 from hallmark.poc.outbox import Outbox
 from hallmark.poc.payloads import generated_payload, validated_payload
 from hallmark.poc.proof import Numerics, ProofBatch
@@ -245,23 +245,29 @@ class ActiveRound:
         self._settled.set()
 
     async def _close(self) -> None:
+        block = self.round.config.block_hash
         try:
             await self._engine.close_round()
+        except HallmarkError as exc:
+            logger.error("The engine did not close the round for block %r: %s", block, exc)
         except Exception:
             # The round is over either way; the next one's opening will tell whether the engine lives.
-            logger.exception("The engine did not close the round for block %r", self.round.config.block_hash)
+            logger.exception("The engine did not close the round for block %r", block)
         self.memory_bytes = None
 
     async def _generate(self) -> None:
         """Compute the next batches of the walk: several in one call where that keeps nobody waiting."""
-        if self._walk is None:
+        walk, public_key = self._walk, self.round.config.public_key
+        if walk is None:
             raise RuntimeError("generating without a walk")
-        several = self.times.batches_per_call() if self.scheduler.has_the_engine_to_itself else 1
-        stretches = self._walk.take_several(several, self.round.batch_size)
-        public_key = self.round.config.public_key
-        computed = await self._compute(
-            [[(public_key, nonce) for nonce in stretch.nonces] for stretch in stretches]
-        )
+        stretches: list[Stretch] = []
+
+        def choose() -> list[list[NonceKey]]:
+            several = self.times.batches_per_call() if self.scheduler.has_the_engine_to_itself else 1
+            stretches.extend(walk.take_several(several, self.round.batch_size))
+            return [[(public_key, nonce) for nonce in stretch.nonces] for stretch in stretches]
+
+        computed = await self._compute(choose)
         if computed is None:
             return
         for stretch, distances in zip(stretches, computed, strict=True):
@@ -277,23 +283,20 @@ class ActiveRound:
         """Compute the next nonces that wait for validation, and report the verdicts this brings."""
         taken = self._queue.take(self.round.batch_size)
         begun = time.monotonic()
-        computed = await self._compute([[(job.proof.public_key, nonce) for job, nonce in taken]])
+        computed = await self._compute(lambda: [[(job.proof.public_key, nonce) for job, nonce in taken]])
         if computed is None:
             return
         for job in self._queue.record(taken, computed[0], time.monotonic() - begun):
             self._report_verdict(job)
 
-    async def _compute(self, batches: list[list[NonceKey]]) -> list[list[float]] | None:
+    async def _compute(self, choose: Callable[[], list[list[NonceKey]]]) -> list[list[float]] | None:
         """The distances of batches; None where the round has ended before."""
         begun = time.monotonic()
         computed = await self._watched(
-            self.scheduler.compute(batches, ended=self._ended, on_slice=self._note_progress)
+            self.scheduler.compute(choose, ended=self._ended, on_slice=self._note_progress)
         )
         if computed is None:
             return None
-        asked, answered = [len(keys) for keys in batches], [len(batch.distances) for batch in computed]
-        if answered != asked:
-            raise EngineError(f"the engine answered {answered} distances for {asked} nonces")
         self.times.record(computed, time.monotonic() - begun)
         return [batch.distances for batch in computed]
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from hallmark.poc.engine_protocol import ComputedBatch, PoCEngine
+from hallmark.poc.errors import EngineError
 from hallmark.poc.load import InferenceLoad
 from hallmark.poc.nonces import NonceKey
 from hallmark.poc.settings import Settings
@@ -53,12 +54,17 @@ class Scheduler:
         return self._refuses_inference() and not self._load.is_active
 
     async def compute(
-        self, batches: Sequence[Sequence[NonceKey]], *, ended: asyncio.Event, on_slice: Callable[[], None]
+        self,
+        choose: Callable[[], Sequence[Sequence[NonceKey]]],
+        *,
+        ended: asyncio.Event,
+        on_slice: Callable[[], None],
     ) -> list[ComputedBatch] | None:
         """Compute batches.
 
         Args:
-            batches: As for `PoCEngine.start`.
+            choose: The batches, as for `PoCEngine.start`; called when the engine is about to start them:
+                how many keep nobody waiting may change while the engine is left to inference.
             ended: Where it is set between slices, the batches are given up.
             on_slice: Called after each slice.
 
@@ -66,23 +72,25 @@ class Scheduler:
             What was computed; None where it was given up, to be freed by closing the round.
 
         Raises:
-            EngineError: As for `PoCEngine.start`.
+            EngineError: As for `PoCEngine.start`, or the engine answered something that is not one distance
+                for each nonce.
         """
-        is_suspended = False
+        batches: Sequence[Sequence[NonceKey]] = ()
         while True:
             await self._leave_to_inference(ended)
             if ended.is_set():
                 return None
-            layers = self._layers()
-            done = await (
-                self._engine.advance(layers) if is_suspended else self._engine.start(batches, layers)
-            )
+            if batches:
+                done = await self._engine.advance(self._layers())
+            else:
+                batches = choose()
+                done = await self._engine.start(batches, self._layers())
             self._last_seconds = done.seconds
             self._times.record(done, beside_inference=self._load.is_active)
             on_slice()
             if done.batches is not None:
+                _check(done.batches, batches)
                 return done.batches
-            is_suspended = True
 
     def rest(self) -> None:
         """Note that there is nothing to compute for now."""
@@ -110,3 +118,9 @@ class Scheduler:
         finally:
             for wait in waits:
                 wait.cancel()
+
+
+def _check(computed: Sequence[ComputedBatch], batches: Sequence[Sequence[NonceKey]]) -> None:
+    asked, answered = [len(keys) for keys in batches], [len(batch.distances) for batch in computed]
+    if answered != asked:
+        raise EngineError(f"the engine answered {answered} distances for {asked} nonces")

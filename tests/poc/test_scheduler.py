@@ -151,7 +151,12 @@ class Node:
             self.slices += 1
             assert self.slices == len(self.engine.spans)
 
-        computed = await self.scheduler.compute(batches or [BATCH], ended=self.ended, on_slice=on_slice)
+        return await self.compute_what(lambda: batches or [BATCH], on_slice)
+
+    async def compute_what(
+        self, choose: Callable[[], Sequence[Sequence[NonceKey]]], on_slice: Callable[[], None] = lambda: None
+    ) -> list[list[float]] | None:
+        computed = await self.scheduler.compute(choose, ended=self.ended, on_slice=on_slice)
         return None if computed is None else [batch.distances for batch in computed]
 
     async def serve(self, duration: float) -> None:
@@ -336,6 +341,21 @@ class TestRefusingInference:
         await computing
         assert node.engine.pauses == [3, 0, 0]
         await serving
+
+    @in_virtual_time
+    async def test_what_to_compute_is_chosen_after_the_pause(self) -> None:
+        """Before it, many batches may keep nobody waiting, and after it hold everybody up."""
+        node = Node(layers=1)
+        begun: list[float] = []
+
+        def choose() -> list[list[NonceKey]]:
+            begun.append(now())
+            return [BATCH]
+
+        with node.load.connection():
+            await node.compute_what(choose)
+            assert await node.compute_what(choose) == [[distance(key) for key in BATCH]]
+        assert begun == [0, 4], "one layer, and three for inference"
 
 
 class TestThePauseEnds:

@@ -394,7 +394,8 @@ class NodeMachine(RuleBasedStateMachine):
                 return bool(self.manager.status()["total_checked"] > checked)
             return self.manager.state is not VALIDATING or not self.unsettled
 
-        for _ in range(40):
+        # A call of 64 batches, the longest there is, may owe inference three times as long.
+        for _ in range(200):
             if not is_done():
                 self._let_pass(0.1)
         assert is_done()
