@@ -51,7 +51,10 @@ def running_server(
             *(sys.executable, "-P", "-m", "hallmark.server.cli", "serve", str(model)),
             *("--host", "127.0.0.1", "--port", str(port), "--load-format", "dummy"),
             *("--dtype", demo_dtype(), "--max-model-len", "2048"),
-            *("--additional-config", json.dumps({"hallmark": dict(settings)})),
+            *(
+                "--additional-config",
+                json.dumps({"hallmark": {"outbox_path": f"{directory}/outbox.db", **settings}}),
+            ),
             *flags,
         ]
         environment = {**ENVIRONMENT, **environment}

@@ -9,15 +9,23 @@ from typing import TypeVar
 from hallmark.poc.batch_times import BatchTimes
 from hallmark.poc.config import PoCConfig, PoCState
 from hallmark.poc.engine_protocol import PoCEngine
-from hallmark.poc.errors import EngineError, FieldError, HallmarkError, RoundCancelledError, StateError
+from hallmark.poc.errors import (
+    EngineError,
+    FieldError,
+    HallmarkError,
+    OutboxError,
+    RoundCancelledError,
+    StateError,
+)
 from hallmark.poc.fraud import Verdict
-from hallmark.poc.generated import GeneratedBuffer, WalkedBatch
+from hallmark.poc.generated import WalkedBatch
 from hallmark.poc.load import InferenceLoad
 from hallmark.poc.nonces import NonceKey, NonceWalk, Stretch
 from hallmark.poc.outbox import Outbox
-from hallmark.poc.payloads import generated_payload, validated_payload
+from hallmark.poc.payloads import generated_template, validated_payload
 from hallmark.poc.proof import Numerics, ProofBatch
 from hallmark.poc.round import Round
+from hallmark.poc.round_journal import InterruptedRound
 from hallmark.poc.scheduler import Scheduler
 from hallmark.poc.settings import Settings
 from hallmark.poc.statistics import RoundStatistics
@@ -51,6 +59,7 @@ class ActiveRound:
         last_progress: When the engine last answered, or the state last changed; `time.monotonic()`.
         engine_is_gone: Whether the engine must not be called any more.
         owner: The task that runs `drive`.
+        resumes: Where the last server left it; None: its walk begins here.
 
     Raises:
         FieldError: The node's first nonce is out of range, or the state is GENERATING and `node_id` or
@@ -67,6 +76,7 @@ class ActiveRound:
         settings: Settings,
         queue: ValidationQueue,
         outbox: Outbox,
+        resumes: InterruptedRound | None = None,
     ) -> None:
         self.round = round_
         self.state = state
@@ -84,7 +94,12 @@ class ActiveRound:
         self._outbox = outbox
         self._walk = _walk(round_.config)
         self._check(state)
-        self._generated = GeneratedBuffer(self._report_generated, settings.callback_interval)
+        self._journal_id = None if resumes is None else resumes.id
+        self._is_over = False
+        self.resumes = resumes
+        if resumes is not None and self._walk is not None:
+            self._walk.position = resumes.position
+            self.statistics.resume(resumes.position, resumes.valid, resumes.failed)
         self._ended = asyncio.Event()
         self._settled = asyncio.Event()
         self._failure: HallmarkError | None = None
@@ -151,6 +166,8 @@ class ActiveRound:
         self.statistics.set_generating(phase is PoCState.GENERATING and self.is_open)
         if phase is PoCState.GENERATING:
             self._queue.release()
+        if self._journal_id is not None:
+            self._outbox.enter_phase(self._journal_id, phase)
         self._wake.set()
 
     def submit(self, batch: ProofBatch) -> ValidationJob:
@@ -171,21 +188,25 @@ class ActiveRound:
         self._wake.set()
         return job
 
-    def end(self, reason: str, failure: HallmarkError | None = None) -> None:
-        """End the round at once; what it has found is handed to the outbox.
+    def end(self, reason: str, failure: HallmarkError | None = None, *, is_over: bool = True) -> None:
+        """End the round at once; what it has found is delivered in the background.
 
         Args:
             reason: Why, for people.
             failure: What `started` raises where the round was not open yet; None: that it was cancelled.
+            is_over: Whether it is not to be gone on with after a restart.
         """
+        self._is_over |= is_over
         if self.ended:
+            # It had failed, and now it is given up.
+            self._note_end()
             return
         block = self.round.config.block_hash
         cancelled = RoundCancelledError(f"the round for block {block!r} has ended: {reason}")
         self.state, self.reason = PoCState.STOPPED, reason[:_LONGEST_REASON]
         self._ended.set()
         self.statistics.end()
-        self._generated.flush()
+        self._note_end()
         self._queue.cancel(cancelled)
         if not self._settled.is_set():
             self._failure = failure or cancelled
@@ -215,14 +236,15 @@ class ActiveRound:
                     await self._wake.wait()
         except HallmarkError as exc:
             logger.error("The round for block %r failed: %s", self.round.config.block_hash, exc)
-            self.end(str(exc), exc)
+            # An engine or a disk may be in order after a restart; a walk at its end stays there.
+            self.end(str(exc), exc, is_over=not isinstance(exc, EngineError | OutboxError))
         except Exception as exc:
             # Whatever it was, the gate must not stay shut with nobody at work behind it.
             logger.exception("The round for block %r failed", self.round.config.block_hash)
             reason = f"{type(exc).__name__}: {exc}"
-            self.end(reason, EngineError(reason))
+            self.end(reason, EngineError(reason), is_over=False)
         finally:
-            self._generated.flush()
+            self._note_end()
             if not self.engine_is_gone:
                 await self._close()
 
@@ -230,6 +252,18 @@ class ActiveRound:
         if phase is PoCState.GENERATING and self._walk is None:
             field = "node_id" if self.round.config.node_id is None else "node_count"
             raise FieldError(field, None, "an integer; Node ID and node count must be set to generate")
+
+    @property
+    def _journal_number(self) -> int:
+        if self._journal_id is None:
+            raise RuntimeError("a round that is not open has no journal")
+        return self._journal_id
+
+    def _note_end(self) -> None:
+        """Tell the outbox that nothing more is coming; again, where something came after all."""
+        if self._journal_id is not None:
+            url = self.round.config.callback_url
+            self._outbox.end_round(self._journal_id, url, None if self._is_over else self.reason)
 
     def _check_dtype(self, batch: ProofBatch) -> None:
         own = self._engine.numerics.get("dtype")
@@ -239,10 +273,25 @@ class ActiveRound:
 
     async def _open(self) -> None:
         self.memory_bytes = await self._watched(self._engine.open_round(self.round.spec()))
+        await self._begin_journal()
         self._note_progress()
         if not self.ended:
             self.statistics.set_generating(self.state is PoCState.GENERATING)
         self._settled.set()
+
+    async def _begin_journal(self) -> None:
+        if self.ended:
+            return
+        template = generated_template(self.round, self.numerics)
+        if self.resumes is not None:
+            await self._outbox.resume_round(self.resumes.id, template)
+        else:
+            phase = self.state
+            self._journal_id = await self._outbox.begin_round(
+                self.round.config, self.round.digest, template, phase
+            )
+            if self.state not in (phase, PoCState.STOPPED):
+                self._outbox.enter_phase(self._journal_id, self.state)
 
     async def _close(self) -> None:
         block = self.round.config.block_hash
@@ -270,13 +319,17 @@ class ActiveRound:
         computed = await self._compute(choose)
         if computed is None:
             return
-        for stretch, distances in zip(stretches, computed, strict=True):
-            walked = WalkedBatch.sort_out(stretch, distances, self.round)
-            self.statistics.record(walked)
-            self._generated.add(walked)
+        walked = [
+            WalkedBatch.sort_out(stretch, distances, self.round)
+            for stretch, distances in zip(stretches, computed, strict=True)
+        ]
+        # What is told, by the status or to those who wait, is kept already.
+        await self._outbox.record(self._journal_number, self.round.config.callback_url, walked)
+        for batch in walked:
+            self.statistics.record(batch)
             for waiter in self._batch_waiters:
                 if not waiter.done():
-                    waiter.set_result(walked.proof(self.round, self.numerics))
+                    waiter.set_result(batch.proof(self.round, self.numerics))
             self._batch_waiters.clear()
 
     async def _validate(self) -> None:
@@ -287,7 +340,10 @@ class ActiveRound:
         if computed is None:
             return
         for job in self._queue.record(taken, computed[0], time.monotonic() - begun):
-            self._report_verdict(job)
+            try:
+                await self._report_verdict(job)
+            finally:
+                self._queue.settle(job)
 
     async def _compute(self, choose: Callable[[], list[list[NonceKey]]]) -> list[list[float]] | None:
         """The distances of batches; None where the round has ended before."""
@@ -319,12 +375,7 @@ class ActiveRound:
     def _note_progress(self) -> None:
         self.last_progress = time.monotonic()
 
-    def _report_generated(self, walked: WalkedBatch) -> None:
-        proof, url = walked.proof(self.round, self.numerics), self.round.config.callback_url
-        if proof is not None and url is not None:
-            self._outbox.post(url, "generated", generated_payload(proof, self.round))
-
-    def _report_verdict(self, job: ValidationJob) -> None:
+    async def _report_verdict(self, job: ValidationJob) -> None:
         validated, url = job.outcome(), self.round.config.callback_url
         if validated.verdict is Verdict.NO_VERDICT:
             # Receivers of the older generations would read "no fraud" as a vote for the prover.
@@ -335,7 +386,7 @@ class ActiveRound:
                 len(validated.nonces),
             )
         elif url is not None:
-            self._outbox.post(url, "validated", validated_payload(validated, job.request_id))
+            await self._outbox.post(url, "validated", validated_payload(validated, job.request_id))
 
 
 def _walk(config: PoCConfig) -> NonceWalk | None:

@@ -5,125 +5,188 @@ import json
 import logging
 import math
 import time
-import uuid
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from typing import Any, TypedDict
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final, TypedDict
 
 import httpx
 from tenacity import AsyncRetrying, RetryCallState
 from tenacity.wait import WaitBaseT, wait_random_exponential
 
-from hallmark.poc.callback_url import CallbackKind, request_target
+from hallmark.poc.callback_attempt import Failure, attempt
+from hallmark.poc.callback_transport import callback_client
+from hallmark.poc.callback_url import CallbackKind
+from hallmark.poc.delivery_queue import Delivery, ReceiverTotals
+from hallmark.poc.errors import OutboxError
+from hallmark.poc.outbox_store import OutboxStore
 
-__all__ = ["CallbackSender", "CallbackStats", "callback_client"]
+__all__ = ["DROP_REASONS", "CallbackCounters", "CallbackSender", "CallbackStats", "backoff", "payload"]
 
 logger = logging.getLogger(__name__)
 
-_TRANSIENT_CLIENT_ERRORS = frozenset({408, 425, 429})
-_LONGEST_RETRY_AFTER = 600.0
-_LONGEST_ERROR = 200
+# No wait is longer: one that seems to be comes of a clock that was set back.
+_LONGEST_WAIT = 86_400.0
+# A tool beside the server may have changed what is due.
+_LONGEST_SLEEP = 1.0
+_STORE_PAUSE = 5.0
+
+DROP_REASONS: Final = {
+    "rejected": "the receiver refuses it",
+    "retries": "it has been retried often enough",
+    "full": "the queue is full",
+    "expired": "it is too old",
+    "forbidden": "its URL is not allowed any more",
+    "memory": "the server is stopping, and its outbox is in memory",
+}
+"""Why deliveries are dropped, in a word and for people."""
 
 
 class CallbackStats(TypedDict):
-    """What `/status` shows of a receiver; ages in seconds."""
+    """What `/status` shows of a receiver; times in seconds.
+
+    `queued` includes the one in flight. `dropped` are those that no attempt is made at any more; `kept` are
+    those of them that still lie in the outbox. `next_attempt` is how long the oldest has still to wait.
+    """
 
     queued: int
-    sent: int
+    in_flight: int
+    delivered: int
     retried: int
     dropped: int
+    dropped_by_reason: dict[str, int]
+    kept: int
+    bytes: int
     oldest_age: float | None
+    next_attempt: float | None
     last_error: str | None
 
 
 @dataclass(slots=True)
-class _Delivery:
-    kind: CallbackKind
-    body: bytes
-    webhook_id: str
-    created: float
-    attempts: int = 0
-    not_before: float = -math.inf
-    delivered: bool = False
+class CallbackCounters:
+    """What has become of a receiver's callbacks since the start.
+
+    Attributes:
+        delivered: Answered with 2xx.
+        retried: Attempts after the first.
+        dropped: Given up, by reason: the words of `DROP_REASONS`.
+    """
+
+    delivered: int = 0
+    retried: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    reason: str
-    permanent: bool = False
-    retry_after: float = 0.0
+def backoff(base: float, cap: float) -> WaitBaseT:
+    """Waits drawn evenly between `base` and a bound that doubles with each attempt, up to `cap`; seconds."""
+    return wait_random_exponential(multiplier=2 * base, min=base, max=cap)
 
 
-def callback_client() -> httpx.AsyncClient:
-    """An HTTP client that goes where the URL says: no redirects, no proxy from the environment."""
-    # Without a limit of its own: the sender limits the whole attempt.
-    return httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=None)  # noqa: S113
+def payload(batch: Mapping[str, Any]) -> bytes:
+    """A callback's body.
+
+    Raises:
+        ValueError: It has numbers that JSON does not have.
+    """
+    return json.dumps(batch, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 class CallbackSender:
-    """Owns what one receiver has still to get, and delivers it in order.
+    """Delivers what one receiver has still to get, in order.
 
     An answer of 2xx is a delivery. Everything else is a failure and is tried again, after an exponentially
     growing wait with jitter, or after the answer's `Retry-After` where that is longer; except that a 4xx
-    other than 408, 425 and 429 is final. What fails finally, has been retried `max_retries` times, or is the
-    oldest when the queue is full, is dropped: counted and logged, never in silence. The first failure of a
-    receiver is logged as a warning, and that it takes callbacks again as information.
+    other than 408, 425 and 429 is final. What fails finally, has been retried `max_retries` times, is older
+    than `max_age`, or is the oldest when the queue is full, is dropped: counted and logged, never in silence.
+    The first failure of a receiver is logged as a warning, and that it takes callbacks again as information.
 
     A delivery keeps its body and its `webhook-id`, the idempotency key of Standard Webhooks.
 
     Args:
         callback_url: The base URL, checked by `check_callback_url`.
-        max_retries: Attempts after the first.
+        max_retries: Attempts after the first; None: any number.
         max_queue_size: Deliveries that may wait.
-        client: The HTTP client; not closed here.
+        store: Where they are kept; None keeps them in memory. Not closed here.
+        client: The HTTP client; None makes one. Closed by `close`.
         wait: tenacity's strategy for the wait before attempt n + 1.
         timeout: Seconds that one attempt may take, from connecting to the answer's headers.
-        clock: Seconds on a clock that never goes back.
+        max_age: Seconds after which a delivery is dropped.
+        secrets: The keys to sign with; two while one replaces the other, none to send unsigned.
+        limit: Shared with others, how many of them may call their receivers at the same time.
+        failing_limit: The same for those whose last attempt failed, so that they take nobody's place.
+        clock: Seconds since the epoch.
+
+    Attributes:
+        counters: What has become of deliveries.
+        in_flight: The one that is being attempted.
     """
 
     def __init__(
         self,
         callback_url: str,
-        max_retries: int = 3,
+        max_retries: int | None = 3,
         max_queue_size: int = 100,
         *,
+        store: OutboxStore | None = None,
         client: httpx.AsyncClient | None = None,
         wait: WaitBaseT | None = None,
         timeout: float = 10.0,
-        clock: Callable[[], float] = time.monotonic,
+        max_age: float = math.inf,
+        secrets: Sequence[bytes] = (),
+        limit: asyncio.Semaphore | None = None,
+        failing_limit: asyncio.Semaphore | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.callback_url = callback_url
         self.max_retries = max_retries
         self.max_queue_size = max_queue_size
+        self.counters = CallbackCounters()
+        self.in_flight: Delivery | None = None
+        self._store = store or OutboxStore()
+        self._owns_store = store is None
         self._client = client or callback_client()
-        self._wait = wait or wait_random_exponential(min=1, max=60)
+        self._wait = wait or backoff(1, 60)
         self._timeout = timeout
+        self._max_age = max_age
+        self._secrets = secrets
+        self._limit = limit or asyncio.Semaphore(1)
+        self._failing_limit = failing_limit or self._limit
         self._clock = clock
-        self._queue: deque[_Delivery] = deque()
-        self._in_flight: _Delivery | None = None
-        self._sent = self._retried = self._dropped = 0
         self._last_error: str | None = None
+        self._not_before: float | None = None
         self._is_failing = False
         self._one_at_a_time = asyncio.Lock()
+        self._woken = asyncio.Event()
         self._delivering: asyncio.Task[None] | None = None
+        # Of the deliveries that `send` waits for, which have been made.
+        self._sent: dict[int, bool] = {}
 
     @property
-    def queued(self) -> int:
-        """Number of deliveries that are waiting or in flight."""
-        return len(self._queue) + (self._in_flight is not None)
+    def is_working(self) -> bool:
+        """Whether something is being delivered in the background."""
+        return self._delivering is not None and not self._delivering.done()
 
     @property
     def stats(self) -> CallbackStats:
-        """The counters; all but `queued` and `oldest_age` are totals since the start."""
-        oldest = self._in_flight or next(iter(self._queue), None)
+        """What is queued, and the counters since the start."""
+        return self.stats_with(self._store.queue.receivers().get(self.callback_url))
+
+    def stats_with(self, totals: ReceiverTotals | None) -> CallbackStats:
+        """The same for totals of the queue that are known."""
+        totals = totals or ReceiverTotals(0, 0, 0, None)
+        now = self._clock()
         return CallbackStats(
-            queued=self.queued,
-            sent=self._sent,
-            retried=self._retried,
-            dropped=self._dropped,
-            oldest_age=None if oldest is None else self._clock() - oldest.created,
+            queued=totals.queued,
+            in_flight=int(self.in_flight is not None),
+            delivered=self.counters.delivered,
+            retried=self.counters.retried,
+            dropped=self.counters.dropped.total(),
+            dropped_by_reason={reason: self.counters.dropped[reason] for reason in DROP_REASONS},
+            kept=totals.given_up,
+            bytes=totals.bytes,
+            oldest_age=None if totals.oldest is None else max(0.0, now - totals.oldest),
+            next_attempt=None if self._not_before is None else max(0.0, self._not_before - now),
             last_error=self._last_error,
         )
 
@@ -132,154 +195,189 @@ class CallbackSender:
 
         Returns:
             Whether the payload was delivered; if not, it stays queued for `retry_pending`.
-        """
-        delivery = self._enqueue(batch, kind)
-        await self.retry_pending()
-        return delivery.delivered
 
-    def post(self, batch: Mapping[str, Any], kind: CallbackKind) -> None:
-        """Queue a payload and let it be delivered in the background, retries included."""
-        self._enqueue(batch, kind)
-        if self._delivering is None or self._delivering.done():
-            self._delivering = asyncio.create_task(self._deliver_all(), name="hallmark callbacks")
+        Raises:
+            ValueError: The payload has numbers that JSON does not have.
+            OutboxError: It cannot be kept.
+        """
+        added, dropped = await self._store.run(
+            self._store.queue.add,
+            self.callback_url,
+            kind,
+            [payload(batch)],
+            now=self._clock(),
+            max_queued=self.max_queue_size,
+            in_flight=[] if self.in_flight is None else [self.in_flight.id],
+        )
+        self.note_dropped(drop.webhook_id for drop in dropped)
+        if not added:
+            return False
+        self._sent[added[0]] = False
+        try:
+            await self.retry_pending()
+            return self._sent[added[0]]
+        finally:
+            del self._sent[added[0]]
 
     async def retry_pending(self) -> None:
-        """Attempt what is due, oldest first, until one has to be tried again later."""
-        async with self._one_at_a_time:
-            while self._queue and self._queue[0].not_before <= self._clock():
-                if not await self._settle_oldest():
-                    return
+        """Attempt what is due, oldest first, until one has to be tried again later.
+
+        Raises:
+            OutboxError: The store fails.
+        """
+        while await self._settle_oldest() == 0:
+            pass
+
+    def wake(self) -> None:
+        """Deliver in the background what is queued, retries included."""
+        self._woken.set()
+        if not self.is_working:
+            self._delivering = asyncio.create_task(self._deliver_all(), name="hallmark callbacks")
+
+    def note_dropped(self, webhook_ids: Iterable[str], reason: str = "full") -> None:
+        """Count and log deliveries that are gone from the queue."""
+        for webhook_id in webhook_ids:
+            self.counters.dropped[reason] += 1
+            logger.error("Callback %s (%s) dropped: %s", self.callback_url, webhook_id, DROP_REASONS[reason])
 
     async def close(self, deadline: float) -> None:
-        """Attempt what is queued, due or not, until one fails, for `deadline` seconds; drop the rest."""
+        """Attempt what is queued, due or not, until one fails, for `deadline` seconds; the rest stays queued.
+
+        Args:
+            deadline: How long, in seconds.
+        """
         try:
-            async with asyncio.timeout(deadline), self._one_at_a_time:
-                while self._queue and await self._settle_oldest():
+            async with asyncio.timeout(deadline):
+                while await self._settle_oldest(is_last=True) == 0:
                     pass
         except TimeoutError:
             logger.warning("Callbacks to %s were not delivered in %g s", self.callback_url, deadline)
+        except OutboxError as exc:
+            logger.error("Callbacks to %s stand still: %s", self.callback_url, exc)
         if self._delivering is not None:
             self._delivering.cancel()
             await asyncio.wait({self._delivering})
-        while self._queue:
-            self._drop(self._queue.popleft(), "the server is stopping")
+        await self.disconnect()
+
+    async def disconnect(self) -> None:
+        """Close the client of a sender that has nothing to deliver, and a store that is its own."""
+        await self._client.aclose()
+        if self._owns_store:
+            await self._store.close()
 
     async def _deliver_all(self) -> None:
-        while self._queue:
-            await self.retry_pending()
-            if self._queue:
-                await asyncio.sleep(max(0.0, self._queue[0].not_before - self._clock()))
+        while True:
+            self._woken.clear()
+            try:
+                pause = await self._settle_oldest()
+            except OutboxError as exc:
+                logger.error("Callbacks to %s stand still: %s", self.callback_url, exc)
+                pause = _STORE_PAUSE
+            if pause is None:
+                if not self._woken.is_set():
+                    return
+            elif pause:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._woken.wait(), min(pause, _LONGEST_SLEEP))
 
-    def _enqueue(self, batch: Mapping[str, Any], kind: CallbackKind) -> _Delivery:
-        body = json.dumps(batch, allow_nan=False, separators=(",", ":")).encode("ascii")
-        delivery = _Delivery(kind, body, f"msg_{uuid.uuid4().hex}", self._clock())
-        self._queue.append(delivery)
-        self._drop_overflow()
-        return delivery
+    async def _settle_oldest(self, *, is_last: bool = False) -> float | None:
+        """One attempt at the head of the queue, where it is due.
 
-    def _drop_overflow(self) -> None:
-        while len(self._queue) > self.max_queue_size:
-            self._drop(self._queue.popleft(), f"the queue is full ({self.max_queue_size})")
+        Args:
+            is_last: Whether it is due in any case.
 
-    def _drop(self, delivery: _Delivery, reason: str) -> None:
-        self._dropped += 1
-        logger.error(
-            "Callback %s/%s (%s, %d attempts) dropped: %s",
-            self.callback_url,
-            delivery.kind,
-            delivery.webhook_id,
-            delivery.attempts,
-            reason,
-        )
+        Returns:
+            In how many seconds the head is due; 0 where it is out of the queue, None where there is none.
+        """
+        async with self._one_at_a_time:
+            found = await self._store.run(self._store.queue.oldest, self.callback_url)
+            if found is None:
+                self._not_before = None
+                return None
+            delivery, body = found
+            if self._clock() - delivery.created_at > self._max_age:
+                await self._store.run(self._store.queue.drop, [delivery.id])
+                self.note_dropped([delivery.webhook_id], "expired")
+                return 0
+            self._not_before = delivery.not_before
+            pause = delivery.not_before - self._clock()
+            if 0 < pause <= _LONGEST_WAIT and not is_last:
+                return pause
+            async with self._failing_limit if self._is_failing else self._limit:
+                self.in_flight = delivery
+                try:
+                    failure = await attempt(
+                        self._client,
+                        self.callback_url,
+                        delivery.kind,
+                        body,
+                        webhook_id=delivery.webhook_id,
+                        timestamp=int(self._clock()),
+                        secrets=self._secrets,
+                        timeout=self._timeout,
+                    )
+                finally:
+                    self.in_flight = None
+            self.counters.retried += delivery.attempts > 0
+            if failure is None:
+                await self._note_delivered(delivery)
+                return 0
+            return await self._note_failure(delivery, failure)
 
-    async def _settle_oldest(self) -> bool:
-        """One attempt at the head of the queue; whether it is out of the queue now, delivered or dropped."""
-        delivery = self._in_flight = self._queue.popleft()
-        delivery.attempts += 1
-        if delivery.attempts > 1:
-            self._retried += 1
-        try:
-            failure = await self._post(delivery)
-        except BaseException:
-            self._queue.appendleft(delivery)
-            raise
-        finally:
-            self._in_flight = None
-        if failure is None:
-            delivery.delivered = True
-            self._sent += 1
-            if self._is_failing:
-                self._is_failing = False
-                logger.info("The receiver %s takes callbacks again", self.callback_url)
-            return True
+    async def _note_delivered(self, delivery: Delivery) -> None:
+        if delivery.id in self._sent:
+            self._sent[delivery.id] = True
+        if self._is_failing:
+            self._is_failing = False
+            logger.info("The receiver %s takes callbacks again", self.callback_url)
+        while True:
+            try:
+                await self._store.run(self._store.queue.delivered, delivery.id)
+            except OutboxError as exc:
+                # It must not be sent again for want of room to say that it need not be.
+                logger.error("Callbacks to %s stand still: %s", self.callback_url, exc)
+                await asyncio.sleep(_STORE_PAUSE)
+            else:
+                self.counters.delivered += 1
+                return
+
+    async def _note_failure(self, delivery: Delivery, failure: Failure) -> float:
         self._last_error = failure.reason
-        if failure.permanent or delivery.attempts > self.max_retries:
-            self._drop(delivery, failure.reason)
-            return True
-        pause = max(self._backoff(delivery.attempts), failure.retry_after)
-        delivery.not_before = self._clock() + pause
+        attempts = delivery.attempts + 1
+        is_exhausted = self.max_retries is not None and attempts > self.max_retries
+        if failure.is_permanent or is_exhausted:
+            reason = "rejected" if failure.is_permanent else "retries"
+            await self._store.run(self._store.queue.give_up, delivery.id, reason, failure.reason)
+            self.counters.dropped[reason] += 1
+            logger.error(
+                "Callback %s/%s (%s, %d attempts) dropped: %s",
+                self.callback_url,
+                delivery.kind,
+                delivery.webhook_id,
+                attempts,
+                failure.reason,
+            )
+            return 0
+        pause = max(self._pause_after(attempts), failure.retry_after)
+        self._not_before = self._clock() + pause
+        await self._store.run(self._store.queue.failed, delivery.id, failure.reason, self._not_before)
         # One line says that the receiver is down; each attempt until it is up again is in the debug log.
         logger.log(
             logging.DEBUG if self._is_failing else logging.WARNING,
-            "Callback %s/%s (%s) failed: %s; retry %d of %d in %.1f s",
+            "Callback %s/%s (%s) failed: %s; retry %d%s in %.1f s",
             self.callback_url,
             delivery.kind,
             delivery.webhook_id,
             failure.reason,
-            delivery.attempts,
-            self.max_retries,
+            attempts,
+            "" if self.max_retries is None else f" of {self.max_retries}",
             pause,
         )
         self._is_failing = True
-        self._queue.appendleft(delivery)
-        self._drop_overflow()
-        return False
+        # Never 0, which would say that it is out of the queue.
+        return pause or math.ulp(0.0)
 
-    def _backoff(self, attempts: int) -> float:
+    def _pause_after(self, attempts: int) -> float:
         state = RetryCallState(AsyncRetrying(), None, (), {})
         state.attempt_number = attempts
         return float(self._wait(state))
-
-    async def _post(self, delivery: _Delivery) -> _Failure | None:
-        """One HTTP request; None where it was answered with 2xx."""
-        headers = {
-            "Content-Type": "application/json",
-            "webhook-id": delivery.webhook_id,
-            "webhook-timestamp": str(int(time.time())),
-        }
-        target = {"target": request_target(self.callback_url, delivery.kind)}
-        try:
-            async with (
-                asyncio.timeout(self._timeout),
-                # Only the status matters: the answer's body is not read, however long it is.
-                self._client.stream(
-                    "POST", self.callback_url, content=delivery.body, headers=headers, extensions=target
-                ) as response,
-            ):
-                status, retry_after = response.status_code, response.headers.get("Retry-After")
-        except TimeoutError:
-            return _Failure(f"no answer within {self._timeout:g} s")
-        except httpx.HTTPError as exc:
-            return _Failure(f"{type(exc).__name__}: {exc}"[:_LONGEST_ERROR])
-        except Exception as exc:
-            # Not foreseen, and yet no reason to keep what is queued behind it from being delivered.
-            logger.exception("Callback %s/%s failed unexpectedly", self.callback_url, delivery.kind)
-            return _Failure(f"{type(exc).__name__}: {exc}"[:_LONGEST_ERROR])
-        if 200 <= status < 300:
-            return None
-        permanent = 400 <= status < 500 and status not in _TRANSIENT_CLIENT_ERRORS
-        return _Failure(f"HTTP {status}", permanent, _seconds(retry_after))
-
-
-def _seconds(retry_after: str | None) -> float:
-    """A `Retry-After` header, a number of seconds or a date, as seconds from now; 0 where it is neither."""
-    if retry_after is None:
-        return 0.0
-    try:
-        if retry_after.isdigit():
-            seconds = float(retry_after)
-        else:
-            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
-    except (ValueError, OverflowError):
-        return 0.0
-    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER)

@@ -32,6 +32,7 @@ _ALLOWED_IN_WORDS = MappingProxyType(
         "bool_parsing": "true or false",
         "dict_type": "an object",
         "list_type": "a list",
+        "string_too_short": "text that is not empty",
         "string_type": "text",
         "too_short": "text that is not empty",
         "tuple_type": "a list of host names",

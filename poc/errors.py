@@ -9,10 +9,12 @@
     ├── QueueFullError                   429  the validation queue is full; says when to come back
     ├── NotReadyError                    503  the engine is not ready yet
     ├── RoundCancelledError              409  the round was stopped or replaced before the job was judged
-    ├── EngineError                           a batch failed on the engine; ends the round
+    ├── SignatureError                   401  a callback was not signed with a secret that its receiver knows
+    ├── EngineError                      503  a batch failed on the engine; ends the round
+    ├── OutboxError                      503  the outbox cannot be read or written; ends the round
     └── UnsupportedError                      this vLLM set-up cannot run proof of compute; refused at start
 
-The numbers are the HTTP statuses that the server answers with.
+The numbers are the HTTP statuses that the server answers with, or the receiver of callbacks.
 """
 
 __all__ = [
@@ -20,8 +22,10 @@ __all__ = [
     "FieldError",
     "HallmarkError",
     "NotReadyError",
+    "OutboxError",
     "QueueFullError",
     "RoundCancelledError",
+    "SignatureError",
     "StateError",
     "UnknownRequestError",
     "UnsupportedError",
@@ -47,10 +51,12 @@ class FieldError(HallmarkError, ValueError):
         self.field = field
         self.value = value
         self.allowed = allowed
-        shown = repr(value)
-        if len(shown) > _LONGEST_VALUE:
-            shown = f"{shown[:_LONGEST_VALUE]}…"
-        super().__init__(f"{field}: {shown} is not allowed; allowed: {allowed}")
+        # A field may be the key of an object that a client sent.
+        super().__init__(f"{_cut(field)}: {_cut(repr(value))} is not allowed; allowed: {allowed}")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
 
 
 class StateError(HallmarkError):
@@ -81,8 +87,16 @@ class RoundCancelledError(HallmarkError):
     """A job's round was stopped or replaced before the job was judged."""
 
 
+class SignatureError(HallmarkError):
+    """A callback's signature is missing, wrong or too old; the message never repeats a secret."""
+
+
 class EngineError(HallmarkError):
     """The engine failed to compute a batch, or answered something that is not one."""
+
+
+class OutboxError(HallmarkError):
+    """The outbox cannot be opened, read or written; the message names the file and says why."""
 
 
 class UnsupportedError(HallmarkError):

@@ -1,16 +1,19 @@
 """What a prover has computed: stretches of its walk, merged into the batches that it reports."""
 
-import asyncio
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from hallmark.poc.nonces import Stretch
 from hallmark.poc.proof import Numerics, ProofBatch
 from hallmark.poc.round import Round
 
-__all__ = ["GeneratedBuffer", "WalkedBatch"]
+__all__ = ["WalkedBatch", "merged_bodies"]
+
+# The indices of a covered stretch, and the names of all fields that are merged in.
+_FRAME_BYTES = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,16 @@ class WalkedBatch:
             failed_nonces=tuple(nonce for nonce, distance in computed if not math.isfinite(distance)),
         )
 
+    @classmethod
+    def merged(cls, batches: Sequence[Self]) -> Self:
+        """Several stretches, each right after the last, as one."""
+        return cls(
+            covered=(batches[0].covered[0], batches[-1].covered[1]),
+            nonces=tuple(nonce for batch in batches for nonce in batch.nonces),
+            dist=tuple(distance for batch in batches for distance in batch.dist),
+            failed_nonces=tuple(nonce for batch in batches for nonce in batch.failed_nonces),
+        )
+
     @property
     def n_checked(self) -> int:
         """How many nonces the stretch has."""
@@ -69,54 +82,41 @@ class WalkedBatch:
             numerics=numerics,
         )
 
+    def fields(self) -> dict[str, Any]:
+        """What a callback says of the stretch, as JSON has it."""
+        return {
+            "covered": list(self.covered),
+            "nonces": list(self.nonces),
+            "dist": list(self.dist),
+            "failed_nonces": list(self.failed_nonces),
+        }
 
-class GeneratedBuffer:
-    """Merges what is found within `interval` seconds into one report.
 
-    A report waits until there is a nonce to report, found or failed; what is covered without one goes into
-    the next.
+def merged_bodies(template: Mapping[str, Any], batches: Iterable[WalkedBatch], max_bytes: int) -> list[bytes]:
+    """The bodies of callbacks that report stretches: as few as keep within a size.
 
     Args:
-        report: Takes a merged stretch.
-        interval: Least time between two reports, in seconds.
+        template: What every body says beside them.
+        batches: The stretches, each right after the last.
+        max_bytes: Longest body; a stretch alone that is longer is not divided.
     """
+    room = max_bytes - len(_json(template)) - _FRAME_BYTES
+    return [_json({**template, **WalkedBatch.merged(group).fields()}) for group in _groups([*batches], room)]
 
-    def __init__(self, report: Callable[[WalkedBatch], None], interval: float) -> None:
-        self._report = report
-        self._interval = interval
-        self._timer: asyncio.TimerHandle | None = None
-        self._covered: tuple[int, int] | None = None
-        self._nonces: list[int] = []
-        self._dist: list[float] = []
-        self._failed_nonces: list[int] = []
 
-    def add(self, batch: WalkedBatch) -> None:
-        """Take a computed stretch, the one right after the last."""
-        first = batch.covered[0] if self._covered is None else self._covered[0]
-        self._covered = (first, batch.covered[1])
-        self._nonces += batch.nonces
-        self._dist += batch.dist
-        self._failed_nonces += batch.failed_nonces
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._interval, self._report_if_found)
+def _groups(batches: Sequence[WalkedBatch], room: int) -> Iterator[list[WalkedBatch]]:
+    group: list[WalkedBatch] = []
+    used = 0
+    for batch in batches:
+        size = len(_json([batch.nonces, batch.dist, batch.failed_nonces]))
+        if group and used + size > room:
+            yield group
+            group, used = [], 0
+        group.append(batch)
+        used += size
+    if group:
+        yield group
 
-    def flush(self) -> None:
-        """Report now what has not been reported yet."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._covered is None:
-            return
-        merged = WalkedBatch(
-            covered=self._covered,
-            nonces=tuple(self._nonces),
-            dist=tuple(self._dist),
-            failed_nonces=tuple(self._failed_nonces),
-        )
-        self._covered, self._nonces, self._dist, self._failed_nonces = None, [], [], []
-        self._report(merged)
 
-    def _report_if_found(self) -> None:
-        self._timer = None
-        if self._nonces or self._failed_nonces:
-            self.flush()
+def _json(value: object) -> bytes:
+    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")

@@ -1,23 +1,28 @@
 """One round at a time: what clients may ask for, and what that does to the round."""
 
 import asyncio
+import logging
+import time
 from typing import Any
 
 from hallmark.poc.active_round import ActiveRound
 from hallmark.poc.callback_url import check_callback_url
 from hallmark.poc.config import PoCConfig, PoCState
 from hallmark.poc.engine_protocol import PoCEngine
-from hallmark.poc.errors import NotReadyError, StateError
+from hallmark.poc.errors import HallmarkError, NotReadyError, StateError
 from hallmark.poc.fraud import ValidatedBatch
 from hallmark.poc.load import InferenceLoad
 from hallmark.poc.outbox import Outbox
 from hallmark.poc.proof import ProofBatch
 from hallmark.poc.round import Round
+from hallmark.poc.round_journal import InterruptedRound
 from hallmark.poc.settings import Settings
 from hallmark.poc.status import snapshot
 from hallmark.poc.validation import ValidationJob, ValidationQueue
 
 __all__ = ["PoCManager"]
+
+logger = logging.getLogger(__name__)
 
 
 class PoCManager:
@@ -30,12 +35,13 @@ class PoCManager:
     Args:
         engine: The engine.
         settings: The server's settings.
-        outbox: Where callbacks go; None makes one from the settings. Closed by `shutdown`.
+        outbox: Where callbacks go; None makes one in memory. Closed by `shutdown`.
 
     Attributes:
         load: The inference that is at work; the server's middleware counts in it.
         active: The round that is set, or was last.
         queue: The batches that wait for validation, and the results.
+        interrupted: The round in which the last server ended, until another is set or a stop gives it up.
     """
 
     def __init__(self, engine: PoCEngine, settings: Settings, outbox: Outbox | None = None) -> None:
@@ -45,6 +51,7 @@ class PoCManager:
         self.load = InferenceLoad(engine)
         self.queue = ValidationQueue(settings.max_queued_nonces)
         self.active: ActiveRound | None = None
+        self.interrupted: InterruptedRound | None = None
         self._state_without_round = PoCState.IDLE
         self._is_shut_down = False
         # Rounds whose owner may still be at work: the present one, and those it waits for.
@@ -63,6 +70,42 @@ class PoCManager:
     def status(self) -> dict[str, Any]:
         """A snapshot for `/status`, ready for JSON."""
         return snapshot(self)
+
+    async def recover(self) -> None:
+        """Take up what the last server left: its callbacks and, where the settings say so, its round.
+
+        A round that cannot be gone on with is logged, and shown in the status as one that can.
+
+        Raises:
+            OutboxError: The outbox cannot be read or written.
+        """
+        self.interrupted = interrupted = await self.outbox.take_up()
+        if interrupted is None:
+            return
+        block = interrupted.config.block_hash
+        logger.warning(
+            "The last server ended in %s of block %r, with %d nonces checked",
+            interrupted.phase,
+            block,
+            interrupted.position,
+        )
+        if not self.settings.resume_on_start:
+            return
+        try:
+            self._check_resumable(interrupted)
+            self._begin(interrupted.config, interrupted.phase, interrupted)
+        except HallmarkError as exc:
+            logger.error("The round of block %r is not gone on with: %s", block, exc)
+
+    def _check_resumable(self, interrupted: InterruptedRound) -> None:
+        age = time.time() - interrupted.updated_at
+        if age > self.settings.callback_max_age:
+            raise StateError(f"it was interrupted {age:.0f} s ago, and callbacks would be too old by now")
+        digest = Round.resolve(interrupted.config, self.engine.model).digest
+        if digest != interrupted.digest:
+            raise StateError(
+                f"its settings were {interrupted.digest!r}, with this model they would be {digest!r}"
+            )
 
     async def init(self, config: PoCConfig) -> None:
         """Set a round without starting it; a round that is set already is ended.
@@ -112,6 +155,7 @@ class PoCManager:
 
     async def stop(self, reason: str = "stopped by request") -> None:
         """End the round at once; what it has found is delivered in the background."""
+        self._give_up_interrupted()
         if self.active is None:
             self._state_without_round = PoCState.STOPPED
         else:
@@ -173,11 +217,16 @@ class PoCManager:
         return self.queue.find(request_id)
 
     async def shutdown(self) -> None:
-        """End the round and flush callbacks, without calling the engine, which may be gone already."""
+        """End the round and flush callbacks, without calling the engine, which may be gone already.
+
+        Once is enough: further calls do nothing.
+        """
+        if self._is_shut_down:
+            return
         self._is_shut_down = True
         for round_ in self._driven:
             round_.engine_is_gone = True
-            round_.end("the server is shutting down")
+            round_.end("the server is shutting down", is_over=False)
         owners = {round_.owner for round_ in self._driven if round_.owner is not None}
         if owners:
             # A batch in flight gets this long to be counted.
@@ -191,7 +240,16 @@ class PoCManager:
     def _round_that_is_set(self) -> ActiveRound | None:
         return None if self.active is None or self.active.ended else self.active
 
-    def _begin(self, config: PoCConfig, state: PoCState) -> ActiveRound:
+    def _give_up_interrupted(self) -> None:
+        """Let the round in which the last server ended be over, where nobody has gone on with it."""
+        if self.interrupted is not None:
+            if self.active is None:
+                self.outbox.forget_rounds()
+            self.interrupted = None
+
+    def _begin(
+        self, config: PoCConfig, state: PoCState, resumes: InterruptedRound | None = None
+    ) -> ActiveRound:
         """Put a new round in the place of the present one; nothing is changed where it is refused."""
         if self._is_shut_down:
             raise NotReadyError("the server is shutting down")
@@ -205,7 +263,11 @@ class PoCManager:
             settings=self.settings,
             queue=self.queue,
             outbox=self.outbox,
+            resumes=resumes,
         )
+        if resumes is None:
+            self._give_up_interrupted()
+        self.interrupted = resumes
         previous, self.active = self.active, active
         if previous is not None:
             previous.end(f"replaced by a round for block {config.block_hash!r}")

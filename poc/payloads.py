@@ -8,15 +8,24 @@ import math
 from typing import Any
 
 from hallmark.poc.fraud import ValidatedBatch
-from hallmark.poc.proof import ProofBatch
+from hallmark.poc.proof import Numerics
 from hallmark.poc.round import Round, counts
 
-__all__ = ["generated_payload", "validated_payload", "verdict_fields"]
+__all__ = ["generated_template", "validated_payload", "verdict_fields"]
 
 
-def generated_payload(batch: ProofBatch, round_: Round) -> dict[str, Any]:
-    """The body of `/generated`: what was found, and the bound it was found under."""
-    return {**batch.as_dict(), "r_target": round_.r_target}
+def generated_template(round_: Round, numerics: Numerics) -> dict[str, Any]:
+    """The body of `/generated` without what was found: whose nonces, and the bound they are under."""
+    config = round_.config
+    return {
+        "public_key": config.public_key,
+        "block_hash": config.block_hash,
+        "block_height": config.block_height,
+        "node_id": config.node_id or 0,
+        "round": round_.digest,
+        "numerics": dict(numerics),
+        "r_target": round_.r_target,
+    }
 
 
 def validated_payload(validated: ValidatedBatch, request_id: str) -> dict[str, Any]:

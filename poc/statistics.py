@@ -25,12 +25,18 @@ class RoundStatistics:
         self.total_checked = 0
         self.total_valid = 0
         self.total_failed = 0
+        self._resumed_at = 0
         self._latest: deque[tuple[int, float]] = deque(maxlen=MOST_SHOWN)
         self._clock = clock
         self._started = clock()
         self._ended: float | None = None
         self._generating_since: float | None = None
         self._generating_seconds = 0.0
+
+    def resume(self, checked: int, valid: int, failed: int) -> None:
+        """Go on counting where another server was."""
+        self.total_checked, self.total_valid, self.total_failed = checked, valid, failed
+        self._resumed_at = checked
 
     def record(self, batch: WalkedBatch) -> None:
         """Count a computed batch."""
@@ -72,4 +78,4 @@ class RoundStatistics:
         seconds = self._generating_seconds
         if self._generating_since is not None:
             seconds += self._clock() - self._generating_since
-        return self.total_checked / seconds if seconds > 0 else 0.0
+        return (self.total_checked - self._resumed_at) / seconds if seconds > 0 else 0.0

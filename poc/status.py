@@ -59,6 +59,7 @@ def snapshot(manager: "PoCManager") -> dict[str, Any]:
         },
         "inference": {"connections": manager.load.connections, "is_active": manager.load.is_active},
         "callbacks": manager.outbox.stats(),
+        "interrupted_round": _interrupted(manager),
         "numerics": dict(manager.engine.numerics if active is None or active.ended else active.numerics),
     }
 
@@ -75,6 +76,29 @@ def _config(active: ActiveRound) -> dict[str, Any]:
         "requested_batch_size": round_.config.batch_size,
         "hidden_size": round_.hidden_size,
         "round": round_.digest,
+    }
+
+
+def _interrupted(manager: "PoCManager") -> dict[str, Any] | None:
+    """The round in which the last server ended, and how far its walk had come."""
+    interrupted, active = manager.interrupted, manager.active
+    if interrupted is None:
+        return None
+    return {
+        "block_hash": interrupted.config.block_hash,
+        "block_height": interrupted.config.block_height,
+        "public_key": interrupted.config.public_key,
+        "node_id": interrupted.config.node_id,
+        "callback_url": interrupted.config.callback_url,
+        "round": interrupted.digest,
+        "phase": interrupted.phase.value,
+        "total_checked": interrupted.position,
+        "total_valid": interrupted.valid,
+        "total_failed": interrupted.failed,
+        "begun_at": interrupted.begun_at,
+        "updated_at": interrupted.updated_at,
+        "reason": interrupted.reason,
+        "is_resumed": active is not None and active.resumes is interrupted,
     }
 
 

@@ -73,17 +73,17 @@ class ValidationJob:
         """Where the job stands."""
         if self.error is not None:
             return "failed"
-        if self._verdict is not None:
+        if self._verdict is not None and self.settled.is_set():
             return "completed"
         return "running" if self._taken else "queued"
 
     @property
     def n_open(self) -> int:
         """Nonces that have still to be computed."""
-        return len(self.nonces) - len(self._computed)
+        return 0 if self.has_verdict else len(self.nonces) - len(self._computed)
 
     def outcome(self) -> ValidatedBatch:
-        """The verdict of a settled job.
+        """The verdict of a job that has been judged.
 
         Raises:
             HallmarkError: The error that took the verdict's place.
@@ -91,7 +91,7 @@ class ValidationJob:
         if self.error is not None:
             raise self.error
         if self._verdict is None:
-            raise RuntimeError("the outcome of a job that is not settled")
+            raise RuntimeError("the outcome of a job that has not been judged")
         return self._verdict
 
     def take(self, count: int) -> tuple[int, ...]:
@@ -106,19 +106,24 @@ class ValidationJob:
         return self._taken == len(self.nonces)
 
     def record(self, nonce: int, distance: float) -> None:
-        """Note a recomputed distance; the last one brings the verdict."""
+        """Note a recomputed distance; the last one brings the verdict, with which it is to be settled."""
         self._computed[nonce] = distance
         if not self.n_open:
             self._verdict = judge(self.proof, self._computed, self.round, self.numerics)
-            self._computed = {}
-            self._settle()
+
+    @property
+    def has_verdict(self) -> bool:
+        """Whether it has been judged, be it settled or not."""
+        return self._verdict is not None
 
     def fail(self, error: HallmarkError) -> None:
         """Let an error take the verdict's place."""
         self.error = error
-        self._settle()
+        self.settle()
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """Let everybody know the outcome."""
+        self._computed = {}
         self.settled.set()
         self.released.set()
 
@@ -244,26 +249,31 @@ class ValidationQueue:
         """Note the distances of what was taken, which took `seconds` to compute.
 
         Returns:
-            The jobs that are settled by it. Jobs that were cancelled in the meantime stay so.
+            The jobs that have a verdict by it, to be settled by `settle`. Jobs that were cancelled in the
+            meantime stay so.
         """
         seconds_each = seconds / len(taken)
         if self._checked_nonces:
             self._seconds_per_nonce += 0.2 * (seconds_each - self._seconds_per_nonce)
         else:
             self._seconds_per_nonce = seconds_each
-        settled = []
+        judged = []
         for (job, nonce), distance in zip(taken, distances, strict=True):
             if job.settled.is_set():
                 continue
             self._queued_nonces -= 1
             self._checked_nonces += 1
             job.record(nonce, distance)
-            if job.settled.is_set():
-                self._completed_jobs += 1
-                self._failed_nonces += len(job.outcome().failed_nonces)
-                self._keep(job)
-                settled.append(job)
-        return settled
+            if job.has_verdict:
+                judged.append(job)
+        return judged
+
+    def settle(self, job: ValidationJob) -> None:
+        """Let a job that has a verdict be known to have it."""
+        self._completed_jobs += 1
+        self._failed_nonces += len(job.outcome().failed_nonces)
+        job.settle()
+        self._keep(job)
 
     def release(self) -> None:
         """Let go of the connections that wait for a verdict; the jobs stay queued."""
@@ -276,8 +286,8 @@ class ValidationQueue:
             self.withdraw(job, error)
 
     def withdraw(self, job: ValidationJob, error: HallmarkError) -> None:
-        """Fail one job, be it waiting or being computed; a settled one stays what it is."""
-        if job.settled.is_set():
+        """Fail one job, be it waiting or being computed; one that has been judged stays what it is."""
+        if job.settled.is_set() or job.has_verdict:
             return
         self._queued_nonces -= job.n_open
         job.fail(error)

@@ -1,6 +1,8 @@
 """Reading a request's body as a JSON object, whatever its Content-Type says."""
 
 import json
+import math
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import Request
@@ -8,7 +10,7 @@ from fastapi import Request
 from hallmark.poc.errors import FieldError
 from hallmark.server.errors import BodyTooLargeError
 
-__all__ = ["read_json_object"]
+__all__ = ["read_body", "read_json_object"]
 
 
 async def read_json_object(request: Request, max_bytes: int) -> dict[str, Any]:
@@ -18,7 +20,30 @@ async def read_json_object(request: Request, max_bytes: int) -> dict[str, Any]:
 
     Raises:
         BodyTooLargeError: It is longer than `max_bytes`; noticed while it comes in, not after.
-        FieldError: It is not a JSON object in UTF-8.
+        FieldError: It is not a JSON object in UTF-8, names a member of an object twice, or has a number that
+            JSON has not.
+    """
+    body = await read_body(request, max_bytes)
+    try:
+        parsed = _parse(body.decode("utf-8-sig"))
+    except FieldError:
+        raise
+    except (ValueError, RecursionError) as exc:
+        raise FieldError("body", _beginning(body), f"a JSON object in UTF-8 ({exc})") from exc
+    if not isinstance(parsed, dict):
+        raise FieldError("body", _beginning(body), "a JSON object")
+    return parsed
+
+
+async def read_body(request: Request, max_bytes: int) -> bytearray:
+    """The body of a request, to its end.
+
+    A route that needs no body reads it nevertheless before it does anything: what the HTTP parser gives up on
+    in the middle has been answered with 400 by then, and must not have an effect.
+
+    Raises:
+        BodyTooLargeError: It is longer than `max_bytes`; noticed while it comes in, not after.
+        ClientDisconnect: It does not come to its end.
     """
     too_large = BodyTooLargeError(f"the body is longer than max_body_bytes, {max_bytes}")
     declared = request.headers.get("Content-Length", "")
@@ -29,13 +54,55 @@ async def read_json_object(request: Request, max_bytes: int) -> dict[str, Any]:
         body += chunk
         if len(body) > max_bytes:
             raise too_large
-    try:
-        parsed = json.loads(body.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as exc:
-        raise FieldError("body", _beginning(body), f"a JSON object in UTF-8 ({exc})") from exc
-    if not isinstance(parsed, dict):
-        raise FieldError("body", _beginning(body), "a JSON object")
+    return body
+
+
+def _parse(text: str) -> object:
+    """Parse JSON as strictly as other parsers do, so that nobody on the way has read another request."""
+    constants: list[str] = []
+
+    def constant(name: str) -> float:
+        constants.append(name)
+        return float(name)
+
+    parsed = json.loads(text, object_pairs_hook=_object, parse_constant=constant)
+    if constants:
+        # Named by its place, not just refused: it is most often a result that came out wrong.
+        field, value = _first_not_finite(parsed)
+        raise FieldError(field, value, "a finite number, since JSON has no others")
     return parsed
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    parsed: dict[str, Any] = {}
+    for name, value in members:
+        if name in parsed:
+            raise FieldError(name, "several values", "one value")
+        parsed[name] = value
+    return parsed
+
+
+def _first_not_finite(parsed: object) -> tuple[str, float]:
+    """Where it stands, by the names and places that lead there."""
+    # Without recursion, however deep it stands; and a path is put together for the one that is found only.
+    waiting: list[tuple[str, Iterator[tuple[str, object]]]] = [("", iter([("", parsed)]))]
+    while waiting:
+        for name, value in waiting[-1][1]:
+            if isinstance(value, float) and not math.isfinite(value):
+                path = "".join([*(above for above, _ in waiting), name])
+                return path.removeprefix(".") or "body", value
+            if isinstance(value, dict | list):
+                waiting.append((name, _parts(value)))
+                break
+        else:
+            waiting.pop()
+    raise ValueError("every number is finite")
+
+
+def _parts(value: dict[str, Any] | list[Any]) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        return ((f".{name}", item) for name, item in value.items())
+    return ((f"[{place}]", item) for place, item in enumerate(value))
 
 
 def _beginning(body: bytearray) -> str:

@@ -86,14 +86,21 @@ STATUS: Final[dict[str, Any]] = {
     },
     "inference": {"connections": 0, "is_active": False},
     "callbacks": {
+        "outbox": "/home/node/.local/state/hallmark/outbox-port-8000.db",
         "queued": 0,
-        "sent": 1,
+        "in_flight": 0,
+        "delivered": 1,
         "retried": 0,
         "dropped": 0,
+        "dropped_by_reason": {"rejected": 0, "retries": 0, "full": 0, "expired": 0},
+        "kept": 0,
+        "bytes": 0,
         "oldest_age": None,
+        "next_attempt": None,
         "last_error": None,
         "receivers": {},
     },
+    "interrupted_round": None,
     "numerics": {"dtype": "bfloat16", "kernels": "triton", "batch_size": 32, "seq_len": 256},
 }
 

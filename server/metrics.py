@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from prometheus_client.core import (
@@ -124,9 +124,19 @@ def _families(manager: PoCManager) -> list[Metric]:
         ),
         # Without the receivers: their URLs are without bound, and nobody else's business.
         _gauge("callbacks_queued", "Callbacks still to be delivered.", callbacks["queued"]),
-        _counter("callbacks_sent", "Callbacks delivered.", callbacks["sent"]),
+        _gauge("callbacks_in_flight", "Callbacks being delivered.", callbacks["in_flight"]),
+        _gauge("callbacks_kept", "Callbacks given up that can still be retried.", callbacks["kept"]),
+        _gauge("callbacks_bytes", "Bytes of callbacks in the outbox.", callbacks["bytes"]),
+        _gauge("callbacks_oldest_age_seconds", "Age of the oldest one queued.", callbacks["oldest_age"]),
+        _gauge("callbacks_next_attempt_seconds", "Until the next attempt is due.", callbacks["next_attempt"]),
+        _counter("callbacks_delivered", "Callbacks delivered.", callbacks["delivered"]),
         _counter("callbacks_retried", "Attempts after a callback's first.", callbacks["retried"]),
-        _counter("callbacks_dropped", "Callbacks lost.", callbacks["dropped"]),
+        _dropped(callbacks["dropped_by_reason"]),
+        _gauge(
+            "interrupted_round",
+            "Whether a round that the last server's end interrupted waits for a decision.",
+            status["interrupted_round"] is not None and not status["interrupted_round"]["is_resumed"],
+        ),
     ]
 
 
@@ -142,6 +152,15 @@ def _state(state: PoCState) -> Metric:
     family = GaugeMetricFamily("hallmark_state", "1 for the state of the node, else 0.", labels=["state"])
     for each in PoCState:
         family.add_metric([each.value], each is state)
+    return family
+
+
+def _dropped(reasons: Mapping[str, int]) -> Metric:
+    family = CounterMetricFamily(
+        "hallmark_callbacks_dropped", "Callbacks no longer attempted, by reason.", labels=["reason"]
+    )
+    for reason, count in reasons.items():
+        family.add_metric([reason], count)
     return family
 
 

@@ -13,6 +13,8 @@ from starlette.datastructures import State
 
 from hallmark.poc.errors import UnsupportedError
 from hallmark.poc.manager import PoCManager
+from hallmark.poc.outbox import Outbox
+from hallmark.poc.outbox_store import OutboxStore
 from hallmark.poc.settings import Settings
 from hallmark.server.app import attach_manager_to_state, mount
 from hallmark.server.auth import check_exposure
@@ -49,12 +51,15 @@ class HallmarkPlugin:
             FieldError: A setting is not allowed.
             UnsupportedError: The set-up cannot run proof of compute, or would leave it open to a network.
             EngineError: Setting up failed on the engine.
+            OutboxError: The outbox cannot be used, or another server has it.
         """
         if engine_client is None:
             raise UnsupportedError("proof of compute needs an engine, and this server has none")
         _log_where_vllm_does()
         settings = Settings.from_additional_config(engine_client.vllm_config.additional_config)
         check_exposure(settings, args.host, args.uds)
+        # Before the engine is set up, which takes its time: what is wrong with the file is said at once.
+        store = OutboxStore.from_settings(settings, args.port, args.uds)
         # The one thing here that needs vLLM, which this module is loaded without in tests and tools.
         from hallmark.poc.engine.client import connect
 
@@ -62,7 +67,8 @@ class HallmarkPlugin:
         # vLLM can lose the SIGTERM of a parent's death while it starts, and would serve on without an owner.
         if parent_is_gone():
             raise UnsupportedError("the command that started this server has ended while it started")
-        manager = PoCManager(engine, settings)
+        manager = PoCManager(engine, settings, Outbox(settings, store))
+        await manager.recover()
         attach_manager_to_state(state, manager)
         # What vLLM's /metrics shows where there is one API server process, and there is one.
         self._metrics = register(manager, REGISTRY)

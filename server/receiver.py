@@ -2,13 +2,13 @@
 
 It commits a batch to disk before it answers 200, since the sender forgets what was acknowledged. Deliveries
 may repeat (at least once is what senders promise): a batch that is here already is acknowledged again and
-stored once.
+stored once. With secrets it takes only what is signed with one of them.
 """
 
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,8 +19,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from hallmark.poc.checks import check_bool, check_float, check_integer
-from hallmark.poc.errors import FieldError, StateError
+from hallmark.poc.errors import FieldError, SignatureError, StateError
 from hallmark.poc.proof import ProofBatch
+from hallmark.poc.webhooks import verify
 from hallmark.server.receiver_store import BatchStore, Kind
 
 __all__ = ["create_app"]
@@ -32,7 +33,7 @@ class _TooLargeError(Exception):
     """The body is longer than `_MAX_BODY_BYTES`."""
 
 
-def create_app(database: Path) -> FastAPI:
+def create_app(database: Path, secrets: Sequence[bytes] = ()) -> FastAPI:
     """The receiver as an ASGI app.
 
     `POST /generated` and `POST /validated` take callbacks; `GET /batches`, `GET /batches/{id}` and
@@ -40,6 +41,7 @@ def create_app(database: Path) -> FastAPI:
 
     Args:
         database: The SQLite file that keeps the batches.
+        secrets: The keys that callbacks may be signed with; with none, they need no signature.
     """
     store = BatchStore(database)
 
@@ -49,12 +51,13 @@ def create_app(database: Path) -> FastAPI:
         store.close()
 
     app = FastAPI(title="Hallmark receiver", lifespan=lifespan)
-    for error, status in ((FieldError, 400), (StateError, 409), (_TooLargeError, 413)):
-        app.add_exception_handler(error, _answer_with(status))
-    app.add_exception_handler(RequestValidationError, _answer_invalid_query)
+    _answer_errors(app)
 
     async def take(kind: Kind, check: Callable[[Any], None], request: Request) -> dict[str, Any]:
-        body = _parse(await _read(request))
+        received = await _read(request)
+        if secrets:
+            verify(secrets, request.headers, received)
+        body = _parse(received)
         check(body)
         webhook_id = request.headers.get("webhook-id")
         identifier, duplicate = await run_in_threadpool(store.add, kind, body, webhook_id)
@@ -147,6 +150,13 @@ def _check_distances(body: Mapping[str, Any], field: str) -> None:
         ProofBatch.from_dict({**body, "dist": body.get(field)})
     except FieldError as exc:
         raise FieldError(re.sub(r"^dist\b", field, exc.field), exc.value, exc.allowed) from exc
+
+
+def _answer_errors(app: FastAPI) -> None:
+    answers = ((FieldError, 400), (SignatureError, 401), (StateError, 409), (_TooLargeError, 413))
+    for error, status in answers:
+        app.add_exception_handler(error, _answer_with(status))
+    app.add_exception_handler(RequestValidationError, _answer_invalid_query)
 
 
 def _answer_with(status: int) -> Callable[[Request, Exception], JSONResponse]:

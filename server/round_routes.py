@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from hallmark.poc.config import PoCConfig, PoCState
 from hallmark.poc.manager import PoCManager
 from hallmark.server.body import read_json_object
-from hallmark.server.control import PREFIX, Manager, answers, json_body
+from hallmark.server.control import PREFIX, Manager, ManagerOfWholeRequest, answers, json_body
 from hallmark.server.errors import HallmarkRoute
 from hallmark.server.examples import ROUND, STATUS
 from hallmark.server.schemas import RoundRequest
@@ -52,21 +52,21 @@ async def init_validate(request: Request, manager: Manager) -> JSONResponse:
 
 
 @router.post("/phase/generate", responses=_DONE)
-async def phase_generate(manager: Manager) -> JSONResponse:
+async def phase_generate(manager: ManagerOfWholeRequest) -> JSONResponse:
     """Go on generating in the round that is set, where its walk was left."""
     await manager.switch_phase(PoCState.GENERATING)
     return _done(manager)
 
 
 @router.post("/phase/validate", responses=_DONE)
-async def phase_validate(manager: Manager) -> JSONResponse:
+async def phase_validate(manager: ManagerOfWholeRequest) -> JSONResponse:
     """Pause generating and validate batches of the round that is set."""
     await manager.switch_phase(PoCState.VALIDATING)
     return _done(manager)
 
 
 @router.post("/stop", responses=_DONE)
-async def stop(manager: Manager) -> JSONResponse:
+async def stop(manager: ManagerOfWholeRequest) -> JSONResponse:
     """End the round at once; what it has found is delivered in the background."""
     await manager.stop()
     return _done(manager)

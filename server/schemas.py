@@ -10,6 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from hallmark.poc.callback_url import without_secrets
 from hallmark.poc.checks import allowed_in_words
 from hallmark.poc.config import PoCConfig
 from hallmark.poc.errors import FieldError
@@ -104,7 +105,10 @@ class RoundRequest(_Request):
 
     def _callback_url(self) -> str | None:
         if self.url is not None and self.callback_url not in (None, self.url):
-            raise FieldError("url", self.url, f"the same as callback_url, {self.callback_url!r}, or none")
+            other = without_secrets(self.callback_url or "")
+            raise FieldError(
+                "url", without_secrets(self.url), f"the same as callback_url, {other!r}, or none"
+            )
         return self.url if self.callback_url is None else self.callback_url
 
     def _seq_len(self) -> int | None:

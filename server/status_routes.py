@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse
 
 from hallmark.poc.config import PoCState
 from hallmark.poc.streams import PROTOCOL
-from hallmark.server.control import PREFIX, Manager, answers
+from hallmark.server.control import PREFIX, Manager, ManagerOfWholeRequest, answers
 from hallmark.server.errors import HallmarkRoute
 from hallmark.server.examples import STATUS, VERSIONS
 
@@ -56,7 +56,7 @@ async def state(manager: Manager) -> JSONResponse:
 
 
 @router.post("/api/v1/stop", responses=answers({200: ("Done.", {"status": "OK", "pow_status": STATUS})}))
-async def stop_everything(manager: Manager) -> JSONResponse:
+async def stop_everything(manager: ManagerOfWholeRequest) -> JSONResponse:
     """End the round; inference goes on."""
     await manager.stop()
     return JSONResponse({"status": "OK", "pow_status": manager.status()})

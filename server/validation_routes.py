@@ -59,7 +59,11 @@ async def validate(
 
 @router.get(
     "/validate/{request_id}",
-    responses=answers({200: ("Where the batch stands.", {**VERDICT, "status": "completed"})}),
+    responses=answers(
+        {200: ("Where the batch stands.", {**VERDICT, "status": "completed", "queued_count": 3})},
+        # Before there is a verdict.
+        optional=VERDICT.keys() - {"status", "request_id"},
+    ),
 )
 async def validation_result(request_id: str, manager: Manager) -> JSONResponse:
     """Tell what became of a batch: `queued`, `running`, `completed` with its verdict, or `failed`.

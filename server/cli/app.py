@@ -4,11 +4,13 @@ import typer
 
 from hallmark.server.cli import (
     demo,
+    outbox,
     receiver,
     round_start,
     round_status,
     round_stop,
     round_validate,
+    secret,
     serve,
     target,
 )
@@ -30,6 +32,7 @@ app.command(
     }
 )(serve.serve)
 app.command()(receiver.receiver)
+app.command()(secret.secret)
 app.command()(target.target)
 app.command()(demo.demo)
 
@@ -39,3 +42,12 @@ _round.command("status")(round_status.status)
 _round.command("validate")(round_validate.validate)
 _round.command("stop")(round_stop.stop)
 app.add_typer(_round, name="round")
+
+_outbox = typer.Typer(
+    help="Look at the callbacks that a server keeps, and decide about them.", no_args_is_help=True
+)
+_outbox.command("list")(outbox.list_)
+_outbox.command("retry")(outbox.retry)
+_outbox.command("drop")(outbox.drop)
+_outbox.command("export")(outbox.export)
+app.add_typer(_outbox, name="outbox")

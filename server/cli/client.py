@@ -28,12 +28,16 @@ class ServerError(HallmarkError):
     Attributes:
         status: The HTTP status.
         detail: What the server says about it, as a sentence.
+        request_id: What the request is called in the server's log; None where the server does not say.
     """
 
-    def __init__(self, request: str, status: int, detail: str) -> None:
+    def __init__(self, request: str, status: int, detail: str, request_id: str | None = None) -> None:
         self.status = status
         self.detail = detail
+        self.request_id = request_id
         advice = f"; set {API_KEY_VARIABLE} or --api-key" if status == httpx.codes.UNAUTHORIZED else ""
+        if request_id is not None and status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            advice = f"; the server's log may say more about request {request_id}"
         super().__init__(f"{request}: {status}: {detail}{advice}")
 
 
@@ -100,7 +104,12 @@ class PoCClient:
         except (httpx.TransportError, httpx.InvalidURL) as exc:
             raise UnreachableError(f"no answer from {self.url}: {exc or type(exc).__name__}") from exc
         if not response.is_success:
-            raise ServerError(f"{method} {PREFIX}{path}", response.status_code, explain(response))
+            raise ServerError(
+                f"{method} {PREFIX}{path}",
+                response.status_code,
+                explain(response),
+                response.headers.get("X-Request-Id"),
+            )
         try:
             return response.json()
         except json.JSONDecodeError as exc:

@@ -31,7 +31,6 @@ _FLAGS: Final = (
     *("--max-model-len", "2048"),
     *("--max-num-seqs", "32"),
     *("--gpu-memory-utilization", "0.3"),
-    *("--additional-config", json.dumps({"hallmark": {"callback_interval": 1.0}})),
 )
 
 _ENVIRONMENT: Final = {
@@ -151,9 +150,13 @@ def running_node(model: Path, log: Path, api_key: str) -> Iterator[Node]:
         ProcessError: It does not get ready.
     """
     port = free_port()
+    settings = {"callback_interval": 1.0, "outbox_path": str(log.with_suffix(".outbox.db"))}
     process = ChildProcess(
         f"hallmark serve {model.name}",
-        (*_COMMAND, "serve", str(model), "--port", str(port), "--dtype", demo_dtype(), *_FLAGS),
+        (
+            *(*_COMMAND, "serve", str(model), "--port", str(port), "--dtype", demo_dtype(), *_FLAGS),
+            *("--additional-config", json.dumps({"hallmark": settings})),
+        ),
         log=log,
         environment={**_ENVIRONMENT, API_KEY_VARIABLE: api_key},
     )

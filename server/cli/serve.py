@@ -34,7 +34,8 @@ def serve(
 
     Every flag after MODEL goes to vLLM untouched; `hallmark serve MODEL --help` lists them. Settings of
     proof of compute are part of vLLM's `--additional-config '{"hallmark": {...}}'`. The token of the control
-    routes comes from HALLMARK_API_KEY; without one the server must listen on loopback.
+    routes comes from HALLMARK_API_KEY, or from the file that the setting api_key_file names; without one the
+    server must listen on loopback.
 
     --max-num-batched-tokens and --max-num-seqs are raised to what a PoC batch needs where they are not given.
     The command reports ready once proof of compute answers, and ends with the server's exit code.

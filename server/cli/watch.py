@@ -24,10 +24,12 @@ _RUNNING = ("GENERATING", "VALIDATING")
 # A table must fit on a screen to be watched; --json shows everything.
 _LEFT_OUT = frozenset(
     {
-        *("status", "stats", "valid_nonces", "valid_distances", "callbacks.receivers", "numerics"),
+        *("status", "stats", "valid_nonces", "valid_distances", "numerics"),
+        *("callbacks.outbox", "callbacks.receivers", "callbacks.dropped_by_reason", "callbacks.bytes"),
+        *("callbacks.in_flight", "callbacks.next_attempt", "projection.bytes"),
         *("batches.in_last_call", "batches.host_seconds_each", "inference.connections"),
         *("validation.slices", "validation.slices_beside_inference", "validation.layer_ms"),
-        "validation.stall_ms.p50",
+        *("validation.stall_ms.p50", "validation.failed_nonces"),
     }
 )
 _SHOWN_OF_CONFIG = frozenset({"block_hash", "block_height", "public_key", "batch_size", "seq_len"})
@@ -92,7 +94,7 @@ def _line(status: Mapping[str, Any]) -> str:
         f"checked {status.get('total_checked', 0)}",
         f"valid {status.get('total_valid', 0)}",
         f"{status.get('rate_per_second', 0.0):.1f}/s",
-        f"callbacks sent {callbacks.get('sent', 0)}, queued {callbacks.get('queued', 0)}",
+        f"callbacks delivered {callbacks.get('delivered', 0)}, queued {callbacks.get('queued', 0)}",
     ]
     if status.get("reason"):
         parts.append(status["reason"])

@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from hallmark.server.cli.client import PoCClient, UnreachableError, explain
+from hallmark.server.cli.client import PoCClient, ServerError, UnreachableError, explain
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,11 @@ def test_urls_may_be_short_or_long(url: str) -> None:
 def test_a_url_that_is_none_is_named() -> None:
     with pytest.raises(UnreachableError, match=r"^http://node:port is not a URL"):
         PoCClient("http://node:port")
+
+
+@pytest.mark.parametrize(("status", "is_named"), [(400, False), (409, False), (500, True), (503, True)])
+def test_errors_of_the_server_itself_name_the_request_to_look_for(status: int, is_named: bool) -> None:
+    error = ServerError("POST /stop", status, "it broke", "0d1c1ab4")
+    assert error.request_id == "0d1c1ab4"
+    assert str(error).startswith(f"POST /stop: {status}: it broke")
+    assert str(error).endswith("log may say more about request 0d1c1ab4") is is_named

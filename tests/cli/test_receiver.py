@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ import httpx
 import pytest
 from command_line import Cli
 
+from hallmark.poc.secret_sources import WEBHOOK_SECRETS_VARIABLE
+from hallmark.poc.webhooks import generate_secret, parse_secret, signature
 from hallmark.server.processes import ChildProcess, free_port
 
 BATCH: dict[str, Any] = {
@@ -34,12 +36,12 @@ VERDICT: dict[str, Any] = {
     "fraud_detected": False,
 }
 
-Start = Callable[[], tuple[ChildProcess, httpx.Client]]
+Start = Callable[..., tuple[ChildProcess, httpx.Client]]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts a receiver on one and the same database, as often as it is called."""
+    """Starts a receiver on one and the same database, as often as it is called, with secrets or options."""
     with starter(tmp_path) as start:
         yield start
 
@@ -63,11 +65,12 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 def starter(directory: Path, log: Path | None = None) -> Iterator[Start]:
     started: list[tuple[ChildProcess, httpx.Client]] = []
 
-    def once() -> tuple[ChildProcess, httpx.Client]:
+    def once(*options: str, secrets: Sequence[str] = ()) -> tuple[ChildProcess, httpx.Client]:
         port = free_port()
-        command = [sys.executable, "-P", "-m", "hallmark.server.cli", "receiver"]
-        options = ["--database", str(directory / "receiver.db"), "--port", str(port)]
-        process = ChildProcess("the receiver", [*command, *options], log=log or directory / "log")
+        command = [sys.executable, "-P", "-m", "hallmark.server.cli", "receiver", *options]
+        command += ["--database", str(directory / "receiver.db"), "--port", str(port)]
+        environment = {WEBHOOK_SECRETS_VARIABLE: " ".join(secrets)} if secrets else {}
+        process = ChildProcess("the receiver", command, log=log or directory / "log", environment=environment)
         client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
         started.append((process, client))
         process.wait_until(lambda: answers(client), seconds=60)
@@ -288,6 +291,148 @@ def test_what_was_acknowledged_survives_a_kill(start: Start) -> None:
             for row in again.get("/batches", params={"limit": 1000}).json()]  # fmt: skip
     assert kept[: len(acknowledged)] == acknowledged
     assert again.post("/generated", json={**BATCH, "nonces": [0, 10_000, 10_001]}).json()["duplicate"] is True
+
+
+class TestSignatures:
+    """With secrets, only what is signed is taken; whatever is refused leaves nothing behind."""
+
+    OLD, NEW = generate_secret(), generate_secret()
+
+    @staticmethod
+    def post(
+        client: httpx.Client,
+        *secrets: str,
+        batch: dict[str, Any] = BATCH,
+        webhook_id: str = "msg_1",
+        age: int = 0,
+        path: str = "/generated",
+        **headers: str,
+    ) -> httpx.Response:
+        """A delivery as a server makes it, signed with the secrets `age` seconds ago."""
+        body = json.dumps(batch).encode()
+        timestamp = int(time.time()) - age
+        signed = {"webhook-id": webhook_id, "webhook-timestamp": str(timestamp)}
+        if secrets:
+            keys = [parse_secret(secret) for secret in secrets]
+            signed["webhook-signature"] = signature(keys, webhook_id, timestamp, body)
+        return client.post(path, content=body, headers={**signed, **headers})
+
+    def test_signed_unsigned_and_wrongly_signed(self, start: Start) -> None:
+        process, client = start(secrets=[self.OLD])
+        refused = {
+            "the header webhook-signature is missing": self.post(client),
+            "the header webhook-id is missing": client.post("/generated", json=BATCH),
+            "the header webhook-signature has no signature that fits the body and a known secret": self.post(
+                client, self.NEW
+            ),
+            "the header webhook-timestamp is not a number of seconds since the epoch": self.post(
+                client, self.OLD, **{"webhook-timestamp": "now"}
+            ),
+        }
+        for sentence, answer in refused.items():
+            assert (answer.status_code, answer.json()) == (401, {"detail": sentence})
+        for age, sentence in ((400, "too old: it was signed 40"), (-400, "in the future")):
+            answer = self.post(client, self.OLD, age=age)
+            assert answer.status_code == 401
+            assert sentence in answer.json()["detail"]
+        # Which of two ids would count is decided nowhere, so neither may.
+        signed = self.post(client, self.NEW).request
+        twice = [*signed.headers.multi_items(), ("webhook-id", "msg_2")]
+        answer = client.post("/generated", content=signed.content, headers=twice)
+        assert answer.json() == {"detail": "the header webhook-id is there 2 times"}
+        # What is not signed is not looked into: no word on what else is wrong with it.
+        assert self.post(client, self.NEW, batch={"nonces": "x"}).status_code == 401
+        assert self.post(client, path="/validated", batch=VERDICT).status_code == 401
+        assert client.get("/stats").json() == stats((0, 0, 0))
+
+        assert self.post(client, self.OLD).json() == {"id": 1, "duplicate": False}
+        verdict = self.post(client, self.OLD, path="/validated", batch=VERDICT, webhook_id="msg_2")
+        assert verdict.json() == {"id": 2, "duplicate": False}
+        wrong = self.post(client, self.OLD, batch={**BATCH, "node_id": -1}, webhook_id="msg_3")
+        assert wrong.status_code == 400
+        assert client.get("/stats").json() == stats((1, 3, 0), (1, 3, 0))
+        log = process.log_tail(1000)
+        assert "Callbacks are taken where they are signed with the secret." in log
+        assert self.OLD not in log
+        assert self.OLD.removeprefix("whsec_") not in log
+
+    def test_a_replay_is_a_duplicate_while_it_is_new_and_then_refused(self, start: Start) -> None:
+        _, client = start(secrets=[self.OLD])
+        request = self.post(client, self.OLD, age=295).request
+        assert client.send(request).json() == {"id": 1, "duplicate": True}, "a lost answer, say"
+        deadline = time.monotonic() + 30
+        while (answer := client.send(request)).status_code == 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert answer.status_code == 401
+        assert "too old" in answer.json()["detail"]
+        # The sender's own retry, with a timestamp of its own, is a duplicate however late it is.
+        assert self.post(client, self.OLD).json() == {"id": 1, "duplicate": True}
+        # Neither another id nor another body can be given to what was signed.
+        for name, value in (("webhook-id", "msg_2"), ("webhook-timestamp", str(int(time.time()) - 1))):
+            changed = httpx.Request("POST", request.url, content=request.content, headers=request.headers)
+            changed.headers[name] = value
+            assert client.send(changed).status_code == 401
+        assert client.get("/stats").json()["generated"]["batches"] == 1
+
+    def test_a_secret_is_replaced_without_a_gap_and_a_kill_after_the_answer_loses_nothing(
+        self, start: Start, tmp_path: Path
+    ) -> None:
+        """Both are known until the server has the new one only."""
+        file = tmp_path / "secrets"
+        file.write_text(f"{self.OLD}\n\n{self.NEW}\n")
+        process, client = start("--secrets-file", str(file))
+        for number, secrets in enumerate([(self.OLD,), (self.OLD, self.NEW), (self.NEW,)]):
+            batch = {**BATCH, "nonces": [number, 100, 101]}
+            answer = self.post(client, *secrets, batch=batch, webhook_id=f"msg_{number}")
+            assert answer.json() == {"id": number + 1, "duplicate": False}
+        process.kill()
+
+        file.write_text(self.NEW)
+        _, client = start("--secrets-file", str(file))
+        kept = [(row["id"], row["webhook_id"]) for row in client.get("/batches").json()]
+        assert kept == [(1, "msg_0"), (2, "msg_1"), (3, "msg_2")]
+        assert client.get("/batches/3").json()["body"] == {**BATCH, "nonces": [2, 100, 101]}
+        for number, secrets in enumerate([(self.OLD,), (self.OLD, self.NEW), (self.NEW,)]):
+            batch = {**BATCH, "nonces": [number, 100, 101]}
+            answer = self.post(client, *secrets, batch=batch, webhook_id=f"msg_{number}")
+            assert answer.status_code == (200 if self.NEW in secrets else 401)
+        # An id still belongs to what was acknowledged under it.
+        assert self.post(client, self.NEW, webhook_id="msg_1").status_code == 409
+        assert client.get("/stats").json() == stats((3, 5, 2))
+
+    def test_without_secrets_everything_is_taken_and_it_says_so(self, start: Start) -> None:
+        process, client = start()
+        for secrets in ((), (self.OLD,)):
+            assert self.post(client, *secrets, age=10_000).status_code == 200
+        assert "signed or not: no secret is set." in process.log_tail(1000)
+
+    @pytest.mark.parametrize("content", ["", " \n", "secret", OLD[:30], f"{OLD} {NEW} whsec_AAAA"])
+    def test_secrets_that_are_none_end_it_with_a_sentence(
+        self, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+    ) -> None:
+        file = tmp_path / "secrets"
+        file.write_text(content)
+        by_file = cli("receiver", "--secrets-file", file, "--port", 0, "--database", tmp_path / "db")
+        monkeypatch.setenv(WEBHOOK_SECRETS_VARIABLE, content)
+        by_variable = cli("receiver", "--port", 0, "--database", tmp_path / "db")
+        for result, name in ((by_file, "--secrets-file"), (by_variable, WEBHOOK_SECRETS_VARIABLE)):
+            assert result.code == 2
+            assert result.err.startswith(f"hallmark: {name}: ")
+            assert len(result.err.splitlines()) == 1
+            assert not any(word in result.err for word in content.split() if word != "secret")
+        assert not (tmp_path / "db").exists()
+
+    def test_a_file_that_is_not_there_ends_it_with_a_sentence(self, cli: Cli, tmp_path: Path) -> None:
+        result = cli("receiver", "--secrets-file", tmp_path / "missing", "--database", tmp_path / "db")
+        assert result.code == 2
+        assert result.err.startswith("hallmark: --secrets-file: ")
+
+    def test_a_command_makes_one(self, cli: Cli) -> None:
+        results = [cli("secret"), cli("secret")]
+        assert [result.code for result in results] == [0, 0]
+        assert results[0].out != results[1].out
+        assert len(parse_secret(results[0].out.removesuffix("\n"))) == 32
 
 
 def test_sigterm_ends_it_cleanly(start: Start) -> None:

@@ -84,11 +84,32 @@ def test_a_wrong_setting_is_named_before_anything_starts() -> None:
         ("--host=localhost",),
         ("--uds", "/tmp/socket"),  # noqa: S108  # nothing is opened
         ("--additional-config.hallmark.allow_unauthenticated", "true"),
-        ("--additional-config.hallmark.api_key", "secret"),
     ],
 )
 def test_without_a_token_only_loopback_or_insistence(flags: tuple[str, ...]) -> None:
     assert plan("m", flags, {}).command
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--additional-config.hallmark.api_key", "12345678"),
+        ("--additional_config.hallmark.webhook_secrets+", "12345678"),
+        ("--additional-config", '{"hallmark": {"api_key": "12345678"}}'),
+    ],
+)
+def test_a_secret_among_the_flags_is_refused_before_vllm_logs_it(flags: tuple[str, ...]) -> None:
+    with pytest.raises(FieldError, match=r"^hallmark\.\w+: '\(not shown\)' .* in the environment") as caught:
+        plan("m", [*LOOPBACK, *flags], {})
+    assert "12345678" not in str(caught.value)
+
+
+def test_the_token_may_come_from_a_file_and_the_command_has_its_path_only(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("12345678\n")
+    planned = plan("m", ["--additional-config.hallmark.api_key_file", str(path)], {})
+    assert planned.api_key == "12345678"
+    assert not any("12345678" in part for part in (*planned.command, *planned.environment.values()))
 
 
 @pytest.mark.parametrize("host", [None, "0.0.0.0", "192.0.2.1", "node.example"])  # noqa: S104

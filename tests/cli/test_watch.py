@@ -15,7 +15,7 @@ def test_a_status_fits_on_a_screen_and_names_the_round(capsys: pytest.CaptureFix
     assert shown["reason"].strip() == "-"
     assert shown["rate_per_second"].strip() == "6"
     assert shown["config.block_hash"].strip() == STATUS["config"]["block_hash"]
-    assert shown["callbacks.sent"].strip() == "1"
+    assert shown["callbacks.delivered"].strip() == "1"
 
 
 def test_a_new_field_of_a_newer_server_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

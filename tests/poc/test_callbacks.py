@@ -6,16 +6,20 @@ import logging
 import time
 from collections.abc import Callable
 from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from runtime import eventually, running_receiver
-from tenacity.wait import wait_fixed, wait_none, wait_random_exponential
+from tenacity.wait import wait_fixed, wait_none
 
-from hallmark.poc.callbacks import CallbackSender, callback_client
+from hallmark.poc.callback_transport import callback_client
+from hallmark.poc.callbacks import DROP_REASONS, CallbackSender, backoff
 from hallmark.poc.outbox import Outbox
+from hallmark.poc.outbox_store import OutboxStore
 from hallmark.poc.settings import Settings
+from hallmark.poc.webhooks import verify
 
 URL = "http://receiver.example/v1/poc-batches"
 NO_WAIT = wait_none()
@@ -43,8 +47,17 @@ class Receiver:
         return [json.loads(request.content)["n"] for request in self.requests]
 
     def sender(self, *limits: int, wait: Any = NO_WAIT, **options: Any) -> CallbackSender:
-        client = httpx.AsyncClient(transport=httpx.MockTransport(self))
-        return CallbackSender(URL, *limits, client=client, wait=wait, **options)
+        return CallbackSender(URL, *limits, client=self.client(), wait=wait, **options)
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.MockTransport(self))
+
+
+def waits(sender: CallbackSender) -> float:
+    """In how many seconds the next attempt is due."""
+    next_attempt = sender.stats["next_attempt"]
+    assert next_attempt is not None
+    return next_attempt
 
 
 class Clock:
@@ -82,10 +95,15 @@ async def test_a_failed_batch_is_queued_for_retry() -> None:
     assert receiver.numbers == [1, 1, 1]
     assert sender.stats == {
         "queued": 0,
-        "sent": 1,
+        "in_flight": 0,
+        "delivered": 1,
         "retried": 2,
         "dropped": 0,
+        "dropped_by_reason": dict.fromkeys(DROP_REASONS, 0),
+        "kept": 0,
+        "bytes": 0,
         "oldest_age": None,
+        "next_attempt": None,
         "last_error": "ConnectError: refused",
     }
 
@@ -100,7 +118,7 @@ async def test_the_log_says_once_that_a_receiver_is_down_and_once_that_it_is_bac
         for n in range(8):
             clock.now += 10
             await sender.send({"n": n})
-        assert sender.queued == 0
+        assert sender.stats["queued"] == 0
         lines = [(record.levelname, record.getMessage()) for record in caplog.records]
         [(_, down), (_, back)] = lines[-2:]
         assert [level for level, _ in lines] == ["WARNING", "INFO"] * outage
@@ -129,8 +147,8 @@ async def test_every_attempt_carries_the_same_id_and_body_and_its_own_timestamp(
 
 async def test_the_wait_grows_exponentially_between_base_and_cap() -> None:
     """Specification 6.3: exponential backoff between retries."""
-    wait = wait_random_exponential(multiplier=2, min=2, max=20)
-    for attempt, (least, most) in enumerate([(2, 2), (2, 4), (2, 8), (2, 16), (2, 20), (2, 20)]):
+    wait = backoff(2, 20)
+    for attempt, (least, most) in enumerate([(2, 4), (2, 8), (2, 16), (2, 20), (2, 20), (2, 20)]):
         pauses = []
         for _ in range(200):
             clock = Clock()
@@ -139,11 +157,9 @@ async def test_the_wait_grows_exponentially_between_base_and_cap() -> None:
             for _ in range(attempt):
                 clock.now += 100
                 await sender.retry_pending()
-            # Due when a try at that moment reaches the receiver; read off the queue's own head.
-            pauses.append(sender._queue[0].not_before - clock.now)
+            pauses.append(waits(sender))
         assert least <= min(pauses) <= max(pauses) <= most
-        if most > least:
-            assert max(pauses) - min(pauses) > (most - least) / 2, "without jitter receivers are hit in step"
+        assert max(pauses) - min(pauses) > (most - least) / 2, "without jitter receivers are hit in step"
 
 
 async def test_nothing_is_sent_before_it_is_due() -> None:
@@ -186,7 +202,7 @@ async def test_a_full_queue_drops_the_oldest_counted_and_logged(caplog: pytest.L
         assert not await sender.send({"n": n})
     assert sender.stats["queued"] == 3
     assert sender.stats["dropped"] == 2
-    assert caplog.text.count("dropped: the queue is full (3)") == 2
+    assert caplog.text.count("dropped: the queue is full") == 2
     await sender.retry_pending()
     assert receiver.numbers[-3:] == [2, 3, 4], "the oldest two are gone, the others kept their order"
 
@@ -213,7 +229,7 @@ async def test_other_failures_are_retried_and_redirects_not_followed(status: int
     sender = receiver.sender()
     assert not await sender.send({"n": 1})
     await sender.retry_pending()
-    assert sender.stats["sent"] == 1
+    assert sender.stats["delivered"] == 1
     assert {request.url.host for request in receiver.requests} == {"receiver.example"}
 
 
@@ -225,7 +241,7 @@ async def test_an_exception_of_the_transport_is_a_failure_like_another(exception
     assert not await sender.send({"n": 1})
     assert type(exception).__name__ in str(sender.stats["last_error"])
     await sender.retry_pending()
-    assert sender.stats["sent"] == 1
+    assert sender.stats["delivered"] == 1
 
 
 @pytest.mark.parametrize(
@@ -247,27 +263,14 @@ async def test_retry_after_is_obeyed_where_it_is_longer(
     answer = httpx.Response(429, headers={"Retry-After": header().encode("latin-1")})
     sender = Receiver(answer).sender(wait=wait_fixed(5), clock=clock)
     await sender.send({"n": 1})
-    assert least <= sender._queue[0].not_before - clock.now <= most
+    assert least <= waits(sender) <= most
 
 
 async def test_a_receiver_that_does_not_answer_is_left_after_the_timeout() -> None:
-    async def never(_: httpx.Request) -> httpx.Response:
-        await asyncio.Event().wait()
-        raise AssertionError("unreachable")
-
     client = httpx.AsyncClient(transport=httpx.MockTransport(never))
     sender = CallbackSender(URL, client=client, wait=NO_WAIT, timeout=0.01)
     assert not await sender.send({"n": 1})
     assert sender.stats["last_error"] == "no answer within 0.01 s"
-
-
-async def test_background_delivery_retries_by_itself_and_keeps_the_order() -> None:
-    receiver = Receiver(503, httpx.ConnectError("x"), 200, 500, 200, 429)
-    sender = receiver.sender(10)
-    for n in range(6):
-        sender.post({"n": n}, "generated")
-    await eventually(lambda: sender.stats["sent"] == 6)
-    assert receiver.numbers == [0, 0, 0, 1, 1, 2, 2, 3, 4, 5]
 
 
 async def test_concurrent_senders_of_one_receiver_deliver_each_batch_once() -> None:
@@ -278,53 +281,29 @@ async def test_concurrent_senders_of_one_receiver_deliver_each_batch_once() -> N
     await sender.retry_pending()
     assert sorted(set(receiver.numbers)) == list(range(20))
     assert len(receiver.numbers) == 22
-    assert sender.stats["sent"] == 20
+    assert sender.stats["delivered"] == 20
+
+
+async def never(_: httpx.Request) -> httpx.Response:
+    await asyncio.Event().wait()
+    raise AssertionError("unreachable")
 
 
 async def test_a_cancelled_attempt_leaves_the_delivery_queued() -> None:
     asked = asyncio.Event()
 
-    async def never(_: httpx.Request) -> httpx.Response:
+    async def hang(request: httpx.Request) -> httpx.Response:
         asked.set()
-        await asyncio.Event().wait()
-        raise AssertionError("unreachable")
+        return await never(request)
 
-    sender = CallbackSender(URL, client=httpx.AsyncClient(transport=httpx.MockTransport(never)))
+    sender = CallbackSender(URL, client=httpx.AsyncClient(transport=httpx.MockTransport(hang)))
     attempt = asyncio.create_task(sender.send({"n": 1}))
     await asked.wait()
-    assert sender.stats["queued"] == 1, "in flight is not delivered"
+    assert (sender.stats["queued"], sender.stats["in_flight"]) == (1, 1), "in flight is not delivered"
     attempt.cancel()
     with pytest.raises(asyncio.CancelledError):
         await attempt
-    assert sender.stats["queued"] == 1
-
-
-async def test_closing_tries_once_more_what_is_not_due_and_drops_the_rest(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    receiver = Receiver(503, 200, 500)
-    sender = receiver.sender(10, wait=wait_fixed(3600))
-    for n in range(3):
-        sender.post({"n": n}, "generated")
-    await eventually(lambda: receiver.requests)
-    await sender.close(deadline=30)
-    assert receiver.numbers == [0, 0, 1], "0 is delivered at last, 1 fails, 2 is behind it"
-    assert sender.stats["sent"] == 1
-    assert sender.stats["dropped"] == 2
-    assert caplog.text.count("dropped: the server is stopping") == 2
-
-
-async def test_closing_does_not_wait_longer_than_its_deadline() -> None:
-    async def never(_: httpx.Request) -> httpx.Response:
-        await asyncio.Event().wait()
-        raise AssertionError("unreachable")
-
-    client = httpx.AsyncClient(transport=httpx.MockTransport(never))
-    sender = CallbackSender(URL, client=client, timeout=3600)
-    sender.post({"n": 1}, "generated")
-    await sender.close(deadline=0.01)
-    assert sender.stats["dropped"] == 1
-    assert sender.stats["queued"] == 0
+    assert (sender.stats["queued"], sender.stats["in_flight"]) == (1, 0)
 
 
 async def test_numbers_that_json_does_not_have_are_refused_before_they_are_queued() -> None:
@@ -334,70 +313,268 @@ async def test_numbers_that_json_does_not_have_are_refused_before_they_are_queue
     assert sender.stats["queued"] == 0
 
 
+async def test_what_is_too_old_is_dropped_and_what_comes_after_it_delivered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock, receiver = Clock(), Receiver(503)
+    sender = receiver.sender(None, max_age=60, wait=wait_fixed(1), clock=clock)
+    await sender.send({"n": 1})
+    clock.now += 60
+    await sender.send({"n": 2})
+    assert receiver.numbers == [1, 1, 2], "an age of just so much is not too old"
+    receiver.answers = [503]
+    await sender.send({"n": 3})
+    clock.now += 60.1
+    assert await sender.send({"n": 4})
+    assert receiver.numbers[3:] == [3, 4]
+    assert sender.stats["dropped_by_reason"]["expired"] == 1
+    assert "dropped: it is too old" in caplog.text
+
+
+async def test_without_a_number_of_retries_only_the_age_ends_them() -> None:
+    clock, receiver = Clock(), Receiver(*[503] * 500)
+    sender = receiver.sender(None, max_age=1e6, clock=clock)
+    await sender.send({"n": 1})
+    for _ in range(499):
+        clock.now += 100
+        await sender.retry_pending()
+    assert len(receiver.requests) == 500
+    assert sender.stats["queued"] == 1
+    clock.now += 100
+    await sender.retry_pending()
+    assert sender.stats["delivered"] == 1
+
+
+async def test_what_was_refused_is_kept_for_the_operator_and_can_be_tried_again() -> None:
+    store = OutboxStore()
+    receiver = Receiver(404)
+    sender = receiver.sender(store=store)
+    assert not await sender.send({"n": 1})
+    [kept] = store.queue.listed()
+    assert (kept.given_up, kept.last_error, kept.attempts) == ("rejected", "HTTP 404", 1)
+    assert sender.stats["kept"] == 1
+    assert store.queue.retry([kept.id]) == 1
+    await sender.retry_pending()
+    assert receiver.numbers == [1, 1]
+    assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1
+    assert store.queue.listed() == []
+
+
+async def test_deliveries_are_signed_with_every_secret_anew_at_each_attempt() -> None:
+    clock = Clock()
+    old, new = b"o" * 32, b"n" * 32
+    receiver = Receiver(503)
+    sender = receiver.sender(secrets=[old, new], clock=clock)
+    await sender.send({"n": 1})
+    clock.now += 400
+    await sender.retry_pending()
+    for request, now in zip(receiver.requests, (1000, 1400), strict=True):
+        for secret in (old, new):
+            verify([secret], request.headers, request.content, now=now)
+    assert "webhook-signature" not in (await unsigned()).headers
+
+
+async def unsigned() -> httpx.Request:
+    receiver = Receiver()
+    await receiver.sender().send({"n": 1})
+    return receiver.requests[0]
+
+
+async def test_a_clock_that_is_set_back_does_not_hold_a_delivery_up_for_ever() -> None:
+    clock, receiver = Clock(), Receiver(503)
+    clock.now = 1e9
+    sender = receiver.sender(wait=wait_fixed(60), clock=clock)
+    await sender.send({"n": 1})
+    clock.now = 1000.0
+    await sender.retry_pending()
+    assert sender.stats["delivered"] == 1
+
+
+async def test_connections_are_used_again() -> None:
+    async with running_receiver() as receiver:
+        sender = CallbackSender(receiver.url, wait=NO_WAIT)
+        for n in range(5):
+            assert await sender.send({"n": n})
+        assert len(receiver.connections) == 1
+        await sender.close(1)
+
+
 class TestOutbox:
     """All receivers together."""
 
     SETTINGS = Settings(callback_max_retries=2, callback_max_queue=5)
+
+    def outbox(self, receiver: Any, settings: Settings = SETTINGS, **options: Any) -> Outbox:
+        transport = httpx.MockTransport(receiver)
+        return Outbox(settings, connect=lambda: httpx.AsyncClient(transport=transport), **options)
+
+    async def test_background_delivery_retries_by_itself_and_keeps_the_order(self) -> None:
+        receiver = Receiver(503, httpx.ConnectError("x"), 200, 500, 200, 429)
+        outbox = self.outbox(receiver, Settings(), wait=NO_WAIT)
+        for n in range(6):
+            await outbox.post(URL, "generated", {"n": n})
+        await eventually(lambda: outbox.stats()["delivered"] == 6)
+        assert receiver.numbers == [0, 0, 0, 1, 1, 2, 2, 3, 4, 5]
+        await outbox.close(1)
 
     async def test_a_receiver_that_is_down_does_not_delay_another(self) -> None:
         delivered: list[str] = []
 
         async def answer(request: httpx.Request) -> httpx.Response:
             if request.url.host == "down.example":
-                await asyncio.Event().wait()
+                await never(request)
             delivered.append(request.url.host)
             return httpx.Response(200)
 
-        client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
-        outbox = Outbox(self.SETTINGS, client=client)
-        outbox.post("http://down.example", "generated", {"n": 1})
+        outbox = self.outbox(answer)
+        await outbox.post("http://down.example", "generated", {"n": 1})
         for n in range(3):
-            outbox.post("http://up.example", "validated", {"n": n})
+            await outbox.post("http://up.example", "validated", {"n": n})
         await eventually(lambda: len(delivered) == 3)
         stats = outbox.stats()
-        assert (stats["sent"], stats["queued"]) == (3, 1)
+        assert (stats["delivered"], stats["queued"], stats["in_flight"]) == (3, 1, 1)
         assert stats["receivers"]["http://down.example"]["queued"] == 1
-        assert stats["oldest_age"] == stats["receivers"]["http://down.example"]["oldest_age"] > 0
+        assert stats["oldest_age"] >= stats["receivers"]["http://down.example"]["oldest_age"] > 0
         await outbox.close(0.01)
+
+    async def test_no_more_receivers_are_called_at_once_than_is_allowed(self) -> None:
+        at_once: list[int] = []
+        calls = 0
+
+        async def answer(_: httpx.Request) -> httpx.Response:
+            nonlocal calls
+            calls += 1
+            at_once.append(calls)
+            await asyncio.sleep(0.01)
+            calls -= 1
+            return httpx.Response(200)
+
+        outbox = self.outbox(answer, Settings(callback_max_concurrency=3))
+        for n in range(12):
+            await outbox.post(f"http://r{n}.example", "generated", {"n": n})
+        await eventually(lambda: outbox.stats()["delivered"] == 12)
+        assert max(at_once) == 3
+        await outbox.close(1)
 
     async def test_the_settings_reach_the_senders_and_the_sums_the_stats(self) -> None:
         """Specification 6.3: retry stats exposed in /status endpoint (the outbox's part)."""
-        client = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
-        outbox = Outbox(self.SETTINGS, client=client, wait=NO_WAIT)
-        outbox.post("http://a.example", "generated", {"n": 1})
-        outbox.post("http://b.example", "generated", {"n": 1})
+        outbox = self.outbox(lambda _: httpx.Response(500), wait=NO_WAIT)
+        await outbox.post("http://a.example", "generated", {"n": 1})
+        await outbox.post("http://b.example", "generated", {"n": 1})
         await eventually(lambda: outbox.stats()["dropped"] == 2)
         stats = outbox.stats()
         assert stats["retried"] == 4
+        assert stats["dropped_by_reason"]["retries"] == 2
         assert stats["last_error"] == "HTTP 500"
         await outbox.close(1)
 
     async def test_old_receivers_are_forgotten_but_not_their_numbers(self) -> None:
-        client = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: httpx.Response(200)))
-        outbox = Outbox(self.SETTINGS, client=client, wait=NO_WAIT)
+        outbox = self.outbox(lambda _: httpx.Response(200), wait=NO_WAIT)
         for n in range(50):
-            outbox.post(f"http://r{n}.example", "generated", {"n": n})
-            await eventually(lambda n=n: outbox.stats()["sent"] == n + 1)
+            await outbox.post(f"http://r{n}.example", "generated", {"n": n})
+            await eventually(lambda n=n: outbox.stats()["delivered"] == n + 1)
+            await eventually(lambda: outbox.stats()["queued"] == 0)
         stats = outbox.stats()
-        assert stats["sent"] == 50
-        assert len(stats["receivers"]) <= 16
+        assert stats["delivered"] == 50
+        assert len(stats["receivers"]) <= 17
         assert "http://r49.example" in stats["receivers"]
         await outbox.close(1)
+
+    async def test_closing_tries_once_more_what_is_not_due_and_says_what_is_lost_in_memory(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        receiver = Receiver(503, 200, 500)
+        outbox = self.outbox(receiver, Settings(), wait=wait_fixed(3600))
+        for n in range(3):
+            await outbox.post(URL, "generated", {"n": n})
+        await eventually(lambda: outbox.stats()["next_attempt"])
+        await outbox.close(deadline=30)
+        assert receiver.numbers == [0, 0, 1], "0 is delivered at last, 1 fails, 2 is behind it"
+        assert outbox.stats()["delivered"] == 1
+        assert outbox.stats()["dropped_by_reason"]["memory"] == 2
+        assert caplog.text.count("dropped: the server is stopping, and its outbox is in memory") == 2
+
+    async def test_what_a_file_keeps_is_delivered_by_the_next_server_under_the_same_ids(
+        self, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "outbox.db"
+        first = Receiver(*[503] * 3)
+        outbox = self.outbox(first, Settings(), store=OutboxStore(path), wait=wait_fixed(3600))
+        for n in range(3):
+            await outbox.post(URL, "generated", {"n": n})
+        await eventually(lambda: outbox.stats()["next_attempt"])
+        await outbox.close(deadline=30)
+        assert (outbox.stats()["dropped"], outbox.stats()["queued"]) == (0, 3)
+
+        second = Receiver()
+        outbox = self.outbox(second, Settings(), store=OutboxStore(path), wait=NO_WAIT)
+        assert await outbox.take_up() is None
+        # What the last server was told to wait for is not forgotten.
+        await eventually(lambda: outbox.stats()["next_attempt"])
+        assert second.requests == []
+        await outbox.close(deadline=30)
+        assert second.numbers == [0, 1, 2]
+        first_ids = [request.headers["webhook-id"] for request in first.requests]
+        assert second.requests[0].headers["webhook-id"] == first_ids[0] == first_ids[-1]
+
+    async def test_a_receiver_that_is_not_allowed_any_more_gets_nothing(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        store = OutboxStore(tmp_path / "outbox.db")
+        store.queue.add("http://other.example", "generated", [b"{}"], now=1e9, max_queued=5)
+        store.queue.add(URL, "generated", [b'{"n":1}'], now=time.time(), max_queued=5)
+        receiver = Receiver()
+        settings = Settings(callback_allowed_hosts=("receiver.example",))
+        outbox = self.outbox(receiver, settings, store=store)
+        await outbox.take_up()
+        await eventually(lambda: outbox.stats()["delivered"] == 1)
+        assert {request.url.host for request in receiver.requests} == {"receiver.example"}
+        assert outbox.stats()["dropped_by_reason"]["forbidden"] == 1
+        assert outbox.stats()["kept"] == 1
+        assert (
+            "1 callbacks of the last server are dropped: callback_url: 'http://other.example'" in caplog.text
+        )
+        await outbox.close(1)
+
+    async def test_closing_does_not_wait_longer_than_its_deadline(self) -> None:
+        outbox = self.outbox(never, Settings(callback_timeout=3600))
+        await outbox.post(URL, "generated", {"n": 1})
+        await outbox.close(deadline=0.01)
+        assert outbox.stats()["dropped"] == 1
+
+    async def test_a_receivers_full_queue_drops_its_own_oldest_only(self) -> None:
+        asked = asyncio.Event()
+
+        async def hang(request: httpx.Request) -> httpx.Response:
+            asked.set()
+            return await never(request)
+
+        outbox = self.outbox(hang)
+        for n in range(9):
+            await outbox.post("http://a.example", "generated", {"n": n})
+            await asked.wait()
+        await outbox.post("http://b.example", "generated", {"n": 0})
+        receivers = outbox.stats()["receivers"]
+        assert receivers["http://a.example"]["queued"] == 5
+        assert receivers["http://a.example"]["dropped_by_reason"]["full"] == 4
+        assert receivers["http://b.example"]["dropped"] == 0
+        await outbox.close(0.01)
 
 
 async def test_a_real_receiver_that_fails_for_a_while_gets_everything_once_in_order() -> None:
     """Specification 6.3: tests for retry logic, here over real HTTP, escapes in the path untouched."""
-    async with running_receiver() as receiver, callback_client() as client:
+    async with running_receiver() as receiver:
         receiver.answers = [503, 200, 500, 429, 200]
-        sender = CallbackSender(f"{receiver.url}/v2/org%252Fmodel/a/../b", 10, client=client, wait=NO_WAIT)
+        outbox = Outbox(Settings(), wait=NO_WAIT)
         for n in range(4):
-            sender.post({"n": n}, "generated")
-        await eventually(lambda: sender.stats["sent"] == 4)
+            await outbox.post(f"{receiver.url}/v2/org%252Fmodel/a/../b", "generated", {"n": n})
+        await eventually(lambda: outbox.stats()["delivered"] == 4)
         paths = {path for path, _, _ in receiver.requests}
         assert paths == {"/v2/org%252Fmodel/a/../b/generated"}
         assert [body["n"] for body in receiver.bodies("generated")] == [0, 0, 1, 1, 1, 2, 3]
         ids = [headers["webhook-id"] for _, headers, _ in receiver.requests]
         assert len(set(ids)) == 4
+        await outbox.close(1)
 
 
 async def test_a_receiver_that_is_not_there_is_a_failure_and_its_start_a_delivery() -> None:
@@ -407,7 +584,9 @@ async def test_a_receiver_that_is_not_there_is_a_failure_and_its_start_a_deliver
         sender = CallbackSender(gone.url, client=client, wait=NO_WAIT)
         assert not await sender.send({"n": 1})
         assert "ConnectError" in str(sender.stats["last_error"])
+        store = OutboxStore()
         async with running_receiver() as receiver:
-            sender.callback_url = receiver.url
+            sender = CallbackSender(receiver.url, client=client, store=store)
+            store.queue.add(receiver.url, "generated", [b'{"n":1}'], now=time.time(), max_queued=1)
             await sender.retry_pending()
             assert receiver.bodies("generated") == [{"n": 1}]

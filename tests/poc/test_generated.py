@@ -1,16 +1,16 @@
 """Stretches of a walk, and their merging into reports."""
 
-import asyncio
+import json
 import math
+from typing import ClassVar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rounds import make_round
-from runtime import eventually
 
-from hallmark.poc.generated import GeneratedBuffer, WalkedBatch
+from hallmark.poc.generated import WalkedBatch, merged_bodies
 from hallmark.poc.nonces import NonceWalk
-
-NEVER = 3600.0
 
 
 def walked(first: int, nonces: tuple[int, ...], failed: tuple[int, ...] = (), count: int = 4) -> WalkedBatch:
@@ -56,45 +56,68 @@ def test_a_stretch_without_valid_and_failed_nonces_is_no_report() -> None:
     assert walked(0, (), (3,)).proof(make_round(), {}) is not None
 
 
-class TestBuffer:
-    """What is merged, and when it is reported."""
+class TestMergedBodies:
+    """Callbacks that report several stretches."""
 
-    async def test_what_comes_within_the_interval_is_one_report(self) -> None:
-        reports: list[WalkedBatch] = []
-        buffer = GeneratedBuffer(reports.append, NEVER)
-        for batch in (walked(0, (0, 2)), walked(4, (), (5,)), walked(8, (9,), (10, 11))):
-            buffer.add(batch)
-        await asyncio.sleep(0)
-        assert reports == []
-        buffer.flush()
-        assert reports == [
-            WalkedBatch(covered=(0, 11), nonces=(0, 2, 9), dist=(1.25,) * 3, failed_nonces=(5, 10, 11))
-        ]
-        buffer.flush()
-        assert len(reports) == 1, "nothing is reported twice"
+    TEMPLATE: ClassVar = {"public_key": "02ff", "numerics": {"dtype": "bfloat16"}, "r_target": 1.4}
 
-    async def test_the_interval_brings_the_report_by_itself(self) -> None:
-        reports: list[WalkedBatch] = []
-        buffer = GeneratedBuffer(reports.append, 0.0)
-        buffer.add(walked(0, (1,)))
-        await eventually(lambda: reports)
-        buffer.add(walked(4, (5,)))
-        await eventually(lambda: len(reports) == 2)
-        assert [report.covered for report in reports] == [(0, 3), (4, 7)]
+    def test_what_fits_is_one_body(self) -> None:
+        batches = [walked(0, (0, 2)), walked(4, (), (5,)), walked(8, (9,), (10, 11))]
+        [body] = merged_bodies(self.TEMPLATE, batches, 2**20)
+        assert json.loads(body) == {
+            **self.TEMPLATE,
+            "covered": [0, 11],
+            "nonces": [0, 2, 9],
+            "dist": [1.25] * 3,
+            "failed_nonces": [5, 10, 11],
+        }
 
-    async def test_a_stretch_without_nonces_waits_for_one_but_not_for_ever(self) -> None:
-        reports: list[WalkedBatch] = []
-        buffer = GeneratedBuffer(reports.append, 0.0)
-        buffer.add(walked(0, ()))
-        await asyncio.sleep(0.02)
-        assert reports == []
-        buffer.add(walked(4, (5,)))
-        await eventually(lambda: reports)
-        assert reports[0].covered == (0, 7), "what was covered without a nonce is told with the next"
+    def test_of_nothing_there_is_no_body(self) -> None:
+        assert merged_bodies(self.TEMPLATE, [], 2**20) == []
 
-    async def test_failed_nonces_are_reported_without_a_valid_one(self) -> None:
-        reports: list[WalkedBatch] = []
-        buffer = GeneratedBuffer(reports.append, 0.0)
-        buffer.add(walked(0, (), (1, 3)))
-        await eventually(lambda: reports)
-        assert reports == [WalkedBatch(covered=(0, 3), nonces=(), dist=(), failed_nonces=(1, 3))]
+    def test_numbers_come_back_to_the_last_bit(self) -> None:
+        dist = (1.4000000000000001, 5e-324, math.nextafter(2.0, 0.0))
+        batch = WalkedBatch(covered=(0, 2), nonces=(0, 1, 2**63 - 1), dist=dist, failed_nonces=())
+        [body] = merged_bodies({}, [batch], 2**20)
+        assert json.loads(body) == batch.fields()
+
+    def test_a_number_that_json_does_not_have_is_an_error(self) -> None:
+        batch = WalkedBatch(covered=(0, 0), nonces=(0,), dist=(math.nan,), failed_nonces=())
+        with pytest.raises(ValueError, match="JSON"):
+            merged_bodies({}, [batch], 2**20)
+
+    @given(
+        sizes=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=30),
+        start=st.sampled_from([0, 2**62]),
+        max_bytes=st.integers(0, 3_000),
+    )
+    def test_bodies_keep_within_the_size_and_lose_nothing(
+        self, sizes: list[tuple[int, int]], start: int, max_bytes: int
+    ) -> None:
+        batches, position = [], start
+        for valid, failed in sizes:
+            nonces = tuple(range(position, position + valid))
+            lost = tuple(range(position + valid, position + valid + failed))
+            batches.append(
+                WalkedBatch(
+                    covered=(position, position + 80),
+                    nonces=nonces,
+                    dist=(1.4142135623730951,) * valid,
+                    failed_nonces=lost,
+                )
+            )
+            position += 81
+        found = merged_bodies(self.TEMPLATE, batches, max_bytes)
+        bodies = [json.loads(body) for body in found]
+        for field in ("nonces", "dist", "failed_nonces"):
+            expected = [value for batch in batches for value in getattr(batch, field)]
+            assert [value for body in bodies for value in body[field]] == expected
+        ends = [index for body in bodies for index in body["covered"]]
+        assert ends[:1] == [start][: len(sizes)]
+        assert ends[-1:] == [position - 1][: len(sizes)]
+        assert ends[2::2] == [last + 1 for last in ends[1:-1:2]]
+        alone = [merged_bodies(self.TEMPLATE, [batch], 0)[0] for batch in batches]
+        for body in found:
+            assert len(body) <= max_bytes or body in alone, "only a stretch that does not fit alone is longer"
+        if sum(map(len, alone)) <= max_bytes:
+            assert len(found) <= 1, "as few as fit"

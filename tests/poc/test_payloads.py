@@ -7,7 +7,9 @@ from dataclasses import replace
 from rounds import make_round
 
 from hallmark.poc.fraud import judge
-from hallmark.poc.payloads import generated_payload, validated_payload, verdict_fields
+from hallmark.poc.generated import WalkedBatch
+from hallmark.poc.nonces import NonceWalk
+from hallmark.poc.payloads import generated_template, validated_payload, verdict_fields
 from hallmark.poc.proof import ProofBatch
 
 ROUND = make_round(r_target=1.45, distance_tolerance=0.35)
@@ -91,6 +93,16 @@ def test_at_rate_1_a_distance_of_2_is_valid() -> None:
 
 
 def test_generated_is_the_batch_with_the_target_it_was_found_under() -> None:
-    payload = generated_payload(BATCH, ROUND)
-    assert payload == {**BATCH.as_dict(), "r_target": 1.45}
+    round_ = make_round(r_target=1.45, node_id=1, node_count=3)
+    numerics = {"dtype": "bfloat16", "batch_size": 32, "eager": True}
+    walked = WalkedBatch.sort_out(NonceWalk(1, 3).take(4), [1.4, math.nan, 1.5, 1.2], round_)
+    proof = walked.proof(round_, numerics)
+    assert proof is not None
+    payload = {**generated_template(round_, numerics), **walked.fields()}
+    assert payload == {**proof.as_dict(), "r_target": 1.45}
     assert payload.keys() >= {"public_key", "block_hash", "block_height", "nonces", "dist", "node_id"}
+    assert ProofBatch.from_dict(json.loads(json.dumps(payload, allow_nan=False))) == proof
+
+
+def test_generated_never_has_a_node_id_that_is_none() -> None:
+    assert generated_template(make_round(), {})["node_id"] == 0

@@ -214,8 +214,12 @@ class NodeMachine(RuleBasedStateMachine):
         self.settings = Settings(
             max_queued_nonces=ROOM, callback_interval=0.05, stuck_after=1.0, max_stall_ms=5.0, **chosen
         )
-        client = httpx.AsyncClient(transport=httpx.MockTransport(self._receive))
-        self.manager = PoCManager(self.engine, self.settings, Outbox(self.settings, client=client))
+        outbox = Outbox(
+            self.settings,
+            connect=lambda: httpx.AsyncClient(transport=httpx.MockTransport(self._receive)),
+            clock=self.loop.time,
+        )
+        self.manager = PoCManager(self.engine, self.settings, outbox)
         self.jobs: list[tuple[ValidationJob, bool]] = []
         self.outcomes: dict[str, tuple[str, object]] = {}
         self.clients: list[asyncio.Task[Any]] = []

@@ -50,11 +50,26 @@ def proof(*nonces: int, **changes: Any) -> ProofBatch:
     )
 
 
+def record(
+    queue: ValidationQueue,
+    taken: Sequence[tuple[ValidationJob, int]],
+    distances: Sequence[float],
+    seconds: float,
+) -> list[ValidationJob]:
+    """Record distances and settle what has a verdict by them."""
+    judged = queue.record(taken, distances, seconds)
+    for job in judged:
+        assert not job.settled.is_set()
+        assert job.status == "running"
+        queue.settle(job)
+    return judged
+
+
 def judge_all(queue: ValidationQueue, distance: float = 1.4, count: int = 8) -> list[ValidationJob]:
     settled = []
     while queue.has_waiting:
         taken = queue.take(count)
-        settled += queue.record(taken, [distance] * len(taken), 0.1)
+        settled += record(queue, taken, [distance] * len(taken), 0.1)
     return settled
 
 
@@ -71,10 +86,10 @@ def test_batches_are_served_in_order_and_share_a_forward() -> None:
 def test_a_job_is_settled_by_its_last_distance() -> None:
     queue = ValidationQueue(100)
     job = queue.submit(proof(1, 2, 3), ROUND)
-    assert queue.record(queue.take(2), [1.4, 1.4], 0.1) == []
+    assert record(queue, queue.take(2), [1.4, 1.4], 0.1) == []
     assert not job.settled.is_set()
     assert queue.stats["queued_nonces"] == 1
-    assert queue.record(queue.take(2), [1.4], 0.1) == [job]
+    assert record(queue, queue.take(2), [1.4], 0.1) == [job]
     assert job.settled.is_set()
     assert job.released.is_set()
     assert job.status == "completed"
@@ -87,14 +102,14 @@ def test_duplicates_are_computed_once_and_counted() -> None:
     job = queue.submit(proof(5, 5, 6, 5), ROUND)
     assert queue.stats["queued_nonces"] == 2
     assert [nonce for _, nonce in queue.take(8)] == [5, 6]
-    queue.record([(job, 5), (job, 6)], [1.4, 1.4], 0.1)
+    record(queue, [(job, 5), (job, 6)], [1.4, 1.4], 0.1)
     assert job.outcome().n_duplicates == 2
 
 
 def test_failed_nonces_are_reported_and_counted() -> None:
     queue = ValidationQueue(100)
     job = queue.submit(proof(1, 2), ROUND)
-    queue.record(queue.take(2), [math.nan, 1.4], 0.1)
+    record(queue, queue.take(2), [math.nan, 1.4], 0.1)
     assert job.outcome().failed_nonces == (1,)
     assert queue.stats["failed_nonces"] == 1
     assert queue.stats["checked_nonces"] == 2
@@ -142,7 +157,7 @@ def test_the_time_to_come_back_follows_the_measured_speed() -> None:
     queue = ValidationQueue(10)
     for _ in range(50):
         queue.submit(proof(*range(10)), ROUND)
-        queue.record(queue.take(10), [1.4] * 10, 30.0)
+        record(queue, queue.take(10), [1.4] * 10, 30.0)
     queue.submit(proof(*range(10)), ROUND)
     with pytest.raises(QueueFullError) as full:
         queue.submit(proof(*range(10)), ROUND)
@@ -162,7 +177,7 @@ def test_cancelled_jobs_say_why_and_late_distances_change_nothing() -> None:
     running, waiting = queue.submit(proof(1, 2), ROUND), queue.submit(proof(3), ROUND)
     taken = queue.take(2)
     queue.cancel(RoundCancelledError("the round has ended: why"))
-    assert queue.record(taken, [1.4, 1.4], 0.1) == []
+    assert record(queue, taken, [1.4, 1.4], 0.1) == []
     for job in (running, waiting):
         assert job.status == "failed"
         assert queue.find(job.request_id) is job
@@ -181,7 +196,7 @@ def test_cancelled_jobs_say_why_and_late_distances_change_nothing() -> None:
 
 
 def test_the_outcome_of_an_unsettled_job_is_an_error_not_a_pass() -> None:
-    with pytest.raises(RuntimeError, match="not settled"):
+    with pytest.raises(RuntimeError, match="not been judged"):
         ValidationQueue(10).submit(proof(1), ROUND).outcome()
 
 
@@ -248,11 +263,11 @@ class TestProversTakeTurns:
     def test_ten_thousand_nonces_of_one_do_not_hold_up_ten_of_another(self) -> None:
         queue = ValidationQueue(100_000)
         large = queue.submit(of("large", *range(10_000)), ROUND)
-        queue.record(queue.take(32), [1.4] * 32, 0.1)
+        record(queue, queue.take(32), [1.4] * 32, 0.1)
         small = queue.submit(of("small", *range(10)), ROUND)
         taken = queue.take(32)
         assert provers_of(taken) == {"small": 10, "large": 22}
-        assert queue.record(taken, [1.4] * 32, 0.1) == [small]
+        assert record(queue, taken, [1.4] * 32, 0.1) == [small]
         assert (large.status, large.n_open) == ("running", 10_000 - 32 - 22)
 
     def test_a_take_is_shared_out_evenly(self) -> None:
@@ -318,7 +333,7 @@ class TestProversTakeTurns:
         assert provers_of(taken)["small"] >= 1
         assert provers_of(taken)["large"] >= 1
         while not small[-1].settled.is_set():
-            queue.record(taken, [1.4] * len(taken), 0.1)
+            record(queue, taken, [1.4] * len(taken), 0.1)
             taken = queue.take(4)
         assert [job.status for job in small] == ["completed"] * 10
 
@@ -345,10 +360,10 @@ class TestWithdrawing:
         queue = ValidationQueue(20)
         gone, other = queue.submit(of("a", *range(10)), ROUND), queue.submit(of("b", *range(10)), ROUND)
         taken = queue.take(4)
-        queue.record(queue.take(2), [1.4, 1.4], 0.1)
+        record(queue, queue.take(2), [1.4, 1.4], 0.1)
         queue.withdraw(gone, self.GONE)
         assert (queue.stats["queued_jobs"], queue.stats["queued_nonces"]) == (1, 9)
-        assert queue.record(taken, [1.4] * 4, 0.1) == []
+        assert record(queue, taken, [1.4] * 4, 0.1) == []
         assert (gone.status, queue.stats["checked_nonces"]) == ("failed", 4), "what comes late is not counted"
         assert queue.stats["queued_nonces"] == 7
         late = queue.submit(of("a", *range(10)), ROUND)
@@ -360,7 +375,7 @@ class TestWithdrawing:
         taken = queue.take(10)
         assert not queue.has_waiting
         queue.withdraw(gone, self.GONE)
-        assert queue.record(taken, [1.4] * 10, 0.1) == []
+        assert record(queue, taken, [1.4] * 10, 0.1) == []
         assert queue.stats["cancelled_jobs"] == 1
         assert queue.stats["queued_nonces"] == 0
         queue.submit(proof(*range(10)), ROUND)
@@ -397,7 +412,7 @@ def test_the_speed_is_not_told_before_the_first_nonce() -> None:
     assert queue.stats["nonces_per_second"] is None
     queue.submit(proof(*range(10)), ROUND)
     assert queue.stats["nonces_per_second"] is None
-    queue.record(queue.take(2), [1.4, 1.4], 0.1)
+    record(queue, queue.take(2), [1.4, 1.4], 0.1)
     assert queue.stats["nonces_per_second"] is not None
 
 
@@ -406,7 +421,7 @@ def test_the_speed_follows_what_is_measured_and_forgets_what_was() -> None:
     for seconds_per_nonce in (0.25, 0.001):
         for _ in range(60):
             queue.submit(proof(*range(8)), ROUND)
-            queue.record(queue.take(8), [1.4] * 8, 8 * seconds_per_nonce)
+            record(queue, queue.take(8), [1.4] * 8, 8 * seconds_per_nonce)
         assert queue.stats["nonces_per_second"] == pytest.approx(1 / seconds_per_nonce, rel=0.01)
 
 
@@ -459,7 +474,7 @@ class Traffic:
     def record(self) -> None:
         if self.in_flight:
             taken = self.in_flight.pop(0)
-            self.queue.record(taken, [1.4] * len(taken), 0.1)
+            record(self.queue, taken, [1.4] * len(taken), 0.1)
 
     def withdraw(self) -> None:
         if self.jobs:

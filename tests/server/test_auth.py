@@ -11,7 +11,7 @@ from hallmark.poc.settings import Settings
 from hallmark.server.auth import check_exposure
 
 KEY = "s3cret kéy"
-WITH_KEY = Settings.from_additional_config({"hallmark": {"api_key": KEY}}, {})
+WITH_KEY = Settings.from_additional_config({}, {"HALLMARK_API_KEY": KEY})
 ROUTES = [
     ("POST", f"{POC}/init"),
     ("POST", f"{POC}/init/generate"),

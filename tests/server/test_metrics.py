@@ -74,8 +74,14 @@ def told(manager: PoCManager) -> dict[str, Any]:
         "validation_cancelled_jobs_total": validation["cancelled_jobs"],
         "validation_checked_nonces_total": validation["checked_nonces"],
         "validation_failed_nonces_total": validation["failed_nonces"],
-        **{f"callbacks_{key}_total": callbacks[key] for key in ("sent", "retried", "dropped")},
-        "callbacks_queued": callbacks["queued"],
+        **{f"callbacks_{key}_total": callbacks[key] for key in ("delivered", "retried")},
+        **{
+            f'callbacks_dropped_total{{reason="{reason}"}}': count
+            for reason, count in callbacks["dropped_by_reason"].items()
+        },
+        **{f"callbacks_{key}": callbacks[key] for key in ("queued", "in_flight", "kept", "bytes")},
+        **{f"callbacks_{key}_seconds": callbacks[key] for key in ("oldest_age", "next_attempt")},
+        "interrupted_round": 0,
         **{
             name: None if stalls[key] is None else stalls[key] / 1000
             for name, key in zip(STALLS, ("p50", "p99", "max"), strict=True)
@@ -178,13 +184,15 @@ async def test_callbacks_are_counted_and_no_receiver_is_named(
     async with running_receiver() as receiver:
         receiver.answers = [503, 400]
         await manager.start_round(config(callback_url=f"{receiver.url}/private"))
-        await eventually(lambda: manager.outbox.stats()["sent"] > 2)
+        await eventually(lambda: manager.outbox.stats()["delivered"] > 2)
         await manager.stop()
         text = generate_latest(registry).decode()
         scraped = samples(parse(text))
         assert scraped == told(manager)
-    assert (scraped["callbacks_retried_total"], scraped["callbacks_dropped_total"]) == (1, 1)
-    assert scraped["callbacks_sent_total"] > 2
+    assert scraped["callbacks_retried_total"] == 1
+    assert scraped['callbacks_dropped_total{reason="rejected"}'] == 1
+    assert scraped["callbacks_kept"] == 1
+    assert scraped["callbacks_delivered_total"] > 2
     assert "private" not in text
     assert receiver.url not in text
 

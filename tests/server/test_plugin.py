@@ -17,14 +17,16 @@ from hallmark.poc.errors import FieldError, UnsupportedError
 from hallmark.server.app import attach_manager
 from hallmark.server.plugin import create_plugin
 
-LOOPBACK = Namespace(host="127.0.0.1", uds=None)
+LOOPBACK = Namespace(host="127.0.0.1", port=8000, uds=None)
 
 
 class EngineClient:
     """Only the configuration: what is refused here is refused before the engine is asked."""
 
     def __init__(self, **settings: Any) -> None:
-        self.vllm_config = Namespace(additional_config={"hallmark": settings})
+        self.vllm_config = Namespace(
+            additional_config={"hallmark": {"outbox_path": "memory", **settings}}
+        )
 
 
 def test_vllm_finds_the_plugin_by_its_entry_point() -> None:
@@ -121,5 +123,5 @@ async def test_the_apps_own_error_handlers_do_not_change_our_answers() -> None:
             await http.post(f"{POC}/validate?wait=perhaps", json={}),
         ]
     assert [answer.status_code for answer in answers] == [503, 400, 409, 404, 400]
-    assert all(answer.json().keys() == {"detail"} for answer in answers)
+    assert all(answer.json().keys() == {"detail", "request_id"} for answer in answers)
     assert answers[-1].json()["detail"] == "wait: 'perhaps' is not allowed; allowed: true or false"

@@ -212,4 +212,4 @@ async def test_a_request_that_waits_for_a_verdict_does_not_outlive_the_round(
 
 
 def test_settings_of_the_tests_do_not_wait() -> None:
-    assert (QUICK.callback_interval, QUICK.callback_retry_cap) == (0.0, 0.0)
+    assert (QUICK.callback_interval, QUICK.callback_backoff_cap) == (0.0, 0.0)

@@ -234,6 +234,30 @@ class TestBadRequests:
 
     @pytest.mark.parametrize("path", [*STARTS, "/validate"])
     @pytest.mark.parametrize(
+        ("content", "detail"),
+        [
+            (b'{"block_hash": "a", "block_hash": "b"}', "block_hash: 'several values' is not allowed"),
+            (b'{"params": {"dim": 1, "dim": 1}}', "dim: 'several values' is not allowed"),
+            (b'{"not known": [{"a": 1}, {"b": [1, NaN]}]}', "not known[1].b[1]: nan is not allowed"),
+            (b'{"r_target": -Infinity}', "r_target: -inf is not allowed"),
+            (b'{"' + b"k" * 10**6 + b'": NaN}', "k" * 200 + "\u2026: nan is not allowed"),
+            (b'{"\\ud800": NaN}', "\\ud800: nan is not allowed"),
+            (b'{"a": ' + b"[" * 500 + b"Infinity" + b"]" * 500 + b"}", "a[0][0]"),
+            (b"NaN", "body: nan is not allowed"),
+        ],
+        ids=range(8),
+    )
+    async def test_what_other_parsers_read_otherwise_is_refused_by_its_place(
+        self, http: httpx.AsyncClient, engine: Engine, path: str, content: bytes, detail: str
+    ) -> None:
+        answer = await http.post(POC + path, content=content)
+        assert answer.status_code == 400
+        assert answer.json()["detail"].startswith(detail)
+        assert len(answer.content) < 1000
+        assert engine.calls == []
+
+    @pytest.mark.parametrize("path", [*STARTS, "/validate"])
+    @pytest.mark.parametrize(
         "content",
         [
             b"",

@@ -1,12 +1,14 @@
 """What is told, and the oldest clients' state and stop."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from runtime import (
     POC,
+    QUICK,
     Engine,
     application,
     client_of,
@@ -17,6 +19,8 @@ from runtime import (
 )
 
 from hallmark.poc.manager import PoCManager
+from hallmark.poc.outbox import Outbox
+from hallmark.poc.outbox_store import OutboxStore
 from hallmark.poc.settings import Settings
 from hallmark.server.examples import STATUS
 
@@ -86,15 +90,39 @@ async def test_callback_and_retry_numbers_are_shown(http: httpx.AsyncClient, man
     async with running_receiver() as receiver:
         receiver.answers = [503, 500]
         await http.post(f"{POC}/init/generate", json=request(url=f"{receiver.url}/org%252Fmodel"))
-        await eventually(lambda: manager.outbox.stats()["sent"] > 2)
+        await eventually(lambda: manager.outbox.stats()["delivered"] > 2)
         await http.post(f"{POC}/stop")
         await eventually(lambda: not manager.outbox.stats()["queued"])
         callbacks = (await status(http))["callbacks"]
         assert callbacks["retried"] == 2
-        assert callbacks["sent"] == len(receiver.requests) - 2
+        assert callbacks["delivered"] == len(receiver.requests) - 2
         assert (callbacks["queued"], callbacks["dropped"], callbacks["oldest_age"]) == (0, 0, None)
         assert callbacks["last_error"] == "HTTP 500"
         assert callbacks["receivers"].keys() == {f"{receiver.url}/org%252Fmodel"}
+
+
+async def test_the_round_in_which_the_last_server_ended_is_shown_until_a_stop(tmp_path: Path) -> None:
+    first = PoCManager(Engine(), QUICK, Outbox(QUICK, OutboxStore(tmp_path / "outbox.db")))
+    async with client_of(application(first)) as http:
+        await http.post(f"{POC}/init/generate", json=request(block_hash="0xabc", valid_rate=0.5))
+        await eventually(lambda: first.status()["total_checked"] > 16)
+        assert (await status(http))["interrupted_round"] is None
+        await first.shutdown()
+        last = await status(http)
+    second = PoCManager(Engine(), QUICK, Outbox(QUICK, OutboxStore(tmp_path / "outbox.db")))
+    await second.recover()
+    async with client_of(application(second)) as http:
+        shown = await status(http)
+        assert (shown["state"], shown["total_checked"]) == ("IDLE", 0)
+        interrupted = shown["interrupted_round"]
+        assert (interrupted["block_hash"], interrupted["phase"]) == ("0xabc", "GENERATING")
+        assert (interrupted["reason"], interrupted["is_resumed"]) == ("the server is shutting down", False)
+        for field in ("total_checked", "total_valid", "total_failed"):
+            assert interrupted[field] == last[field]
+        assert interrupted["round"] == last["config"]["round"]
+        await http.post(f"{POC}/stop")
+        assert (await status(http))["interrupted_round"] is None
+    await second.shutdown()
 
 
 async def test_no_secret_is_told(engine: Engine) -> None:
@@ -160,7 +188,8 @@ async def test_before_the_engine_is_up_every_route_is_a_503(method: str, path: s
     async with client_of(application(None)) as http:
         answer = await http.request(method, POC + path, json=request())
         assert answer.status_code == 503
-        assert answer.json() == {"detail": "the engine is not ready yet"}
+        told = {"detail": "the engine is not ready yet", "request_id": answer.headers["X-Request-Id"]}
+        assert answer.json() == told
         assert int(answer.headers["Retry-After"]) > 0
 
 

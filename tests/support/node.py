@@ -86,7 +86,14 @@ def running_node(
 ) -> Iterator[Node]:
     """Start `hallmark serve` on the model, wait until it is ready, and end it afterwards."""
     port = free_port()
-    config = {"hallmark": {"callback_interval": 0.5, "callback_retry_base": 0.1, **(settings or {})}}
+    config = {
+        "hallmark": {
+            "callback_interval": 0.5,
+            "callback_backoff_base": 0.1,
+            "outbox_path": str(log.with_suffix(".outbox.db")),
+            **(settings or {}),
+        }
+    }
     command = [
         *(*HALLMARK, "serve", str(model), "--host", "127.0.0.1", "--port", str(port)),
         *("--served-model-name", "demo", "--dtype", demo_dtype(), "--max-model-len", "2048"),

@@ -28,7 +28,7 @@ from hallmark.poc.settings import Settings
 from hallmark.server.app import attach_manager, mount
 
 POC = "/api/v1/pow"
-QUICK = Settings(callback_interval=0.0, callback_retry_base=0.0, callback_retry_cap=0.0)
+QUICK = Settings(callback_interval=0.0, callback_backoff_base=0.0, callback_backoff_cap=0.0)
 """Settings that do not wait for anything."""
 
 _PATIENCE = 60.0
@@ -269,12 +269,14 @@ class CallbackReceiver:
 
     Attributes:
         requests: Path, headers and parsed body of every POST, refused ones included.
+        connections: Address and port of every peer.
         answers: Statuses of the next answers; 200 once they are used up.
     """
 
     def __init__(self) -> None:
         self.url = ""
         self.requests: list[tuple[str, dict[str, str], Any]] = []
+        self.connections: set[tuple[str, int]] = set()
         self.answers: list[int] = []
         self.app = FastAPI()
         self.app.add_api_route("/{path:path}", self._take, methods=["POST"])
@@ -282,6 +284,8 @@ class CallbackReceiver:
     async def _take(self, request: Request) -> PlainTextResponse:
         body = json.loads(await request.body())
         raw_path: bytes = request.scope["raw_path"]
+        assert request.client is not None
+        self.connections.add((request.client.host, request.client.port))
         self.requests.append((raw_path.decode("ascii"), dict(request.headers), body))
         return PlainTextResponse("", self.answers.pop(0) if self.answers else 200)
 
