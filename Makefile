@@ -57,6 +57,7 @@ bench: setup ## Every bench on this machine's CPU, small sizes (half an hour on 
 	$(BIN)/python -P bench/round.py
 	$(BIN)/python -P bench/coexist.py
 	$(BIN)/python -P bench/memory.py
+	$(BIN)/python -P bench/outbox.py
 	$(BIN)/python -P bench/report.py
 
 # PYTHON is one that has PyTorch with CUDA, Triton and transformers; Hallmark and the tests' packages are added.

@@ -163,6 +163,48 @@ TABLES = {
             ("without", "at_once_differing_without", _number(0)),
         ),
     ),
+    "crash": Table(
+        "crash",
+        (
+            ("killed", "killed", _text),
+            ("when", "moment", _text),
+            ("kills", "kills", _number(0)),
+            ("before the first answer", "before_the_first_answer", _number(0)),
+            ("with something undelivered", "with_something_undelivered", _number(0)),
+            ("callbacks undelivered p50 / max", "undelivered_p50_max", _numbers(0)),
+            ("end of the last process p50 / max, s", "end_s_p50_max", _numbers(1)),
+        ),
+    ),
+    "crash-nodes": Table(
+        "crash",
+        (
+            ("node", "node", _text),
+            ("valid rate", "valid_rate", _number(1)),
+            ("starts", "starts", _number(0)),
+            ("nonces of the walk", "nonces", _number(0)),
+            ("proofs", "proofs", _number(0)),
+            ("shown by a status", "shown", _number(0)),
+            ("batches", "batches", _number(0)),
+            ("repeated deliveries", "repeated_deliveries", _number(0)),
+            ("proofs lost", "lost", _number(0)),
+            ("nonces that differ", "differing", _number(0)),
+            ("other contradictions", "problems", _number(0)),
+        ),
+        rows="nodes",
+    ),
+    "outbox": Table(
+        "outbox",
+        (
+            ("phase", "phase", _text),
+            ("batches", "batches", _number(0)),
+            ("seconds", "seconds", _number(2)),
+            ("batches/s", "batches_s", _number(0)),
+            ("commit p50 / p99, ms", "commit_ms", _numbers(1)),
+            ("stall p50 / p99 / max, ms", "stall_ms", _numbers(1)),
+            ("resident memory, MiB", "peak_mib", _number(0)),
+            ("file, MiB", "file_mib", _number(0)),
+        ),
+    ),
     "memory": Table(
         "memory",
         (

@@ -251,7 +251,8 @@ class CallbackSender:
                 while await self._settle_oldest(is_last=True) == 0:
                     pass
         except TimeoutError:
-            logger.warning("Callbacks to %s were not delivered in %g s", self.callback_url, deadline)
+            if self.stats["queued"]:
+                logger.warning("Callbacks to %s were not delivered in %g s", self.callback_url, deadline)
         except OutboxError as exc:
             logger.error("Callbacks to %s stand still: %s", self.callback_url, exc)
         if self._delivering is not None:
@@ -277,8 +278,10 @@ class CallbackSender:
                 if not self._woken.is_set():
                     return
             elif pause:
+                # Not `wait_for`, which loses a cancellation that comes together with what it waits for.
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._woken.wait(), min(pause, _LONGEST_SLEEP))
+                    async with asyncio.timeout(min(pause, _LONGEST_SLEEP)):
+                        await self._woken.wait()
 
     async def _settle_oldest(self, *, is_last: bool = False) -> float | None:
         """One attempt at the head of the queue, where it is due.

@@ -34,7 +34,7 @@ __all__ = ["Outbox"]
 logger = logging.getLogger(__name__)
 
 _MOST_IDLE = 16
-_MERGE_PAUSE = 5.0
+_RETRY_PAUSE = 5.0
 # Seconds between two looks for what a tool beside the server has made due.
 _WATCH_PERIOD = 1.0
 
@@ -79,6 +79,7 @@ class Outbox:
         self._forgotten = CallbackCounters()
         self._merges: dict[int, tuple[asyncio.TimerHandle, str]] = {}
         self._announcing: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._disconnecting: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
         self._last_stats: dict[str, Any] | None = None
@@ -224,7 +225,7 @@ class Outbox:
         except OutboxError as exc:
             logger.error("What was found is not merged yet: %s", exc)
             # The round may be over, and then nothing else would ask for it again.
-            self._merge_in(_MERGE_PAUSE, identifier, url)
+            self._merge_in(_RETRY_PAUSE, identifier, url)
         else:
             self._sender(url).wake()
 
@@ -236,11 +237,21 @@ class Outbox:
             url: Its callback URL.
             reason: What it failed with, to be gone on with after a restart; None: it is over.
         """
-        in_background(
-            self._store.run(self._store.journal.end, identifier, reason, self._clock()),
-            "The end of the round is not in the journal",
-        )
+        ended = self._store.run(self._store.journal.end, identifier, reason, self._clock())
+        task = asyncio.ensure_future(self._see_ended(ended, identifier, reason))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
         self.merge(identifier, url)
+
+    async def _see_ended(self, ended: Awaitable[None], identifier: int, reason: str | None) -> None:
+        """Try again until it is noted: a round that was stopped must not be gone on with after a restart."""
+        while True:
+            try:
+                return await ended
+            except OutboxError as exc:
+                logger.error("The end of the round is not in the journal yet: %s", exc)
+            await asyncio.sleep(_RETRY_PAUSE)
+            ended = self._store.run(self._store.journal.end, identifier, reason, self._clock())
 
     def forget_rounds(self) -> None:
         """Note that no round is to be gone on with, in the background."""
@@ -293,11 +304,13 @@ class Outbox:
         for identifier, (_, url) in [*self._merges.items()]:
             self.merge(identifier, url)
         await asyncio.gather(*self._announcing)
+        for task in self._ending:
+            task.cancel()
         for timer, _ in self._merges.values():
             timer.cancel()
         for url, totals in self._store.queue.receivers().items():
             if totals.queued:
-                self._sender(url)
+                await self._take_up_receiver(url, totals.queued)
         await asyncio.gather(*(sender.close(deadline) for sender in self._senders.values()))
         await asyncio.gather(*self._disconnecting)
         self._note_the_rest()

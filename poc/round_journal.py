@@ -1,6 +1,7 @@
 """The running round and what it has found, so that a crash loses neither."""
 
 import json
+import logging
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,8 @@ from hallmark.poc.generated import WalkedBatch, merged_bodies
 from hallmark.poc.outbox_database import OutboxDatabase
 
 __all__ = ["InterruptedRound", "JournalLimits", "RoundJournal"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +224,10 @@ class RoundJournal:
     def take_up(self, now: float) -> tuple[InterruptedRound | None, list[Dropped]]:
         """What the last server left: its findings are queued, and rounds that are over are forgotten.
 
+        So is one that another version of Hallmark has begun and this one cannot read, which is logged.
+
         Returns:
             The round that it was interrupted in, and what had to make room.
-
-        Raises:
-            OutboxError: As always, or the round was written by another version of Hallmark.
         """
         with self._database.transaction() as connection:
             dropped = self._merge_all(connection, now)
@@ -234,15 +236,15 @@ class RoundJournal:
                 "SELECT id, config, digest, phase, position, valid, failed, begun_at, updated_at, reason"
                 " FROM rounds ORDER BY id DESC LIMIT 1"
             ).fetchone()
-        if row is None:
-            return None, dropped
-        identifier, config, digest, phase, *rest = row
-        try:
-            asked, entered = PoCConfig(**json.loads(config)), PoCState(phase)
-        except (TypeError, ValueError) as exc:
-            raise OutboxError(
-                f"the outbox {self._database} has a round of another version of Hallmark: {exc}"
-            ) from exc
+            if row is None:
+                return None, dropped
+            identifier, config, digest, phase, *rest = row
+            try:
+                asked, entered = PoCConfig(**json.loads(config)), PoCState(phase)
+            except (TypeError, ValueError) as exc:
+                logger.error("A round of another version of Hallmark is not gone on with: %s", exc)
+                connection.execute("DELETE FROM rounds")
+                return None, dropped
         return InterruptedRound(identifier, asked, digest, entered, *rest), dropped
 
     def forget(self, now: float) -> list[Dropped]:

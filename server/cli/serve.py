@@ -76,6 +76,10 @@ def _run(plan: ServePlan) -> int:
                 if ready:
                     _say(f"ready: {plan.socket or plan.url}, chat at /v1, proof of compute at {PREFIX}")
                 next_probe = time.monotonic() + _PROBE_SECONDS
+    if code == 0 and ready and not received:
+        # What vLLM's API server ends with when its engine has died; to a supervisor it is a failure.
+        _say("vLLM has ended, and nobody asked it to: why stands in its log above")
+        return 1
     return code if code >= 0 else 128 - code
 
 

@@ -84,7 +84,7 @@ def test_a_forward_that_never_comes_back_stops_the_server(compiled: Node) -> Non
     compiled.poc("/init/validate", ROUND)
     compiled.probe("break_a_layer", "hang")
     compiled.poc("/phase/generate")
-    assert compiled.process.wait(120) is not None, "the server must end"
+    assert compiled.process.wait(120) == 1, "the server must end, and as a failure"
     assert compiled.process.log is not None
     log = compiled.process.log.read_text(errors="replace")
     assert "PoC stops this engine: a PoC batch has not come to its next checkpoint within 0:00:10" in log

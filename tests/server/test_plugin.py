@@ -24,9 +24,7 @@ class EngineClient:
     """Only the configuration: what is refused here is refused before the engine is asked."""
 
     def __init__(self, **settings: Any) -> None:
-        self.vllm_config = Namespace(
-            additional_config={"hallmark": {"outbox_path": "memory", **settings}}
-        )
+        self.vllm_config = Namespace(additional_config={"hallmark": {"outbox_path": "memory", **settings}})
 
 
 def test_vllm_finds_the_plugin_by_its_entry_point() -> None:
