@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hallmark.poc.callbacks import DROP_REASONS
 from hallmark.poc.delivery_queue import Delivery, DeliveryQueue
 from hallmark.poc.errors import FieldError
 from hallmark.poc.outbox_database import OutboxDatabase, default_path
@@ -24,7 +23,7 @@ __all__ = ["drop", "export", "list_", "retry"]
 
 _DEFAULT_PORT = 8000
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
-_COLUMNS = ("id", "kind", "receiver", "age", "attempts", "next attempt", "bytes", "state", "last error")
+_COLUMNS = ("id", "kind", "receiver", "age", "attempts", "bytes", "state", "last error")
 _NUMBERS = ("id", "age", "attempts", "bytes")
 
 _Outbox = Annotated[
@@ -52,7 +51,8 @@ def list_(
 ) -> None:
     """Show the callbacks that a server has not delivered, those that were given up too.
 
-    It may run or not.
+    The state is when the next attempt is due or, where no more are made, why: rejected, retries, forbidden.
+    The server may run or not.
     """
     with _queue(outbox, port) as queue:
         found = [delivery for delivery in queue.listed() if not given_up or delivery.given_up is not None]
@@ -199,24 +199,18 @@ def _table(deliveries: Collection[Delivery], now: float) -> Table:
             escape(delivery.url),
             _span(now - delivery.created_at),
             str(delivery.attempts),
-            _next_attempt(delivery, now),
             f"{delivery.size:,}",
-            _state(delivery),
+            _state(delivery, now),
             escape(delivery.last_error or "-"),
         )
     return table
 
 
-def _next_attempt(delivery: Delivery, now: float) -> str:
+def _state(delivery: Delivery, now: float) -> str:
+    """When the next attempt is due, or the word for why there is none."""
     if delivery.given_up is not None:
-        return "-"
+        return delivery.given_up
     return "due" if delivery.not_before <= now else f"in {_span(delivery.not_before - now)}"
-
-
-def _state(delivery: Delivery) -> str:
-    if delivery.given_up is None:
-        return "queued"
-    return f"given up: {DROP_REASONS.get(delivery.given_up, delivery.given_up)}"
 
 
 def _span(seconds: float) -> str:

@@ -70,14 +70,13 @@ class TestList:
         shown = run("list")
         assert shown.code == 0
         header, *rows = [line.split() for line in shown.out.splitlines()]
-        assert " ".join(header) == "id kind receiver age attempts next attempt bytes state last error"
+        assert " ".join(header) == "id kind receiver age attempts bytes state last error"
         texts = [" ".join(row) for row in rows]
-        assert texts[0] == f"1 generated {A} 2 h 1 in 2 min 12 queued HTTP 503"
-        assert texts[1] == f"2 generated {A} 3 min 0 due 11 queued -"
+        assert texts[0] == f"1 generated {A} 2 h 1 12 in 2 min HTTP 503"
+        assert texts[1] == f"2 generated {A} 3 min 0 11 due -"
         assert texts[2].startswith(f"3 generated {B} ")
-        assert texts[2].endswith(" s 1 - 9 given up: the receiver refuses it HTTP 404")
-        retries = "given up: it has been retried often enough no answer within 10 s"
-        assert texts[3] == f"4 generated {B} 1 d 1 - 13 {retries}"
+        assert texts[2].endswith(" s 1 9 rejected HTTP 404")
+        assert texts[3] == f"4 generated {B} 1 d 1 13 retries no answer within 10 s"
         assert " validated http://b.example " in texts[4]
 
     def test_as_json(self, run: Run, path: Path) -> None:
