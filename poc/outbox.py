@@ -247,7 +247,8 @@ class Outbox:
         """Try again until it is noted: a round that was stopped must not be gone on with after a restart."""
         while True:
             try:
-                return await ended
+                # Whoever cancels this must not take back what has been asked for.
+                return await asyncio.shield(ended)
             except OutboxError as exc:
                 logger.error("The end of the round is not in the journal yet: %s", exc)
             await asyncio.sleep(_RETRY_PAUSE)

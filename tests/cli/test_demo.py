@@ -54,6 +54,7 @@ def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, number: signal.Si
     assert bool(list(tmp_path.glob("hallmark-demo-*"))) is (number is signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_demo_that_fails_shows_the_log_and_where_it_is(tmp_path: Path) -> None:
     environment = {"TMPDIR": str(tmp_path), "VLLM_LOGGING_CONFIG_PATH": str(tmp_path / "missing.json")}
     with ChildProcess("the demo", DEMO, log=tmp_path / "log", environment=environment) as process:

@@ -32,6 +32,7 @@ def wait_for(text: str, process: ChildProcess) -> None:
     process.wait_until(lambda: text in log.read_text(errors="replace"), seconds=300)
 
 
+@pytest.mark.slow
 def test_it_says_ready_once_chat_and_proofs_are_and_ends_as_vllm_ends(
     demo_model_directory: Path, tmp_path: Path
 ) -> None:
@@ -54,6 +55,7 @@ def test_it_says_ready_once_chat_and_proofs_are_and_ends_as_vllm_ends(
     assert log.count("hallmark: ready") == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_came_up_without_proof_of_compute_is_stopped(
     demo_model_directory: Path, tmp_path: Path
 ) -> None:
@@ -70,7 +72,8 @@ def test_a_server_that_came_up_without_proof_of_compute_is_stopped(
     ) in process.log_tail(100)
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_stays_of_a_server_that_is_stopped_while_it_starts(
     demo_model_directory: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -10,7 +10,7 @@ from _crash import Kill, Moment, Target, Victim
 from _outages import Outages, Receiver
 from _settle import settle
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
 
 # Of each node the kills, one start after the other: what, when, and whether the API server is killed as well
 # while it ends for want of its engine.

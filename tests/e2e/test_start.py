@@ -23,6 +23,7 @@ def run_to_its_end(command: tuple[str, ...], log: Path, **environment: str) -> t
     return code, log.read_text()
 
 
+@pytest.mark.slow
 def test_a_feature_that_poc_does_not_work_with_ends_the_start(
     demo_model_directory: Path, tmp_path: Path
 ) -> None:
