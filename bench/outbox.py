@@ -23,7 +23,7 @@ import psutil
 from _outages import Receiver
 from _report import print_table, target, write_results
 
-from hallmark.poc.callbacks import payload
+from hallmark.poc.compact_json import compact_json
 from hallmark.poc.outbox import Outbox
 from hallmark.poc.outbox_store import OutboxStore
 from hallmark.poc.settings import Settings
@@ -121,7 +121,7 @@ async def bench(directory: Path, count: int) -> tuple[list[dict[str, Any]], dict
     path = directory / "outbox.db"
     settings = Settings(callback_backoff_base=0.1, callback_backoff_cap=1.0)
     receivers = [Receiver(directory, name) for name in ("first", "second")]
-    about: dict[str, Any] = {"body_bytes": len(payload(batch(count))), "resident_mib_before": resident()}
+    about: dict[str, Any] = {"body_bytes": len(compact_json(batch(count))), "resident_mib_before": resident()}
 
     phases = [Phase("idle", path)]
     outbox = await _started(settings, path)

@@ -1,7 +1,6 @@
 """Delivery of callbacks to one receiver: in order, retried with exponential backoff, bounded."""
 
 import asyncio
-import json
 import logging
 import math
 import time
@@ -18,11 +17,12 @@ from tenacity.wait import WaitBaseT, wait_random_exponential
 from hallmark.poc.callback_attempt import Failure, attempt
 from hallmark.poc.callback_transport import callback_client
 from hallmark.poc.callback_url import CallbackKind
+from hallmark.poc.compact_json import compact_json
 from hallmark.poc.delivery_queue import Delivery, ReceiverTotals
 from hallmark.poc.errors import OutboxError
 from hallmark.poc.outbox_store import OutboxStore
 
-__all__ = ["DROP_REASONS", "CallbackCounters", "CallbackSender", "CallbackStats", "backoff", "payload"]
+__all__ = ["DROP_REASONS", "CallbackCounters", "CallbackSender", "CallbackStats", "backoff"]
 
 logger = logging.getLogger(__name__)
 
@@ -81,15 +81,6 @@ class CallbackCounters:
 def backoff(base: float, cap: float) -> WaitBaseT:
     """Waits drawn evenly between `base` and a bound that doubles with each attempt, up to `cap`; seconds."""
     return wait_random_exponential(multiplier=2 * base, min=base, max=cap)
-
-
-def payload(batch: Mapping[str, Any]) -> bytes:
-    """A callback's body.
-
-    Raises:
-        ValueError: It has numbers that JSON does not have.
-    """
-    return json.dumps(batch, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 class CallbackSender:
@@ -204,7 +195,7 @@ class CallbackSender:
             self._store.queue.add,
             self.callback_url,
             kind,
-            [payload(batch)],
+            [compact_json(batch)],
             now=self._clock(),
             max_queued=self.max_queue_size,
             in_flight=[] if self.in_flight is None else [self.in_flight.id],

@@ -1,11 +1,11 @@
 """What a prover has computed: stretches of its walk, merged into the batches that it reports."""
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+from hallmark.poc.compact_json import compact_json
 from hallmark.poc.nonces import Stretch
 from hallmark.poc.proof import Numerics, ProofBatch
 from hallmark.poc.round import Round
@@ -100,15 +100,18 @@ def merged_bodies(template: Mapping[str, Any], batches: Iterable[WalkedBatch], m
         batches: The stretches, each right after the last.
         max_bytes: Longest body; a stretch alone that is longer is not divided.
     """
-    room = max_bytes - len(_json(template)) - _FRAME_BYTES
-    return [_json({**template, **WalkedBatch.merged(group).fields()}) for group in _groups([*batches], room)]
+    room = max_bytes - len(compact_json(template)) - _FRAME_BYTES
+    return [
+        compact_json({**template, **WalkedBatch.merged(group).fields()})
+        for group in _groups([*batches], room)
+    ]
 
 
 def _groups(batches: Sequence[WalkedBatch], room: int) -> Iterator[list[WalkedBatch]]:
     group: list[WalkedBatch] = []
     used = 0
     for batch in batches:
-        size = len(_json([batch.nonces, batch.dist, batch.failed_nonces]))
+        size = len(compact_json([batch.nonces, batch.dist, batch.failed_nonces]))
         if group and used + size > room:
             yield group
             group, used = [], 0
@@ -116,7 +119,3 @@ def _groups(batches: Sequence[WalkedBatch], room: int) -> Iterator[list[WalkedBa
         used += size
     if group:
         yield group
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode("ascii")

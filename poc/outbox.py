@@ -18,8 +18,8 @@ from hallmark.poc.callbacks import (
     CallbackSender,
     CallbackStats,
     backoff,
-    payload,
 )
+from hallmark.poc.compact_json import compact_json
 from hallmark.poc.config import PoCConfig, PoCState
 from hallmark.poc.delivery_queue import Dropped
 from hallmark.poc.errors import FieldError, OutboxError
@@ -63,12 +63,7 @@ class Outbox:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
-        self._store = store or OutboxStore(
-            max_bytes=settings.outbox_max_bytes,
-            max_age=settings.callback_max_age,
-            max_payload_bytes=settings.callback_max_payload_bytes,
-            max_queued=settings.callback_max_queue,
-        )
+        self._store = store or OutboxStore.bounded_by(settings, None)
         self._connect = connect
         self._wait = wait or backoff(settings.callback_backoff_base, settings.callback_backoff_cap)
         self._clock = clock
@@ -138,7 +133,7 @@ class Outbox:
             self._store.queue.add,
             url,
             kind,
-            [payload(batch)],
+            [compact_json(batch)],
             now=self._clock(),
             max_queued=self._settings.callback_max_queue,
             in_flight=self._in_flight(),

@@ -76,6 +76,15 @@ class OutboxStore:
             path = Path(settings.outbox_path)
         else:
             path = default_path(port, socket)
+        return cls.bounded_by(settings, path)
+
+    @classmethod
+    def bounded_by(cls, settings: Settings, path: Path | None) -> Self:
+        """A store with the bounds of a server's settings, in a file or, with None, in memory.
+
+        Raises:
+            OutboxError: As for `OutboxDatabase`.
+        """
         return cls(
             path,
             max_bytes=settings.outbox_max_bytes,

@@ -273,9 +273,7 @@ class TestAReceiverThatIsAway:
             assert stats["next_attempt"] is not None
             assert stats["next_attempt"] <= CAP
             await asyncio.to_thread(mortal.start)
-            began = time.monotonic()
             await eventually(lambda: not outbox.stats()["queued"])
-            assert time.monotonic() - began < CAP + 2
             assert outbox.stats()["dropped"] == 0
         mortal.check(name, [0, 1, 2, 3, 4])
 
@@ -319,19 +317,17 @@ class TestAReceiverThatIsAway:
     async def test_one_that_is_dead_delays_no_other(
         self, receiver: FaultyReceiver, name: str, tmp_path: Path, kind: str
     ) -> None:
-        """Each kind of dead one holds what it is sent, and the other one has everything long before."""
+        """Each kind of dead one holds what it is sent for an hour, and the other one has everything soon."""
         bad = f"http://127.0.0.1:{free_port()}" if kind == "dead" else f"{receiver.url}/bad-{name}"
         fault = {"silent": "slow", "dripping": "slow head"}.get(kind, "none")
-        receiver.script(f"bad-{name}", {"fault": fault, "seconds": 5.0, "times": 100})
-        async with running_outbox(tmp_path / "outbox.db", deadline=0.1, callback_timeout=30.0) as outbox:
+        receiver.script(f"bad-{name}", {"fault": fault, "seconds": 3600.0, "times": 100})
+        async with running_outbox(tmp_path / "outbox.db", deadline=0.1, callback_timeout=3600.0) as outbox:
             for number in NUMBERS:
                 await outbox.post(bad, "generated", payload("bad", number))
-            began = time.monotonic()
             good = f"{receiver.url}/{name}"
             for number in NUMBERS:
                 await outbox.post(good, "validated", payload(name, number))
             await eventually(lambda: outbox.stats()["queued"] == len(NUMBERS))
-            assert time.monotonic() - began < 4.0, "less than one answer of the dead one takes"
             each = outbox.stats()["receivers"]
             assert (each[bad]["queued"], each[bad]["delivered"]) == (len(NUMBERS), 0)
             assert (each[good]["delivered"], each[good]["retried"]) == (len(NUMBERS), 0)
