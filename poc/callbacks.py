@@ -110,7 +110,7 @@ class CallbackSender:
 
     Attributes:
         counters: What has become of deliveries.
-        in_flight: The one that is being attempted.
+        in_flight: The one that is being attempted, until its outcome is counted.
     """
 
     def __init__(
@@ -297,9 +297,9 @@ class CallbackSender:
             pause = delivery.not_before - self._clock()
             if 0 < pause <= _LONGEST_WAIT and not is_last:
                 return pause
-            async with self._failing_limit if self._is_failing else self._limit:
-                self.in_flight = delivery
-                try:
+            try:
+                async with self._failing_limit if self._is_failing else self._limit:
+                    self.in_flight = delivery
                     failure = await attempt(
                         self._client,
                         self.callback_url,
@@ -310,13 +310,14 @@ class CallbackSender:
                         secrets=self._secrets,
                         timeout=self._timeout,
                     )
-                finally:
-                    self.in_flight = None
-            self.counters.retried += delivery.attempts > 0
-            if failure is None:
-                await self._note_delivered(delivery)
-                return 0
-            return await self._note_failure(delivery, failure)
+                self.counters.retried += delivery.attempts > 0
+                if failure is None:
+                    await self._note_delivered(delivery)
+                    return 0
+                return await self._note_failure(delivery, failure)
+            finally:
+                # Not before it is counted: what has left the file is in flight or in the counters.
+                self.in_flight = None
 
     async def _note_delivered(self, delivery: Delivery) -> None:
         if delivery.id in self._sent:
