@@ -7,7 +7,10 @@ from enum import StrEnum
 from hallmark.poc.checks import check_bool, check_float, check_integer, check_text
 from hallmark.poc.errors import FieldError
 
-__all__ = ["DeployedModel", "PoCConfig", "PoCState", "is_power_of_two"]
+__all__ = ["LEAST_TOLERANCE", "DeployedModel", "PoCConfig", "PoCState", "is_power_of_two"]
+
+LEAST_TOLERANCE = 3.48
+"""In units of the honest sigma: a Gaussian error is beyond it with probability 5e-4."""
 
 _LARGEST_SIZE = 2**31 - 1
 
@@ -39,6 +42,10 @@ class PoCConfig:
         fraud_threshold: A batch is fraud when its p-value is below this.
         distance_tolerance: How far a claim may be from the recomputed distance, in units of s; None is the
             older rule, which compares both with `r_target` only.
+        honest_sigma: RMS of received − computed of honest nonces, in units of s, for the pair of platforms
+            that the round is between; None: the largest that the tolerance allows for, `distance_tolerance`
+            / 3.5. The round's and never a batch's: a cheater would declare the noisiest pair.
+        honest_kurtosis: Kurtosis of the same differences; 3 is Gaussian.
         node_id: This node's number in the partition of nonces; None where it does not generate.
         node_count: How many nodes share the nonces.
         group_id: Which of the node's engines this is.
@@ -63,6 +70,8 @@ class PoCConfig:
     valid_rate: float | None = None
     fraud_threshold: float = 0.01
     distance_tolerance: float | None = 0.35
+    honest_sigma: float | None = None
+    honest_kurtosis: float = 3.0
     node_id: int | None = None
     node_count: int | None = None
     group_id: int = 0
@@ -94,6 +103,14 @@ class PoCConfig:
         self._check_number("r_target", least=math.ulp(0.0), allowed="a finite number above 0")
         self._check_number("valid_rate", least=math.ulp(0.0), most=1.0, allowed="a number above 0, at most 1")
         self._check_number("distance_tolerance", least=0.0, allowed="a finite number from 0 on, or null")
+        self._check_number("honest_sigma", least=math.ulp(0.0), allowed="a finite number above 0, or null")
+        self._check_number(
+            "honest_kurtosis",
+            least=math.nextafter(1.0, 2.0),
+            most=1e6,
+            allowed="a number above 1, at most 1e+06",
+        )
+        self._check_tolerance()
         self._check_number(
             "fraud_threshold",
             least=math.ulp(0.0),
@@ -105,6 +122,17 @@ class PoCConfig:
         if self.input_scale is not None and not is_power_of_two(self.input_scale):
             raise FieldError("input_scale", self.input_scale, _POWERS)
 
+    def _check_tolerance(self) -> None:
+        """An honest claim must be within the tolerance but for one in 2,000, if errors are Gaussian."""
+        tolerance, sigma = self.distance_tolerance, self.honest_sigma
+        if tolerance is not None and sigma is not None and tolerance < LEAST_TOLERANCE * sigma:
+            raise FieldError(
+                "distance_tolerance",
+                tolerance,
+                f"at least {LEAST_TOLERANCE} · honest_sigma = {LEAST_TOLERANCE * sigma:g}, "
+                "or null for the older rule",
+            )
+
     def _check_number(self, field: str, *, least: float, most: float = math.inf, allowed: str) -> None:
         value = getattr(self, field)
         if value is None and field in _OPTIONAL:
@@ -113,7 +141,7 @@ class PoCConfig:
         object.__setattr__(self, field, check_float(field, value, least=least, most=most, allowed=allowed))
 
 
-_OPTIONAL = frozenset({"r_target", "valid_rate", "distance_tolerance", "input_scale"})
+_OPTIONAL = frozenset({"r_target", "valid_rate", "distance_tolerance", "honest_sigma", "input_scale"})
 _POWERS = "a power of two from 2^-24 to 2^8"
 
 

@@ -9,6 +9,7 @@ from hallmark.poc.compact_json import compact_json
 from hallmark.poc.nonces import Stretch
 from hallmark.poc.proof import Numerics, ProofBatch
 from hallmark.poc.round import Round
+from hallmark.poc.streams import PROTOCOL
 
 __all__ = ["WalkedBatch", "merged_bodies"]
 
@@ -76,6 +77,7 @@ class WalkedBatch:
             node_id=config.node_id or 0,
             nonces=self.nonces,
             dist=self.dist,
+            protocol=PROTOCOL,
             round=round_.digest,
             covered=self.covered,
             failed_nonces=self.failed_nonces,

@@ -10,6 +10,7 @@ from typing import Any
 from hallmark.poc.fraud import ValidatedBatch
 from hallmark.poc.proof import Numerics
 from hallmark.poc.round import Round, counts
+from hallmark.poc.streams import PROTOCOL
 
 __all__ = ["generated_template", "validated_payload", "verdict_fields"]
 
@@ -22,6 +23,7 @@ def generated_template(round_: Round, numerics: Numerics) -> dict[str, Any]:
         "block_hash": config.block_hash,
         "block_height": config.block_height,
         "node_id": config.node_id or 0,
+        "protocol": PROTOCOL,
         "round": round_.digest,
         "numerics": dict(numerics),
         "r_target": round_.r_target,
@@ -31,8 +33,8 @@ def generated_template(round_: Round, numerics: Numerics) -> dict[str, Any]:
 def validated_payload(validated: ValidatedBatch, request_id: str) -> dict[str, Any]:
     """The body of `/validated`.
 
-    Nonces that could not be recomputed are not in its arrays, where receivers expect numbers, but in
-    `failed_nonces`.
+    Its arrays hold the nonces that were recomputed, of a sampled batch those of the sample. Nonces that could
+    not be recomputed are not in them, where receivers expect numbers, but in `failed_nonces`.
     """
     judged = [
         (nonce, received, computed)
@@ -64,10 +66,11 @@ def verdict_fields(validated: ValidatedBatch) -> dict[str, Any]:
     """A verdict as `/validate` answers it.
 
     `computed_distances` runs in step with the nonces as they were received, repetitions included; null where
-    the recomputation failed. Without a verdict `fraud_detected` is false, and `verdict` says so.
+    the recomputation failed or the nonce was not sampled. Without a verdict `fraud_detected` is false, and
+    `verdict` says so.
     """
     computed = dict(zip(validated.nonces, validated.computed_dist, strict=True))
-    distances = [computed[nonce] for nonce in validated.proof.nonces]
+    distances = [computed.get(nonce, math.nan) for nonce in validated.proof.nonces]
     return {
         "nonces": list(validated.proof.nonces),
         "computed_distances": [distance if math.isfinite(distance) else None for distance in distances],
@@ -81,13 +84,19 @@ def _conclusion(validated: ValidatedBatch) -> dict[str, Any]:
         "verdict": validated.verdict.value,
         "fraud_detected": validated.fraud_detected,
         "probability_honest": validated.probability_honest,
+        "tests": dict(validated.tests),
+        "spoke": list(validated.spoke),
+        "error_rms": validated.error_rms,
+        "error_mean": validated.error_mean,
         "n_invalid": validated.n_invalid,
         "n_judged": validated.n_judged,
         "n_duplicates": validated.n_duplicates,
+        "n_covered": validated.n_covered,
         "invalid_nonces": list(validated.invalid_nonces),
         "failed_nonces": list(validated.failed_nonces),
         "r_target": validated.r_target,
         "fraud_threshold": validated.fraud_threshold,
         "tolerance": validated.tolerance,
+        "honest_sigma": validated.honest_sigma,
         "numerics_differ": list(validated.numerics_differ),
     }

@@ -7,6 +7,7 @@ from typing import Any, Self
 from hallmark.poc.checks import check_float, check_integer, check_text
 from hallmark.poc.errors import FieldError, StateError
 from hallmark.poc.round import Round
+from hallmark.poc.streams import PROTOCOL
 
 __all__ = ["MOST_NUMERICS", "Numerics", "ProofBatch"]
 
@@ -17,7 +18,7 @@ A batch of another `dtype` than the engine's is not judged at all.
 """
 
 _REQUIRED = ("public_key", "block_hash", "block_height", "node_id", "nonces", "dist")
-_OPTIONAL = ("round", "covered", "failed_nonces", "numerics")
+_OPTIONAL = ("protocol", "round", "covered", "failed_nonces", "numerics")
 MOST_NUMERICS = 64
 """Entries that a fingerprint may have."""
 
@@ -35,13 +36,15 @@ class ProofBatch:
         node_id: The prover's node number.
         nonces: The nonces, in any order.
         dist: Their claimed distances, from 0 to 2.
+        protocol: The protocol it was computed by; None from older clients.
         round: The digest of the round's settings, `Round.digest`; None from older clients.
         covered: First and last index of the node's walk that the batch covers; None from other provers.
         failed_nonces: Nonces that the prover could not compute; none of them is claimed as well.
         numerics: The prover's numerics fingerprint.
 
     Raises:
-        FieldError: A field is out of its range, lengths differ, or there is no nonce at all.
+        FieldError: A field is out of its range, lengths differ, there is no nonce at all, or the protocol is
+            another one.
     """
 
     public_key: str
@@ -50,6 +53,7 @@ class ProofBatch:
     node_id: int
     nonces: tuple[int, ...]
     dist: tuple[float, ...]
+    protocol: str | None = None
     round: str | None = None
     covered: tuple[int, int] | None = None
     failed_nonces: tuple[int, ...] = ()
@@ -72,6 +76,8 @@ class ProofBatch:
         both = set(self.nonces).intersection(self.failed_nonces)
         if both:
             raise FieldError("failed_nonces", sorted(both), "nonces that the batch does not claim as well")
+        if self.protocol not in (None, PROTOCOL):
+            raise FieldError("protocol", self.protocol, PROTOCOL)
         if self.round is not None:
             check_text("round", self.round)
         if self.covered is not None:
@@ -128,6 +134,8 @@ class ProofBatch:
         """The batch as JSON has it; what is not known is left out."""
         wire: dict[str, Any] = {field: getattr(self, field) for field in _REQUIRED}
         wire |= {"nonces": list(self.nonces), "dist": list(self.dist)}
+        if self.protocol is not None:
+            wire["protocol"] = self.protocol
         if self.round is not None:
             wire["round"] = self.round
         if self.covered is not None:

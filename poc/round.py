@@ -24,6 +24,8 @@ __all__ = [
 
 _BOUNDARY_MARGIN = 0.01
 _RATE_MARGIN = 0.01
+_TOLERANCE_IN_SIGMAS = 3.5
+"""What a tolerance is taken to be of an honest sigma that is not stated."""
 
 
 def counts(distance: float, r_target: float) -> bool:
@@ -233,6 +235,15 @@ class Round:
         """How far a claim may be from the recomputed distance; None is the older rule."""
         units = self.config.distance_tolerance
         return None if units is None else units * self.distance_std
+
+    @property
+    def honest_sigma(self) -> float | None:
+        """RMS of honest errors in units of s; None by the older rule, and where no error is tolerated."""
+        tolerance = self.config.distance_tolerance
+        if not tolerance:
+            return None
+        stated = self.config.honest_sigma
+        return tolerance / _TOLERANCE_IN_SIGMAS if stated is None else stated
 
     @property
     def every_nonce_counts(self) -> bool:

@@ -72,6 +72,7 @@ def _config(active: ActiveRound) -> dict[str, Any]:
         "r_target": round_.r_target,
         "valid_rate": round_.valid_rate,
         "input_scale": round_.input_scale,
+        "honest_sigma": round_.honest_sigma,
         "batch_size": round_.batch_size,
         "requested_batch_size": round_.config.batch_size,
         "hidden_size": round_.hidden_size,

@@ -67,6 +67,12 @@ class RoundRequest(_Request):
         description="How far a claim may be from the recomputed distance, in standard deviations of the "
         "distance; null for the older rule, which compares both with r_target only.",
     )
+    honest_sigma: float | None = Field(
+        None,
+        description="RMS of honest differences between received and computed distances on the platforms of "
+        "this round, in standard deviations of the distance; null: distance_tolerance / 3.5.",
+    )
+    honest_kurtosis: float = Field(3.0, description="Kurtosis of the same differences; 3 is Gaussian.")
     node_id: int | None = Field(None, description="This node's number; needed to generate. -1: not stated.")
     node_count: int | None = Field(None, description="How many nodes share the nonces. -1: not stated.")
     group_id: int = Field(0, description="Which of the node's engines this is.")
@@ -134,6 +140,9 @@ class ProofBatchRequest(_Request):
     node_id: int = Field(0, description="The prover's node number.")
     nonces: Annotated[list[int], FailFast()] = Field(description="The nonces, in any order.")
     dist: Annotated[list[float], FailFast()] = Field(description="Their claimed distances, from 0 to 2.")
+    protocol: str | None = Field(
+        None, description="The protocol it was computed by; another one than the server's is refused."
+    )
     round: str | None = Field(
         None,
         description="The digest of the prover's round settings; another one than the round's is refused.",

@@ -118,7 +118,9 @@ def test_forgeries_are_caught_each_with_its_p_value(node: Node, receiver: Receiv
         assert answer["fraud_detected"] is True, name
         assert answer["probability_honest"] < 1e-7, name
         expected = stats.binomtest(answer["n_invalid"], len(forgery["nonces"]), 5e-4, "greater").pvalue
-        assert math.isclose(answer["probability_honest"], expected, rel_tol=1e-9), name
+        assert math.isclose(answer["tests"]["binomial"], expected, rel_tol=1e-9), name
+        assert "binomial" in answer["spoke"], name
+        assert answer["probability_honest"] == len(answer["tests"]) * min(answer["tests"].values()), name
 
 
 @pytest.mark.parametrize("block", ["block a", "block b", "0xC0FFEE"])

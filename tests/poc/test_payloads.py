@@ -83,6 +83,41 @@ def test_without_a_verdict_the_answer_says_so() -> None:
     assert (answer["verdict"], answer["fraud_detected"], answer["n_judged"]) == ("no_verdict", False, 0)
 
 
+def test_answers_and_callbacks_tell_the_p_value_of_each_test() -> None:
+    round_ = make_round(valid_rate=0.25, honest_sigma=0.08)
+    batch = replace(BATCH, nonces=tuple(range(40)), dist=(1.3,) * 40, covered=(0, 159))
+    validated = judge(batch, dict.fromkeys(range(40), 1.31), round_)
+    for payload in (validated_payload(validated, "some-id"), verdict_fields(validated)):
+        json.dumps(payload, allow_nan=False)
+        assert payload["tests"] == dict(validated.tests)
+        assert list(payload["tests"]) == ["binomial", "rms", "signed_mean", "density"]
+        assert payload["spoke"] == ["rms", "signed_mean"]
+        assert payload["probability_honest"] == 4 * min(payload["tests"].values())
+        assert payload["error_rms"] == -payload["error_mean"] == validated.error_rms
+        assert (payload["n_covered"], payload["honest_sigma"]) == (160, 0.08)
+
+
+def test_what_was_not_measured_is_null() -> None:
+    validated = judge(BATCH, dict.fromkeys(range(300), math.nan), make_round(distance_tolerance=None))
+    for payload in (validated_payload(validated, "some-id"), verdict_fields(validated)):
+        json.dumps(payload, allow_nan=False)
+        assert (payload["tests"], payload["spoke"]) == ({"binomial": 1.0}, [])
+        assert [payload[name] for name in ("error_rms", "error_mean", "n_covered", "honest_sigma")] == [
+            None
+        ] * 4
+
+
+def test_of_a_sampled_batch_the_callback_has_the_sample_and_the_answer_null_for_the_others() -> None:
+    validated = judge(BATCH, {5: 1.4, 7: math.nan, 9: 1.41}, ROUND, sampled=[9, 5, 7])
+    payload = validated_payload(validated, "some-id")
+    assert (payload["nonces"], payload["dist"], payload["failed_nonces"]) == ([5, 9], [1.4, 1.41], [7])
+    answer = verdict_fields(validated)
+    json.dumps(answer, allow_nan=False)
+    assert answer["nonces"] == [*range(300), 5]
+    computed = {place: d for place, d in enumerate(answer["computed_distances"]) if d is not None}
+    assert computed == {5: 1.4, 9: 1.41, 300: 1.4}
+
+
 def test_at_rate_1_a_distance_of_2_is_valid() -> None:
     round_ = make_round()
     batch = replace(BATCH, nonces=(1,), dist=(2.0,))

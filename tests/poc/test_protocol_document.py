@@ -2,18 +2,25 @@
 
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import independent_verifier
+import numpy as np
 import pytest
+from rounds import make_round
+from scipy.special import betaincinv
+from scipy.stats import norm
 
 from hallmark.kernels.normal_table import normal_table
-from hallmark.poc.config import PoCConfig
-from hallmark.poc.fraud import MOST_FAILED, PROBABILITY_MISMATCH, probability_at_least
+from hallmark.poc.config import LEAST_TOLERANCE, PoCConfig
+from hallmark.poc.fraud import MOST_FAILED, judge
+from hallmark.poc.hypothesis_tests import LAW_MARGIN, PROBABILITY_MISMATCH, probability_at_least
 from hallmark.poc.law import r_target_for
 from hallmark.poc.projection import RandomProjection
+from hallmark.poc.proof import ProofBatch
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -100,8 +107,34 @@ def test_smallest_fraudulent_counts() -> None:
     for n, *counts in rows_after("n"):
         for threshold, count in zip((0.01, 1e-7), counts, strict=True):
             k = int(count)
-            assert probability_at_least(k, int(number(n)), PROBABILITY_MISMATCH) < threshold
-            assert probability_at_least(k - 1, int(number(n)), PROBABILITY_MISMATCH) >= threshold
+            assert 3 * probability_at_least(k, int(number(n)), PROBABILITY_MISMATCH) < threshold
+            assert 3 * probability_at_least(k - 1, int(number(n)), PROBABILITY_MISMATCH) >= threshold
+
+
+def test_the_names_of_the_tests_and_the_order_they_are_told_in() -> None:
+    names = [name.strip("`") for name, *_ in rows_after("test")]
+    proof = ProofBatch(
+        public_key="k", block_hash="b", block_height=0, node_id=0, nonces=(1,), dist=(1.0,), covered=(0, 9)
+    )
+    assert names == list(judge(proof, {1: 1.0}, make_round(valid_rate=0.1)).tests)
+
+
+def test_what_noise_does_to_small_distances() -> None:
+    """The mean of 2/d² over the valid part of the law, and how often honest errors exceed the tolerance."""
+
+    def distances(hidden: int, rate: float) -> Any:
+        shape = (hidden - 1) / 2
+        return 2 * np.sqrt(betaincinv(shape, shape, rate * (np.arange(20_000) + 0.5) / 20_000))
+
+    assert "at width 1,024 and rate 0.1 honest differences" in PAGE
+    assert f"{np.mean(2 / distances(1024, 0.1) ** 2) - 1:.0%}" == "6%"
+    assert "a mean square 6 % larger" in PAGE
+    assert "0.10 s RMS at rate 1." in PAGE
+    assert "up to 0.09 s RMS, measured at rate 1, from width 256 and rate 0.01 on" in " ".join(PAGE.split())
+    for hidden, rate, rms in ((1024, 1.0, 0.1), (256, 0.01, 0.09), (256, 0.1, 0.09), (4096, 0.01, 0.09)):
+        beyond = 2 * norm.sf(0.35 / rms * distances(hidden, rate) / math.sqrt(2))
+        assert np.mean(beyond) < PROBABILITY_MISMATCH
+    assert np.mean(2 * norm.sf(3.5 * distances(256, 0.01) / math.sqrt(2))) > PROBABILITY_MISMATCH
 
 
 def test_defaults_and_constants() -> None:
@@ -111,6 +144,15 @@ def test_defaults_and_constants() -> None:
     assert f"by default {defaults.projection_scale}" in PAGE
     assert PROBABILITY_MISMATCH == 5e-4
     assert "Binomial(n, 5·10⁻⁴)" in PAGE
+    tolerance = defaults.distance_tolerance
+    assert tolerance is not None
+    honest_sigma = make_round().honest_sigma
+    assert honest_sigma is not None
+    assert f"`distance_tolerance` / {tolerance / honest_sigma:g}" in PAGE
+    assert f"The tolerance must be {LEAST_TOLERANCE} " in PAGE
+    assert 2 * norm.sf(LEAST_TOLERANCE) == pytest.approx(PROBABILITY_MISMATCH, rel=0.01)
+    assert f"`E[e⁴]/E[e²]²`, {defaults.honest_kurtosis:g} by default" in PAGE
+    assert f"plus {LAW_MARGIN * 100:.1f} % of themselves" in PAGE
     assert f"more than {MOST_FAILED * 100:.0f} % of the nonces" in PAGE
 
 

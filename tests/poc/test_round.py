@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import independent_verifier
 import pytest
@@ -49,6 +50,15 @@ BAD_FIELDS = [
     ("fraud_threshold", None),
     ("distance_tolerance", -0.1),
     ("distance_tolerance", math.inf),
+    ("honest_sigma", 0),
+    ("honest_sigma", -0.1),
+    ("honest_sigma", math.nan),
+    ("honest_sigma", math.inf),
+    ("honest_sigma", "0.1"),
+    ("honest_kurtosis", 1),
+    ("honest_kurtosis", 1.1e6),
+    ("honest_kurtosis", math.nan),
+    ("honest_kurtosis", None),
     ("node_id", -1),
     ("node_count", 0),
     ("group_id", 1),
@@ -91,6 +101,11 @@ def test_a_bad_field_is_refused_by_name(field: str, value: object) -> None:
         ("valid_rate", 1),
         ("distance_tolerance", None),
         ("distance_tolerance", 0),
+        ("honest_sigma", None),
+        ("honest_sigma", 0.1),
+        ("honest_sigma", 1e-6),
+        ("honest_kurtosis", 1.0001),
+        ("honest_kurtosis", 1_000_000),
         ("input_scale", 1),
         ("input_scale", 2.0**-24),
         ("block_height", 2**63 - 1),
@@ -99,6 +114,49 @@ def test_a_bad_field_is_refused_by_name(field: str, value: object) -> None:
 )
 def test_a_good_field_is_taken(field: str, value: object) -> None:
     assert getattr(make_config(**{"node_count": 3, field: value}), field) == value
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "sigma", "allowed"),
+    [
+        (0.35, 0.1006, False),
+        (0.35, 0.1005, True),
+        (1.0, 0.2874, False),
+        (1.0, 0.2873, True),
+        (0, 1e-9, False),
+        (None, 5.0, True),
+    ],
+)
+def test_the_tolerance_must_leave_room_for_honest_errors(
+    tolerance: float | None, sigma: float, allowed: bool
+) -> None:
+    """p0 = 5e-4 is what a Gaussian has beyond 3.48 sigma."""
+    if allowed:
+        assert make_config(distance_tolerance=tolerance, honest_sigma=sigma).honest_sigma == sigma
+        return
+    with pytest.raises(FieldError, match=r"at least 3\.48 · honest_sigma") as caught:
+        make_config(distance_tolerance=tolerance, honest_sigma=sigma)
+    assert caught.value.field == "distance_tolerance"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sigma"),
+    [
+        ({}, 0.1),
+        ({"distance_tolerance": 0.7}, 0.2),
+        ({"honest_sigma": 0.07}, 0.07),
+        ({"distance_tolerance": None}, None),
+        ({"distance_tolerance": None, "honest_sigma": 0.07}, None),
+        ({"distance_tolerance": 0}, None),
+    ],
+)
+def test_honest_sigma_is_stated_or_the_tolerance_s(changes: dict[str, Any], sigma: float | None) -> None:
+    expected = None if sigma is None else pytest.approx(sigma)
+    assert make_round(**changes).honest_sigma == expected
+
+
+def test_what_is_honest_is_not_part_of_the_digest() -> None:
+    assert make_round(honest_sigma=0.05, honest_kurtosis=9.0).digest == make_round().digest
 
 
 def test_equal_requests_are_equal() -> None:
