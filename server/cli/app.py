@@ -3,6 +3,7 @@
 import typer
 
 from hallmark.server.cli import (
+    calibrate,
     demo,
     outbox,
     receiver,
@@ -13,6 +14,7 @@ from hallmark.server.cli import (
     secret,
     serve,
     target,
+    verify,
 )
 
 __all__ = ["app"]
@@ -34,6 +36,8 @@ app.command(
 app.command()(receiver.receiver)
 app.command()(secret.secret)
 app.command()(target.target)
+app.command()(verify.verify)
+app.command()(calibrate.calibrate)
 app.command()(demo.demo)
 
 _round = typer.Typer(help="Start, watch, stop and validate rounds on a running server.", no_args_is_help=True)

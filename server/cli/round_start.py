@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hallmark.poc.errors import FieldError
+from hallmark.server.cli import round_options as options
 from hallmark.server.cli.client import ApiKey, PoCClient, ServerUrl
 from hallmark.server.cli.watch import Interval, Watch, print_status, watch_status
 
@@ -28,44 +29,24 @@ def start(
     block_height: Annotated[int, typer.Option(help="Told and matched, seeds nothing.")],
     public_key: Annotated[str, typer.Option(help="Whose nonces these are.")],
     phase: Annotated[Phase, typer.Option(help="What to start; none only sets the round.")] = Phase.GENERATE,
-    r_target: Annotated[
-        float | None, typer.Option(help="A nonce counts when its distance is below this.")
-    ] = None,
-    valid_rate: Annotated[
-        float | None,
-        typer.Option(
-            help="The share of nonces that count, instead of --r-target. Below 1 saves bandwidth and costs "
-            "soundness: a prover may run only the nonces that look promising."
-        ),
-    ] = None,
-    fraud_threshold: Annotated[
-        float | None, typer.Option(help="A batch is fraud when its p-value is below this.")
-    ] = None,
-    distance_tolerance: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FLOAT|none",
-            help="How far a claim may be off, in units of s; none is the older systems' rule.",
-        ),
-    ] = None,
+    r_target: options.RTarget = None,
+    valid_rate: options.ValidRate = None,
+    fraud_threshold: options.FraudThreshold = None,
+    distance_tolerance: options.DistanceTolerance = None,
+    honest_sigma: options.HonestSigma = None,
+    honest_kurtosis: options.HonestKurtosis = None,
     node_id: Annotated[int | None, typer.Option(help="This node's number among the nodes.")] = None,
-    node_count: Annotated[int | None, typer.Option(help="How many nodes share the nonces.")] = None,
+    node_count: options.NodeCount = None,
     group_id: Annotated[int | None, typer.Option(help="Which of the node's engines this is.")] = None,
-    n_groups: Annotated[int | None, typer.Option(help="How many engines the node has.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Nonces in one forward.")] = None,
-    seq_len: Annotated[int | None, typer.Option(help="Rows of a nonce's input.")] = None,
+    n_groups: options.NGroups = None,
+    batch_size: options.BatchSize = None,
+    seq_len: options.SeqLen = None,
     callback_url: Annotated[
         str | None, typer.Option(help="Where /generated and /validated are posted.")
     ] = None,
-    random_projection: Annotated[
-        bool | None, typer.Option(help="Off is the plain PoC 2.0, without projections.")
-    ] = None,
-    projection_scale: Annotated[
-        float | None, typer.Option(help="Standard deviation of the projections' elements.")
-    ] = None,
-    input_scale: Annotated[
-        float | None, typer.Option(help="Standard deviation of the inputs, a power of two.")
-    ] = None,
+    random_projection: options.RandomProjection = None,
+    projection_scale: options.ProjectionScale = None,
+    input_scale: options.InputScale = None,
     model: Annotated[str | None, typer.Option(help="The served name the round is about.")] = None,
     api_key: ApiKey = None,
     watch: Watch = False,
@@ -83,6 +64,8 @@ def start(
         "r_target": r_target,
         "valid_rate": valid_rate,
         "fraud_threshold": fraud_threshold,
+        "honest_sigma": honest_sigma,
+        "honest_kurtosis": honest_kurtosis,
         "node_id": node_id,
         "node_count": node_count,
         "group_id": group_id,
@@ -97,7 +80,7 @@ def start(
     }
     body = {name: value for name, value in body.items() if value is not None}
     if distance_tolerance is not None:
-        body["distance_tolerance"] = _parse_tolerance(distance_tolerance)
+        body["distance_tolerance"] = options.parse_tolerance(distance_tolerance)
     if phase is Phase.GENERATE and node_id is None and node_count is None:
         body |= {"node_id": 0, "node_count": 1}
     _check_finite(body)
@@ -109,15 +92,6 @@ def start(
             watch_status(client, interval)
         else:
             print_status(answer["pow_status"])
-
-
-def _parse_tolerance(text: str) -> float | None:
-    if text == "none":
-        return None
-    try:
-        return float(text)
-    except ValueError as exc:
-        raise FieldError("--distance-tolerance", text, "a number, or none") from exc
 
 
 def _check_finite(body: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hallmark.poc.errors import FieldError, HallmarkError
+from hallmark.poc.errors import HallmarkError
 from hallmark.poc.fraud import Verdict
 from hallmark.poc.proof import ProofBatch
 from hallmark.server.cli.client import ApiKey, PoCClient, ServerError, ServerUrl
+from hallmark.server.cli.proof_files import read_bodies
 
 __all__ = ["NoVerdictError", "look_up", "submit_and_wait", "validate"]
 
@@ -37,7 +37,7 @@ def validate(
 
     Exit code: 0 all honest, 1 fraud among them, 2 an error or no verdict among them and no fraud.
     """
-    batches = [ProofBatch.from_dict(proof) for proof in _read(proofs)]
+    batches = [ProofBatch.from_dict(proof) for proof in read_bodies(proofs)]
     answers: list[dict[str, Any] | HallmarkError] = []
     with PoCClient(url, api_key, timeout=timeout) as client:
         for batch in batches:
@@ -89,22 +89,6 @@ def look_up(client: PoCClient, request_id: str) -> dict[str, Any]:
     return answer
 
 
-def _read(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the proofs of a file: one, or several in an array; a receiver wraps each in `body`."""
-    try:
-        content = json.loads(sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as exc:
-        raise FieldError("PROOFS", str(path), f"a readable file of JSON ({exc})") from exc
-    entries = content if isinstance(content, list) else [content]
-    if not entries:
-        raise FieldError("PROOFS", str(path), "at least one proof; the array is empty")
-    for entry in entries:
-        proof = entry.get("body", entry) if isinstance(entry, dict) else entry
-        if not isinstance(proof, dict):
-            raise FieldError("PROOFS", entry, "a ProofBatch as a JSON object")
-        yield proof
-
-
 def _as_json(answers: list[dict[str, Any] | HallmarkError]) -> str:
     """A line of JSON for each answer."""
     return "\n".join(
@@ -145,10 +129,18 @@ def _table(batches: list[ProofBatch], answers: list[dict[str, Any] | HallmarkErr
             str(answer["n_invalid"]),
             str(len(answer["failed_nonces"])),
             f"{answer['probability_honest']:.3g}",
-            verdict.replace("_", " "),
+            _in_words(verdict, answer),
             style=style,
         )
     return table
+
+
+def _in_words(verdict: Verdict, answer: dict[str, Any]) -> str:
+    """The verdict, and where it is fraud the tests that say so."""
+    words = verdict.replace("_", " ")
+    if verdict is not Verdict.FRAUD:
+        return words
+    return f"{words} ({', '.join(test.replace('_', ' ') for test in answer['spoke'])})"
 
 
 def _exit_code(answers: list[dict[str, Any] | HallmarkError]) -> int:

@@ -407,7 +407,11 @@ class TestSignatures:
             assert self.post(client, *secrets, age=10_000).status_code == 200
         assert "signed or not: no secret is set." in process.log_tail(1000)
 
-    @pytest.mark.parametrize("content", ["", " \n", "secret", OLD[:30], f"{OLD} {NEW} whsec_AAAA"])
+    @pytest.mark.parametrize(
+        "content",
+        ["", " \n", "secret", OLD[:30], f"{OLD} {NEW} whsec_AAAA"],
+        ids=["nothing", "blank", "no secret", "half of one", "three"],
+    )
     def test_secrets_that_are_none_end_it_with_a_sentence(
         self, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
     ) -> None:

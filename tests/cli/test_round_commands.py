@@ -74,6 +74,8 @@ async def test_every_option_reaches_the_round(node: Node) -> None:
         "valid-rate": 0.5,
         "fraud-threshold": 1e-7,
         "distance-tolerance": 0.25,
+        "honest-sigma": 0.06,
+        "honest-kurtosis": 4.5,
         "node-id": 2,
         "node-count": 5,
         "group-id": 1,
@@ -296,6 +298,8 @@ async def test_fraud_among_several_is_code_1(node: Node, tmp_path: Path) -> None
         "fraud",
         "error",
     ]
+    # The keys' distances are unrelated, so no mean of them is too low.
+    assert "fraud (binomial, rms)" in " ".join(result.out.replace("│", " ").split())
     below = result.out.splitlines()[-1]
     assert below.startswith("error of proof 3: POST /api/v1/pow/validate: 409: ")
 

@@ -1,0 +1,110 @@
+"""Files of proofs, as provers, receivers and outboxes leave them."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hallmark.poc.checks import check_float
+from hallmark.poc.errors import FieldError
+from hallmark.poc.proof import ProofBatch
+
+__all__ = ["DeliveredBatch", "read_batches", "read_bodies"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveredBatch:
+    """A batch of a file, and what came with it.
+
+    Attributes:
+        source: The file and the batch's number in it, from 1 on.
+        proof: The batch as its prover claimed it.
+        r_target: The bound it was found under; None where it does not say.
+        computed: The distances that a validator recomputed, by nonce; None but for a `/validated` body.
+    """
+
+    source: str
+    proof: ProofBatch
+    r_target: float | None
+    computed: dict[int, float] | None
+
+
+def read_batches(paths: Iterable[Path]) -> list[DeliveredBatch]:
+    """Read the proofs of several files, in order.
+
+    Raises:
+        FieldError: A file is not one of proofs, or a batch in it is not one or is of another protocol; the
+            message names file and batch.
+    """
+    batches = []
+    for path in paths:
+        for number, body in enumerate(_bodies(path), start=1):
+            source = f"{path}, proof {number}"
+            try:
+                batches.append(_delivered(body, source))
+            except FieldError as exc:
+                raise FieldError(f"{source}: {exc.field}", exc.value, exc.allowed) from exc
+    return batches
+
+
+def read_bodies(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the proofs of a file as JSON has them, in their prover's words.
+
+    It has one, several in an array, or one a line; - is standard input. A receiver and an outbox wrap each in
+    `body`. In a `/validated` body `dist` is what the validator computed: the claim is `received_dist`.
+
+    Raises:
+        FieldError: It is no such file.
+    """
+    for body in _bodies(path):
+        yield _as_claimed(body)
+
+
+def _as_claimed(body: dict[str, Any]) -> dict[str, Any]:
+    return {**body, "dist": body["received_dist"]} if "received_dist" in body else body
+
+
+def _bodies(path: Path) -> Iterator[dict[str, Any]]:
+    entries = _parse(path)
+    if not entries:
+        raise FieldError("PROOFS", str(path), "at least one proof; the array is empty")
+    for entry in entries:
+        body = entry.get("body", entry) if isinstance(entry, dict) else entry
+        if not isinstance(body, dict):
+            raise FieldError("PROOFS", entry, "a ProofBatch as a JSON object")
+        yield body
+
+
+def _parse(path: Path) -> list[Any]:
+    """The entries of a file: of one array, a single one, or those of all lines."""
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        try:
+            contents = [json.loads(text)]
+        except ValueError:
+            lines = [line for line in text.splitlines() if line.strip()]
+            if len(lines) < 2:
+                raise
+            contents = [json.loads(line) for line in lines]
+    except (OSError, ValueError, RecursionError) as exc:
+        raise FieldError(
+            "PROOFS", str(path), f"a readable file of JSON, or of a JSON object a line ({exc})"
+        ) from exc
+    entries: list[Any] = []
+    for content in contents:
+        entries += content if isinstance(content, list) else [content]
+    return entries
+
+
+def _delivered(body: dict[str, Any], source: str) -> DeliveredBatch:
+    proof = ProofBatch.from_dict(_as_claimed(body))
+    r_target = body.get("r_target")
+    if r_target is not None:
+        r_target = check_float("r_target", r_target, least=0.0, most=float("inf"), allowed="a number above 0")
+    computed = None
+    if "received_dist" in body:
+        recomputed = ProofBatch.from_dict({**body, "numerics": None})
+        computed = dict(zip(recomputed.nonces, recomputed.dist, strict=True))
+    return DeliveredBatch(source=source, proof=proof, r_target=r_target, computed=computed)

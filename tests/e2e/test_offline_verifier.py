@@ -1,0 +1,110 @@
+"""`hallmark verify` comes to the verdicts of a real server, on honest and on forged batches."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from node import HALLMARK, Node, Receiver, proof, round_request
+from tolerances import ENGINE_TOLERANCES
+
+from hallmark.poc.law import distance_std
+from hallmark.poc.proof import ProofBatch
+from hallmark.server.cli.demo_claims import forgeries
+from hallmark.server.demo_model import HIDDEN_SIZE, build_demo_model, demo_dtype
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+
+RATE = 0.5
+NONCES = 64
+TOLERANCE = ENGINE_TOLERANCES["bfloat16", "transformers"] * distance_std(HIDDEN_SIZE)
+
+
+def offline(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command that imports no vLLM, and may not."""
+    return subprocess.run(
+        [*HALLMARK, command, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TRITON_INTERPRET": "0"},
+    )
+
+
+def generate(node: Node, receiver: Receiver, round_: dict[str, Any]) -> dict[str, Any]:
+    """The first valid nonces of a round as the receiver has them, the merged bodies of callbacks as one."""
+    node.poc("/init/generate", {**round_, "callback_url": receiver.url})
+    node.wait_for(lambda status: status["total_valid"] >= NONCES)
+    node.poc("/stop")
+    total = node.status()["total_valid"]
+
+    def of_this_round(bodies: list[Any]) -> list[Any]:
+        return [body for body in bodies if body["block_hash"] == round_["block_hash"]]
+
+    bodies = of_this_round(
+        receiver.wait_for(
+            "generated", lambda found: sum(len(body["nonces"]) for body in of_this_round(found)) >= total
+        )
+    )
+    merged = {name: [value for body in bodies for value in body[name]] for name in ("nonces", "dist")}
+    covered = [bodies[0]["covered"][0], bodies[-1]["covered"][1]]
+    return {**bodies[0], **merged, "covered": covered}
+
+
+def transcribed(model: Path, tmp_path: Path, request: dict[str, Any], nonces: list[int]) -> ProofBatch:
+    """What a prover with another model claims; computed offline, as any other claim about it."""
+    path = tmp_path / "asked.json"
+    path.write_text(json.dumps(proof(request, nonces, [1.0] * len(nonces))))
+    asked = offline(
+        *("verify", path, "--model", model, *options(), "--dtype", demo_dtype(), "--json", "--no-state")
+    )
+    computed = json.loads(asked.stdout.splitlines()[0])["computed_distances"]
+    return ProofBatch.from_dict(proof(request, nonces, computed))
+
+
+def options() -> Iterator[object]:
+    request = round_request()
+    yield from ("--batch-size", request["batch_size"], "--seq-len", request["seq_len"])
+
+
+def test_verdicts_and_distances_are_those_of_the_server(
+    node: Node, receiver: Receiver, demo_model_directory: Path, tmp_path: Path
+) -> None:
+    request = round_request(valid_rate=RATE)
+    delivered = generate(node, receiver, request)
+    earlier = generate(node, receiver, round_request(valid_rate=RATE, block_hash="an earlier block"))
+    altered = tmp_path / "altered"
+    build_demo_model(altered, altered_layer=2)
+    honest = ProofBatch.from_dict(delivered)
+    other = transcribed(altered, tmp_path, request, list(honest.nonces[:NONCES]))
+    bare = ProofBatch.from_dict({**delivered, "covered": None})
+    claims = list(forgeries(bare, ProofBatch.from_dict({**earlier, "covered": None}), other, valid_rate=RATE))
+
+    batches = [honest, *(claim.proof for claim in claims)]
+    node.poc("/init/validate", request)
+    judged = [node.poc("/validate", batch.as_dict()) for batch in batches]
+    node.poc("/stop")
+    assert [verdict["verdict"] for verdict in judged] == ["honest", *["fraud"] * len(claims)]
+
+    # The honest batch as its callback had it: with the r_target it was found under.
+    bodies = [delivered, *(batch.as_dict() for batch in batches[1:])]
+    path = tmp_path / "proofs.jsonl"
+    path.write_text("\n".join(map(json.dumps, bodies)))
+    result = offline(
+        *("verify", path, "--model", demo_model_directory, *options(), "--node-count", 1),
+        *("--dtype", demo_dtype(), "--valid-rate", RATE, "--json"),
+    )
+    assert result.returncode == 1, result.stderr
+    *verdicts, summary = [json.loads(line) for line in result.stdout.splitlines()]
+    singly = [verdict for verdict in verdicts if not verdict["joined"]]
+    for theirs, ours in zip(judged, singly, strict=True):
+        assert (ours["verdict"], ours["spoke"]) == (theirs["verdict"], theirs["spoke"])
+        assert ours["nonces"] == theirs["nonces"]
+        assert ours["n_invalid"] == theirs["n_invalid"]
+        assert ours["n_judged"] == theirs["n_judged"]
+        assert ours["computed_distances"] == pytest.approx(theirs["computed_distances"], abs=TOLERANCE, rel=0)
+        assert ours["tests"].keys() == theirs["tests"].keys()
+    assert summary["summary"]["fraud"] == len(claims)

@@ -1,0 +1,76 @@
+"""Proofs of the demo model, computed without a server, and the files that commands read them from."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hallmark.poc.config import PoCConfig
+from hallmark.poc.offline import OfflineModel
+from hallmark.poc.offline_verifier import Recomputation
+from hallmark.poc.payloads import generated_template
+from hallmark.poc.proof import ProofBatch
+from hallmark.poc.round import Round
+from hallmark.server.demo_model import demo_dtype
+
+BATCH_SIZE, SEQ_LEN = 8, 4
+SHORT = ("--batch-size", BATCH_SIZE, "--seq-len", SEQ_LEN)
+"""The options of `config`'s rounds."""
+
+
+def config(**changes: Any) -> PoCConfig:
+    """A round whose batches take little time."""
+    return PoCConfig(
+        **{
+            "block_hash": "0x8d3f2a",
+            "block_height": 7,
+            "public_key": "02a1b2c3",
+            "batch_size": BATCH_SIZE,
+            "seq_len": SEQ_LEN,
+            **changes,
+        }
+    )
+
+
+class Prover:
+    """A node with a model, which proves honestly."""
+
+    def __init__(self, directory: Path) -> None:
+        self.model = OfflineModel.load(directory, device="cpu", dtype=demo_dtype())
+
+    def round(self, config: PoCConfig) -> Round:
+        return Round.resolve(config, self.model.deployed(config.model, config.batch_size * config.seq_len))
+
+    def prove(self, nonces: Iterable[int], **changes: Any) -> ProofBatch:
+        """Every nonce with its distance."""
+        round_ = self.round(config(**changes))
+        recomputation = Recomputation(self.model)
+        recomputation.want(round_, nonces)
+        for _ in recomputation.run():
+            pass
+        found = recomputation.distances(round_)
+        found = {nonce: distance for nonce, distance in found.items() if round_.is_valid(distance)}
+        shape = {"batch_size": round_.batch_size, "seq_len": round_.config.seq_len}
+        return ProofBatch(
+            public_key=round_.config.public_key,
+            block_hash=round_.config.block_hash,
+            block_height=round_.config.block_height,
+            node_id=0,
+            nonces=tuple(found),
+            dist=tuple(found.values()),
+            round=round_.digest,
+            numerics={**self.model.numerics, **shape},
+        )
+
+    def generated(self, proof: ProofBatch, **changes: Any) -> dict[str, Any]:
+        """The body of the callback that carries a proof."""
+        round_ = self.round(config(public_key=proof.public_key, block_hash=proof.block_hash, **changes))
+        body = generated_template(round_, proof.numerics or {})
+        first, last = min(proof.nonces), max(proof.nonces)
+        return {**body, **proof.as_dict(), "covered": [first, last], "failed_nonces": []}
+
+
+def write(path: Path, *contents: Any) -> Path:
+    """A file of JSON: one thing, or several as lines."""
+    path.write_text("\n".join(json.dumps(content) for content in contents) + "\n")
+    return path
