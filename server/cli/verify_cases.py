@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hallmark.poc.coverage import gaps, joined_stretch
 from hallmark.poc.errors import HallmarkError
 from hallmark.poc.fraud import ValidatedBatch, Verdict
 from hallmark.poc.proof import Numerics, ProofBatch
@@ -49,7 +50,8 @@ def identity(proof: ProofBatch, nonce: int) -> tuple[str, int, str, int]:
 def joined(cases: Iterable[JudgedCase]) -> Iterator[JudgedCase]:
     """All batches of a prover in a round as one, where there are several that claim something.
 
-    A prover could else divide a forgery into batches too small for a verdict.
+    A prover could else divide a forgery into batches too small for a verdict. Where they follow one another
+    in the walk, they are judged by how many of it are valid too.
     """
     groups: defaultdict[Round, list[JudgedCase]] = defaultdict(list)
     for case in cases:
@@ -59,6 +61,8 @@ def joined(cases: Iterable[JudgedCase]) -> Iterator[JudgedCase]:
         if len(group) < 2:
             continue
         first = group[0].proof
+        claimed = {nonce for case in group for nonce in case.proof.nonces}
+        failed = dict.fromkeys(nonce for case in group for nonce in case.proof.failed_nonces)
         proof = ProofBatch(
             public_key=first.public_key,
             block_hash=first.block_hash,
@@ -67,6 +71,8 @@ def joined(cases: Iterable[JudgedCase]) -> Iterator[JudgedCase]:
             nonces=tuple(nonce for case in group for nonce in case.proof.nonces),
             dist=tuple(distance for case in group for distance in case.proof.dist),
             round=round_.digest,
+            covered=joined_stretch(case.proof for case in group),
+            failed_nonces=tuple(nonce for nonce in failed if nonce not in claimed),
         )
         yield JudgedCase(
             sources=tuple(source for case in group for source in case.sources),
@@ -88,6 +94,10 @@ def summarize(
         for case in judged
         if case.is_joined and case.verdict is not None and case.verdict.verdict is Verdict.FRAUD
     }
+    walks: defaultdict[tuple[Round, int], list[tuple[int, int]]] = defaultdict(list)
+    for case in single:
+        if case.round is not None and case.proof.covered is not None:
+            walks[case.round, case.proof.node_id].append(case.proof.covered)
     credited = set()
     for case in single:
         verdict = case.verdict
@@ -101,6 +111,11 @@ def summarize(
         "refused": sum(case.error is not None for case in single),
         "credited_nonces": len(credited),
         "claimed_again": sum(case.n_claimed_before for case in single),
+        "gaps": [
+            {"public_key": round_.config.public_key, "node_id": node_id, "indices": [first, last]}
+            for (round_, node_id), stretches in walks.items()
+            for first, last in gaps(stretches)
+        ],
         "sample": sample,
         "numerics": dict(numerics),
     }

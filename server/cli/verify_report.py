@@ -123,6 +123,12 @@ def _said(summary: Mapping[str, Any]) -> Iterator[str]:
     sample = summary["sample"]
     if sample is not None:
         yield f"at most {sample['nonces']} nonces of a batch were drawn with --seed {sample['seed']}"
+    for gap in summary["gaps"]:
+        first, last = gap["indices"]
+        yield (
+            f"nothing here covers numbers {first} to {last} of the walk of node {gap['node_id']} of "
+            f"{_shortened(gap['public_key'])}"
+        )
     counts = ", ".join(
         f"{summary[name]} {name.replace('_', ' ')}" for name in (*(v.value for v in Verdict), "refused")
     )

@@ -488,6 +488,47 @@ class TestSeveralBatches:
         assert summary["credited_nonces"] == 0
         assert result.code == 1
 
+    def test_batches_that_follow_one_another_are_judged_by_their_density_together(
+        self, verify: Cli, prover: Prover, tmp_path: Path
+    ) -> None:
+        """Whoever leaves out some valid nonces of each short batch is found by all of them."""
+        honest = prover.prove(range(200), valid_rate=0.5)
+        claims = dict(zip(honest.nonces, honest.dist, strict=True))
+        kept = {nonce: distance for nonce, distance in claims.items() if nonce % 5 < 3}
+        verdicts = {}
+        for name, claimed in (("honest", claims), ("thinned", kept)):
+            parts = []
+            for first in range(0, 200, 10):
+                nonces = [nonce for nonce in claimed if first <= nonce < first + 10]
+                part = replace(
+                    honest,
+                    nonces=tuple(nonces),
+                    dist=tuple(claimed[nonce] for nonce in nonces),
+                    covered=(first, first + 9),
+                )
+                parts.append(part.as_dict())
+            path = write(tmp_path / f"{name}.json", *parts)
+            result = verify(path, "--valid-rate", 0.5, "--node-count", 1, "--fraud-threshold", 1e-4, "--json")
+            verdicts[name] = lines(result)
+        for cases, summary in verdicts.values():
+            assert cases[-1]["joined"]
+            assert cases[-1]["n_covered"] == 200
+            assert summary["gaps"] == []
+        assert {case["verdict"] for case in verdicts["honest"][0]} == {"honest"}
+        assert {case["verdict"] for case in verdicts["thinned"][0][:-1]} == {"honest"}
+        assert verdicts["thinned"][0][-1]["spoke"] == ["density"]
+
+    def test_a_gap_in_the_walk_is_named(self, verify: Cli, honest: ProofBatch, tmp_path: Path) -> None:
+        def part(first: int, last: int) -> dict[str, Any]:
+            nonces = range(first, last + 1)
+            dist = tuple(dict(zip(honest.nonces, honest.dist, strict=True))[n] for n in nonces)
+            return replace(honest, nonces=tuple(nonces), dist=dist, covered=(first, last)).as_dict()
+
+        path = write(tmp_path / "p.json", part(0, 7), part(12, 19), part(20, 23))
+        result = verify(path)
+        assert result.code == 0
+        assert "nothing here covers numbers 8 to 11 of the walk of node 0 of " in result.out
+
 
 class TestState:
     def test_nothing_is_computed_twice(self, verify: Cli, honest: ProofBatch, tmp_path: Path) -> None:
