@@ -121,9 +121,10 @@ def write_results(
     about: str,
     rows: Sequence[Row],
     packages: Sequence[str],
+    directory: Path = RESULTS,
     **more: object,
 ) -> Path:
-    """Write `results/<bench>-<target>-<date>.json`.
+    """Write `<bench>-<target>-<date>.json`.
 
     Args:
         bench: The bench's name.
@@ -131,13 +132,14 @@ def write_results(
         about: One sentence on what the rows are, units included.
         rows: The results.
         packages: Distributions whose versions matter.
+        directory: Where to; `results/` of the benches.
         **more: Further keys of the file, e.g. ceilings measured in the same run.
 
     Returns:
         The file.
     """
     today = datetime.now(UTC).date().isoformat()
-    path = RESULTS / f"{bench}-{target}-{today}.json"
+    path = directory / f"{bench}-{target}-{today}.json"
     results = {
         "bench": bench,
         "about": about,
@@ -148,7 +150,7 @@ def write_results(
         "rows": [dict(row) for row in rows],
     }
     path.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"\nwritten to {path.relative_to(RESULTS.parent.parent)}")
+    print(f"\nwritten to {os.path.relpath(path)}")
     return path
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from _models import SHAPES
 from _report import RESULTS
-from report import DOCUMENT, TABLES, document
+from report import DOCUMENTS, document
 
 from hallmark.kernels.path import WIDEST
 
-README = DOCUMENT.parents[1] / "README.md"
+PERFORMANCE, SECURITY = DOCUMENTS
+README = PERFORMANCE.parents[1] / "README.md"
 FILES = sorted(RESULTS.glob("*.json"))
 
 
@@ -32,20 +33,22 @@ def test_a_results_file_names_machine_versions_and_date(path: Path) -> None:
     assert {"python", "torch"} <= results["versions"].keys()
 
 
-def test_the_document_is_what_the_results_make_it() -> None:
-    text = DOCUMENT.read_text()
-    assert set(re.findall(r"<!-- table: ([\w-]+) -->", text)) == TABLES.keys()
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
+def test_a_document_is_what_the_results_make_it(page: Path) -> None:
+    text = page.read_text()
+    assert set(re.findall(r"<!-- table: ([\w-]+) -->", text)) == DOCUMENTS[page].keys()
     assert document(text) == text, "run: python -P bench/report.py"
 
 
-def test_every_table_shows_figures() -> None:
-    blocks = re.findall(r"<!-- table: ([\w-]+) -->(.*?)<!-- end -->", DOCUMENT.read_text(), re.DOTALL)
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
+def test_every_table_shows_figures(page: Path) -> None:
+    blocks = re.findall(r"<!-- table: ([\w-]+) -->(.*?)<!-- end -->", page.read_text(), re.DOTALL)
     for name, block in blocks:
         assert "bench/results/" in block, f"{name} has no results file"
         assert block.count("\n|") >= 3, f"{name} has no row"
 
 
-@pytest.mark.parametrize("page", [DOCUMENT, README], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [PERFORMANCE, README], ids=lambda page: page.name)
 def test_no_page_claims_more_than_was_measured(page: Path) -> None:
     """The sentence on GPUs goes when the first results of one come, and not before."""
     said = re.search(r"[Nn]othing has been (measured|run) on a GPU yet", page.read_text()) is not None

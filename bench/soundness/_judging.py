@@ -1,0 +1,78 @@
+"""Batches and rounds as the product has them, for experiments on its verdict."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hallmark.poc.config import DeployedModel, PoCConfig
+from hallmark.poc.fraud import ValidatedBatch, judge
+from hallmark.poc.proof import ProofBatch
+from hallmark.poc.round import Round
+
+WIDTH = 4096
+"""Of the model where only distances are at stake, whose errors are in units of s."""
+
+
+def round_for(hidden_size: int = WIDTH, **config: Any) -> Round:
+    """A round that batches are judged in, by the protocol's defaults but for what is stated."""
+    return Round.resolve(
+        PoCConfig(**{"block_hash": "soundness", "block_height": 1, "public_key": "prover", **config}),
+        DeployedModel(
+            hidden_size=hidden_size,
+            dtype="bfloat16",
+            embedding_rms=0.03,
+            served_names=("model",),
+            max_batched_tokens=1 << 20,
+            max_sequences=4096,
+            max_model_len=4096,
+        ),
+    )
+
+
+def proof(
+    round_: Round,
+    nonces: Sequence[int],
+    received: Sequence[float] | npt.NDArray[np.float64],
+    **more: Any,
+) -> ProofBatch:
+    """A batch of the round.
+
+    Args:
+        round_: The round.
+        nonces: The claimed nonces.
+        received: Their distances.
+        **more: Further fields of the batch, or others in the place of the round's.
+    """
+    fields: dict[str, Any] = {
+        "public_key": round_.config.public_key,
+        "block_hash": round_.config.block_hash,
+        "block_height": round_.config.block_height,
+        "node_id": 0,
+        "round": round_.digest,
+    }
+    return ProofBatch(
+        **{**fields, **more},
+        nonces=tuple(int(nonce) for nonce in nonces),
+        dist=tuple(float(distance) for distance in received),
+    )
+
+
+def judge_distances(
+    round_: Round,
+    nonces: Sequence[int],
+    received: Sequence[float] | npt.NDArray[np.float64],
+    computed: Mapping[int, float],
+    *,
+    sampled: Collection[int] | None = None,
+    **more: Any,
+) -> ValidatedBatch:
+    """Check a batch against the round and judge it, as the server does.
+
+    Raises:
+        HallmarkError: The product refuses the batch.
+    """
+    batch = proof(round_, nonces, received, **more)
+    batch.check_against(round_)
+    return judge(batch, {nonce: float(computed[nonce]) for nonce in computed}, round_, sampled=sampled)

@@ -1,0 +1,671 @@
+"""Games with claims: what pays a prover that has the right model, or that has it for some nonces only?
+
+Every batch goes through the product's own `ProofBatch.check_against` and `judge`, at the protocol's tolerance
+of 0.35 s, with honest noise of 0.05 s that the round states. Where only distances matter they are drawn from
+the law; choosing nonces is tried on real models.
+
+Rows are single games: what the prover did, what the product said (`outcome`: refused, honest, fraud or
+no_verdict, with its words), and `passes`: whether a cheat went through. The tables: `shaving` and `mixtures`
+(walked nonces until 19 of 20 batches are convicted, on a grid of doublings, and which test was the clearest),
+`chosen_nonces` (choosing nonces by their targets at rate 1, errors in units of s), `pooling` (small batches,
+judged alone and together), `repeated` (honest provers judged many times) and `samples` (a sample that the
+prover can foresee).
+"""
+
+import hashlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script's own folder out
+
+import numpy as np
+import torch
+from _architectures import LLAMA, QWEN3, TINY, Architecture, Weights, load
+from _chosen_nonces import chosen_errors, dimensions, substitutes
+from _experiment import new_figure, options, write
+from _forward import Prover, round_of
+from _judging import judge_distances, round_for
+from _power import Sample, doubling
+from _simulated import (
+    Rule,
+    conviction,
+    forged,
+    from_law,
+    judged_walk,
+    noisier,
+    noisy,
+    shaved,
+    shaved_where_it_pays,
+)
+from _tampering import attacks
+from matplotlib.figure import Figure
+from scipy.special import ndtr, ndtri
+
+from hallmark.poc.errors import HallmarkError
+from hallmark.poc.fraud import Verdict
+from hallmark.poc.round import Round
+
+SIGMA = 0.05
+THRESHOLDS = (0.01, 1e-7)
+TOLERANCE = 0.35
+Row = dict[str, Any]
+
+
+def rounds(**config: Any) -> Round:
+    """A round at the strict threshold whose honest noise is stated."""
+    return round_for(**{"fraud_threshold": 1e-7, "honest_sigma": SIGMA, "node_count": 1, **config})
+
+
+def played(game: str, is_cheat: bool, play: Callable[[], Verdict | str], gains: str) -> Row:
+    """Play a game and note what the product said.
+
+    Args:
+        game: What the prover did.
+        is_cheat: Whether it ought not to pass.
+        play: Hands in the batch or the batches; what the verdict is.
+        gains: What the prover gains if it passes.
+    """
+    words = ""
+    try:
+        outcome = str(play())
+    except HallmarkError as refusal:
+        outcome, words = "refused", str(refusal)
+    passes = is_cheat and outcome == Verdict.HONEST
+    return {"game": game, "outcome": outcome, "passes": passes, "gains": gains, "words": words}
+
+
+def coverage_games(count: int) -> list[Row]:
+    """Games with what a batch says that it covers, failed, or has claimed before.
+
+    Args:
+        count: Nonces of a walk, a multiple of 100.
+    """
+    draw = np.random.default_rng(1)
+    every, tenth = rounds(), rounds(valid_rate=0.1)
+    walk = from_law(every, count, draw)
+    computed = dict(enumerate(walk))
+    received = noisy(walk, every, SIGMA, draw)
+
+    def claim(
+        round_: Round,
+        nonces: Sequence[int],
+        covered: tuple[int, int] | None,
+        *,
+        lowered: float = 0.0,
+        known: Mapping[int, float] = computed,
+        **more: Any,
+    ) -> Verdict:
+        if covered is not None:
+            more["covered"] = covered
+        distances = [received[nonce % count] - lowered * round_.distance_std for nonce in nonces]
+        return judge_distances(round_, nonces, distances, known, **more).verdict
+
+    def all_of(*plays: Callable[[], Verdict]) -> Verdict:
+        verdicts = [play() for play in plays]
+        return next((one for one in verdicts if one is not Verdict.HONEST), Verdict.HONEST)
+
+    whole, last = range(count), count - 1
+    odd = [nonce for nonce in whole if nonce % 2]
+    valid = [nonce for nonce in whole if received[nonce] < tenth.r_target]
+    first_half = [nonce for nonce in valid if nonce < count // 2]
+    failures = {share: round(share * count) for share in (0.01, 0.5, 0.99)}
+    best = np.argsort(received)
+    rows = [
+        played("honest, rate 1", False, partial(claim, every, whole, (0, last)), ""),
+        played("honest, rate 0.1", False, partial(claim, tenth, valid, (0, last)), ""),
+        played(
+            "rate 1: skips every other nonce", True, partial(claim, every, odd, (0, last)), "chooses nonces"
+        ),
+        played(
+            "rate 1: skips, and says less than it covers",
+            True,
+            partial(claim, every, odd, (1, count // 2)),
+            "chooses nonces",
+        ),
+        played(
+            "rate 1: skips, and cuts what it covers into pieces",
+            True,
+            lambda: all_of(*(partial(claim, every, [nonce], (nonce, nonce)) for nonce in odd[:50])),
+            "chooses nonces",
+        ),
+        played(
+            "rate 1: skips, and omits `covered`", True, partial(claim, every, odd, None), "chooses nonces"
+        ),
+        played(
+            "rate 1: any nonces, where the round does not state node_count",
+            True,
+            partial(claim, rounds(node_count=None), odd, (0, len(odd) - 1)),
+            "chooses nonces",
+        ),
+    ]
+    rows += [
+        played(
+            f"rate 1: declares {share:.0%} of what it covers failed",
+            share > 0.01,
+            partial(claim, every, whole[failed:], (0, last), failed_nonces=tuple(whole[:failed])),
+            "chooses nonces",
+        )
+        for share, failed in failures.items()
+    ]
+    rows += [
+        played(
+            "rate 0.1: walks half of what it says that it covers",
+            True,
+            partial(claim, tenth, first_half, (0, last)),
+            "work not done",
+        ),
+        played(
+            "rate 0.1: covers more than it says",
+            True,
+            partial(claim, tenth, valid, (0, count // 2)),
+            "twice the valid nonces",
+        ),
+        played(
+            "rate 0.1: the same where the round does not state node_count",
+            True,
+            partial(claim, rounds(valid_rate=0.1, node_count=None), valid, (0, count // 2)),
+            "twice the valid nonces",
+        ),
+        played(
+            "rate 0.1: half as many again by omitting `covered`",
+            True,
+            partial(
+                claim,
+                tenth,
+                [*valid, *(nonce + count for nonce in first_half)],
+                None,
+                known={**computed, **{nonce + count: walk[nonce] for nonce in first_half}},
+            ),
+            "no test of density",
+        ),
+    ]
+    for share in (0.01, 0.3):
+        # What does not look promising is not run: the worst nonces are called failed.
+        called = sorted(int(nonce) for nonce in best[count - round(share * count) :])
+        rows.append(
+            played(
+                f"rate 0.1: declares the least promising {share:.0%} failed",
+                share > 0.01,
+                partial(claim, tenth, valid, (0, last), failed_nonces=tuple(called)),
+                "work not done",
+            )
+        )
+    two_nodes = rounds(node_count=2)
+    evens = [nonce for nonce in whole if nonce % 2 == 0]
+    rows += [
+        played(
+            "the same batch twice, or overlapping coverage",
+            True,
+            lambda: all_of(*[partial(claim, every, whole, (0, last))] * 2),
+            "counted twice, unless whoever counts deduplicates",
+        ),
+        played(
+            "a nonce twice in a batch, the second time 0.5 s lower",
+            True,
+            lambda: (
+                judge_distances(
+                    every,
+                    [*whole, *whole],
+                    [*received, *(received - 0.5 * every.distance_std)],
+                    computed,
+                    covered=(0, last),
+                ).verdict
+            ),
+            "counted twice",
+        ),
+        played(
+            "a nonce again in a second batch, 0.5 s lower",
+            True,
+            lambda: all_of(
+                partial(claim, every, whole, (0, last)),
+                partial(claim, every, whole, (0, last), lowered=0.5),
+            ),
+            "a better distance",
+        ),
+        played(
+            "two nodes report the same nonces, with `covered`",
+            True,
+            lambda: all_of(
+                partial(claim, two_nodes, evens, (0, len(evens) - 1)),
+                partial(claim, two_nodes, evens, (0, len(evens) - 1), node_id=1),
+            ),
+            "counted twice",
+        ),
+        played(
+            "two nodes report the same nonces, without `covered`",
+            True,
+            lambda: all_of(
+                partial(claim, two_nodes, evens, None), partial(claim, two_nodes, evens, None, node_id=1)
+            ),
+            "counted twice, unless whoever counts deduplicates",
+        ),
+        played(
+            "batches of one forged nonce each",
+            True,
+            lambda: _one_by_one(every, computed),
+            "forges",
+        ),
+    ]
+    return rows
+
+
+def _one_by_one(round_: Round, computed: Mapping[int, float]) -> Verdict:
+    """The verdict on most of a hundred batches of one forged nonce each."""
+    verdicts = [
+        judge_distances(round_, [n], [np.sqrt(2.0)], {n: computed[n]}, covered=(n, n)).verdict
+        for n in range(100)
+    ]
+    return max(set(verdicts), key=verdicts.count)
+
+
+def shaving(batches: int, sizes: Sequence[int]) -> list[Row]:
+    """What lowering distances gains at rates below 1, and how long it lasts.
+
+    Args:
+        batches: How many of each size are judged.
+        sizes: Walked nonces.
+    """
+    rows = []
+    for rate in (0.1, 0.5):
+        round_ = rounds(valid_rate=rate)
+        for by in (0.34, 0.2, 0.1, 0.05, 0.02):
+            rules: dict[str, Rule] = {
+                "every distance": shaved(by, round_),
+                "those that come to count": shaved_where_it_pays(by, round_),
+            }
+            for lowered, rule in rules.items():
+                draw = np.random.default_rng(2)
+                honest = noisy(from_law(round_, 200_000, draw), round_, SIGMA, draw)
+                gain = float(
+                    np.mean(rule(honest, draw) < round_.r_target) / np.mean(honest < round_.r_target)
+                )
+                row: Row = {"rate": rate, "lowered": lowered, "by": by, "gain": gain}
+                for tells in (True, False):
+                    words = "covered" if tells else "uncovered"
+                    found = conviction(
+                        round_,
+                        rule,
+                        THRESHOLDS,
+                        SIGMA,
+                        tells_coverage=tells,
+                        sizes=sizes,
+                        batches=batches,
+                    )
+                    row |= {f"{words}_{threshold:g}": size for threshold, size in found.walked.items()}
+                    row[f"{words}_by"] = found.spoke
+                rows.append(row)
+    return rows
+
+
+def mixtures(batches: int, sizes: Sequence[int]) -> list[Row]:
+    """Forged nonces among honest ones at rate 1, and how many are forged by the time it is seen."""
+    round_ = rounds()
+    rows = []
+    for share in (0.5, 0.1, 0.05, 0.01, 0.005, 0.002):
+        row: Row = {"forged_share": share}
+        found = conviction(round_, forged(share), THRESHOLDS, SIGMA, sizes=sizes, batches=batches)
+        for threshold, size in found.walked.items():
+            row[f"nonces_{threshold:g}"] = size
+            row[f"forged_by_then_{threshold:g}"] = None if size is None else share * size
+        rows.append(row | {"by": found.spoke})
+    return rows
+
+
+def chosen_nonces(
+    models: Sequence[tuple[Architecture, Weights]], fit: int, count: int, candidates: int
+) -> list[Row]:
+    """Forge only the nonces whose targets suit the substitute."""
+    rows = []
+    for architecture, weights in models:
+        model = load(architecture, weights)
+        prover = Prover(model, round_of(model))
+        names = (
+            "INT4, groups of 128, symmetric",
+            "INT4, groups of 32, asymmetric",
+            "FP8 e4m3, a scale a channel",
+        )
+        tried = [one for one in attacks(model.config.num_attention_heads) if one.name in names]
+        honest, found = substitutes(model, prover, tried, fit, count)
+        for substitute in found:
+            for share, (errors, _, _) in chosen_errors(substitute, honest, candidates, seed=3).items():
+                draw = np.random.default_rng(4)
+                sample = Sample(errors + SIGMA * draw.standard_normal(len(errors)))
+                rows.append(
+                    {
+                        "model": architecture.name,
+                        "weights": weights,
+                        "substitute": substitute.name,
+                        "directions": dimensions(substitute, honest),
+                        "chosen": share,
+                        "rms": float(np.sqrt(np.mean(errors**2))),
+                        "beyond_tolerance": float(np.mean(np.abs(errors) > TOLERANCE)),
+                        "nonces_0.01": sample.combined_nonces(0.01, SIGMA),
+                        "nonces_1e-07": sample.combined_nonces(1e-7, SIGMA),
+                    }
+                )
+    return rows
+
+
+def pooling(batches: int, sizes: Sequence[int]) -> list[Row]:
+    """Small batches, each judged alone, and the same nonces judged as one batch."""
+    round_ = rounds()
+    cheats: dict[str, Rule] = {
+        "forges 1 in 10": forged(0.1),
+        "forges 1 in 2": forged(0.5),
+        "a model off by 0.24 s": noisier(0.24, round_),
+        "a model off by 0.12 s": noisier(0.12, round_),
+        "a model off by 0.06 s": noisier(0.06, round_),
+    }
+    rows = []
+    for cheat, rule in cheats.items():
+        pooled = conviction(round_, rule, THRESHOLDS, SIGMA, sizes=sizes, batches=20).walked
+        for size in (1, 2, 4, 16, 64):
+            draw = np.random.default_rng(size)
+            judged = [
+                judged_walk(round_, rule, size, SIGMA, draw, tells_coverage=True) for _ in range(batches)
+            ]
+            row: Row = {"cheat": cheat, "batch": size}
+            for threshold in THRESHOLDS:
+                convicted = [one is not None and one.probability_honest < threshold for one in judged]
+                row[f"convicted_alone_{threshold:g}"] = float(np.mean(convicted))
+            for threshold in THRESHOLDS:
+                row[f"nonces_pooled_{threshold:g}"] = pooled[threshold]
+            rows.append(row)
+    return rows
+
+
+def repeated(provers: int, batches: int) -> list[Row]:
+    """An honest prover judged batch by batch, and on everything so far after every batch.
+
+    Its noise is just what the round states, the largest that the null hypothesis allows.
+    """
+    round_ = rounds()
+    rows = []
+    for threshold in THRESHOLDS:
+        draw = np.random.default_rng(5)
+        alone, looked = [], []
+        for prover in range(provers):
+            computed = from_law(round_, 16 * batches, draw)
+            received = noisy(computed, round_, SIGMA, draw)
+            known = dict(enumerate(computed))
+            values = [
+                judge_distances(
+                    round_, range(at, at + 16), received[at : at + 16], known, covered=(at, at + 15)
+                ).probability_honest
+                for at in range(0, len(computed), 16)
+            ]
+            alone.append(sum(value < threshold for value in values))
+            if prover < 20:
+                looks = [
+                    judge_distances(
+                        round_, range(n), received[:n], known, covered=(0, n - 1)
+                    ).probability_honest
+                    for n in doubling(16, 16 * batches)
+                ]
+                looked.append(any(value < threshold for value in looks))
+        rows.append(
+            {
+                "threshold": threshold,
+                "batches": provers * batches,
+                "convictions": int(sum(alone)),
+                "per_1000_batches": 1000 * sum(alone) / (provers * batches),
+                "at_most_per_1000_batches": 1000 * threshold,
+                "provers_convicted_once": float(np.mean([count > 0 for count in alone])),
+                "convicted_while_looking_again": float(np.mean(looked)),
+            }
+        )
+    return rows
+
+
+def foreseen_samples(tries: int) -> list[Row]:
+    """A sample that the prover can foresee, or draw again until it suits, and one that it cannot."""
+    round_ = rounds()
+    count, size = 1_000, 50
+    rows = []
+    for forged_count in (10, 20, 50):
+        draw = np.random.default_rng(forged_count)
+        needed, seen = [], 0
+        for _ in range(tries):
+            computed = from_law(round_, count, draw)
+            received = noisy(computed, round_, SIGMA, draw)
+            liars = draw.choice(count, forged_count, replace=False)
+            received[liars] = np.sqrt(2.0)
+            known = dict(enumerate(computed))
+
+            def judged(sample: Sequence[int], received: Any = received, known: Any = known) -> bool:
+                verdict = judge_distances(
+                    round_, range(count), received, known, covered=(0, count - 1), sampled=sample
+                ).verdict
+                return verdict is Verdict.FRAUD
+
+            salt = 0
+            while set(sample := _sample_by_hash(received, salt, count, size)).intersection(liars.tolist()):
+                salt += 1
+            needed.append(salt + 1)
+            assert not judged(sample), "a sample of honest nonces is convicted"
+            seen += judged(draw.choice(count, size, replace=False).tolist())
+        rows.append(
+            {
+                "nonces": count,
+                "forged": forged_count,
+                "sample": size,
+                "tries_until_the_sample_suits": float(np.mean(needed)),
+                "convicted_then": 0.0,
+                "convicted_by_a_sample_drawn_after_delivery": seen / tries,
+            }
+        )
+    return rows
+
+
+def _sample_by_hash(received: Any, salt: int, count: int, size: int) -> list[int]:
+    """The sample that a batch's own hash draws; the salt stands for a digit that nobody would miss."""
+    digest = hashlib.sha256(received.tobytes() + salt.to_bytes(8, "big")).digest()
+    draw = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+    return [int(nonce) for nonce in draw.choice(count, size, replace=False)]
+
+
+def findings(tables: Mapping[str, Sequence[Row]]) -> list[str]:
+    """What the numbers say, in sentences."""
+    loose, strict = tables["repeated"]
+    return [
+        *_what_shaving_gains(tables),
+        "Forged claims among honest ones, at threshold 1e-7, are seen after "
+        + "; ".join(
+            f"{_walked(row['nonces_1e-07'])} where {row['forged_share']:.1%} are forged"
+            for row in tables["mixtures"]
+        )
+        + ".",
+        *_what_passes(tables["rows"]),
+        _what_choosing_gains(tables["chosen_nonces"]),
+        _what_pooling_gains(tables["pooling"]),
+        f"An honest prover whose noise is the largest that the round states was convicted in "
+        f"{loose['per_1000_batches']:.1f} of 1,000 batches of 16 nonces at threshold 0.01, and in "
+        f"{strict['convictions']} of {strict['batches']:,} at 1e-7; looking again and again at all of "
+        "its nonces "
+        f"so far convicted {loose['convicted_while_looking_again']:.0%} of the honest provers at 0.01. A "
+        f"threshold of 0.01 expects up to {loose['at_most_per_1000_batches']:.0f} convictions in "
+        "1,000 honest "
+        "batches: it flags, and must not take money by itself.",
+        _what_a_foreseen_sample_hides(tables["samples"][-1]),
+    ]
+
+
+def _what_shaving_gains(tables: Mapping[str, Sequence[Row]]) -> list[str]:
+    """The most that it gains seen and unseen, at the lowest rate."""
+    rate = min(row["rate"] for row in tables["shaving"])
+    shaved_here = [row for row in tables["shaving"] if row["rate"] == rate]
+    largest = tables["largest_walk"][0]["nonces"]
+    best = max(shaved_here, key=lambda row: float(row["gain"]))
+    said = [
+        f"At valid rate {rate}, lowering {best['lowered']} by {best['by']} s, just under the "
+        "tolerance, gains "
+        f"{best['gain']:.2f} times as many valid nonces. With the coverage told, {best['covered_by']} is the "
+        f"clearest test and convicts at threshold 1e-7 after {_walked(best['covered_1e-07'])} walked; "
+        "without "
+        f"it, {best['uncovered_by']} after {_walked(best['uncovered_1e-07'])}."
+    ]
+    unseen = [row for row in shaved_here if row["covered_1e-07"] is None]
+    if unseen:
+        top = max(unseen, key=lambda row: float(row["gain"]))
+        said.append(
+            f"The most that shaving gains unseen in {largest:,} walked nonces (rate {rate}, threshold 1e-7, "
+            f"coverage told) is a factor of {top['gain']:.3f}, by lowering {top['lowered']} by {top['by']} s."
+        )
+    else:
+        said.append(
+            f"No shaving that was tried, down to {min(row['by'] for row in shaved_here)} s, stays unseen for "
+            f"{largest:,} walked nonces at rate {rate} and threshold 1e-7 where the coverage is told."
+        )
+    return said
+
+
+def _what_passes(games: Sequence[Row]) -> list[str]:
+    """Which games the verdict on a batch settles, and which it cannot."""
+    passing = [row["game"] for row in games if row["passes"]]
+    refused = sum(row["outcome"] == "refused" for row in games)
+    convicted = sum(row["outcome"] == Verdict.FRAUD for row in games)
+    return [
+        f"Of the games with coverage, failures and repetitions {refused} are refused in words and "
+        f"{convicted} "
+        f"convicted; {len(passing)} pass the verdict on single batches: {'; '.join(passing) or 'none'}."
+    ]
+
+
+def _what_pooling_gains(rows: Sequence[Row]) -> str:
+    """How one faint cheat fares in batches of four and all at once."""
+    row = next(row for row in rows if row["batch"] == 4 and row["cheat"] == "a model off by 0.12 s")
+    return (
+        "Of batches of 4 nonces from a model off by 0.12 s, each judged alone, "
+        f"{row['convicted_alone_1e-07']:.1%} "
+        f"are convicted at threshold 1e-7; judged as one batch, {_walked(row['nonces_pooled_1e-07'])} "
+        "convict. "
+        "All of a prover's nonces of a round are to be judged together."
+    )
+
+
+def _what_a_foreseen_sample_hides(row: Row) -> str:
+    """Why the sample is drawn after delivery."""
+    return (
+        f"A sample that the batch's own hash draws can be drawn again by the prover: with {row['forged']} of "
+        f"{row['nonces']:,} nonces forged it took {row['tries_until_the_sample_suits']:.0f} tries until all "
+        f"{row['sample']} of the sample were honest, and nothing is seen. A sample drawn after "
+        "delivery convicts "
+        f"in {row['convicted_by_a_sample_drawn_after_delivery']:.0%} of the cases at threshold 1e-7."
+    )
+
+
+def _walked(nonces: int | None) -> str:
+    return "more nonces than were tried" if nonces is None else f"{nonces:,} nonces"
+
+
+def _what_choosing_gains(rows: Sequence[Row]) -> str:
+    """How far choosing the best nonces brings each substitute's error down."""
+
+    def key(row: Row) -> tuple[str, str, str]:
+        return row["model"], row["weights"], row["substitute"]
+
+    everything = {key(row): row for row in rows if row["chosen"] == 1.0}
+    fewest = min(row["chosen"] for row in rows)
+    chosen = [row for row in rows if row["chosen"] == fewest]
+    best = min(chosen, key=lambda row: float(row["rms"] / everything[key(row)]["rms"]))
+    before = everything[key(best)]
+    most = max((row["nonces_1e-07"] for row in chosen if row["nonces_1e-07"] is not None), default=None)
+    escaped = sum(row["nonces_1e-07"] is None for row in chosen)
+    ending = (
+        f"{escaped} of the {len(chosen)} substitutes tried then need more than 100,000 nonces"
+        if escaped
+        else f"{_walked(most)} convict each of the {len(chosen)} substitutes tried all the same"
+    )
+    return (
+        "A prover that may leave nonces out at rate 1 can draw targets, which takes no forward, and "
+        "keep the "
+        f"one in {round(1 / fewest):,} that suits its substitute. At best ({best['substitute']}, "
+        f"{best['weights']} {best['model']}) that brings the error from {before['rms']:.3f} to "
+        f"{best['rms']:.3f} s, and what is needed at threshold 1e-7 from "
+        f"{_walked(before['nonces_1e-07'])} to "
+        f"{_walked(best['nonces_1e-07'])}; {ending}."
+    )
+
+
+def draw_figure(tables: Mapping[str, Sequence[Row]]) -> Figure:
+    """Shaving: gain against nonces until conviction. Choosing nonces: the error that is left."""
+    figure, (gains, errors) = new_figure(2, width=4.8, height=3.8)
+    for rate in (0.1, 0.5):
+        for lowered in ("every distance", "those that come to count"):
+            for column in ("covered", "uncovered"):
+                shown = [
+                    (row["gain"], row[f"{column}_1e-07"])
+                    for row in tables["shaving"]
+                    if row["rate"] == rate
+                    and row["lowered"] == lowered
+                    and row[f"{column}_1e-07"] is not None
+                ]
+                label = f"rate {rate}, {lowered}, {'coverage told' if column == 'covered' else 'not told'}"
+                gains.plot(*zip(*shown, strict=True), "o-", markersize=3, label=label) if shown else None
+    gains.set_yscale("log")
+    gains.set_xlabel("valid nonces, times the honest number")
+    gains.set_ylabel("walked nonces until convicted at 1e-7")
+    gains.legend(fontsize=6)
+    for key in dict.fromkeys(
+        (row["weights"], row["model"], row["substitute"]) for row in tables["chosen_nonces"]
+    ):
+        shown = [
+            (row["chosen"], row["rms"])
+            for row in tables["chosen_nonces"]
+            if (row["weights"], row["model"], row["substitute"]) == key
+        ]
+        errors.plot(*zip(*shown, strict=True), "o-", markersize=3, label=", ".join(key))
+    errors.axhline(TOLERANCE, color="grey", linewidth=0.8)
+    errors.set_xscale("log")
+    errors.set_yscale("log")
+    errors.set_xlabel("share of the nonces that are claimed")
+    errors.set_ylabel("RMS error in s")
+    errors.legend(fontsize=5)
+    return figure
+
+
+def main() -> None:
+    chosen = options(__doc__)
+    if chosen.small:
+        torch.set_num_threads(1)  # the model is too small to share
+        sizes, batches, models = [16, 256], 4, [(TINY, "fresh")]
+        fit, count, candidates, provers = 64, 96, 2_000, 2
+    else:
+        sizes, batches = [*doubling(4, 32_768)], 20
+        models = [(QWEN3, "trained"), (LLAMA, "trained"), (QWEN3, "fresh")]
+        fit, count, candidates, provers = 384, 512, 100_000, 50
+    tables: dict[str, list[Row]] = {
+        "rows": coverage_games(400 if chosen.small else 2_000),
+        "shaving": shaving(batches, sizes),
+        "mixtures": mixtures(batches, sizes),
+        "chosen_nonces": chosen_nonces(models, fit, count, candidates),
+        "pooling": pooling(40 if chosen.small else 400, sizes),
+        "repeated": repeated(provers, 20 if chosen.small else 200),
+        "samples": foreseen_samples(3 if chosen.small else 40),
+        "largest_walk": [{"nonces": sizes[-1]}],
+    }
+    for row in tables["rows"]:
+        honest = row["game"].startswith("honest")
+        assert not honest or row["outcome"] == Verdict.HONEST, f"{row['game']}: {row['outcome']}"
+    widest = tables["shaving"][0]
+    gain = ndtr((ndtri(0.1) + widest["by"]) / np.hypot(1, SIGMA)) / ndtr(ndtri(0.1) / np.hypot(1, SIGMA))
+    assert abs(widest["gain"] / gain - 1) < 0.03, f"the law gives a gain of {gain}, not {widest['gain']}"
+    said = findings(tables)
+    rows = tables.pop("rows")
+    write(
+        "games",
+        chosen,
+        draw_figure(tables),
+        about="what the product says of each game; counts of nonces, errors in units of s",
+        rows=rows,
+        **tables,
+        sigma=SIGMA,
+        findings=said,
+    )
+
+
+if __name__ == "__main__":
+    main()

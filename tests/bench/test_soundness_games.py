@@ -1,0 +1,67 @@
+"""The experiment on games with claims, shortened; it fails where the product's rules have changed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from _judging import round_for
+from _simulated import judged_walk, noisier, shaved, shaved_where_it_pays
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    directory = tmp_path_factory.mktemp("games")
+    command = [sys.executable, "-P", "bench/soundness/games.py", "--small", "--output", str(directory)]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert (directory / "games.svg").is_file()
+    [path] = directory.glob("soundness_games-*.json")
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def test_what_the_product_refuses_it_refuses_in_words(results: dict[str, Any]) -> None:
+    games = {row["game"]: row for row in results["rows"]}
+    assert games["honest, rate 1"]["outcome"] == games["honest, rate 0.1"]["outcome"] == "honest"
+    skipped = games["rate 1: skips every other nonce"]
+    assert skipped["outcome"] == "refused"
+    assert "by `covered`" in skipped["words"]
+    assert games["a nonce twice in a batch, the second time 0.5 s lower"]["outcome"] == "fraud"
+    assert games["two nodes report the same nonces, with `covered`"]["outcome"] == "refused"
+    assert all(row["passes"] == (row["outcome"] == "honest") for row in results["rows"] if row["passes"])
+
+
+def test_more_forged_nonces_are_seen_no_later(results: dict[str, Any]) -> None:
+    needed = [row["nonces_1e-07"] or 10**9 for row in results["mixtures"]]
+    assert needed == sorted(needed)
+    assert needed[0] <= 16
+
+
+def test_an_honest_prover_is_not_convicted_at_the_strict_threshold(results: dict[str, Any]) -> None:
+    assert results["repeated"][1]["convictions"] == 0
+    assert 3 <= len(results["findings"]) <= 9
+    assert all(sentence.endswith(".") for sentence in results["findings"])
+
+
+@pytest.mark.parametrize("lowered", [shaved, shaved_where_it_pays])
+def test_shaving_by_nearly_the_tolerance_is_convicted(lowered: Any) -> None:
+    round_ = round_for(valid_rate=0.1, honest_sigma=0.05)
+    judged = judged_walk(
+        round_, lowered(0.34, round_), 4_000, 0.05, np.random.default_rng(0), tells_coverage=True
+    )
+    assert judged is not None
+    assert judged.probability_honest < 1e-7
+
+
+def test_an_honest_walk_is_not() -> None:
+    for rate in (0.1, 1.0):
+        round_ = round_for(valid_rate=rate, honest_sigma=0.05)
+        rule = noisier(0.0, round_)
+        judged = judged_walk(round_, rule, 4_000, 0.05, np.random.default_rng(0), tells_coverage=True)
+        assert judged is not None
+        assert judged.probability_honest > 0.01
