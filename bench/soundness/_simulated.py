@@ -82,7 +82,7 @@ def conviction(
     tells_coverage: bool = True,
     sizes: Sequence[int],
     batches: int,
-    power: float = 0.95,
+    power: float = 0.9,
 ) -> Conviction:
     """Find with how many walked nonces a rule is convicted, batch by batch, none of them pooled.
 

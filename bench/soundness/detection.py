@@ -493,7 +493,7 @@ def main() -> None:
         "detection",
         chosen,
         draw_figure(found, honest, 64),
-        about="errors in units of s before honest noise, and nonces of the combined verdict for 99 % power",
+        about="Errors in units of s before honest noise, and nonces of the combined verdict for 99 % power.",
         rows=rows,
         nonces=nonces,
         judged=judged,

@@ -6,7 +6,7 @@ the law; choosing nonces is tried on real models.
 
 Rows are single games: what the prover did, what the product said (`outcome`: refused, honest, fraud or
 no_verdict, with its words), and `passes`: whether a cheat went through. The tables: `shaving` and `mixtures`
-(walked nonces until 19 of 20 batches are convicted, on a grid of doublings, and which test was the clearest),
+(walked nonces until 9 of 10 batches are convicted, on a grid of doublings, and which test was the clearest),
 `chosen_nonces` (choosing nonces by their targets at rate 1, errors in units of s), `pooling` (small batches,
 judged alone and together), `repeated` (honest provers judged many times) and `samples` (a sample that the
 prover can foresee).
@@ -361,7 +361,7 @@ def pooling(batches: int, sizes: Sequence[int]) -> list[Row]:
     }
     rows = []
     for cheat, rule in cheats.items():
-        pooled = conviction(round_, rule, THRESHOLDS, SIGMA, sizes=sizes, batches=20).walked
+        pooled = conviction(round_, rule, THRESHOLDS, SIGMA, sizes=sizes, batches=batches).walked
         for size in (1, 2, 4, 16, 64):
             draw = np.random.default_rng(size)
             judged = [
@@ -634,9 +634,9 @@ def main() -> None:
         sizes, batches, models = [16, 256], 4, [(TINY, "fresh")]
         fit, count, candidates, provers = 64, 96, 2_000, 2
     else:
-        sizes, batches = [*doubling(4, 32_768)], 20
+        sizes, batches = [*doubling(4, 16_384)], 10
         models = [(QWEN3, "trained"), (LLAMA, "trained"), (QWEN3, "fresh")]
-        fit, count, candidates, provers = 384, 512, 100_000, 50
+        fit, count, candidates, provers = 384, 512, 50_000, 50
     tables: dict[str, list[Row]] = {
         "rows": coverage_games(400 if chosen.small else 2_000),
         "shaving": shaving(batches, sizes),
@@ -659,7 +659,7 @@ def main() -> None:
         "games",
         chosen,
         draw_figure(tables),
-        about="what the product says of each game; counts of nonces, errors in units of s",
+        about="What the product says of each game; counts of nonces, errors in units of s.",
         rows=rows,
         **tables,
         sigma=SIGMA,

@@ -256,7 +256,7 @@ def main() -> None:
         "thresholds",
         chosen,
         draw_figure(tails, others),
-        about="shares of honest batches whose p-value is below each threshold, by test",
+        about="Shares of honest batches whose p-value is below each threshold, by test.",
         rows=rows,
         exact=tails,
         missed=others,
