@@ -64,7 +64,7 @@ bench: setup ## Every bench on this machine's CPU, small sizes (half an hour on 
 	$(BIN)/python -P bench/report.py
 
 # Models are trained on first use and kept in .cache/soundness.
-soundness: setup ## Every experiment of docs/security.md (SOUNDNESS_TIME on 2 cores)
+soundness: setup ## Every experiment of docs/security.md (more than an hour on 2 cores)
 	for experiment in $(EXPERIMENTS); do $(BIN)/python -P bench/soundness/$$experiment.py || exit 1; done
 	$(BIN)/python -P bench/report.py
 

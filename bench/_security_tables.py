@@ -239,7 +239,7 @@ SECURITY = {
             ("readout", "readout", text),
             ("exact work", "share_free", percent(0)),
             ("least work within 0.10 s", "share_hidden", percent(0)),
-            ("least error at half of the work, s", "error_half", number(2)),
+            ("least error for at most 55 % of the work, s", "error_half", number(2)),
             ("by", "by_half", text),
             ("least error at a quarter, s", "error_quarter", number(2)),
             ("extra cost", "extra", percent(2)),
