@@ -79,7 +79,7 @@ bench-gpu: ## GPU tests, then the benches on real shapes, on one GPU: make bench
 	$(PYTHON) -P bench/report.py
 
 test-gpu: ## Every GPU test, on real servers too: make test-gpu PYTHON=python3
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(PYTHON) -P -m pytest -m gpu
 
 clean: ## Remove what the targets made

@@ -525,12 +525,14 @@ def _what_shaving_gains(tables: Mapping[str, Sequence[Row]]) -> list[str]:
 def _what_passes(games: Sequence[Row]) -> list[str]:
     """Which games the verdict on a batch settles, and which it cannot."""
     passing = [row["game"] for row in games if row["passes"]]
-    refused = sum(row["outcome"] == "refused" for row in games)
-    convicted = sum(row["outcome"] == Verdict.FRAUD for row in games)
+    refused, convicted, open_ = (
+        sum(row["outcome"] == outcome for row in games)
+        for outcome in ("refused", Verdict.FRAUD, Verdict.NO_VERDICT)
+    )
     return [
-        f"Of the games with coverage, failures and repetitions {refused} are refused in words and "
-        f"{convicted} "
-        f"convicted; {len(passing)} pass the verdict on single batches: {'; '.join(passing) or 'none'}."
+        f"Of the games with coverage, failures and repetitions {refused} are refused in words, {convicted} are "
+        f"convicted and {open_} get no verdict; {len(passing)} pass the verdict on single batches: "
+        f"{'; '.join(passing) or 'none'}."
     ]
 
 
