@@ -530,8 +530,8 @@ def _what_passes(games: Sequence[Row]) -> list[str]:
         for outcome in ("refused", Verdict.FRAUD, Verdict.NO_VERDICT)
     )
     return [
-        f"Of the games with coverage, failures and repetitions {refused} are refused in words, {convicted} are "
-        f"convicted and {open_} get no verdict; {len(passing)} pass the verdict on single batches: "
+        f"Of the games with coverage, failures and repetitions {refused} are refused in words, {convicted} "
+        f"are convicted and {open_} get no verdict; {len(passing)} pass the verdict on single batches: "
         f"{'; '.join(passing) or 'none'}."
     ]
 
