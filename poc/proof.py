@@ -76,8 +76,7 @@ class ProofBatch:
         both = set(self.nonces).intersection(self.failed_nonces)
         if both:
             raise FieldError("failed_nonces", sorted(both), "nonces that the batch does not claim as well")
-        if self.protocol not in (None, PROTOCOL):
-            raise FieldError("protocol", self.protocol, PROTOCOL)
+        _check_protocol(self.protocol)
         if self.round is not None:
             check_text("round", self.round)
         if self.covered is not None:
@@ -154,10 +153,17 @@ class ProofBatch:
             FieldError: A field is missing or not what it should be.
         """
         known = {field: wire[field] for field in (*_REQUIRED, *_OPTIONAL) if wire.get(field) is not None}
+        # Another protocol may well have other fields.
+        _check_protocol(known.get("protocol"))
         for field in _REQUIRED:
             if field not in known:
                 raise FieldError(field, None, "a value; the field is required")
         return cls(**known)
+
+
+def _check_protocol(value: object) -> None:
+    if value not in (None, PROTOCOL):
+        raise FieldError("protocol", value, PROTOCOL)
 
 
 def _check_array(field: str, values: object) -> list[Any] | tuple[Any, ...]:

@@ -96,6 +96,7 @@ def test_the_nonces_that_convict() -> None:
     assert stricter > found[1]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_experiment_shortened(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "bench/soundness/forging.py", "--small", "--output", str(tmp_path)]

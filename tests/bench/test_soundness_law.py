@@ -14,6 +14,7 @@ from hallmark.poc.law import r_target_for
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_distances_of_models_follow_the_law(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "bench/soundness/law.py", "--small", "--output", str(tmp_path)]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

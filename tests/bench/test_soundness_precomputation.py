@@ -14,6 +14,7 @@ from precomputation import Rows
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_what_is_prepared_is_no_forward(tmp_path: Path) -> None:
     command = [
         sys.executable,

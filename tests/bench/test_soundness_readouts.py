@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from _decoder import Plan
 from readouts import Candidate, missing_rows, readouts
@@ -12,6 +13,7 @@ from readouts import Candidate, missing_rows, readouts
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_shortened_experiment_judges_every_readout(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "bench/soundness/readouts.py", "--small", "--output", str(tmp_path)]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

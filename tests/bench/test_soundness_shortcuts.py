@@ -19,6 +19,7 @@ from hallmark.poc.offline import last_hidden
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_shortened_experiment_tells_exact_savings_from_gross_ones(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "bench/soundness/shortcuts.py", "--small", "--output", str(tmp_path)]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -148,6 +148,7 @@ def test_a_distance_does_not_depend_on_its_batch_mates(node: Node) -> None:
         assert computed(node, round_, [nonce]) == [together[nonce]]
 
 
+@pytest.mark.slow
 def test_distances_are_the_same_after_a_restart(
     node: Node, demo_model_directory: Path, tmp_path: Path
 ) -> None:
