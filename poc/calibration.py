@@ -14,13 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv, gammaincinv
 
-from hallmark.poc.config import LEAST_TOLERANCE
+from hallmark.poc.config import DEFAULT_TOLERANCE, LEAST_TOLERANCE
 from hallmark.poc.errors import FieldError, StateError
 from hallmark.poc.hypothesis_tests import LAW_MARGIN, PROBABILITY_MISMATCH, probability_at_least
 from hallmark.poc.law import distance_std
 
 __all__ = [
-    "DEFAULT_TOLERANCE",
     "ENOUGH_NONCES",
     "LEAST_NONCES",
     "LEAST_SIGMA",
@@ -28,9 +27,6 @@ __all__ = [
     "check_law",
     "sigma_bound",
 ]
-
-DEFAULT_TOLERANCE: Final = 0.35
-"""A round's `distance_tolerance` where it states none, in units of s."""
 
 LEAST_NONCES: Final = 100
 """With fewer the bounds are too wide to be of use."""

@@ -7,7 +7,17 @@ from enum import StrEnum
 from hallmark.poc.checks import check_bool, check_float, check_integer, check_text
 from hallmark.poc.errors import FieldError
 
-__all__ = ["LEAST_TOLERANCE", "DeployedModel", "PoCConfig", "PoCState", "is_power_of_two"]
+__all__ = [
+    "DEFAULT_TOLERANCE",
+    "LEAST_TOLERANCE",
+    "DeployedModel",
+    "PoCConfig",
+    "PoCState",
+    "is_power_of_two",
+]
+
+DEFAULT_TOLERANCE = 0.35
+"""A round's `distance_tolerance` where it states none, in units of s."""
 
 LEAST_TOLERANCE = 3.48
 """In units of the honest sigma: a Gaussian error is beyond it with probability 5e-4."""
@@ -69,7 +79,7 @@ class PoCConfig:
     r_target: float | None = None
     valid_rate: float | None = None
     fraud_threshold: float = 0.01
-    distance_tolerance: float | None = 0.35
+    distance_tolerance: float | None = DEFAULT_TOLERANCE
     honest_sigma: float | None = None
     honest_kurtosis: float = 3.0
     node_id: int | None = None

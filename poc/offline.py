@@ -15,6 +15,8 @@ from torch import Tensor
 from hallmark.kernels.path import kernel_path
 from hallmark.kernels.self_check import check_ops
 from hallmark.poc.config import DeployedModel
+from hallmark.poc.device_name import device_name
+from hallmark.poc.embedding_table import root_mean_square
 from hallmark.poc.errors import EngineError, FieldError, StateError, UnsupportedError
 from hallmark.poc.forward import RoundTensors, pad_keys
 from hallmark.poc.nonces import NonceKey
@@ -78,7 +80,7 @@ class OfflineModel:
                 f"the model's embeddings are {table.shape[-1]} wide and its hidden state "
                 f"{self.hidden_size}: it takes no inputs of the hidden state's width"
             )
-        self._embedding_rms = _root_mean_square(table)
+        self._embedding_rms = root_mean_square(table)
 
     @classmethod
     def load(cls, directory: Path, *, device: torch.device | str, dtype: str | None = None) -> Self:
@@ -160,7 +162,7 @@ class OfflineModel:
         return {
             "engine": f"transformers {import_transformers().__version__}",
             "torch": str(torch.__version__),
-            "device": _device_name(self.device),
+            "device": device_name(self.device),
             "dtype": self.dtype,
             "quantization": self.quantization,
             "forward": "eager",
@@ -256,17 +258,3 @@ def _quantization(config: Any) -> str:
         return "none"
     method = stated.get("quant_method") if isinstance(stated, dict) else stated.quant_method
     return str(getattr(method, "value", method))
-
-
-def _root_mean_square(table: Tensor) -> float:
-    """As a server computes it: squares in float32, their sum in float64, of a table of any size."""
-    total = 0.0
-    for part in torch.split(table, 4096):
-        total += float(part.float().square().sum(dtype=torch.float64))
-    return float((total / table.numel()) ** 0.5)
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cpu":
-        return f"cpu {torch.backends.cpu.get_cpu_capability()}"
-    return str(torch.cuda.get_device_name(device))

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from hallmark.poc.callback_url import without_secrets
 from hallmark.poc.checks import allowed_in_words
-from hallmark.poc.config import PoCConfig
+from hallmark.poc.config import DEFAULT_TOLERANCE, PoCConfig
 from hallmark.poc.errors import FieldError
 from hallmark.poc.proof import MOST_NUMERICS, ProofBatch
 
@@ -63,7 +63,7 @@ class RoundRequest(_Request):
     )
     fraud_threshold: float = Field(0.01, description="A batch is fraud when its p-value is below this.")
     distance_tolerance: float | None = Field(
-        0.35,
+        DEFAULT_TOLERANCE,
         description="How far a claim may be from the recomputed distance, in standard deviations of the "
         "distance; null for the older rule, which compares both with r_target only.",
     )

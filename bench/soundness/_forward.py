@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hallmark.poc.embedding_table import root_mean_square
 from hallmark.poc.forward import RoundTensors
 from hallmark.poc.law import distance_std
 from hallmark.poc.offline import last_hidden
@@ -75,7 +76,7 @@ def round_of(
 
 def embedding_rms(model: Any) -> float:
     """Root mean square of the elements of a model's embedding table."""
-    return float(model.get_input_embeddings().weight.detach().double().square().mean().sqrt())
+    return root_mean_square(model.get_input_embeddings().weight.detach())
 
 
 class Prover:

@@ -5,6 +5,7 @@ import vllm
 from vllm.config import CompilationMode, VllmConfig
 
 from hallmark.kernels.path import kernel_path
+from hallmark.poc.device_name import device_name
 from hallmark.poc.engine.support import AttentionLayer
 
 
@@ -38,7 +39,7 @@ def numerics(
     return {
         "vllm": vllm.__version__,
         "torch": str(torch.__version__),
-        "device": _device_name(device),
+        "device": device_name(device),
         "dtype": str(config.model_config.dtype).removeprefix("torch."),
         "quantization": config.model_config.quantization or "none",
         "kv_cache_dtype": " ".join(
@@ -56,9 +57,3 @@ def numerics(
         "kernels": kernel_path(device, config.model_config.get_hidden_size()).value,
         "final_norm": "last rows" if postpones_norm else "the model's own",
     }
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cpu":
-        return f"cpu {torch.backends.cpu.get_cpu_capability()}"
-    return torch.cuda.get_device_name(device)

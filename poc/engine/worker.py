@@ -20,6 +20,7 @@ from vllm.distributed import get_tp_group
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
 from hallmark.kernels.self_check import check_ops
+from hallmark.poc.embedding_table import sum_of_squares
 from hallmark.poc.engine.agreement import Agreement
 from hallmark.poc.engine.attention import PrivateAttention
 from hallmark.poc.engine.device_time import DeviceTime
@@ -285,9 +286,7 @@ class PoCWorker:
         if len(tables) != 1 or not tables[0].weight.is_floating_point():
             return 0.0, 0
         rows = tables[0].weight[: tables[0].shard_indices.num_org_elements]
-        # Summed in slices: a large table in fp32 would not fit beside the KV cache.
-        total = sum(float(part.float().square().sum(dtype=torch.float64)) for part in rows.split(4096))
-        return total, rows.numel()
+        return sum_of_squares(rows), rows.numel()
 
 
 def _thread_on(device: torch.device) -> Callable[[], None]:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hallmark.poc.calibration import DEFAULT_TOLERANCE, ENOUGH_NONCES, Calibration, check_law
+from hallmark.poc.calibration import ENOUGH_NONCES, Calibration, check_law
+from hallmark.poc.config import DEFAULT_TOLERANCE
 from hallmark.poc.errors import FieldError, StateError
 from hallmark.poc.hypothesis_tests import PROBABILITY_MISMATCH
 from hallmark.poc.proof import Numerics

@@ -1,8 +1,6 @@
 """`hallmark round validate`: have a server judge proofs."""
 
 import json
-import os
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +15,7 @@ from hallmark.poc.fraud import Verdict
 from hallmark.poc.proof import ProofBatch
 from hallmark.server.cli.client import ApiKey, PoCClient, ServerError, ServerUrl
 from hallmark.server.cli.proof_files import read_bodies
+from hallmark.server.cli.verdicts import STYLES, exit_code, print_or_drop, shortened
 
 __all__ = ["NoVerdictError", "look_up", "submit_and_wait", "validate"]
 
@@ -45,12 +44,8 @@ def validate(
                 answers.append(submit_and_wait(client, batch, seconds=timeout))
             except (ServerError, NoVerdictError) as exc:
                 answers.append(exc)
-    try:
-        print(_as_json(answers) if as_json else _as_table(batches, answers), flush=True)
-    except BrokenPipeError:
-        # Nobody reads on. The exit code stays the verdict: libraries and Python would exit with 1 or 120.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise typer.Exit(_exit_code(answers))
+    print_or_drop(_as_json(answers) if as_json else _as_table(batches, answers))
+    raise typer.Exit(exit_code([_verdict(answer) for answer in answers]))
 
 
 class NoVerdictError(HallmarkError):
@@ -117,12 +112,11 @@ def _table(batches: list[ProofBatch], answers: list[dict[str, Any] | HallmarkErr
     table = Table("public key", "nonces", "invalid", "failed", "p-value", "verdict")
     for batch, answer in zip(batches, answers, strict=True):
         # What comes from provers is text, not markup.
-        key = escape(batch.public_key if len(batch.public_key) <= 24 else f"{batch.public_key[:23]}…")
+        key = escape(shortened(batch.public_key))
         if isinstance(answer, HallmarkError):
             table.add_row(key, str(len(batch.nonces)), "", "", "", "error", style="yellow")
             continue
-        verdict = Verdict(answer["verdict"])
-        style = {Verdict.HONEST: "green", Verdict.FRAUD: "red", Verdict.NO_VERDICT: "yellow"}[verdict]
+        verdict = _verdict(answer)
         table.add_row(
             key,
             str(answer["n_judged"]),
@@ -130,7 +124,7 @@ def _table(batches: list[ProofBatch], answers: list[dict[str, Any] | HallmarkErr
             str(len(answer["failed_nonces"])),
             f"{answer['probability_honest']:.3g}",
             _in_words(verdict, answer),
-            style=style,
+            style=STYLES[verdict],
         )
     return table
 
@@ -143,11 +137,6 @@ def _in_words(verdict: Verdict, answer: dict[str, Any]) -> str:
     return f"{words} ({', '.join(test.replace('_', ' ') for test in answer['spoke'])})"
 
 
-def _exit_code(answers: list[dict[str, Any] | HallmarkError]) -> int:
-    verdicts = {
-        Verdict.NO_VERDICT if isinstance(answer, HallmarkError) else Verdict(answer["verdict"])
-        for answer in answers
-    }
-    if Verdict.FRAUD in verdicts:
-        return 1
-    return 0 if verdicts == {Verdict.HONEST} else 2
+def _verdict(answer: dict[str, Any] | HallmarkError) -> Verdict:
+    """A server's verdict; an error is none."""
+    return Verdict.NO_VERDICT if isinstance(answer, HallmarkError) else Verdict(answer["verdict"])

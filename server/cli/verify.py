@@ -1,9 +1,7 @@
 """`hallmark verify`: judge proofs on this machine, without a server."""
 
-import os
 import secrets
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +15,7 @@ from hallmark.poc.sampling import draw_sample
 from hallmark.server.cli import offline_rounds
 from hallmark.server.cli import round_options as options
 from hallmark.server.cli.proof_files import DeliveredBatch, read_batches
+from hallmark.server.cli.verdicts import exit_code, print_or_drop
 from hallmark.server.cli.verify_cases import JudgedCase, identity, joined, summarize
 from hallmark.server.cli.verify_report import as_json, as_table
 
@@ -113,12 +112,10 @@ def verify(
         offline_rounds.run(recomputation, wanted, path, quiet=quiet)
         judged = [_judged(case, recomputation, loaded.numerics) for case in [*cases, *joined(cases)]]
     summary = summarize(judged, loaded.numerics, None if sample is None else {"nonces": sample, "seed": seed})
-    try:
-        print(as_json(judged, summary) if json_lines else as_table(judged, summary), flush=True)
-    except BrokenPipeError:
-        # Nobody reads on. The exit code stays the verdict: libraries and Python would exit with 1 or 120.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    raise typer.Exit(_exit_code(judged))
+    print_or_drop(as_json(judged, summary) if json_lines else as_table(judged, summary))
+    raise typer.Exit(
+        exit_code([Verdict.NO_VERDICT if each.verdict is None else each.verdict.verdict for each in judged])
+    )
 
 
 def _resolved(
@@ -151,10 +148,3 @@ def _judged(case: JudgedCase, recomputation: "Recomputation", numerics: Numerics
     return replace(
         case, verdict=judge(case.proof, computed, case.round, {**numerics, **shape}, sampled=sampled)
     )
-
-
-def _exit_code(judged: Sequence[JudgedCase]) -> int:
-    verdicts = {Verdict.NO_VERDICT if case.verdict is None else case.verdict.verdict for case in judged}
-    if Verdict.FRAUD in verdicts:
-        return 1
-    return 0 if verdicts == {Verdict.HONEST} else 2

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from hallmark.poc.fraud import ValidatedBatch, Verdict
 from hallmark.poc.payloads import verdict_fields
+from hallmark.server.cli.verdicts import STYLES, shortened
 from hallmark.server.cli.verify_cases import JudgedCase
 
 __all__ = ["as_json", "as_table"]
@@ -63,7 +64,7 @@ def _table(judged: Sequence[JudgedCase]) -> Table:
         table.add_column(column)
     for number, case in enumerate(judged, start=1):
         # What comes from provers is text, not markup.
-        key = escape(_shortened(case.proof.public_key))
+        key = escape(shortened(case.proof.public_key))
         block = str(case.proof.block_height)
         verdict = case.verdict
         if verdict is None:
@@ -72,7 +73,6 @@ def _table(judged: Sequence[JudgedCase]) -> Table:
                 str(number), key, block, str(len(case.proof.nonces)), *blanks, "refused", style="yellow"
             )
             continue
-        style = {Verdict.HONEST: "green", Verdict.FRAUD: "red", Verdict.NO_VERDICT: "yellow"}[verdict.verdict]
         table.add_row(
             str(number),
             f"{key} (joined)" if case.is_joined else key,
@@ -84,7 +84,7 @@ def _table(judged: Sequence[JudgedCase]) -> Table:
             *(_p_value(verdict.tests.get(test)) for test in tests),
             _p_value(verdict.probability_honest),
             verdict.verdict.replace("_", " "),
-            style=style,
+            style=STYLES[verdict.verdict],
         )
     return table
 
@@ -127,7 +127,7 @@ def _said(summary: Mapping[str, Any]) -> Iterator[str]:
         first, last = gap["indices"]
         yield (
             f"nothing here covers numbers {first} to {last} of the walk of node {gap['node_id']} of "
-            f"{_shortened(gap['public_key'])}"
+            f"{shortened(gap['public_key'])}"
         )
     counts = ", ".join(
         f"{summary[name]} {name.replace('_', ' ')}" for name in (*(v.value for v in Verdict), "refused")
@@ -139,10 +139,6 @@ def _listed(nonces: Sequence[int]) -> str:
     shown = ", ".join(map(str, nonces[:_MOST_SHOWN]))
     more = len(nonces) - _MOST_SHOWN
     return f"{shown} and {more} more" if more > 0 else shown
-
-
-def _shortened(key: str) -> str:
-    return key if len(key) <= 24 else f"{key[:23]}…"
 
 
 def _p_value(value: float | None) -> str:
