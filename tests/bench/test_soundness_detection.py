@@ -1,10 +1,6 @@
 """The experiment on detection, shortened, and what it rests on: ways to tamper, and nonces for a power."""
 
-import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,21 +8,15 @@ import pytest
 import torch
 from _power import Sample, area_under_roc, critical_count, critical_mean_square
 from _tampering import prune_magnitude, quantise_asymmetric, quantise_fp8, quantise_symmetric
+from experiments import shortened
 
 from hallmark.poc.hypothesis_tests import binomial_test, rms_test
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     directory = tmp_path_factory.mktemp("detection")
-    command = [sys.executable, "-P", "bench/soundness/detection.py", "--small", "--output", str(directory)]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    assert (directory / "detection.svg").is_file()
-    [path] = directory.glob("soundness_detection-*.json")
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    return shortened("detection", directory)
 
 
 def test_gross_cheating_is_convicted_and_an_honest_batch_is_not(results: dict[str, Any]) -> None:

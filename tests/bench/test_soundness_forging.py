@@ -1,9 +1,6 @@
 """Distances forged from predictions: how they are made and judged, and the experiment itself, shortened."""
 
-import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +8,12 @@ import numpy as np
 import pytest
 from _forging import SIGMA, TESTS, TOLERANCE, Errors, forged_errors, nonces_to_convict, verdicts
 from _judging import round_for
+from experiments import shortened
 
 from hallmark.poc.fraud import judge
 from hallmark.poc.law import distance_std, r_target_for
 from hallmark.poc.proof import ProofBatch
 
-ROOT = Path(__file__).parents[2]
 WIDTH = 256
 
 
@@ -99,13 +96,7 @@ def test_the_nonces_that_convict() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_experiment_shortened(tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "bench/soundness/forging.py", "--small", "--output", str(tmp_path)]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    (path,) = tmp_path.glob("soundness_forging-*.json")
-    assert (tmp_path / "forging.svg").is_file()
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    assert results["small"] is True
+    results = shortened("forging", tmp_path)
     assert 3 <= len(results["findings"]) <= 8
     # Whoever forges a tiny fresh model's distances is convicted, and the more cheaply the sooner.
     for row in results["rows"]:

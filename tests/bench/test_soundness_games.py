@@ -1,28 +1,18 @@
 """The experiment on games with claims, shortened; it fails where the product's rules have changed."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from _judging import round_for
 from _simulated import judged_walk, noisier, shaved, shaved_where_it_pays
-
-ROOT = Path(__file__).parents[2]
+from experiments import shortened
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     directory = tmp_path_factory.mktemp("games")
-    command = [sys.executable, "-P", "bench/soundness/games.py", "--small", "--output", str(directory)]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    assert (directory / "games.svg").is_file()
-    [path] = directory.glob("soundness_games-*.json")
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    return shortened("games", directory)
 
 
 def test_what_the_product_refuses_it_refuses_in_words(results: dict[str, Any]) -> None:

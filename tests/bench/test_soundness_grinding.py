@@ -1,10 +1,6 @@
 """Grinding below rate 1: the formulas of its experiment, and the experiment itself, shortened."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +18,10 @@ from _grinding import (
 )
 from _judging import round_for
 from _predictors import BASE, LLAMA, MOE, QWEN3, SETTINGS, costs, early_layers
+from experiments import shortened
 
 from hallmark.poc.fraud import judge
 from hallmark.poc.proof import ProofBatch
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.9, 1.0])
@@ -109,13 +104,7 @@ def test_predictors_cost_less_than_the_model_and_more_layers_cost_more() -> None
 
 @pytest.mark.timeout(300)
 def test_the_experiment_shortened(tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "bench/soundness/grinding.py", "--small", "--output", str(tmp_path)]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    (path,) = tmp_path.glob("soundness_grinding-*.json")
-    assert (tmp_path / "grinding.svg").is_file()
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    assert results["small"] is True
+    results = shortened("grinding", tmp_path)
     assert 3 <= len(results["findings"]) <= 8
     base = {row["predictor"]: row for row in results["rows"] if row["factor"] == "base"}
     # A tiny fresh model is as good as linear, and grinding it pays.

@@ -1,26 +1,18 @@
 """The experiment on honest noise, shortened; it fails where honest provers would be convicted."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import honest_noise
 import numpy as np
 import pytest
 from _ways import Way, in_order, order_of
+from experiments import shortened
 
 from hallmark.poc.hypothesis_tests import rms_test
 
-ROOT = Path(__file__).parents[2]
-
 
 def test_honest_ways_agree_far_below_the_tolerance(tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "bench/soundness/honest_noise.py", "--small", "--output", str(tmp_path)]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    results = json.loads(next(tmp_path.glob("soundness_honest_noise-*.json")).read_text(encoding="utf-8"))
-    assert (tmp_path / "honest_noise.svg").is_file()
+    results = shortened("honest_noise", tmp_path)
     assert 3 <= len(results["findings"]) <= 8
     same = [row for row in results["rows"] if row["kind"] == "same dtype"]
     (dtypes,) = [row for row in results["rows"] if row["kind"] == "other dtype"]

@@ -1,26 +1,18 @@
 """The experiment on the law, shortened; it fails where models' distances do not follow the law."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import law
 import numpy as np
 import pytest
+from experiments import shortened
 
 from hallmark.poc.law import r_target_for
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 def test_distances_of_models_follow_the_law(tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "bench/soundness/law.py", "--small", "--output", str(tmp_path)]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    results = json.loads(next(tmp_path.glob("soundness_law-*.json")).read_text(encoding="utf-8"))
-    assert (tmp_path / "law.svg").is_file()
+    results = shortened("law", tmp_path)
     assert {row["projection"] for row in results["rows"]} == {"on", "off"}
     assert 3 <= len(results["findings"]) <= 8
     assert min(results["combined"][name] for name in ("p_own", "p_more")) > law.LEAST_P_VALUE

@@ -1,33 +1,18 @@
 """The experiment on precomputation, shortened, and its predictors on data whose answer is known."""
 
-import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import precomputation
 import pytest
 import torch
+from experiments import shortened
 from precomputation import Rows
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 def test_what_is_prepared_is_no_forward(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-P",
-        "bench/soundness/precomputation.py",
-        "--small",
-        "--output",
-        str(tmp_path),
-    ]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    results = json.loads(next(tmp_path.glob("soundness_precomputation-*.json")).read_text(encoding="utf-8"))
-    assert (tmp_path / "precomputation.svg").is_file()
+    results = shortened("precomputation", tmp_path)
     assert 3 <= len(results["findings"]) <= 8
     rows = {(row["projection"], row["method"]): row for row in results["rows"]}
     for row in rows.values():

@@ -1,26 +1,17 @@
 """The experiment of readouts, shortened, and what its readouts are."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from _decoder import Plan
+from experiments import shortened
 from readouts import Candidate, missing_rows, readouts
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 def test_the_shortened_experiment_judges_every_readout(tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "bench/soundness/readouts.py", "--small", "--output", str(tmp_path)]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    (file,) = tmp_path.glob("soundness_readouts-*.json")
-    results = json.loads(file.read_text())
-    assert (tmp_path / "readouts.svg").stat().st_size > 0
+    results = shortened("readouts", tmp_path)
     assert len(results["findings"]) >= 3
     by_name = {line["readout"]: line for line in results["readouts"]}
     assert set(by_name) == {"last row", "mean", "signed sum", "balanced sum", "layers"}

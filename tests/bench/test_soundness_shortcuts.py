@@ -1,9 +1,6 @@
 """The experiment of shortcuts at rate 1, shortened, and what its substitutes are made of."""
 
-import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +9,15 @@ import torch
 from _architectures import TINY, load
 from _decoder import Decoder, Plan
 from _substitutes import best_guess, conviction, ridges
+from experiments import shortened
 from shortcuts import best_of, scales
 
 from hallmark.poc.offline import last_hidden
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.mark.slow
 def test_the_shortened_experiment_tells_exact_savings_from_gross_ones(tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "bench/soundness/shortcuts.py", "--small", "--output", str(tmp_path)]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    (file,) = tmp_path.glob("soundness_shortcuts-*.json")
-    results = json.loads(file.read_text())
-    assert (tmp_path / "shortcuts.svg").stat().st_size > 0
+    results = shortened("shortcuts", tmp_path)
     assert len(results["findings"]) >= 3
     assert results["cells"]
     for row in results["rows"]:

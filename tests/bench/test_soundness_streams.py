@@ -1,9 +1,6 @@
 """The experiment on streams, shortened, and its tests of randomness on generators known to be bad."""
 
-import json
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,17 +10,12 @@ import numpy as np
 import pytest
 import streams
 import torch
+from experiments import shortened
 from torch import Tensor
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_streams_pass_every_test(tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "bench/soundness/streams.py", "--small", "--output", str(tmp_path)]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    results = json.loads(next(tmp_path.glob("soundness_streams-*.json")).read_text(encoding="utf-8"))
-    assert (tmp_path / "streams.svg").is_file()
+    results = shortened("streams", tmp_path)
     assert 3 <= len(results["findings"]) <= 8
     assert {row["family"] for row in results["rows"]} >= streams.FAMILIES.keys()
     assert results["combined"]["tests"] == len(results["rows"])

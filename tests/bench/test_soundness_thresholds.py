@@ -1,26 +1,16 @@
 """The experiment on thresholds, shortened; it fails where an honest prover is convicted too often."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from experiments import shortened
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     directory = tmp_path_factory.mktemp("thresholds")
-    command = [sys.executable, "-P", "bench/soundness/thresholds.py", "--small", "--output", str(directory)]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    assert (directory / "thresholds.svg").is_file()
-    [path] = directory.glob("soundness_thresholds-*.json")
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    return shortened("thresholds", directory)
 
 
 def test_gaussian_noise_told_rightly_is_convicted_as_seldom_as_promised(results: dict[str, Any]) -> None:
