@@ -8,7 +8,8 @@ PoC batch.
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from vllm.model_executor.layers.attention import MLAAttention
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.worker.utils import AttentionGroup
 
-from hallmark.poc.engine.scratch import allocate_scratch, block_tables, scratch_bytes
+from hallmark.poc.engine.scratch import allocate_scratch, block_tables, scratch_bytes, used_blocks
 from hallmark.poc.engine.support import AttentionLayer
 from hallmark.poc.errors import UnsupportedError
 from hallmark.poc.transfer import to_device
@@ -27,13 +28,33 @@ from hallmark.poc.transfer import to_device
 _DERIVED_STATE = ("bmm1_scale", "bmm2_scale", "o_sf_scale", "_k_scale_cache", "_v_scale_cache")
 
 
+class UsedCache(NamedTuple):
+    """What a batch uses of a layer's cache.
+
+    Attributes:
+        blocks: The blocks that its slot mapping names.
+        kv_bytes: What its keys and values take in them.
+    """
+
+    blocks: slice
+    kv_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class _PrivateGroup:
-    """Layers that share one metadata builder, and the size of their cache blocks in tokens."""
+    """Layers that share one metadata builder, and what vLLM says of their cache.
+
+    Attributes:
+        builder: The builder, ours alone.
+        layer_names: The layers.
+        block_size: Tokens of a block of their cache.
+        token_bytes: What the keys and values of one token take in it.
+    """
 
     builder: Any
     layer_names: tuple[str, ...]
     block_size: int
+    token_bytes: int
 
 
 class PrivateAttention:
@@ -50,6 +71,12 @@ class PrivateAttention:
         batch_size: the largest number of sequences in a batch.
         seq_len: the sequence length that `batch_size` sequences may have at most.
         checkpoint: called before each layer's attention, in the thread that runs the forward.
+
+    Attributes:
+        scratch: each layer's private cache, by name; layers of one form share a tensor.
+        sharing_targets: for each layer that reads another one's cache, that layer's name.
+        layers: what a PoC batch finds in its context, by name.
+        observer: called with a layer's name after its attention, where it is set.
 
     Raises:
         UnsupportedError: a layer belongs to no attention group, or its cache has a form that is not
@@ -86,23 +113,35 @@ class PrivateAttention:
                     f"PoC does not work with the cache of layer {name!r}: its shape "
                     f"{tuple(layer.kv_cache.shape)} does not begin with the {num_blocks} blocks"
                 )
+        self.sharing_targets: dict[str, str] = {
+            name: target
+            for name, layer in layers.items()
+            if (target := getattr(layer, "kv_sharing_target_layer_name", None)) is not None
+        }
         self.scratch = allocate_scratch(
-            {name: layer.kv_cache for name, layer in layers.items()},
-            {
-                name: target
-                for name, layer in layers.items()
-                if (target := getattr(layer, "kv_sharing_target_layer_name", None)) is not None
-            },
-            blocks,
+            {name: layer.kv_cache for name, layer in layers.items()}, self.sharing_targets, blocks
         )
         self.layers: dict[str, Any] = dict(static_context)
+        self.observer: Callable[[str], None] | None = None
         for name, layer in layers.items():
-            self.layers[name] = _private_layer(layer, self.scratch[name], checkpoint)
+            after = partial(self._after_attention, name)
+            self.layers[name] = _private_layer(layer, self.scratch[name], checkpoint, after)
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of scratch held on this rank."""
         return scratch_bytes(self.scratch)
+
+    def used_caches(self, batch_size: int, seq_len: int) -> dict[str, UsedCache]:
+        """Return for each layer what a batch of full prefills uses of its cache."""
+        return {
+            name: UsedCache(
+                blocks=used_blocks(batch_size, seq_len, group.block_size),
+                kv_bytes=batch_size * seq_len * group.token_bytes,
+            )
+            for group in self._groups
+            for name in group.layer_names
+        }
 
     def metadata(self, batch_size: int, seq_len: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Build attention metadata for one batch of full prefills; never kept from one batch to the next.
@@ -119,6 +158,10 @@ class PrivateAttention:
                 attention_metadata[name] = metadata
                 slot_mapping[name] = common.slot_mapping
         return attention_metadata, slot_mapping
+
+    def _after_attention(self, layer: str) -> None:
+        if self.observer is not None:
+            self.observer(layer)
 
     def _common_metadata(self, batch_size: int, seq_len: int, block_size: int) -> CommonAttentionMetadata:
         # Built on the CPU and copied up in the stream's order: reading a device tensor back, or an ordinary
@@ -146,7 +189,8 @@ class PrivateAttention:
 def _private_group(config: VllmConfig, device: torch.device, group: AttentionGroup) -> _PrivateGroup:
     live_builder = group.get_metadata_builder()
     # The size of the blocks that the layers' cache tensors count in dimension 0.
-    block_size: int = live_builder.kv_cache_spec.block_size
+    spec = live_builder.kv_cache_spec
+    block_size: int = spec.block_size
     private = copy.copy(group)
     private.metadata_builders = []
     with set_current_vllm_config(config):
@@ -155,10 +199,15 @@ def _private_group(config: VllmConfig, device: torch.device, group: AttentionGro
     if hasattr(builder, "set_workspace_buffer"):
         # FlashInfer's workspace is large and used within one call only: both builders may use the same one.
         builder.set_workspace_buffer(live_builder._get_workspace_buffer())
-    return _PrivateGroup(builder, tuple(group.layer_names), block_size)
+    return _PrivateGroup(
+        builder, tuple(group.layer_names), block_size, token_bytes=spec.real_page_size_bytes // block_size
+    )
 
 
-def _private_layer(layer: AttentionLayer, scratch: Tensor, checkpoint: Callable[[], None]) -> AttentionLayer:
+def _private_layer(
+    layer: AttentionLayer, scratch: Tensor, before: Callable[[], None], after: Callable[[], None]
+) -> AttentionLayer:
+    """Copy a layer on a cache of its own, and call `before` and `after` around its attention."""
     variants = getattr(layer.impl, "get_impl_variants", lambda: (layer.impl,))()
     if tuple(variants) != (layer.impl,):
         raise UnsupportedError(
@@ -186,8 +235,10 @@ def _private_layer(layer: AttentionLayer, scratch: Tensor, checkpoint: Callable[
     # Here a forward holds the residual, queries, keys and values, none of which is in a buffer that vLLM's
     # layers share.
     def stop_and_attend(*arguments: Any, **named: Any) -> Any:
-        checkpoint()
-        return attend(*arguments, **named)
+        before()
+        attended = attend(*arguments, **named)
+        after()
+        return attended
 
     setattr(stopping, name, stop_and_attend)
     return private

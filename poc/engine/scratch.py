@@ -72,6 +72,11 @@ def block_tables(batch_size: int, seq_len: int, block_size: int) -> tuple[Tensor
     return table.to(torch.int32), slots.reshape(-1)
 
 
+def used_blocks(batch_size: int, seq_len: int, block_size: int) -> slice:
+    """Return the blocks that `block_tables` names."""
+    return slice(FIRST_BLOCK, FIRST_BLOCK + batch_size * -(-seq_len // block_size))
+
+
 def _stride_order(cache: Tensor) -> tuple[int, ...]:
     """Return the dimensions from outermost to innermost in memory."""
     strides = cache.stride()

@@ -26,6 +26,7 @@ from hallmark.poc.engine.attention import PrivateAttention
 from hallmark.poc.engine.device_time import DeviceTime
 from hallmark.poc.engine.fingerprint import numerics
 from hallmark.poc.engine.forward import ModelForward
+from hallmark.poc.engine.live_cache import LiveCacheGuard
 from hallmark.poc.engine.memory import check_free, measure_peak
 from hallmark.poc.engine.preemption import Preemptible
 from hallmark.poc.engine.support import attention_layers
@@ -94,6 +95,10 @@ class PoCWorker:
             self._preemptible.checkpoint,
         )
         self._forward = ModelForward(self._model, config, self.attention, self._device)
+        architecture = type(self._model).__name__
+        self._guard = LiveCacheGuard(
+            f"the model {config.model_config.model} ({architecture})", layers, self.attention
+        )
         # Set where vLLM has measured it, on GPUs.
         self._step_bytes = int(getattr(worker, "peak_activation_memory", 0))
         self._fingerprint = partial(numerics, config, layers, self._device, runner)
@@ -122,7 +127,8 @@ class PoCWorker:
             `peak_bytes`, what they needed at their peak, and `numerics`, the fingerprint.
 
         Raises:
-            UnsupportedError: what they need at their peak is not free beside inference.
+            UnsupportedError: the model writes inference's cache, or what a batch needs at its peak is not
+                free beside inference.
             EngineError: the compiled model computes something else than the model.
             RuntimeError: a kernel computes something else than its reference.
         """
@@ -219,10 +225,21 @@ class PoCWorker:
 
     @torch.inference_mode()
     def _settle_forward(self, keys: Sequence[NonceKey]) -> None:
-        """Find out whether the final norm can be left out, and whether the compiled model is the model."""
+        """Find out whether the model leaves inference's cache alone, and how it can be run.
+
+        That is: whether the final norm can be left out, and whether the compiled model is the model.
+        """
         _, _, inputs = self._agreement.without_collectives(
             "preparing the warm-up", lambda: self._prepare(keys)
         )
+        # Before any other forward: what it overwrites is nobody's yet.
+        self._agreement.with_collectives(
+            "watching inference's cache",
+            lambda: self._guard.watch(
+                lambda: self._forward.final_hidden(inputs[:1].clone()), 1, inputs.shape[1]
+            ),
+        )
+        self._agreement.without_collectives("the look at inference's cache", self._guard.check)
         self._agreement.with_collectives(
             "trying the final norm", lambda: self._forward.postpone_norm(inputs[:1].clone())
         )

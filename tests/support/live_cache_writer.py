@@ -1,0 +1,26 @@
+"""A model that writes inference's KV cache itself, as some of vLLM's own do for CUDA, and its plugin.
+
+Its attention layers are plain `Attention`, but keys and values go into the cache of the layer that the model
+holds, at the slots of the forward context, and the layer is given queries alone.
+"""
+
+from pathlib import Path
+
+ARCHITECTURE = "LiveCacheWriterForCausalLM"
+
+
+def register() -> None:
+    """Make the architecture known to vLLM; a plugin of the group `vllm.general_plugins`."""
+    from vllm import ModelRegistry
+
+    ModelRegistry.register_model(ARCHITECTURE, f"live_cache_writer_model:{ARCHITECTURE}")
+
+
+def make_plugin(folder: Path) -> None:
+    """Write a distribution whose one entry point is `register`."""
+    metadata = folder / "live_cache_writer-1.0.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: live-cache-writer\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(
+        "[vllm.general_plugins]\nlive_cache_writer = live_cache_writer:register\n"
+    )
