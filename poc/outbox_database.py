@@ -259,9 +259,12 @@ def _lock(path: Path) -> FileLock:
     It is of a file beside it: to open and close the database itself would take SQLite's own locks away.
     """
     # A link to the file is the same file.
-    lock = FileLock(f"{os.path.realpath(path)}.lock", timeout=0, mode=0o600, thread_local=False)
+    lock_path = f"{os.path.realpath(path)}.lock"
+    lock = FileLock(lock_path, timeout=0, mode=0o600, thread_local=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # FileLock takes a file that cannot be made for one that another process holds.
+        os.close(os.open(lock_path, os.O_CREAT | os.O_RDWR, 0o600))
         lock.acquire()
     except Timeout as exc:
         raise OutboxError(

@@ -13,7 +13,7 @@ from hallmark.poc.outbox_database import MEMORY, OutboxDatabase, default_path
 from hallmark.poc.round_journal import JournalLimits, RoundJournal
 from hallmark.poc.settings import Settings
 
-__all__ = ["OutboxStore", "in_background"]
+__all__ = ["OutboxStore", "in_background", "outbox_path"]
 
 logger = logging.getLogger(__name__)
 
@@ -69,14 +69,7 @@ class OutboxStore:
         Raises:
             OutboxError: As for `OutboxDatabase`.
         """
-        path: Path | None
-        if settings.outbox_path == MEMORY:
-            path = None
-        elif settings.outbox_path is not None:
-            path = Path(settings.outbox_path)
-        else:
-            path = default_path(port, socket)
-        return cls.bounded_by(settings, path)
+        return cls.bounded_by(settings, outbox_path(settings, port, socket))
 
     @classmethod
     def bounded_by(cls, settings: Settings, path: Path | None) -> Self:
@@ -120,6 +113,21 @@ class OutboxStore:
         await self.run(self.database.close)
         if self._thread is not None:
             self._thread.shutdown(wait=False)
+
+
+def outbox_path(settings: Settings, port: int | None, socket: str | None = None) -> Path | None:
+    """Return the file of a server's outbox; None where the settings keep it in memory.
+
+    Args:
+        settings: The server's settings.
+        port: The port it listens on, which names its file where the settings do not.
+        socket: The Unix socket it listens on instead.
+    """
+    if settings.outbox_path == MEMORY:
+        return None
+    if settings.outbox_path is not None:
+        return Path(settings.outbox_path)
+    return default_path(port, socket)
 
 
 def in_background(work: Awaitable[object], what: str) -> None:

@@ -13,7 +13,10 @@ import vllm
 from vllm.engine.protocol import EngineClient
 
 from hallmark.poc.config import DeployedModel
-from hallmark.poc.engine.support import check_config, check_front_end, check_limits, check_version
+from hallmark.poc.engine.pins import vllm_files
+from hallmark.poc.engine.support import check_limits
+from hallmark.poc.engine.unsupported import check_arguments, check_config
+from hallmark.poc.engine.versions import check_version
 from hallmark.poc.engine_protocol import ComputedBatch, Slice
 from hallmark.poc.errors import EngineError, UnsupportedError
 from hallmark.poc.nonces import NonceKey
@@ -38,8 +41,10 @@ async def connect(engine_client: EngineClient, settings: Settings, args: Namespa
         EngineError: setting up failed on some rank.
     """
     config = engine_client.vllm_config
-    check_version(vllm.__version__, settings.allow_unsupported_vllm)
-    check_front_end(args, os.environ)
+    warning = check_version(vllm.__version__, vllm_files(), allow_unsupported=settings.allow_unsupported_vllm)
+    if warning is not None:
+        logger.warning("%s", warning)
+    check_arguments(args, os.environ)
     check_config(config)
     check_limits(config, settings)
     engine = VllmEngine(engine_client, settings.engine_timeout)

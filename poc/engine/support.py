@@ -1,11 +1,5 @@
-"""What vLLM set-ups PoC runs on, and a plain refusal of every other.
+"""What an engine must be able to hold and be made of: the limits of a batch, the layers of attention."""
 
-A set-up is refused when one of its features reaches past the private forward (state kept outside attention,
-ranks that would have to agree on more than tensor parallelism does) or was never tried with it.
-"""
-
-import re
-from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -19,85 +13,6 @@ from hallmark.poc.settings import Settings
 
 AttentionLayer: TypeAlias = Attention | MLAAttention
 """What a private forward can stand in for."""
-
-FIRST_VERSION = (0, 26)
-LAST_VERSION = (0, 32)
-
-
-def check_version(version: str, allow_unsupported: bool) -> None:
-    """Refuse a vLLM outside the tested range.
-
-    Args:
-        version: `vllm.__version__`.
-        allow_unsupported: the setting `allow_unsupported_vllm`.
-
-    Raises:
-        UnsupportedError: the version is outside the range and the setting does not insist.
-    """
-    match = re.match(r"(\d+)\.(\d+)", version)
-    inside = match is not None and FIRST_VERSION <= (int(match[1]), int(match[2])) <= LAST_VERSION
-    if not inside and not allow_unsupported:
-        supported = ", ".join(
-            f"{FIRST_VERSION[0]}.{minor}" for minor in range(FIRST_VERSION[1], LAST_VERSION[1] + 1)
-        )
-        raise UnsupportedError(
-            f"vLLM {version} is not supported: Hallmark supports {supported}. "
-            "The setting allow_unsupported_vllm starts it all the same."
-        )
-
-
-def check_config(config: VllmConfig) -> None:
-    """Refuse the features of vLLM that PoC does not work with.
-
-    Raises:
-        UnsupportedError: with one sentence for each such feature that is on.
-    """
-    parallel, model, cache = config.parallel_config, config.model_config, config.cache_config
-    offload = config.offload_config
-    text_config = model.hf_text_config
-    # Attributes that not every supported version has are read with a default.
-    refusals = {
-        "pipeline parallelism (--pipeline-parallel-size > 1)": parallel.pipeline_parallel_size > 1,
-        "data parallelism (--data-parallel-size > 1)": parallel.data_parallel_size > 1,
-        "prefill context parallelism": getattr(parallel, "prefill_context_parallel_size", 1) > 1,
-        "decode context parallelism": parallel.decode_context_parallel_size > 1,
-        "several API server processes (--api-server-count > 1)": parallel._api_process_count > 1,
-        "sequence-parallel MoE": bool(getattr(parallel, "use_sequence_parallel_moe", False)),
-        "dual batch overlap (--enable-dbo)": bool(getattr(parallel, "enable_dbo", False)),
-        "expert load balancing (--enable-eplb)": bool(parallel.enable_eplb),
-        # Its buffers hold the weights of the layers that come next, which differ where a batch stands still.
-        "weight offloading (--offload-group-size, --cpu-offload-gb)": offload.offload_backend == "prefetch"
-        or offload.prefetch.offload_group_size > 0
-        or offload.uva.cpu_offload_gb > 0,
-        "LoRA (--enable-lora)": config.lora_config is not None,
-        "sleep mode (--enable-sleep-mode)": bool(model.enable_sleep_mode),
-        "KV connectors (--kv-transfer-config)": config.kv_transfer_config is not None,
-        "--calculate-kv-scales": bool(getattr(cache, "calculate_kv_scales", False)),
-        "--kv-sharing-fast-prefill": bool(getattr(cache, "kv_sharing_fast_prefill", False)),
-        "multimodal position schemes (M-RoPE)": bool(model.uses_mrope)
-        or bool(getattr(model, "uses_xdrope_dim", 0)),
-        "per-layer inputs (as in Gemma 3n)": bool(getattr(text_config, "hidden_size_per_layer_input", 0)),
-        "encoder-decoder models": bool(model.is_encoder_decoder),
-    }
-    refused = [f"PoC does not work with {feature} yet." for feature, is_on in refusals.items() if is_on]
-    if refused:
-        raise UnsupportedError(" ".join(refused))
-
-
-def check_front_end(args: Namespace, environment: Mapping[str, str]) -> None:
-    """Refuse front ends that do not go through the HTTP server whose routes carry the inference gate.
-
-    Args:
-        args: the server's arguments.
-        environment: the process's environment.
-
-    Raises:
-        UnsupportedError: the gRPC or the Rust front end was asked for.
-    """
-    if getattr(args, "grpc", False) or getattr(args, "grpc_port", None) is not None:
-        raise UnsupportedError("PoC does not work with vLLM's gRPC front end (--grpc, --grpc-port) yet.")
-    if environment.get("VLLM_USE_RUST_FRONTEND", "0").strip().lower() not in ("", "0", "false"):
-        raise UnsupportedError("PoC does not work with vLLM's Rust front end (VLLM_USE_RUST_FRONTEND) yet.")
 
 
 def check_limits(config: VllmConfig, settings: Settings) -> None:

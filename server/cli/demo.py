@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hallmark.poc.errors import FieldError, HallmarkError
-from hallmark.server.cli.serve_plan import check_vllm_is_installed
+from hallmark.server.cli.serve_checks import check_vllm
 from hallmark.server.cli.steps import Steps
 from hallmark.server.processes import log_tail
 
@@ -39,7 +39,7 @@ def demo(
     It needs no GPU and no download: it serves a tiny model made here, and takes a few minutes. Exit code 0
     only if every verdict is the right one.
     """
-    check_vllm_is_installed()
+    warning = check_vllm()
     if directory is not None:
         _make_writable(directory)
     # The model is made with what vLLM brings; other commands must not need it.
@@ -47,6 +47,8 @@ def demo(
 
     signal.signal(signal.SIGTERM, _end)
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_OFF_A_TERMINAL)
+    if warning is not None:
+        console.print(escape(warning), soft_wrap=True, highlight=False)
     folder = Path(tempfile.mkdtemp(prefix="hallmark-demo-")) if directory is None else directory.resolve()
     story = Story(Steps(console), folder, nonces)
     try:

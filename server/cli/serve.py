@@ -13,8 +13,9 @@ import typer
 
 from hallmark.poc.errors import UnsupportedError
 from hallmark.server.cli.client import PREFIX, explain
-from hallmark.server.cli.serve_plan import ServePlan, check_vllm_is_installed, plan
-from hallmark.server.processes import ChildProcess, check_port
+from hallmark.server.cli.serve_checks import check_plan, check_vllm
+from hallmark.server.cli.serve_plan import ServePlan, plan
+from hallmark.server.processes import ChildProcess
 
 __all__ = ["serve"]
 
@@ -42,11 +43,11 @@ def serve(
     """
     if model.startswith("-"):
         raise typer.BadParameter("the model comes first: hallmark serve MODEL, then vLLM's flags")
-    check_vllm_is_installed()
     planned = plan(model, context.args, os.environ)
-    if planned.address is not None:
-        # Another server on the port would answer in the place of ours, and make it look ready.
-        check_port(*planned.address)
+    warning = check_vllm(allow_unsupported=planned.settings.allow_unsupported_vllm)
+    if warning is not None:
+        _say(warning)
+    check_plan(planned)
     raise typer.Exit(_run(planned))
 
 

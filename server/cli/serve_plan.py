@@ -4,14 +4,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from importlib.util import find_spec
+from pathlib import Path
 
-from hallmark.poc.errors import FieldError, UnsupportedError
+from hallmark.poc.engine.unsupported import check_flags
+from hallmark.poc.errors import FieldError
+from hallmark.poc.outbox_store import outbox_path
 from hallmark.poc.settings import SECTION, Settings
 from hallmark.server.auth import check_exposure
 from hallmark.server.cli.vllm_flags import VllmFlags
 
-__all__ = ["OUR_PLUGINS", "ServePlan", "check_vllm_is_installed", "plan", "plugin_names"]
+__all__ = ["OUR_PLUGINS", "ServePlan", "plan", "plugin_names"]
 
 OUR_PLUGINS = ("hallmark", "hallmark_api")
 """Names of our entry points in the groups `vllm.general_plugins` and `vllm.endpoint_plugins`."""
@@ -33,32 +35,34 @@ class ServePlan:
     """A server to start.
 
     Attributes:
+        model: The model as vLLM takes it.
+        settings: The server's settings.
         command: The program and its arguments.
         environment: Variables to set beside the present ones.
+        is_help: Whether it only prints vLLM's help.
         address: The host and the port it will bind; None where it listens on a socket, or only prints help.
         url: Where it will answer from this machine.
         socket: The Unix socket it listens on instead of a port.
-        api_key: The token of its control routes.
+        outbox: The file of its outbox; None where that is kept in memory.
         notes: What was decided for the user, a sentence each.
     """
 
+    model: str
+    settings: Settings = field(repr=False)
     command: tuple[str, ...]
     environment: Mapping[str, str]
+    is_help: bool
     address: tuple[str | None, int] | None
     url: str
     socket: str | None
-    api_key: str | None = field(repr=False)
+    outbox: Path | None
     notes: tuple[str, ...]
 
-
-def check_vllm_is_installed() -> None:
-    """Refuse to go on where there is no vLLM to start.
-
-    Raises:
-        UnsupportedError: This environment has none.
-    """
-    if find_spec("vllm") is None:
-        raise UnsupportedError(f"vLLM is not installed in the environment of {sys.executable}")
+    @property
+    def api_key(self) -> str | None:
+        """The token of its control routes."""
+        key = self.settings.api_key
+        return None if key is None else key.get_secret_value()
 
 
 def plan(model: str, arguments: Sequence[str], environment: Mapping[str, str]) -> ServePlan:
@@ -71,7 +75,8 @@ def plan(model: str, arguments: Sequence[str], environment: Mapping[str, str]) -
 
     Raises:
         FieldError: A setting, or a flag that PoC depends on, has a value that is not allowed.
-        UnsupportedError: The server would be open to a network without a token.
+        UnsupportedError: PoC does not work with a feature that is asked for, or the server would be open to
+            a network without a token.
     """
     flags = VllmFlags(arguments)
     settings = Settings.from_additional_config(flags.get_mapping("additional-config"), environment)
@@ -79,30 +84,34 @@ def plan(model: str, arguments: Sequence[str], environment: Mapping[str, str]) -
     socket = flags.get("uds")
     port = flags.get_integer("port")
     port = _DEFAULT_PORT if port is None else port
-    listens = flags.get("help") is None and flags.get("headless") is None
-    if flags.get("help") is None:
+    is_help = flags.get("help") is not None
+    if not is_help:
+        check_flags(flags.get_value, environment)
         check_exposure(settings, host, socket)
     added, notes = _sizes(flags, settings)
     plugins = plugin_names(environment.get("VLLM_PLUGINS"))
     scheme = "https" if flags.get("ssl-certfile") else "http"
     return ServePlan(
+        model=model,
+        settings=settings,
+        # Ours come first: of two equal flags vLLM takes the later one.
         command=(
             sys.executable,
             "-P",
             "-m",
-            "vllm.entrypoints.openai.api_server",
-            # Ours come first: of two equal flags vLLM takes the later one.
-            *added,
-            "--model",
+            "hallmark.poc.engine.launch",
+            "serve",
             model,
+            *added,
             *arguments,
         ),
         # The engine's processes must not find the working directory's modules either.
         environment={"VLLM_PLUGINS": ",".join(plugins), "PYTHONSAFEPATH": "1"},
-        address=(host, port) if listens and not socket else None,
+        is_help=is_help,
+        address=None if is_help or socket else (host, port),
         url=f"{scheme}://{_reachable(host)}:{port}",
         socket=socket,
-        api_key=None if settings.api_key is None else settings.api_key.get_secret_value(),
+        outbox=outbox_path(settings, port, socket),
         notes=tuple(notes),
     )
 

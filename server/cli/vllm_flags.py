@@ -12,6 +12,23 @@ __all__ = ["VllmFlags"]
 
 _SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
+_LONG_NAMES = {
+    "asc": "api-server-count",
+    "dcp": "decode-context-parallel-size",
+    "dp": "data-parallel-size",
+    "dpe": "data-parallel-external-lb",
+    "dph": "data-parallel-hybrid-lb",
+    "dpl": "data-parallel-size-local",
+    "dpm": "data-parallel-multi-port-external-lb",
+    "dpn": "data-parallel-rank",
+    "dpr": "data-parallel-start-rank",
+    "h": "help",
+    "n": "nnodes",
+    "pcp": "prefill-context-parallel-size",
+    "pp": "pipeline-parallel-size",
+}
+"""The flags with one dash that stand for flags which are looked at here."""
+
 _NOT_SHOWN = "(not shown)"
 """In the place of a text that may hold a secret."""
 
@@ -20,7 +37,8 @@ class VllmFlags:
     """The flags of a vLLM server, those of its `--config` file included.
 
     vLLM reads `--a-flag value`, `--a-flag=value`, underscores for dashes, and `--a-flag.key value` for parts
-    of a flag that is JSON. The command line goes before the file, later flags go before earlier ones.
+    of a flag that is JSON. The command line goes before the file, later flags go before earlier ones. Flags
+    that are cut short are not known here: only vLLM knows what they are short for.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
@@ -45,6 +63,17 @@ class VllmFlags:
             value = self._file[name]
             return value if isinstance(value, str) else json.dumps(value)
         return None
+
+    def get_value(self, name: str) -> object:
+        """A flag's value as argparse has it: True for a switch, a number, a text; None if it is not given."""
+        # vLLM turns a switch off by its name with `no-`, one with `enable-` by `disable-` too.
+        opposites = {f"no-{name}", name.replace("enable-", "disable-", 1)} - {name}
+        for given, value in reversed(self._given):
+            if given in opposites:
+                return False
+            if given == name or given.startswith(f"{name}."):
+                return _typed(value)
+        return self._file.get(name)
 
     def get_integer(self, name: str) -> int | None:
         """A flag's value as a number, 4k being 4,000 and 4K 4,096; None where it was not given.
@@ -88,15 +117,30 @@ class VllmFlags:
 def _pairs(arguments: Sequence[str]) -> list[tuple[str, str]]:
     pairs = []
     for place, argument in enumerate(arguments):
-        if not argument.startswith("--"):
+        if not _is_flag(argument):
             continue
-        name, separator, value = argument[2:].partition("=")
+        name, separator, value = argument.lstrip("-").partition("=")
         if not separator:
             following = arguments[place + 1 : place + 2]
-            value = following[0] if following and not following[0].startswith("--") else ""
+            value = following[0] if following and not _is_flag(following[0]) else ""
         head, dot, keys = name.partition(".")
+        if not argument.startswith("--"):
+            head = _LONG_NAMES.get(head, f"-{head}")
         pairs.append((head.replace("_", "-") + dot + keys, value))
     return pairs
+
+
+def _is_flag(argument: str) -> bool:
+    return re.match(r"--?[A-Za-z]", argument) is not None
+
+
+def _typed(value: str) -> bool | float | str:
+    if value == "":  # a switch
+        return True
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def _put(mapping: dict[str, Any], keys: Sequence[str], value: str) -> None:

@@ -89,6 +89,7 @@ def test_nothing_stays_of_a_server_that_is_stopped_while_it_starts(
 
 
 def test_the_exit_code_is_vllms(tmp_path: Path) -> None:
+    (tmp_path / "no-model").mkdir()
     with serving(tmp_path / "no-model", tmp_path / "log", port=free_port()) as process:
         assert process.wait(120) == 1
     assert "no-model" in process.log_tail(100)

@@ -8,25 +8,27 @@ from pathlib import Path
 import pytest
 from command_line import Cli
 
+from hallmark.poc.engine.unsupported import FEATURES
 from hallmark.poc.errors import FieldError, UnsupportedError
 from hallmark.server.cli.serve_plan import OUR_PLUGINS, plan, plugin_names
 
 LOOPBACK = ("--host", "127.0.0.1")
 
 
-def test_the_command_is_vllms_own_server_with_the_flags_untouched() -> None:
+def test_the_command_is_vllms_own_serve_with_the_flags_untouched() -> None:
     flags = [*LOOPBACK, "-tp", "2", "--no-such-flag=x y", "--enforce-eager", "-O3"]
     planned = plan("org/model", flags, {})
-    module = (sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server")
-    assert planned.command[:4] == module
-    assert planned.command[-len(flags) - 2 :] == ("--model", "org/model", *flags)
+    start = (sys.executable, "-P", "-m", "hallmark.poc.engine.launch", "serve", "org/model")
+    assert planned.command[: len(start)] == start
+    assert planned.command[-len(flags) :] == tuple(flags)
     assert planned.environment["PYTHONSAFEPATH"] == "1"
     assert planned.url == "http://127.0.0.1:8000"
 
 
 def added(*flags: str, settings: str = "{}") -> tuple[str, ...]:
-    command = plan("m", [*LOOPBACK, f'--additional-config={{"hallmark": {settings}}}', *flags], {}).command
-    return command[4 : command.index("--model")]
+    given = (*LOOPBACK, f'--additional-config={{"hallmark": {settings}}}', *flags)
+    command = plan("m", given, {}).command
+    return command[command.index("m") + 1 : -len(given)]
 
 
 def test_the_batch_limits_are_raised_to_what_the_settings_need() -> None:
@@ -214,8 +216,56 @@ def test_the_command_line_needs_nothing_that_only_vllm_brings() -> None:
         (["--host=::1", "--port=18700"], ("::1", 18700)),
         (["--uds", "/run/hallmark.sock"], None),
         (["--help"], None),
-        (["--host", "127.0.0.1", "--headless"], None),
     ],
 )
 def test_the_address_it_will_bind(flags: list[str], address: tuple[str, int] | None) -> None:
     assert plan("m", flags, {}).address == address
+
+
+@pytest.mark.parametrize("flag", [flag for feature in FEATURES for flag in feature.flags])
+def test_a_feature_that_poc_does_not_work_with_is_refused(flag: str) -> None:
+    [asks] = [feature.flags[flag] for feature in FEATURES if flag in feature.flags]
+    value = [] if asks(True) else ["2"]
+    for name in (flag, flag.replace("-", "_")):
+        with pytest.raises(UnsupportedError, match=r"^PoC does not work with .* yet\.$"):
+            plan("m", [*LOOPBACK, f"--{name}", *value], {})
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["-tp", "2"],
+        ["-pp", "1", "-dp=1", "--api-server-count", "1"],
+        ["--enable-lora", "--no-enable-lora"],
+        ["--enable-lora", "--disable-lora"],
+        ["--cpu-offload-gb", "0"],
+        ["--served-model-name", "headless"],
+    ],
+)
+def test_flags_that_ask_for_nothing_of_it_are_passed_on(flags: list[str]) -> None:
+    assert plan("m", [*LOOPBACK, *flags], {}).command[-len(flags) :] == tuple(flags)
+
+
+def test_features_in_the_config_file_and_the_environment_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "vllm.yaml"
+    path.write_text("pipeline_parallel_size: 2\nenable-lora: true\nheadless: false\n")
+    with pytest.raises(UnsupportedError) as refusal:
+        plan("m", [*LOOPBACK, "--config", str(path)], {})
+    assert str(refusal.value) == (
+        "PoC does not work with pipeline parallelism (--pipeline-parallel-size > 1) yet. "
+        "PoC does not work with LoRA (--enable-lora) yet."
+    )
+    with pytest.raises(UnsupportedError, match="Rust front end"):
+        plan("m", LOOPBACK, {"VLLM_USE_RUST_FRONTEND": "1"})
+
+
+def test_help_is_given_whatever_else_is_asked_for() -> None:
+    assert plan("m", ["--headless", "-h"], {}).is_help
+
+
+def test_the_outbox_is_the_servers(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    given = [*LOOPBACK, "--additional-config.hallmark.outbox_path"]
+    assert plan("m", [*given, str(path)], {}).outbox == path
+    assert plan("m", [*given, "memory"], {}).outbox is None
+    assert str(plan("m", [*LOOPBACK, "--port", "8123"], {}).outbox).endswith("outbox-port-8123.db")

@@ -1,9 +1,12 @@
 """Servers that must not start: each ends with a plain sentence, none runs on without proof of compute."""
 
+import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
+import live_cache_writer
 import pytest
 from node import HALLMARK, running_node
 
@@ -16,22 +19,62 @@ VLLM = (sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server", "--mod
 
 def run_to_its_end(command: tuple[str, ...], log: Path, **environment: str) -> tuple[int, str]:
     """The exit code and the log of a server that is expected to end by itself."""
-    flags = ("--host", "127.0.0.1", "--port", str(free_port()), "--enforce-eager", "--max-model-len", "2048")
+    flags = [
+        *("--host", "127.0.0.1", "--port", str(free_port()), "--enforce-eager", "--max-model-len", "2048"),
+        *("--additional-config.hallmark.outbox_path", "memory"),
+    ]
     with ChildProcess("server", [*command, *flags], log=log, environment=environment) as process:
         code = process.wait(240)
     assert code is not None, log.read_text()[-4000:]
     return code, log.read_text()
 
 
-@pytest.mark.slow
-def test_a_feature_that_poc_does_not_work_with_ends_the_start(
+def altered(model: Path, copy: Path, **changes: object) -> Path:
+    """A copy of a model with another configuration."""
+    shutil.copytree(model, copy)
+    path = copy / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return copy
+
+
+def test_what_only_vllm_can_read_is_refused_before_an_engine_is_started(
     demo_model_directory: Path, tmp_path: Path
 ) -> None:
-    code, log = run_to_its_end(
-        (*HALLMARK, "serve", str(demo_model_directory), "--enable-lora"), tmp_path / "server.log"
+    """A flag cut short, which is vLLM's to understand; a model whose configuration shows it to be unfit."""
+    model = altered(demo_model_directory, tmp_path / "model", hidden_size_per_layer_input=256)
+    serve = (*HALLMARK, "serve", str(model))
+    code, log = run_to_its_end((*serve, "--pipeline-par", "2"), tmp_path / "flag.log")
+    assert code == 2
+    assert log.endswith(
+        "hallmark: PoC does not work with pipeline parallelism (--pipeline-parallel-size > 1) yet.\n"
     )
-    assert code != 0
-    assert "PoC does not work with LoRA (--enable-lora) yet." in log
+    code, config_log = run_to_its_end(serve, tmp_path / "config.log")
+    assert code == 2
+    assert config_log.endswith("hallmark: PoC does not work with per-layer inputs (as in Gemma 3n) yet.\n")
+    assert "Initializing a V1 LLM engine" not in log + config_log
+
+
+def test_a_model_that_writes_inferences_cache_itself_ends_the_start(
+    demo_model_directory: Path, tmp_path: Path
+) -> None:
+    """As some of vLLM 0.33's for CUDA do; no setting lets it through."""
+    model = altered(demo_model_directory, tmp_path / "model", architectures=[live_cache_writer.ARCHITECTURE])
+    live_cache_writer.make_plugin(tmp_path / "plugin")
+    support = Path(live_cache_writer.__file__).parent
+    paths = [str(tmp_path / "plugin"), str(support), *filter(None, [os.environ.get("PYTHONPATH")])]
+    insisting = ("--additional-config.hallmark.allow_unsupported_vllm", "true")
+    code, log = run_to_its_end(
+        (*HALLMARK, "serve", str(model), *insisting),
+        tmp_path / "server.log",
+        PYTHONPATH=os.pathsep.join(paths),
+    )
+    assert code == 2
+    told = (
+        f"hallmark: PoC does not work with the model {model} ({live_cache_writer.ARCHITECTURE}) yet: it "
+        "writes keys and values into inference's KV cache by itself, past PoC's private one, and would "
+        "overwrite those of live requests (layer 'model.layers.0.self_attn.attn' and 3 more)"
+    )
+    assert told in log.splitlines()
 
 
 @pytest.mark.slow

@@ -1,0 +1,82 @@
+"""vLLM's own `serve`, after a look at what it was asked for.
+
+``python -P -m hallmark.poc.engine.launch serve MODEL FLAGS...`` is ``vllm serve MODEL FLAGS...``, except that
+what PoC does not work with is refused before an engine is started. vLLM's command itself is not run: it asks
+for the metadata of a distribution named `vllm`, which its builds for CPUs lack. The subcommand behind it
+does not.
+
+Each of vLLM's processes imports this module too, so that nothing is imported here but in functions.
+"""
+
+import os
+import sys
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run vLLM's server with the arguments of this process.
+
+    What is refused, early or by the plugin once the engine is up, ends it with one sentence and code 2.
+    """
+    from vllm.entrypoints.cli.serve import ServeSubcommand, cmd_init
+
+    from hallmark.poc.errors import HallmarkError
+
+    # What vLLM's command does: fork would copy what an accelerator's driver has set up.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    [subcommand] = [found for found in cmd_init() if isinstance(found, ServeSubcommand)]
+    try:
+        _refuse_early(_parse(subcommand))
+        # Parsed anew: making a configuration may have changed what the first arguments hold.
+        subcommand.cmd(_parse(subcommand))
+    except HallmarkError as exc:
+        print(f"hallmark: {exc}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parse(subcommand: "ServeSubcommand") -> Namespace:
+    from vllm import logger
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = FlexibleArgumentParser(prog="vllm")
+    subcommand.subparser_init(parser.add_subparsers(required=True, dest="subparser"))
+    args: Namespace = parser.parse_args()
+    # vLLM 0.26 has none.
+    configure = getattr(logger, "configure_logging_from_args", None)
+    if configure is not None:
+        configure(args)
+    subcommand.validate(args)
+    return args
+
+
+def _refuse_early(args: Namespace) -> None:
+    """Refuse what the arguments, or the configuration that vLLM makes of them, show to be unsupported.
+
+    The engine's start makes the same configuration again, and logs the same about it.
+
+    Raises:
+        FieldError: A setting is not allowed.
+        UnsupportedError: PoC does not work with what was asked for.
+    """
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    from hallmark.poc.engine.support import check_limits
+    from hallmark.poc.engine.unsupported import check_arguments, check_config
+    from hallmark.poc.settings import Settings
+
+    check_arguments(args, os.environ)
+    # The subcommand does so too: the model is its first argument, and --model has a default.
+    args.model = args.model_tag or args.model
+    config = AsyncEngineArgs.from_cli_args(args).create_engine_config()
+    check_config(config)
+    check_limits(config, Settings.from_additional_config(config.additional_config))
+
+
+if __name__ == "__main__":
+    main()

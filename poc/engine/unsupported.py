@@ -1,0 +1,203 @@
+"""The features of vLLM that PoC does not work with: one table, read by flags and by configurations.
+
+A feature is refused when it reaches past the private forward (state kept outside attention, ranks that would
+have to agree on more than tensor parallelism does), takes another way in than the HTTP server whose routes
+carry the inference gate, or was never tried. Nothing of vLLM is imported: flags are read before vLLM starts.
+"""
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from hallmark.poc.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+__all__ = ["FEATURES", "Feature", "check_arguments", "check_config", "check_flags"]
+
+FlagTest: TypeAlias = Callable[[object], bool]
+
+
+def _is_on(value: object) -> bool:
+    return value is True
+
+
+def _is_given(value: object) -> bool:
+    return value is not None and value is not False
+
+
+def _is_above_zero(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _is_not_one(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value != 1
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature of vLLM that is refused.
+
+    Attributes:
+        name: What a refusal calls it.
+        flags: For each flag of `vllm serve` that asks for it, without dashes in front, whether a value does.
+            Values are numbers, True for a switch that is on, texts, and None where the flag is not given.
+        is_configured: Whether vLLM's configuration has it.
+    """
+
+    name: str
+    flags: Mapping[str, FlagTest] = field(default_factory=dict)
+    is_configured: Callable[[Any], bool] = lambda config: False
+
+
+# Attributes that not every supported version has are read with a default.
+FEATURES: Final = (
+    Feature(
+        "pipeline parallelism (--pipeline-parallel-size > 1)",
+        {"pipeline-parallel-size": _is_not_one},
+        lambda config: config.parallel_config.pipeline_parallel_size > 1,
+    ),
+    Feature(
+        "data parallelism (--data-parallel-size > 1, --data-parallel-rank and the load balancers)",
+        {
+            "data-parallel-size": _is_not_one,
+            "data-parallel-size-local": _is_not_one,
+            "data-parallel-rank": _is_given,
+            "data-parallel-start-rank": _is_given,
+            "data-parallel-external-lb": _is_on,
+            "data-parallel-hybrid-lb": _is_on,
+            "data-parallel-multi-port-external-lb": _is_on,
+        },
+        lambda config: config.parallel_config.data_parallel_size > 1,
+    ),
+    Feature(
+        "prefill context parallelism (--prefill-context-parallel-size > 1)",
+        {"prefill-context-parallel-size": _is_not_one},
+        lambda config: getattr(config.parallel_config, "prefill_context_parallel_size", 1) > 1,
+    ),
+    Feature(
+        "decode context parallelism (--decode-context-parallel-size > 1)",
+        {"decode-context-parallel-size": _is_not_one},
+        lambda config: config.parallel_config.decode_context_parallel_size > 1,
+    ),
+    Feature(
+        "several nodes (--nnodes > 1)",
+        {"nnodes": _is_not_one},
+        lambda config: config.parallel_config.nnodes > 1,
+    ),
+    Feature("engines without an API server (--headless)", {"headless": _is_on}),
+    Feature(
+        "several API server processes, or none (--api-server-count)",
+        {"api-server-count": _is_not_one},
+        lambda config: config.parallel_config._api_process_count > 1,
+    ),
+    Feature("vLLM's gRPC front end (--grpc, --grpc-port)", {"grpc": _is_on, "grpc-port": _is_given}),
+    Feature(
+        "sequence-parallel MoE",
+        is_configured=lambda config: bool(
+            getattr(config.parallel_config, "use_sequence_parallel_moe", False)
+        ),
+    ),
+    Feature(
+        "dual batch overlap (--enable-dbo)",
+        {"enable-dbo": _is_on},
+        lambda config: bool(getattr(config.parallel_config, "enable_dbo", False)),
+    ),
+    Feature(
+        "expert load balancing (--enable-eplb)",
+        {"enable-eplb": _is_on},
+        lambda config: bool(config.parallel_config.enable_eplb),
+    ),
+    Feature(
+        # Its buffers hold the weights of the layers that come next, which differ where a batch stands still.
+        "weight offloading (--offload-group-size, --cpu-offload-gb)",
+        {"offload-group-size": _is_above_zero, "cpu-offload-gb": _is_above_zero},
+        lambda config: (
+            config.offload_config.offload_backend == "prefetch"
+            or config.offload_config.prefetch.offload_group_size > 0
+            or config.offload_config.uva.cpu_offload_gb > 0
+        ),
+    ),
+    Feature("LoRA (--enable-lora)", {"enable-lora": _is_on}, lambda config: config.lora_config is not None),
+    Feature(
+        "sleep mode (--enable-sleep-mode)",
+        {"enable-sleep-mode": _is_on},
+        lambda config: bool(config.model_config.enable_sleep_mode),
+    ),
+    Feature(
+        "KV connectors (--kv-transfer-config, --kv-offloading-size)",
+        {"kv-transfer-config": _is_given, "kv-offloading-size": _is_above_zero},
+        lambda config: config.kv_transfer_config is not None,
+    ),
+    Feature(
+        "computed KV scales (--calculate-kv-scales)",
+        {"calculate-kv-scales": _is_on},
+        lambda config: bool(getattr(config.cache_config, "calculate_kv_scales", False)),
+    ),
+    Feature(
+        "a fast prefill of layers that share a cache (--kv-sharing-fast-prefill)",
+        {"kv-sharing-fast-prefill": _is_on},
+        lambda config: bool(getattr(config.cache_config, "kv_sharing_fast_prefill", False)),
+    ),
+    Feature(
+        "multimodal position schemes (M-RoPE)",
+        is_configured=lambda config: (
+            bool(config.model_config.uses_mrope) or bool(getattr(config.model_config, "uses_xdrope_dim", 0))
+        ),
+    ),
+    Feature(
+        "per-layer inputs (as in Gemma 3n)",
+        is_configured=lambda config: bool(
+            getattr(config.model_config.hf_text_config, "hidden_size_per_layer_input", 0)
+        ),
+    ),
+    Feature(
+        "encoder-decoder models", is_configured=lambda config: bool(config.model_config.is_encoder_decoder)
+    ),
+)
+"""Every feature that is refused by what flags or the configuration say."""
+
+
+def check_flags(value_of: Callable[[str], object], environment: Mapping[str, str]) -> None:
+    """Refuse the features that flags or the environment ask for.
+
+    Args:
+        value_of: Returns a flag's value by its name without dashes in front, None where it is not given.
+        environment: The server's environment.
+
+    Raises:
+        UnsupportedError: With a sentence for each such feature.
+    """
+    refused = [
+        feature.name
+        for feature in FEATURES
+        if any(is_asked_for(value_of(flag)) for flag, is_asked_for in feature.flags.items())
+    ]
+    if environment.get("VLLM_USE_RUST_FRONTEND", "0").strip().lower() not in ("", "0", "false"):
+        refused.append("vLLM's Rust front end (VLLM_USE_RUST_FRONTEND)")
+    _refuse(refused)
+
+
+def check_arguments(args: Namespace, environment: Mapping[str, str]) -> None:
+    """Refuse the features that a server's parsed arguments or the environment ask for.
+
+    Raises:
+        UnsupportedError: With a sentence for each such feature.
+    """
+    check_flags(lambda flag: getattr(args, flag.replace("-", "_"), None), environment)
+
+
+def check_config(config: "VllmConfig") -> None:
+    """Refuse the features that vLLM's configuration has.
+
+    Raises:
+        UnsupportedError: With a sentence for each such feature.
+    """
+    _refuse([feature.name for feature in FEATURES if feature.is_configured(config)])
+
+
+def _refuse(features: list[str]) -> None:
+    if features:
+        raise UnsupportedError(" ".join(f"PoC does not work with {feature} yet." for feature in features))
