@@ -23,11 +23,12 @@ Row = Mapping[str, Any]
 def machine() -> dict[str, Any]:
     """The processor and, where there is one, the GPU that the bench runs on."""
     described: dict[str, Any] = {
-        "cpu": _cpu_model(),
+        "cpu": _cpu_line("model name") or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "torch_threads": torch.get_num_threads(),
         "architecture": platform.machine(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
+        "bf16_instructions": _bf16_instructions(),
     }
     if torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties()
@@ -170,9 +171,15 @@ def _driver_version() -> str:
     return found[0] if found else "unknown"
 
 
-def _cpu_model() -> str:
+def _bf16_instructions() -> str:
+    """The instructions that multiply bf16 numbers, as Linux calls them."""
+    flags = _cpu_line("flags").split()
+    return " ".join(flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags) or "none"
+
+
+def _cpu_line(name: str) -> str:
     # `platform.processor()` is empty on many Linux systems.
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
+        if line.startswith(name):
             return line.partition(":")[2].strip()
-    return platform.machine()
+    return ""

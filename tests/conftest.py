@@ -18,12 +18,30 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
 # The same examples each time, so that a failure is of the change at hand; `make test-all` looks for new ones.
-hypothesis.settings.register_profile("repeatable", derandomize=True)
+# How long an example takes is the machine's affair.
+hypothesis.settings.register_profile(
+    "exploring", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile(
+    "repeatable", hypothesis.settings.get_profile("exploring"), derandomize=True
+)
 hypothesis.settings.load_profile("repeatable")
 
 # Where this runs in the background of a shell, SIGINT is ignored, and every process started from here would
 # inherit that. Tests that press Ctrl-C need what a terminal gives.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_report_header() -> str:
+    """Say what the numbers of this run come from."""
+    from _report import machine
+
+    from hallmark.server.demo_model import demo_dtype
+
+    described = machine()
+    processor = "{cpu}, {cores} cores, {instructions}, instructions for bf16: {bf16_instructions}"
+    where = described.get("gpu") or processor.format_map(described)
+    return f"hallmark: {where}; models in {demo_dtype()}, in both dtypes where it matters"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

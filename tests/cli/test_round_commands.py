@@ -181,7 +181,7 @@ async def test_watching_off_a_terminal_is_a_line_a_look_until_the_round_stops(no
     result = await watching
     assert result.code == 0
     lines = result.out.splitlines()
-    assert len(lines) >= 3
+    assert len(lines) >= 2
     assert all(line.startswith("GENERATING  checked ") for line in lines[:-1])
     assert lines[-1].startswith("STOPPED  checked ")
     assert lines[-1].endswith("  enough seen")
@@ -298,8 +298,8 @@ async def test_fraud_among_several_is_code_1(node: Node, tmp_path: Path) -> None
         "fraud",
         "error",
     ]
-    # The keys' distances are unrelated, so no mean of them is too low.
-    assert "fraud (binomial, rms)" in " ".join(result.out.replace("│", " ").split())
+    # The keys' distances are unrelated; whether their mean is too low as well is chance.
+    assert "fraud (binomial, rms" in " ".join(result.out.replace("│", " ").split())
     below = result.out.splitlines()[-1]
     assert below.startswith("error of proof 3: POST /api/v1/pow/validate: 409: ")
 

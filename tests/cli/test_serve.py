@@ -14,7 +14,7 @@ from descendants import descendants, wait_until_gone
 
 from hallmark.server.processes import ChildProcess, free_port
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(1200)]
 
 
 @contextmanager
@@ -29,7 +29,7 @@ def wait_for(text: str, process: ChildProcess) -> None:
     """Return when the text stands in the log."""
     assert process.log is not None
     log = process.log
-    process.wait_until(lambda: text in log.read_text(errors="replace"), seconds=300)
+    process.wait_until(lambda: text in log.read_text(errors="replace"), seconds=600)
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_a_server_that_came_up_without_proof_of_compute_is_stopped(
     with serving(demo_model_directory, tmp_path / "log", *flags, port=free_port()) as process:
         wait_for("Initializing a V1 LLM engine", process)
         below = descendants(process.pid)
-        assert process.wait(300) == 2
+        assert process.wait(600) == 2
     wait_until_gone(below)
     assert (
         "hallmark: the server is up without proof of compute and is stopped: "
@@ -91,7 +91,7 @@ def test_nothing_stays_of_a_server_that_is_stopped_while_it_starts(
 def test_the_exit_code_is_vllms(tmp_path: Path) -> None:
     (tmp_path / "no-model").mkdir()
     with serving(tmp_path / "no-model", tmp_path / "log", port=free_port()) as process:
-        assert process.wait(120) == 1
+        assert process.wait(600) == 1
     assert "no-model" in process.log_tail(100)
 
 

@@ -1,5 +1,6 @@
 """Fixtures of the end-to-end tests."""
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -8,31 +9,47 @@ import httpx
 import pytest
 from node import HALLMARK, TIGHT, Node, Receiver, running_node
 
+from hallmark.server.demo_model import demo_dtype
 from hallmark.server.processes import ChildProcess, free_port
 
+# The one that is fast here comes first; tests that any dtype will do for have it alone.
+DTYPES = sorted(("bfloat16", "float32"), key=lambda dtype: dtype != demo_dtype())
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Serve the model in both dtypes, one after the other, to the tests that depend on it."""
+    if "dtype" in metafunc.fixturenames:
+        both = metafunc.definition.get_closest_marker("both_dtypes") is not None
+        metafunc.parametrize("dtype", DTYPES if both else DTYPES[:1], scope="session")
+
 
 @pytest.fixture(scope="session")
-def node(demo_model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+def node(dtype: str, demo_model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A server that runs eagerly; shared, so each test leaves it stopped and healthy."""
     log = tmp_path_factory.mktemp("node") / "server.log"
-    with running_node(demo_model_directory, log, "--enforce-eager", *TIGHT) as node:
+    with running_node(demo_model_directory, log, "--enforce-eager", *TIGHT, dtype=dtype) as node:
         yield node
 
 
 @pytest.fixture(scope="session")
-def compiled(demo_model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+def compiled(
+    dtype: str, demo_model_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Node]:
     """A server that compiles its model for embeddings too, so that PoC's forward is compiled."""
     log = tmp_path_factory.mktemp("compiled") / "server.log"
-    with running_node(demo_model_directory, log, "--enable-prompt-embeds", *TIGHT) as node:
+    with running_node(demo_model_directory, log, "--enable-prompt-embeds", *TIGHT, dtype=dtype) as node:
         yield node
 
 
 @pytest.fixture(scope="session")
-def pair(demo_model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+def pair(dtype: str, demo_model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A server of two tensor-parallel ranks; the last test that uses it ends it."""
     log = tmp_path_factory.mktemp("pair") / "server.log"
     flags = ("--enforce-eager", "--tensor-parallel-size", "2", *TIGHT)
-    with running_node(demo_model_directory, log, *flags, VLLM_CPU_OMP_THREADS_BIND="0|1") as node:
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    assert len(cores) == 2, f"two ranks need two cores; this process may use {cores}"
+    bind = "|".join(map(str, cores))
+    with running_node(demo_model_directory, log, *flags, dtype=dtype, VLLM_CPU_OMP_THREADS_BIND=bind) as node:
         yield node
 
 

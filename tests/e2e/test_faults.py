@@ -16,7 +16,7 @@ CLAIMS = proof(ROUND, NONCES, [1.0] * len(NONCES))
 
 
 @pytest.fixture(params=["node", "pair"])
-def server(request: pytest.FixtureRequest) -> Iterator[Node]:
+def server(request: pytest.FixtureRequest, dtype: str) -> Iterator[Node]:
     server: Node = request.getfixturevalue(request.param)
     yield server
     server.poc("/stop")

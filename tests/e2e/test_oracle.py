@@ -23,21 +23,22 @@ async def oracle_distances(engine: TransformersEngine, round_: Round, nonces: li
     return [distance for batch in done.batches or () for distance in batch.distances]
 
 
+@pytest.mark.both_dtypes
 @pytest.mark.parametrize("use_random_projection", [True, False])
 def test_distances_agree_with_transformers(
-    node: Node, demo_model_directory: Path, use_random_projection: bool
+    node: Node, dtype: str, demo_model_directory: Path, use_random_projection: bool
 ) -> None:
     request = round_request(seq_len=64, use_random_projection=use_random_projection)
     nonces = list(range(1000, 1000 + 2 * BATCH_SIZE))
     node.poc("/init/validate", request)
     answer = node.poc("/validate", proof(request, nonces, [1.0] * len(nonces)))
 
-    engine = TransformersEngine(demo_model_directory, served_names=("demo",))
+    engine = TransformersEngine(demo_model_directory, dtype=dtype, served_names=("demo",))
     round_ = Round.resolve(PoCConfig(**request), engine.model)
     assert node.status()["config"]["input_scale"] == round_.input_scale, (
         "both read it off the embedding table"
     )
     expected = asyncio.run(oracle_distances(engine, round_, nonces))
     errors = [abs(a - b) for a, b in zip(answer["computed_distances"], expected, strict=True)]
-    tolerance = ENGINE_TOLERANCES[("bfloat16", "transformers")]
+    tolerance = ENGINE_TOLERANCES[dtype, "transformers"]
     assert max(errors) < tolerance * round_.distance_std

@@ -13,7 +13,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from scipy import stats
 
 from hallmark.poc.law import distance_std, r_target_for
-from hallmark.server.demo_model import demo_dtype
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
@@ -48,6 +47,7 @@ def generate(node: Node, receiver: Receiver, round_: dict[str, Any], least: int)
     return of_this_round(bodies)
 
 
+@pytest.mark.both_dtypes
 def test_a_round_is_found_delivered_and_validated_while_chat_is_answered(
     node: Node, receiver: Receiver
 ) -> None:
@@ -95,6 +95,7 @@ def test_a_round_is_found_delivered_and_validated_while_chat_is_answered(
         assert verdict["fraud_detected"] is False
 
 
+@pytest.mark.both_dtypes
 def test_forgeries_are_caught_each_with_its_p_value(node: Node, receiver: Receiver) -> None:
     round_ = round_request(valid_rate=0.5, fraud_threshold=1e-7)
     honest = generate(node, receiver, round_, 60)[0]
@@ -127,16 +128,20 @@ def test_forgeries_are_caught_each_with_its_p_value(node: Node, receiver: Receiv
 
 @pytest.mark.parametrize("block", ["block a", "block b", "0xC0FFEE"])
 def test_the_valid_rate_follows_the_closed_form(node: Node, block: str) -> None:
-    """At least 2,000 nonces lie within the law's binomial 99.9 % interval, on the real model."""
+    """At least 2,000 nonces lie within the law's binomial interval, on the real model.
+
+    It holds all but one draw in ten million: which nonces are in depends on when the round is stopped.
+    """
     rate = 0.25
     node.poc("/init/generate", round_request(block_hash=block, valid_rate=rate, seq_len=16))
     node.wait_for(lambda status: status["total_checked"] >= 2_000)
     node.poc("/stop")
     status = node.status()
-    low, high = stats.binom.interval(0.999, status["total_checked"], rate)
+    low, high = stats.binom.interval(1 - 1e-7, status["total_checked"], rate)
     assert low <= status["total_valid"] <= high
 
 
+@pytest.mark.both_dtypes
 def test_a_distance_does_not_depend_on_its_batch_mates(node: Node) -> None:
     round_ = round_request()
     node.poc("/init/validate", round_)
@@ -149,14 +154,15 @@ def test_a_distance_does_not_depend_on_its_batch_mates(node: Node) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.both_dtypes
 def test_distances_are_the_same_after_a_restart(
-    node: Node, demo_model_directory: Path, tmp_path: Path
+    node: Node, dtype: str, demo_model_directory: Path, tmp_path: Path
 ) -> None:
     """Specification 6.1: determinism, same seed, same projection, in another process."""
     round_, nonces = round_request(), list(range(40))
     node.poc("/init/validate", round_)
     before = computed(node, round_, nonces)
-    with running_node(demo_model_directory, tmp_path / "again.log", "--enforce-eager") as again:
+    with running_node(demo_model_directory, tmp_path / "again.log", "--enforce-eager", dtype=dtype) as again:
         again.poc("/init/validate", round_)
         assert computed(again, round_, nonces) == before
         shut_down_in_the_middle_of_a_batch(again, round_)
@@ -179,6 +185,7 @@ def shut_down_in_the_middle_of_a_batch(node: Node, round_: dict[str, Any]) -> No
     assert node.process.wait(60) == 0
 
 
+@pytest.mark.both_dtypes
 def test_projection_and_its_absence_give_other_distances(node: Node) -> None:
     """Specification 6.1: backward compatibility, an optional flag; memory overhead is reported."""
     nonces = list(range(8))
@@ -194,6 +201,7 @@ def test_projection_and_its_absence_give_other_distances(node: Node) -> None:
     assert all(a != b for a, b in zip(*distances, strict=True))
 
 
+@pytest.mark.both_dtypes
 def test_inference_is_not_touched(node: Node) -> None:
     """No byte of inference's KV cache changes, guard values hold, greedy completions are identical."""
     prompts = ["The proof of the pudding", "In the beginning", "1, 2, 3, 4"]
@@ -213,6 +221,7 @@ def test_inference_is_not_touched(node: Node) -> None:
     assert [node.complete(prompt) for prompt in prompts] == before
 
 
+@pytest.mark.both_dtypes
 def test_every_nonce_of_a_broken_model_is_reported_as_failed(node: Node, receiver: Receiver) -> None:
     """Nothing is dropped in silence: there is no verdict, and generation counts no valid nonce."""
     round_ = round_request()
@@ -251,7 +260,8 @@ def test_a_round_that_dies_stops_with_its_reason_and_gives_the_chat_back(node: N
     node.wait_for(lambda status: status["total_checked"] > 0)
 
 
-def test_the_status_names_the_numerics_and_the_batch_shape(node: Node) -> None:
+@pytest.mark.both_dtypes
+def test_the_status_names_the_numerics_and_the_batch_shape(node: Node, dtype: str) -> None:
     node.poc("/init/validate", round_request(batch_size=100))
     status = node.status()
     assert status["config"]["batch_size"] == BATCH_SIZE, "lowered to what fits, and reported"
@@ -260,7 +270,7 @@ def test_the_status_names_the_numerics_and_the_batch_shape(node: Node) -> None:
     assert numerics["forward"] == "eager"
     assert numerics["kernels"] == "reference"
     assert numerics["final_norm"] == "last rows"
-    assert (numerics["dtype"], numerics["tensor_parallel_size"]) == (demo_dtype(), 1)
+    assert (numerics["dtype"], numerics["tensor_parallel_size"]) == (dtype, 1)
     assert (numerics["batch_size"], numerics["seq_len"]) == (BATCH_SIZE, 32)
 
 
@@ -298,6 +308,7 @@ def test_vllms_metrics_have_ours_and_agree_with_the_status(node: Node, path: str
     assert ours["max_stall_met"] == validation["max_stall_is_met"]
 
 
+@pytest.mark.both_dtypes
 def test_a_batch_of_other_settings_is_refused_not_judged(node: Node, receiver: Receiver) -> None:
     """Another length or dtype gives other distances, which is nobody's fraud."""
     batch = generate(node, receiver, round_request(), BATCH_SIZE)[0]

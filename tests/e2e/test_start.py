@@ -12,7 +12,7 @@ from node import HALLMARK, running_node
 
 from hallmark.server.processes import ChildProcess, free_port
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(1200)]
 
 VLLM = (sys.executable, "-P", "-m", "vllm.entrypoints.openai.api_server", "--model")
 
@@ -24,7 +24,7 @@ def run_to_its_end(command: tuple[str, ...], log: Path, **environment: str) -> t
         *("--additional-config.hallmark.outbox_path", "memory"),
     ]
     with ChildProcess("server", [*command, *flags], log=log, environment=environment) as process:
-        code = process.wait(240)
+        code = process.wait(600)
     assert code is not None, log.read_text()[-4000:]
     return code, log.read_text()
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 RANK = """
-import sys, time
+import os, sys
 from datetime import timedelta
 import torch.distributed as dist
 from hallmark.poc.engine.agreement import Agreement
 
-rank, store, method, outcome = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
+rank, store, method, outcome, patience = int(sys.argv[1]), *sys.argv[2:5], float(sys.argv[5])
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
 
 def step():
@@ -22,22 +22,25 @@ def step():
 
 if outcome != "is stuck":
     try:
-        said = getattr(Agreement(dist.group.WORLD, timedelta(seconds=5)), method)("a step", step)
+        said = getattr(Agreement(dist.group.WORLD, timedelta(seconds=patience)), method)("a step", step)
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
-    print(said, flush=True)
-    # Workers live on after a vote; one that ended here would close the others' connections.
-    sys.stdin.read()
 else:
-    time.sleep(10)
+    said = "is stuck"
+print(said, flush=True)
+# Workers live on after a vote; one that ended here would close the others' connections.
+sys.stdin.read()
+# Gloo's threads may abort a process that is torn down while the other one closes.
+os._exit(0)
 """
 STOPPED = 70
 
 
-def take(tmp_path: Path, method: str, *steps: str) -> list[tuple[int, str, str]]:
+def take(tmp_path: Path, method: str, *steps: str, patience: float = 60.0) -> list[tuple[int, str, str]]:
+    store = str(tmp_path / "store")
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-P", "-c", RANK, str(rank), str(tmp_path / "store"), method, step],
+            [sys.executable, "-P", "-c", RANK, str(rank), store, method, step, str(patience)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -78,7 +81,7 @@ def test_ranks_that_are_divided_after_it_stop(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_rank_stops_when_another_does_not_come(tmp_path: Path, method: str) -> None:
-    code, out, err = take(tmp_path, method, "succeeds", "is stuck")[0]
+    code, out, err = take(tmp_path, method, "succeeds", "is stuck", patience=2)[0]
     assert (code, out) == (STOPPED, "")
     assert "did not come to the vote after a step" in err
 

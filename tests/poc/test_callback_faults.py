@@ -41,7 +41,7 @@ CAP = 0.2
 SETTINGS: dict[str, Any] = {
     "callback_backoff_base": 0.02,
     "callback_backoff_cap": CAP,
-    "callback_timeout": 1.5,
+    "callback_timeout": 4.0,
     "callback_max_retries": None,
 }
 NUMBERS = list(range(6))
@@ -169,7 +169,7 @@ class TestFaultsOfAnAnswer:
             ({"fault": "status", "status": 429}, 1),
             ({"fault": "status", "status": 302, "headers": {"Location": "/elsewhere/generated"}}, 1),
             ({"fault": "slow", "seconds": 0.1}, 0),
-            ({"fault": "slow", "seconds": 3.0}, 1),
+            ({"fault": "slow", "seconds": 8.0}, 1),
             ({"fault": "slow head", "seconds": 0.1}, 1),
             ({"fault": "cut before", "times": 3}, 3),
             ({"fault": "cut head", "times": 3}, 3),

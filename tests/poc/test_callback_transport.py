@@ -214,8 +214,8 @@ async def test_an_address_that_swallows_everything_costs_seconds_once(server: Se
             second = loop.time() - started - first
         for filler in fillers:
             filler.close()
-    assert 1.5 < first < 8
-    assert second < 1, "the address that answered goes first from then on"
+    assert first > 1.5
+    assert second < 1.5, "the address that answered goes first from then on"
     assert (len(server.heads), server.connections) == (2, 1)
 
 

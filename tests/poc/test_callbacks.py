@@ -430,7 +430,7 @@ class TestOutbox:
         await outbox.post("http://down.example", "generated", {"n": 1})
         for n in range(3):
             await outbox.post("http://up.example", "validated", {"n": n})
-        await eventually(lambda: len(delivered) == 3)
+        await eventually(lambda: outbox.stats()["delivered"] == 3)
         stats = outbox.stats()
         assert (stats["delivered"], stats["queued"], stats["in_flight"]) == (3, 1, 1)
         assert stats["receivers"]["http://down.example"]["queued"] == 1
@@ -440,12 +440,16 @@ class TestOutbox:
     async def test_no_more_receivers_are_called_at_once_than_is_allowed(self) -> None:
         at_once: list[int] = []
         calls = 0
+        are_three = asyncio.Event()
 
         async def answer(_: httpx.Request) -> httpx.Response:
             nonlocal calls
             calls += 1
             at_once.append(calls)
-            await asyncio.sleep(0.01)
+            if calls == 3:
+                are_three.set()
+            await are_three.wait()
+            await asyncio.sleep(0)
             calls -= 1
             return httpx.Response(200)
 

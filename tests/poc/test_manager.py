@@ -418,10 +418,11 @@ class TestValidation:
 
     async def test_fabricated_distances_are_fraud(self, manager: PoCManager) -> None:
         await manager.start_round(config(), VALIDATING)
-        forged = await honest_proof(config(), range(20), dist=(2**0.5,) * 20)
+        forged = await honest_proof(config(), range(20), dist=(1.0,) * 20)
         validated = await manager.validate(forged)
         assert validated.fraud_detected
-        assert validated.n_invalid > 10
+        # Each is several s away from what is computed.
+        assert validated.n_invalid == 20
 
     async def test_jobs_share_batches_in_order(self, engine: Engine, manager: PoCManager) -> None:
         await manager.start_round(config(), VALIDATING)
@@ -608,12 +609,12 @@ class TestFailures:
     ) -> None:
         engine.is_idle = True
         await manager.start_round(config())
-        await eventually(lambda: engine.calls.count("start") >= 4)
+        # How many a call may compute follows from how long the first ones took.
+        await eventually(lambda: len(engine.keys) > engine.calls.count("start") >= 4)
         await manager.stop()
         await eventually(lambda: engine.calls[-1] == "close")
         walked = [nonce for keys in engine.keys for _, nonce in keys]
         assert walked == list(range(len(walked))), "the walk goes on from batch to batch"
-        assert len(engine.keys) > engine.calls.count("start")
         status = manager.status()
         assert status["total_checked"] == len(walked), "a call in flight at the stop is counted"
         batches = status["batches"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from rounds import BLOCK, make_round
 from scipy.stats import binom, kstest
-from tolerances import DISTANCE_TOLERANCES
+from tolerances import DISTANCE_TOLERANCES, ROUNDOFF
 from transformers_engine import TransformersEngine, tiny_model
 
 from hallmark.poc.engine_protocol import PoCEngine
@@ -23,9 +23,15 @@ SEQ_LEN = 12
 TABLE = independent_verifier.table()
 
 
+@pytest.fixture(scope="module", params=[torch.bfloat16, torch.float32])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    wanted: torch.dtype = request.param
+    return wanted
+
+
 @pytest.fixture(scope="module")
-def engine() -> TransformersEngine:
-    return TransformersEngine(tiny_model(hidden_size=WIDTH))
+def engine(dtype: torch.dtype) -> TransformersEngine:
+    return TransformersEngine(tiny_model(hidden_size=WIDTH, dtype=dtype))
 
 
 def opened(engine: TransformersEngine, **settings: object) -> Round:
@@ -45,22 +51,26 @@ def test_the_oracle_is_an_engine(engine: TransformersEngine) -> None:
     assert seen.model.hidden_size == WIDTH
 
 
-def test_without_projection_it_is_the_plain_definition(engine: TransformersEngine) -> None:
+def test_without_projection_it_is_the_plain_definition(
+    engine: TransformersEngine, dtype: torch.dtype
+) -> None:
     """Acceptance criterion 6.1: Backward compatibility with Phase 1-5 (optional flag)."""
     round_ = opened(engine, use_random_projection=False)
     keys = [("key", nonce) for nonce in range(8)]
     inputs = torch.stack([by_hand("embeds", round_, n, SEQ_LEN * WIDTH) for n in range(8)])
-    hidden = last_hidden(engine._model, inputs.view(8, SEQ_LEN, WIDTH).to(torch.bfloat16))
+    hidden = last_hidden(engine._model, inputs.view(8, SEQ_LEN, WIDTH).to(dtype))
     expected = []
     for nonce in range(8):
         z, h = by_hand("target", round_, nonce, WIDTH), hidden[nonce].double()
         expected.append(math.dist((h / h.norm()).tolist(), (z / z.norm()).tolist()))
-    tolerance = DISTANCE_TOLERANCES[torch.bfloat16, "same hidden state"]
+    tolerance = DISTANCE_TOLERANCES[dtype, "same hidden state"]
     assert engine.distances(keys) == pytest.approx(expected, abs=tolerance, rel=0)
     assert asyncio.run(engine.open_round(round_.spec())) == 0, "no projection, no memory"
 
 
-def test_with_projection_it_is_the_definition_of_the_protocol(engine: TransformersEngine) -> None:
+def test_with_projection_it_is_the_definition_of_the_protocol(
+    engine: TransformersEngine, dtype: torch.dtype
+) -> None:
     round_ = opened(engine)
     assert round_.input_scale != 1.0
     pre, post = (
@@ -81,23 +91,23 @@ def test_with_projection_it_is_the_definition_of_the_protocol(engine: Transforme
     keys = [("key", nonce) for nonce in range(8)]
     drawn = torch.stack([by_hand("embeds", round_, n, SEQ_LEN * WIDTH) for n in range(8)])
     x = drawn.view(8, SEQ_LEN, WIDTH) * round_.input_scale
-    inputs = RoundTensors(round_.spec(), torch.bfloat16, "cpu").inputs(keys)
+    inputs = RoundTensors(round_.spec(), dtype, "cpu").inputs(keys)
     exact = x + x @ pre
-    # The float32 sum is rounded to bf16 once: half a unit in the last place, and the sum's own error.
-    torch.testing.assert_close(inputs.double(), exact, rtol=2.0**-8 * 1.001, atol=1e-7)
+    # The float32 sum is rounded to the dtype once: half a unit in the last place, and the sum's own error.
+    torch.testing.assert_close(inputs.double(), exact, rtol=ROUNDOFF[dtype] * 1.001, atol=2.5e-7)
     h = last_hidden(engine._model, inputs).double()
     h = h + h @ post
     expected = [
         math.dist((row / row.norm()).tolist(), (z / z.norm()).tolist())
         for row, z in zip(h, (by_hand("target", round_, n, WIDTH) for n in range(8)), strict=True)
     ]
-    tolerance = DISTANCE_TOLERANCES[torch.bfloat16, "post projection in float64"]
+    tolerance = DISTANCE_TOLERANCES[dtype, "post projection in float64"]
     assert engine.distances(keys) == pytest.approx(expected, abs=tolerance, rel=0)
 
 
 @pytest.mark.parametrize("projection", [False, True])
 def test_a_distance_does_not_depend_on_its_batch_mates(engine: TransformersEngine, projection: bool) -> None:
-    """Bit-identical for a dense bf16 model, in every slot."""
+    """Bit-identical for a dense model, in every slot."""
     opened(engine, use_random_projection=projection)
     first = engine.distances([("key", nonce) for nonce in range(8)])
     for slot in range(8):

@@ -17,7 +17,7 @@ from hallmark.server.processes import ChildProcess, free_port
 
 BATCH_SIZE = 32
 SEQ_LEN = 256
-START_SECONDS = 240.0
+START_SECONDS = 600.0
 # So few blocks of cache (of 128 tokens on a CPU, 16 on most GPUs) that requests are preempted, and prompts in
 # chunks.
 BLOCKS = 160 if torch.cuda.is_available() else 20
@@ -82,9 +82,17 @@ class Node:
 
 @contextmanager
 def running_node(
-    model: Path, log: Path, *flags: str, settings: dict[str, Any] | None = None, **environment: str
+    model: Path,
+    log: Path,
+    *flags: str,
+    settings: dict[str, Any] | None = None,
+    dtype: str | None = None,
+    **environment: str,
 ) -> Iterator[Node]:
-    """Start `hallmark serve` on the model, wait until it is ready, and end it afterwards."""
+    """Start `hallmark serve` on the model, wait until it is ready, and end it afterwards.
+
+    Where no dtype is given, it is the one that is fast on this machine.
+    """
     port = free_port()
     config = {
         "hallmark": {
@@ -96,7 +104,7 @@ def running_node(
     }
     command = [
         *(*HALLMARK, "serve", str(model), "--host", "127.0.0.1", "--port", str(port)),
-        *("--served-model-name", "demo", "--dtype", demo_dtype(), "--max-model-len", "2048"),
+        *("--served-model-name", "demo", "--dtype", dtype or demo_dtype(), "--max-model-len", "2048"),
         *("--max-num-seqs", str(BATCH_SIZE), "--additional-config", json.dumps(config)),
         *("--worker-extension-cls", "probe.Probe"),
         *flags,

@@ -48,7 +48,8 @@ class TransformersEngine:
     """`PoCEngine` over a transformers model on the CPU.
 
     Args:
-        model: The model, or the directory of one, which is then in the dtype that servers of the tests use.
+        model: The model, or the directory of one.
+        dtype: What the model of a directory is loaded in; where none is given, the dtype that is fast here.
         served_names: What the model is served as.
         max_batched_tokens: Most tokens of a batch.
         max_sequences: Most nonces of a batch.
@@ -58,14 +59,14 @@ class TransformersEngine:
         self,
         model: PreTrainedModel | Path,
         *,
+        dtype: str | None = None,
         served_names: Sequence[str] = ("tiny",),
         max_batched_tokens: int = 8192,
         max_sequences: int = 128,
     ) -> None:
         if isinstance(model, Path):
-            dtype = getattr(torch, demo_dtype())
             model = AutoModelForCausalLM.from_pretrained(
-                model, dtype=dtype, attn_implementation="eager"
+                model, dtype=getattr(torch, dtype or demo_dtype()), attn_implementation="eager"
             ).eval()
         self._model = model
         self._dtype: torch.dtype = model.dtype
