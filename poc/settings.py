@@ -50,7 +50,9 @@ class Settings(BaseModel):
     seq_len: _Count = Field(
         256, description="Input length of the largest batch; longer ones get smaller batches."
     )
-    allow_unsupported_vllm: bool = Field(False, description="Start on a vLLM outside the tested range.")
+    allow_unsupported_vllm: bool = Field(
+        False, description="Start on a vLLM newer than the tested ones that lacks something."
+    )
 
     api_key: SecretStr | None = Field(None, min_length=1, description="Token of the control routes.")
     api_key_file: str | None = Field(
