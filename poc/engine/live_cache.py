@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hallmark.poc.engine.attention import PrivateAttention, UsedCache
 from hallmark.poc.engine.support import AttentionLayer
@@ -32,15 +32,29 @@ class LiveCacheGuard:
     """Watches one forward of a model, and says whether it kept to the private cache.
 
     Args:
-        model: What to call the model in a refusal.
-        live: Inference's attention layers, by name.
+        name: What to call the model in a refusal.
+        model: The model that a PoC batch runs.
+        live: Inference's attention layers, by name; those of a draft model are among them.
         attention: The private ones.
     """
 
-    def __init__(self, model: str, live: Mapping[str, AttentionLayer], attention: PrivateAttention) -> None:
-        self._model = model
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        live: Mapping[str, AttentionLayer],
+        attention: PrivateAttention,
+    ) -> None:
+        self._name = name
         self._live = live
         self._attention = attention
+        own = set(model.modules())
+        # Layers that read another one's cache write none.
+        self._writers = {
+            layer
+            for layer, module in live.items()
+            if module in own and layer not in attention.sharing_targets
+        }
         self._written: dict[str, Tensor] = {}
         self._before: dict[str, Tensor] = {}
         self._after: dict[str, Tensor] = {}
@@ -54,13 +68,12 @@ class LiveCacheGuard:
         used = self._attention.used_caches(batch_size, seq_len)
         scratch = {name: _bits(self._attention.scratch[name][used[name].blocks]) for name in self._live}
         # A layer that others read from has a scratch of its own; the rest take turns on one.
-        readers = self._attention.sharing_targets.keys()
         kept = set(self._attention.sharing_targets.values())
         for bits in scratch.values():
             bits.fill_(_UNTOUCHED[bits.element_size()])
 
         def note(layer: str) -> None:
-            if layer in readers:
+            if layer not in self._writers:
                 return
             bits = scratch[layer]
             pattern = _UNTOUCHED[bits.element_size()]
@@ -68,7 +81,7 @@ class LiveCacheGuard:
             if layer not in kept:
                 bits.fill_(pattern)
 
-        self._expected = {name: used[name].kv_bytes for name in self._live if name not in readers}
+        self._expected = {layer: used[layer].kv_bytes for layer in self._live if layer in self._writers}
         self._before = self._checksums(used)
         self._attention.observer = note
         try:
@@ -88,7 +101,7 @@ class LiveCacheGuard:
         ]
         if overwritten:
             raise UnsupportedError(
-                f"PoC does not work with {self._model} yet: it writes keys and values into inference's KV "
+                f"PoC does not work with {self._name} yet: it writes keys and values into inference's KV "
                 f"cache by itself, past PoC's private one, and would overwrite those of live requests "
                 f"({_named(overwritten)})"
             )
@@ -99,7 +112,7 @@ class LiveCacheGuard:
         ]
         if missed:
             raise UnsupportedError(
-                f"PoC does not work with {self._model} yet: keys and values do not reach PoC's private cache "
+                f"PoC does not work with {self._name} yet: keys and values do not reach PoC's private cache "
                 f"({_named(missed)})"
             )
 

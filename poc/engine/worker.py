@@ -95,10 +95,8 @@ class PoCWorker:
             self._preemptible.checkpoint,
         )
         self._forward = ModelForward(self._model, config, self.attention, self._device)
-        architecture = type(self._model).__name__
-        self._guard = LiveCacheGuard(
-            f"the model {config.model_config.model} ({architecture})", layers, self.attention
-        )
+        name = f"the model {config.model_config.model} ({type(self._model).__name__})"
+        self._guard = LiveCacheGuard(name, self._model, layers, self.attention)
         # Set where vLLM has measured it, on GPUs.
         self._step_bytes = int(getattr(worker, "peak_activation_memory", 0))
         self._fingerprint = partial(numerics, config, layers, self._device, runner)

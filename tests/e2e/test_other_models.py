@@ -1,6 +1,7 @@
 """Other models than Qwen3: another final norm, latent attention, experts; rounds go as with any other."""
 
 import asyncio
+import json
 import random
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def check_with_transformers(model: Path, distances: list[float]) -> None:
     keys = [(round_.config.public_key, nonce) for nonce in NONCES]
     expected = engine.distances(keys[:BATCH_SIZE]) + engine.distances(keys[BATCH_SIZE:])
     errors = [abs(a - b) for a, b in zip(distances, expected, strict=True)]
-    assert max(errors) < ENGINE_TOLERANCES["bfloat16", "transformers"] * round_.distance_std
+    assert max(errors) < ENGINE_TOLERANCES[engine.model.dtype, "transformers"] * round_.distance_std
 
 
 def test_a_model_with_a_norm_of_its_own(gemma: Path, tmp_path: Path) -> None:
@@ -54,6 +55,20 @@ def test_a_model_with_a_norm_of_its_own(gemma: Path, tmp_path: Path) -> None:
         distances = distances_on(node)
         assert node.status()["numerics"]["final_norm"] == "the model's own"
     check_with_transformers(gemma, distances)
+
+
+@pytest.mark.next
+def test_a_model_beside_its_draft_model(demo_model_directory: Path, tmp_path: Path) -> None:
+    """Whose layers are inference's too, and which a PoC batch does not run."""
+    draft = {"method": "draft_model", "model": str(demo_model_directory), "num_speculative_tokens": 2}
+    flags = ("--enforce-eager", "--speculative-config", json.dumps(draft))
+    with running_node(demo_model_directory, tmp_path / "server.log", *flags) as node:
+        alone = node.complete("The proof of the pudding")
+        cache = node.probe("cache_checksum")
+        distances = distances_on(node)
+        assert node.probe("cache_checksum") == cache
+        assert node.complete("The proof of the pudding") == alone
+    check_with_transformers(demo_model_directory, distances)
 
 
 def test_a_model_with_latent_attention_and_experts(deepseek: Path, tmp_path: Path) -> None:

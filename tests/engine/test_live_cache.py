@@ -1,12 +1,11 @@
 """What is found out about a forward that does not keep to the private cache."""
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hallmark.poc.engine.attention import UsedCache
 from hallmark.poc.engine.live_cache import LiveCacheGuard
@@ -18,6 +17,12 @@ TOKENS = 40  # two blocks and a half
 DTYPES = [torch.bfloat16, torch.float16, torch.float32, torch.float8_e4m3fn]
 
 
+class Layer(nn.Module):
+    def __init__(self, kv_cache: Tensor) -> None:
+        super().__init__()
+        self.kv_cache = kv_cache
+
+
 class Attention:
     """Inference's layers and the private ones, as far as the guard looks at them.
 
@@ -27,7 +32,8 @@ class Attention:
     def __init__(self, layers: int, dtype: torch.dtype, sharing: dict[str, str]) -> None:
         names = [f"layers.{index}" for index in range(layers)]
         shape = (8, HEADS, BLOCK, 2 * HEAD)
-        self.live = {name: SimpleNamespace(kv_cache=random(shape, dtype)) for name in names}
+        self.live: dict[str, Any] = {name: Layer(random(shape, dtype)) for name in names}
+        self.model = nn.ModuleList(self.live.values())
         used = used_blocks(1, TOKENS, BLOCK)
         self.sharing_targets = sharing
         self.scratch = allocate_scratch(
@@ -42,9 +48,14 @@ class Attention:
         kv_bytes = batch_size * seq_len * HEADS * 2 * HEAD * self._item
         return dict.fromkeys(self.live, UsedCache(used_blocks(batch_size, seq_len, BLOCK), kv_bytes))
 
+    def guard(self) -> LiveCacheGuard:
+        return LiveCacheGuard("the model X", self.model, self.live, self)  # type: ignore[arg-type]
+
     def forward(self, write: Callable[[str, Tensor, Tensor], None]) -> None:
         """Call `write(layer, its private cache, its live cache)`, and then its attention, for every layer."""
         for name in self.live:
+            if self.live[name] not in set(self.model):
+                continue
             write(name, self.scratch[name], self.live[name].kv_cache)
             assert self.observer is not None
             self.observer(name)
@@ -70,7 +81,7 @@ def told(
 ) -> str | None:
     """What the guard says of a forward; None where it lets it pass."""
     attention = Attention(layers, dtype, sharing or {})
-    guard: Any = LiveCacheGuard("the model X", attention.live, attention)  # type: ignore[arg-type]
+    guard = attention.guard()
     guard.watch(lambda: attention.forward(write), 1, TOKENS)
     assert attention.observer is None
     try:
@@ -128,7 +139,7 @@ def test_keys_and_values_that_do_not_arrive_are_missed(dtype: torch.dtype, colum
 
 def test_a_layer_whose_attention_is_not_called_is_missed() -> None:
     attention = Attention(2, torch.bfloat16, {})
-    guard: Any = LiveCacheGuard("the model X", attention.live, attention)  # type: ignore[arg-type]
+    guard = attention.guard()
     guard.watch(lambda: None, 1, TOKENS)
     with pytest.raises(UnsupportedError, match=r"do not reach .* \(layer 'layers\.0' and 1 more\)"):
         guard.check()
@@ -152,7 +163,7 @@ def test_a_layer_that_reads_another_ones_cache_writes_nothing_and_finds_what_it_
 
 def test_what_a_failing_forward_leaves_behind_is_no_observer() -> None:
     attention = Attention(1, torch.bfloat16, {})
-    guard: Any = LiveCacheGuard("the model X", attention.live, attention)  # type: ignore[arg-type]
+    guard = attention.guard()
 
     def fail() -> None:
         raise RuntimeError("out of memory")
@@ -160,3 +171,15 @@ def test_what_a_failing_forward_leaves_behind_is_no_observer() -> None:
     with pytest.raises(RuntimeError, match="out of memory"):
         guard.watch(fail, 1, TOKENS)
     assert attention.observer is None
+
+
+def test_a_draft_models_layers_are_not_waited_for_and_watched_all_the_same() -> None:
+    """They are among inference's layers, and a PoC batch does not run them."""
+    attention = Attention(3, torch.bfloat16, {})
+    attention.model = nn.ModuleList(list(attention.live.values())[:2])
+    guard = attention.guard()
+    guard.watch(lambda: attention.forward(lambda _, private, live: put(private)), 1, TOKENS)
+    guard.check()
+    guard.watch(lambda: put(attention.live["layers.2"].kv_cache), 1, TOKENS)
+    with pytest.raises(UnsupportedError, match=r"inference's KV cache by itself.*\(layer 'layers\.2'\)"):
+        guard.check()
