@@ -277,9 +277,20 @@ class Authority:
         self._directory = directory
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
-        constraints = x509.BasicConstraints(ca=True, path_length=None)
-        certificate = self._signed(self._name, self._key.public_key()).add_extension(
-            constraints, critical=True
+        public = self._key.public_key()
+        signs_certificates = x509.KeyUsage(
+            key_cert_sign=True,
+            crl_sign=True,
+            **dict.fromkeys(
+                ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"), False
+            ),
+            **dict.fromkeys(("key_agreement", "encipher_only", "decipher_only"), False),
+        )
+        certificate = (
+            self._signed(self._name, public)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .add_extension(signs_certificates, critical=True)
         )
         pem = certificate.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
         self.trusted = ssl.create_default_context(cadata=pem.decode("ascii"))
@@ -294,6 +305,10 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(days=1))
             .not_valid_after(now + datetime.timedelta(days=1))
+            # Python verifies strictly from 3.13 on.
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
+            )
         )
 
     def server_context(self, *names: str) -> ssl.SSLContext:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,29 @@ URL = "http://receiver.example/v1/poc-batches"
 NO_WAIT = wait_none()
 
 Answer = int | Exception | httpx.Response
+
+
+@pytest.fixture(autouse=True)
+def _close_what_senders_make_for_themselves(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Python warns of databases that are left open, from 3.13 on."""
+    made: list[OutboxStore] = []
+
+    def make() -> OutboxStore:
+        made.append(OutboxStore())
+        return made[-1]
+
+    monkeypatch.setattr("hallmark.poc.callbacks.OutboxStore", make)
+    yield
+    for store in made:
+        store.database.close()
+
+
+@pytest.fixture
+def store() -> Iterator[OutboxStore]:
+    """A store that a test looks into."""
+    store = OutboxStore()
+    yield store
+    store.database.close()
 
 
 class Receiver:
@@ -345,8 +368,7 @@ async def test_without_a_number_of_retries_only_the_age_ends_them() -> None:
     assert sender.stats["delivered"] == 1
 
 
-async def test_what_was_refused_is_kept_for_the_operator_and_can_be_tried_again() -> None:
-    store = OutboxStore()
+async def test_what_was_refused_is_kept_for_the_operator_and_can_be_tried_again(store: OutboxStore) -> None:
     receiver = Receiver(404)
     sender = receiver.sender(store=store)
     assert not await sender.send({"n": 1})
@@ -581,14 +603,13 @@ async def test_a_real_receiver_that_fails_for_a_while_gets_everything_once_in_or
         await outbox.close(1)
 
 
-async def test_a_receiver_that_is_not_there_is_a_failure_and_its_start_a_delivery() -> None:
+async def test_a_receiver_that_is_not_there_is_a_failure_and_its_start_a_delivery(store: OutboxStore) -> None:
     async with callback_client() as client:
         async with running_receiver() as gone:
             pass
         sender = CallbackSender(gone.url, client=client, wait=NO_WAIT)
         assert not await sender.send({"n": 1})
         assert "ConnectError" in str(sender.stats["last_error"])
-        store = OutboxStore()
         async with running_receiver() as receiver:
             sender = CallbackSender(receiver.url, client=client, store=store)
             store.queue.add(receiver.url, "generated", [b'{"n":1}'], now=time.time(), max_queued=1)

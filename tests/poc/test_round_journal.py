@@ -198,41 +198,41 @@ class TestMerge:
     def test_however_it_is_cut_every_nonce_is_reported_once_in_order(self, data: st.DataObject) -> None:
         limit = data.draw(st.sampled_from([300, 500, 2_000, 2**19]))
         kept = Kept(None, JournalLimits(max_payload_bytes=limit, max_queued=10_000))
-        identifier = kept.begin()
-        position, nonces, failed = 0, [], []
-        for is_merged, sizes in data.draw(
-            st.lists(
-                st.tuples(st.booleans(), st.lists(st.integers(1, 9), min_size=1, max_size=4)), max_size=8
-            )
-        ):
-            stretches = []
-            for size in sizes:
-                kinds = data.draw(st.lists(st.sampled_from("vf-"), min_size=size, max_size=size))
-                walk = range(position, position + size)
-                valid = tuple(n for n, kind in zip(walk, kinds, strict=True) if kind == "v")
-                lost = tuple(n for n, kind in zip(walk, kinds, strict=True) if kind == "f")
-                stretches.append(walked(position, valid, lost, size))
-                nonces += valid
-                failed += lost
-                position += size
-            kept.journal.record(identifier, stretches, 1e9)
-            if is_merged:
-                kept.journal.merge(identifier, 1e9)
-        kept.journal.merge(identifier, 1e9)
-        bodies = kept.bodies()
-        assert [nonce for body in bodies for nonce in body["nonces"]] == nonces
-        assert [nonce for body in bodies for nonce in body["failed_nonces"]] == failed
-        next_ = 0
-        for body in bodies:
-            first, last = body["covered"]
-            assert first == next_
-            assert all(first <= nonce <= last for nonce in body["nonces"] + body["failed_nonces"])
-            assert len(body["dist"]) == len(body["nonces"])
-            assert body["nonces"] or body["failed_nonces"]
-            next_ = last + 1
-        assert next_ <= position
-        assert max((delivery.size for delivery in kept.queue.listed()), default=0) <= limit
-        kept.database.close()
+        with closing(kept.database):
+            identifier = kept.begin()
+            position, nonces, failed = 0, [], []
+            for is_merged, sizes in data.draw(
+                st.lists(
+                    st.tuples(st.booleans(), st.lists(st.integers(1, 9), min_size=1, max_size=4)), max_size=8
+                )
+            ):
+                stretches = []
+                for size in sizes:
+                    kinds = data.draw(st.lists(st.sampled_from("vf-"), min_size=size, max_size=size))
+                    walk = range(position, position + size)
+                    valid = tuple(n for n, kind in zip(walk, kinds, strict=True) if kind == "v")
+                    lost = tuple(n for n, kind in zip(walk, kinds, strict=True) if kind == "f")
+                    stretches.append(walked(position, valid, lost, size))
+                    nonces += valid
+                    failed += lost
+                    position += size
+                kept.journal.record(identifier, stretches, 1e9)
+                if is_merged:
+                    kept.journal.merge(identifier, 1e9)
+            kept.journal.merge(identifier, 1e9)
+            bodies = kept.bodies()
+            assert [nonce for body in bodies for nonce in body["nonces"]] == nonces
+            assert [nonce for body in bodies for nonce in body["failed_nonces"]] == failed
+            next_ = 0
+            for body in bodies:
+                first, last = body["covered"]
+                assert first == next_
+                assert all(first <= nonce <= last for nonce in body["nonces"] + body["failed_nonces"])
+                assert len(body["dist"]) == len(body["nonces"])
+                assert body["nonces"] or body["failed_nonces"]
+                next_ = last + 1
+            assert next_ <= position
+            assert max((delivery.size for delivery in kept.queue.listed()), default=0) <= limit
 
     def test_it_is_one_transaction(self, kept: Kept) -> None:
         identifier = kept.begin()
