@@ -23,8 +23,8 @@ _INTEGERS: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int
 # What the scratch holds where nothing has been written: a number near zero in every format of a cache.
 _UNTOUCHED: Final = {1: 0x25, 2: 0x2525, 4: 0x25252525, 8: 0x2525252525252525}
 
-# A value may happen to be the pattern, and a layout may have room for more than keys and values. Keys without
-# values, or values without keys, are at most two thirds in any model.
+# A value may happen to be the pattern, and a layout may have room for more than keys and values. Where one is
+# twice as wide as the other, keys or values alone are two thirds.
 _LEAST_SHARE: Final = 0.75
 
 

@@ -77,6 +77,7 @@ class PoCWorker:
         static_context = config.compilation_config.static_forward_context
         layers = attention_layers(config, static_context)
         self._config = config
+        self._layers = layers
         self._model = runner.get_model()
         self._device: torch.device = worker.device
         self._dtype: torch.dtype = config.model_config.dtype
@@ -95,8 +96,6 @@ class PoCWorker:
             self._preemptible.checkpoint,
         )
         self._forward = ModelForward(self._model, config, self.attention, self._device)
-        name = f"the model {config.model_config.model} ({type(self._model).__name__})"
-        self._guard = LiveCacheGuard(name, self._model, layers, self.attention)
         # Set where vLLM has measured it, on GPUs.
         self._step_bytes = int(getattr(worker, "peak_activation_memory", 0))
         self._fingerprint = partial(numerics, config, layers, self._device, runner)
@@ -227,23 +226,33 @@ class PoCWorker:
 
         That is: whether the final norm can be left out, and whether the compiled model is the model.
         """
+        self._watch_live_cache(keys)
         _, _, inputs = self._agreement.without_collectives(
             "preparing the warm-up", lambda: self._prepare(keys)
         )
-        # Before any other forward: what it overwrites is nobody's yet.
-        self._agreement.with_collectives(
-            "watching inference's cache",
-            lambda: self._guard.watch(
-                lambda: self._forward.final_hidden(inputs[:1].clone()), 1, inputs.shape[1]
-            ),
-        )
-        self._agreement.without_collectives("the look at inference's cache", self._guard.check)
         self._agreement.with_collectives(
             "trying the final norm", lambda: self._forward.postpone_norm(inputs[:1].clone())
         )
         self._agreement.with_collectives(
             "trying the compiled model", lambda: self._forward.check_compiled(inputs[:1])
         )
+
+    def _watch_live_cache(self, keys: Sequence[NonceKey]) -> None:
+        """Run a batch of the largest shape, and refuse a model that writes inference's cache.
+
+        The first forward of a start: what it overwrites is nobody's yet.
+        """
+        name = f"the model {self._config.model_config.model} ({type(self._model).__name__})"
+        guard = LiveCacheGuard(name, self._model, self._layers, self.attention)
+        _, _, inputs = self._agreement.without_collectives(
+            "preparing the first forward", lambda: self._prepare(keys)
+        )
+        batch_size, seq_len, _ = inputs.shape
+        self._agreement.with_collectives(
+            "the first forward",
+            lambda: guard.watch(lambda: self._forward.final_hidden(inputs), batch_size, seq_len),
+        )
+        self._agreement.without_collectives("looking for what it has written", guard.check)
 
     @torch.inference_mode()
     def _compute(self, batches: Sequence[Sequence[NonceKey]]) -> list[dict[str, Any]]:
