@@ -1,7 +1,6 @@
 """The README's commands, from a checkout to a server that is ready, in a fresh environment."""
 
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -19,9 +18,9 @@ pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.next, pytest.mar
 
 def commands() -> list[str]:
     """The block that installs Hallmark and serves a model, without its comments."""
-    blocks = re.findall(r"```\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    [block] = [block for block in blocks if "hallmark serve" in block]
-    return [line.partition("#")[0].strip() for line in block.splitlines()]
+    blocks = (ROOT / "README.md").read_text().split("```")[1::2]
+    [block] = [block for block in blocks if "pip install ." in block]
+    return [line.partition("#")[0].strip() for line in block.strip().splitlines()]
 
 
 def environment_with_vllm(folder: Path) -> Path:
