@@ -33,9 +33,15 @@ def node(dtype: str, demo_model_directory: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="session")
 def compiled(
-    dtype: str, demo_model_directory: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    dtype: str,
+    demo_model_directory: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Node]:
     """A server that compiles its model for embeddings too, so that PoC's forward is compiled."""
+    if dtype != DTYPES[0]:
+        yield request.getfixturevalue("pair")
+        return
     log = tmp_path_factory.mktemp("compiled") / "server.log"
     with running_node(demo_model_directory, log, "--enable-prompt-embeds", *TIGHT, dtype=dtype) as node:
         yield node
@@ -43,9 +49,13 @@ def compiled(
 
 @pytest.fixture(scope="session")
 def pair(dtype: str, demo_model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """A server of two tensor-parallel ranks; the last test that uses it ends it."""
+    """A server of two tensor-parallel ranks; the last test that uses it ends it.
+
+    In the second dtype it compiles as well: one start less, and both at once.
+    """
     log = tmp_path_factory.mktemp("pair") / "server.log"
-    flags = ("--enforce-eager", "--tensor-parallel-size", "2", *TIGHT)
+    mode = "--enforce-eager" if dtype == DTYPES[0] else "--enable-prompt-embeds"
+    flags = (mode, "--tensor-parallel-size", "2", *TIGHT)
     cores = sorted(os.sched_getaffinity(0))[:2]
     assert len(cores) == 2, f"two ranks need two cores; this process may use {cores}"
     bind = "|".join(map(str, cores))

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(1200)]
 KINDS = {"greedy", "sampled", "streamed", "prefixed", "aborted", "long"}
 KEYS = [[("a prover", 100 * n + i) for i in range(4)] for n in range(5)]
 ROUND = round_request(batch_size=4, seq_len=16)
-SLICED = 120
+SLICED = 60
 CHANCE = 1e-7
 """So seldom do two runs without proofs differ as much: near-ties turn by which requests meet in a batch."""
 

@@ -1,8 +1,6 @@
 """Servers that must not start: each ends with a plain sentence, none runs on without proof of compute."""
 
-import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -29,36 +27,11 @@ def run_to_its_end(command: tuple[str, ...], log: Path, **environment: str) -> t
     return code, log.read_text()
 
 
-def altered(model: Path, copy: Path, **changes: object) -> Path:
-    """A copy of a model with another configuration."""
-    shutil.copytree(model, copy)
-    path = copy / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-    return copy
-
-
-def test_what_only_vllm_can_read_is_refused_before_an_engine_is_started(
-    demo_model_directory: Path, tmp_path: Path
-) -> None:
-    """A flag cut short, which is vLLM's to understand; a model whose configuration shows it to be unfit."""
-    model = altered(demo_model_directory, tmp_path / "model", hidden_size_per_layer_input=256)
-    serve = (*HALLMARK, "serve", str(model))
-    code, log = run_to_its_end((*serve, "--pipeline-par", "2"), tmp_path / "flag.log")
-    assert code == 2
-    assert log.endswith(
-        "hallmark: PoC does not work with pipeline parallelism (--pipeline-parallel-size > 1) yet.\n"
-    )
-    code, config_log = run_to_its_end(serve, tmp_path / "config.log")
-    assert code == 2
-    assert config_log.endswith("hallmark: PoC does not work with per-layer inputs (as in Gemma 3n) yet.\n")
-    assert "Initializing a V1 LLM engine" not in log + config_log
-
-
 def test_a_model_that_writes_inferences_cache_itself_ends_the_start(
     demo_model_directory: Path, tmp_path: Path
 ) -> None:
     """As some of vLLM 0.33's for CUDA do; no setting lets it through."""
-    model = altered(demo_model_directory, tmp_path / "model", architectures=[live_cache_writer.ARCHITECTURE])
+    model = live_cache_writer.make_model(demo_model_directory, tmp_path / "model")
     live_cache_writer.make_plugin(tmp_path / "plugin")
     support = Path(live_cache_writer.__file__).parent
     paths = [str(tmp_path / "plugin"), str(support), *filter(None, [os.environ.get("PYTHONPATH")])]
