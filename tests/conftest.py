@@ -17,6 +17,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 
+# The keys of Inductor's cache leave out the instruction set: what it generated for AVX-512 it compiles for
+# AVX2 as well (under ATEN_CPU_CAPABILITY=avx2), and half of each vector is garbage.
+os.environ.setdefault("TORCH_COMPILE_CACHE_KEY_TAG", torch.backends.cpu.get_cpu_capability())
+
 # The same examples each time, so that a failure is of the change at hand; `make test-all` looks for new ones.
 # How long an example takes is the machine's affair.
 hypothesis.settings.register_profile(
