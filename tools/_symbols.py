@@ -53,8 +53,8 @@ class Symbols:
         return path
 
     def of(self, pin: Pin) -> Definition | None:
-        """Return what stands in the place of a pin."""
-        return self.definitions[pin.key]
+        """Return what stands in the place of a pin; None where the pin is newer than the data, too."""
+        return self.definitions.get(pin.key)
 
 
 def symbols_of(version: str, read: ReadFile, model_files: Iterable[str]) -> Symbols:

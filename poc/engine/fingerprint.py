@@ -2,10 +2,11 @@
 
 import torch
 import vllm
-from vllm.config import CompilationMode, VllmConfig
+from vllm.config import VllmConfig
 
 from hallmark.kernels.path import kernel_path
 from hallmark.poc.device_name import device_name
+from hallmark.poc.engine.eager_operators import EagerOperators
 from hallmark.poc.engine.support import AttentionLayer
 
 
@@ -14,6 +15,7 @@ def numerics(
     layers: dict[str, AttentionLayer],
     device: torch.device,
     model_runner: object,
+    operators: EagerOperators,
     *,
     is_compiled: bool,
     postpones_norm: bool,
@@ -28,6 +30,7 @@ def numerics(
         layers: the model's attention layers.
         device: the worker's device.
         model_runner: vLLM's.
+        operators: those of a forward that is not compiled.
         is_compiled: whether PoC's forward runs the graph that vLLM compiled.
         postpones_norm: whether the final norm is done by PoC, on the last rows, and not by the model.
     """
@@ -46,11 +49,8 @@ def numerics(
             sorted({str(layer.kv_cache.dtype).removeprefix("torch.") for layer in layers.values()})
         ),
         "attention": " ".join(attention + versions),
-        "custom_ops": " ".join(sorted(compilation.custom_ops)) or "none",
-        # Where only inference is compiled, an eager forward still has other custom ops than on a server that
-        # compiles nothing.
         "forward": "compiled" if is_compiled else "eager",
-        "inference_compiled": compilation.mode != CompilationMode.NONE,
+        "operators": " ".join(sorted(compilation.custom_ops)) if is_compiled else operators.describe(),
         "model_runner": type(model_runner).__module__,
         "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
         "custom_all_reduce": not config.parallel_config.disable_custom_all_reduce,

@@ -1,6 +1,8 @@
 """One PoC batch through the deployed model, without touching inference's state."""
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +12,7 @@ from vllm.forward_context import create_forward_context, override_forward_contex
 
 from hallmark.kernels.final_norm import FinalNorm
 from hallmark.poc.engine.attention import PrivateAttention
+from hallmark.poc.engine.eager_operators import EagerOperators
 from hallmark.poc.engine.postponed_norm import PostponedNorm, postpone_final_norm
 from hallmark.poc.errors import EngineError
 
@@ -33,6 +36,16 @@ def compiles_embeddings(config: VllmConfig) -> bool:
     )
 
 
+@contextmanager
+def inferences_turn(operators: EagerOperators) -> Iterator[None]:
+    """Give inference what a forward has taken of the process while that stands still, and take it again.
+
+    vLLM keeps the context of a forward and the choice of operators in globals of its modules.
+    """
+    with operators.inferences(), override_forward_context(None):
+        yield
+
+
 class FinalHidden(NamedTuple):
     """What a batch's forward ends with.
 
@@ -52,6 +65,7 @@ class ModelForward:
         model: the model as vLLM loaded it, compiled or not.
         config: the engine's configuration.
         attention: the private attention layers and metadata.
+        operators: the operators that it runs where it is not compiled.
         device: the worker's device.
 
     Attributes:
@@ -59,14 +73,20 @@ class ModelForward:
     """
 
     def __init__(
-        self, model: Any, config: VllmConfig, attention: PrivateAttention, device: torch.device
+        self,
+        model: Any,
+        config: VllmConfig,
+        attention: PrivateAttention,
+        operators: EagerOperators,
+        device: torch.device,
     ) -> None:
-        self._model = model
         self._config = config
         self._attention = attention
+        self._operators = operators
         self._device = device
         self._postponed: PostponedNorm | None = None
         self.is_compiled = compiles_embeddings(config)
+        self._model = model if self.is_compiled else operators.copy_model(model)
 
     @property
     def postpones_norm(self) -> bool:
@@ -138,7 +158,9 @@ class ModelForward:
             skip_compiled=not self.is_compiled if skip_compiled is None else skip_compiled,
         )
         context = dataclasses.replace(context, no_compile_layers=self._attention.layers)
-        with override_forward_context(context):
+        # What is compiled has chosen already, and may still be compiled for a shape it has not had yet.
+        operators = nullcontext() if self.is_compiled else self._operators.chosen()
+        with operators, override_forward_context(context):
             output = model(
                 input_ids=None,
                 positions=positions,

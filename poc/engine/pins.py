@@ -320,9 +320,42 @@ PINS: Final = (
         needed_by="worker.PoCWorker",
     ),
     Pin(
+        "config/kernel.py",
+        "IrOpPriorityConfig",
+        (Call("set_priority", ()),),
+        needed_by="eager_operators.EagerOperators",
+    ),
+    Pin("config/kernel.py", "KernelConfig", ("ir_op_priority",), needed_by="eager_operators.EagerOperators"),
+    Pin(
+        "platforms/interface.py",
+        "Platform",
+        (Call("get_default_ir_op_priority", ("vllm_config",)),),
+        needed_by="eager_operators.EagerOperators",
+    ),
+    # It is made when it is first asked for; vLLM's own import of it shows that it can be.
+    Pin("model_executor/custom_op.py", "current_platform", needed_by="eager_operators.EagerOperators"),
+    Pin(
+        "model_executor/custom_op.py",
+        "CustomOp",
+        (
+            "_enforce_enable",
+            "_forward_method",
+            Call("enabled", ()),
+            Call("dispatch_forward", ("compile_native",)),
+        ),
+        needed_by="eager_operators.EagerOperators",
+    ),
+    Pin(
         "config/vllm.py",
         "VllmConfig",
-        ("additional_config", "lora_config", "kv_transfer_config", "compilation_config", "offload_config"),
+        (
+            "additional_config",
+            "compilation_config",
+            "kernel_config",
+            "kv_transfer_config",
+            "lora_config",
+            "offload_config",
+        ),
         needed_by="unsupported.check_config, worker.PoCWorker",
     ),
     Pin(

@@ -6,10 +6,9 @@ inference mode and its place in the model kept by the thread.
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
-
-from vllm.forward_context import override_forward_context
 
 from hallmark.poc.engine.agreement import stop_engine
 
@@ -27,6 +26,8 @@ class Preemptible:
 
     Args:
         enter: Called in the thread first of all: what a thread must set for itself.
+        standing_still: Called at a checkpoint where the task stands still: the context around that, in which
+            the process has what inference needs.
         timeout: When the thread has not come to stand by then, this process stops: it is stuck in the middle
             of the model, and the worker could neither go on nor begin anew.
 
@@ -35,8 +36,14 @@ class Preemptible:
         is_suspended: Whether there is a task that has not ended.
     """
 
-    def __init__(self, enter: Callable[[], None], timeout: timedelta) -> None:
+    def __init__(
+        self,
+        enter: Callable[[], None],
+        standing_still: Callable[[], AbstractContextManager[object]],
+        timeout: timedelta,
+    ) -> None:
         self.timeout = timeout
+        self._standing_still = standing_still
         self._go = threading.Semaphore(0)
         self._stands = threading.Semaphore(0)
         self._task: Callable[[], Any] | None = None
@@ -96,8 +103,7 @@ class Preemptible:
             self._passed += 1
             return
         if self._passed == self._allowance:
-            # vLLM keeps the context of the forward in a global of its module: inference has it meanwhile.
-            with override_forward_context(None):
+            with self._standing_still():
                 self._stands.release()
                 self._go.acquire()
             if self._is_cancelled:

@@ -24,8 +24,9 @@ from hallmark.poc.embedding_table import sum_of_squares
 from hallmark.poc.engine.agreement import Agreement
 from hallmark.poc.engine.attention import PrivateAttention
 from hallmark.poc.engine.device_time import DeviceTime
+from hallmark.poc.engine.eager_operators import EagerOperators
 from hallmark.poc.engine.fingerprint import numerics
-from hallmark.poc.engine.forward import ModelForward
+from hallmark.poc.engine.forward import ModelForward, inferences_turn
 from hallmark.poc.engine.live_cache import LiveCacheGuard
 from hallmark.poc.engine.memory import check_free, measure_peak
 from hallmark.poc.engine.preemption import Preemptible
@@ -83,7 +84,10 @@ class PoCWorker:
         self._dtype: torch.dtype = config.model_config.dtype
         parallel = config.parallel_config.tensor_parallel_size > 1
         self._agreement = Agreement(get_tp_group().cpu_group if parallel else None, _SET_UP_TIMEOUT)
-        self._preemptible = Preemptible(_thread_on(self._device), _SET_UP_TIMEOUT)
+        self.operators = EagerOperators(config)
+        self._preemptible = Preemptible(
+            _thread_on(self._device), partial(inferences_turn, self.operators), _SET_UP_TIMEOUT
+        )
         self.attention = PrivateAttention(
             config,
             self._device,
@@ -95,10 +99,10 @@ class PoCWorker:
             self.settings.seq_len,
             self._preemptible.checkpoint,
         )
-        self._forward = ModelForward(self._model, config, self.attention, self._device)
+        self._forward = ModelForward(self._model, config, self.attention, self.operators, self._device)
         # Set where vLLM has measured it, on GPUs.
         self._step_bytes = int(getattr(worker, "peak_activation_memory", 0))
-        self._fingerprint = partial(numerics, config, layers, self._device, runner)
+        self._fingerprint = partial(numerics, config, layers, self._device, runner, self.operators)
         self._round: RoundTensors | None = None
 
     def describe(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import timedelta
 
 import pytest
@@ -21,7 +22,7 @@ STOPPED = 70
 
 @pytest.fixture
 def preemptible() -> Preemptible:
-    return Preemptible(lambda: None, TIMEOUT)
+    return Preemptible(lambda: None, nullcontext, TIMEOUT)
 
 
 class Counting:
@@ -66,7 +67,7 @@ def test_one_task_at_a_time(preemptible: Preemptible) -> None:
 
 def test_what_a_thread_must_set_for_itself_is_set_first() -> None:
     entered: list[int] = []
-    preemptible = Preemptible(lambda: entered.append(threading.get_ident()), TIMEOUT)
+    preemptible = Preemptible(lambda: entered.append(threading.get_ident()), nullcontext, TIMEOUT)
     preemptible.start(threading.get_ident)
     assert preemptible.advance(None)[1] == entered
     assert entered != [threading.get_ident()]
@@ -87,6 +88,8 @@ def test_its_inference_mode_stays_its_own(preemptible: Preemptible) -> None:
 
 def test_its_forward_context_is_gone_while_it_stands_still(preemptible: Preemptible) -> None:
     ours = object.__new__(ForwardContext)
+
+    preemptible = Preemptible(lambda: None, lambda: override_forward_context(None), TIMEOUT)
 
     def task() -> bool:
         with override_forward_context(ours):
@@ -169,10 +172,11 @@ def test_a_thread_that_does_not_come_back_stops_the_process() -> None:
     """`/health` would stay green behind a worker that waits for ever."""
     code = """
 import threading
+from contextlib import nullcontext
 from datetime import timedelta
 from hallmark.poc.engine.preemption import Preemptible
 
-preemptible = Preemptible(lambda: None, timedelta(seconds=0.3))
+preemptible = Preemptible(lambda: None, nullcontext, timedelta(seconds=0.3))
 preemptible.start(threading.Event().wait)
 preemptible.advance(1)
 """

@@ -1,0 +1,188 @@
+"""The operators of an eager server on one that compiles: chosen when, and copied where they are off.
+
+vLLM for CPUs has one implementation of each `IrOp`, so a stand-in takes the place of the GPU's fused one.
+"""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+from vllm import ir
+from vllm.config import CompilationConfig, CompilationMode, VllmConfig, set_current_vllm_config
+from vllm.config.kernel import IrOpPriorityConfig
+from vllm.model_executor.layers.activation import SiluAndMul
+from vllm.model_executor.layers.layernorm import RMSNorm
+from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
+
+from hallmark.poc.engine import eager_operators
+from hallmark.poc.engine.eager_operators import EagerOperators
+from hallmark.poc.engine.forward import inferences_turn
+from hallmark.poc.engine.preemption import Preemptible
+
+WIDTH = 32
+X = torch.ones(2, WIDTH)
+WEIGHT = torch.ones(WIDTH)
+TIMEOUT = timedelta(seconds=30)
+
+
+def configured(*custom_ops: str, mode: CompilationMode = CompilationMode.VLLM_COMPILE) -> VllmConfig:
+    """An engine's configuration as vLLM completes it, with these choices of custom operators."""
+    config = VllmConfig()
+    config.compilation_config = CompilationConfig(mode=mode, custom_ops=list(custom_ops))
+    config.kernel_config.set_platform_defaults(config)
+    return config
+
+
+class Block(nn.Module):
+    def __init__(self, rotary: nn.Module) -> None:
+        super().__init__()
+        self.norm = RMSNorm(WIDTH)
+        self.rotary = rotary
+        self.mlp = nn.Linear(WIDTH, 2 * WIDTH)
+        self.activation = SiluAndMul(compile_native=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key = self.rotary(torch.arange(len(x)), self.norm(x).clone(), x.clone())
+        return self.activation(self.mlp(query + key))
+
+
+def model_under(config: VllmConfig) -> nn.Sequential:
+    with set_current_vllm_config(config):
+        rotary = RotaryEmbedding(WIDTH, WIDTH, 64, 10_000, True, torch.float32)
+        return nn.Sequential(Block(rotary), Block(rotary), nn.Linear(WIDTH, WIDTH))
+
+
+def chosen_methods(block: nn.Module) -> list[Callable[..., object]]:
+    return [block.norm._forward_method, block.rotary._forward_method, block.activation._forward_method]
+
+
+def test_operators_that_are_off_are_on_in_a_copy_that_computes_the_same() -> None:
+    model = model_under(configured("none"))
+    before = [dict(vars(module)) for module in model.modules()]
+    copied = EagerOperators(configured("none")).copy_model(model)
+    assert isinstance(copied, nn.Sequential)
+    assert copied is not model
+    for block in copied[:2]:
+        assert chosen_methods(block) == [
+            block.norm.forward_cpu,
+            block.rotary.forward_cpu,
+            block.activation.forward_cpu,
+        ], "bound to the copy"
+    assert copied[0].rotary is copied[1].rotary, "what layers share, their copies share"
+    assert copied[0].mlp is model[0].mlp
+    assert copied[2] is model[2]
+    assert [dict(vars(module)) for module in model.modules()] == before
+    x = torch.randn(5, WIDTH)
+    torch.testing.assert_close(copied(x), model(x))
+    model[0].norm.weight.data.fill_(2.0)
+    torch.testing.assert_close(copied(x), model(x))
+
+
+def test_a_model_whose_operators_are_on_is_not_copied() -> None:
+    config = configured("all", mode=CompilationMode.NONE)
+    model = model_under(config)
+    assert EagerOperators(config).copy_model(model) is model
+
+
+def test_an_operator_that_somebody_has_switched_off_stays_off() -> None:
+    config = configured("none", "-rotary_embedding")
+    copied = EagerOperators(config).copy_model(model_under(config))
+    assert isinstance(copied, nn.Sequential)
+    assert copied[0].rotary._forward_method == copied[0].rotary.forward_native
+    assert copied[0].norm._forward_method == copied[0].norm.forward_cpu
+    assert EagerOperators(config).describe().startswith("-rotary_embedding ")
+
+
+def _platform(config: VllmConfig) -> IrOpPriorityConfig:
+    """What vLLM's CUDA platform prefers, with the stand-in for its fused kernels."""
+    compiles = config.compilation_config.mode != CompilationMode.NONE
+    rms_norm = ["native"] if compiles else ["stand_in", "native"]
+    return IrOpPriorityConfig.with_default(["native"], rms_norm=rms_norm)
+
+
+def _supports(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: int | None = None) -> bool:
+    return True
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A second implementation of vLLM's `rms_norm`, which an eager server prefers."""
+    platform = eager_operators.current_platform
+    monkeypatch.setattr(platform, "get_default_ir_op_priority", _platform)
+    native = ir.ops.rms_norm.impls["native"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ir.ops.rms_norm, "_priority_impls", [])
+        ir.ops.rms_norm.register_impl("stand_in", supports_args=_supports)(native.impl_fn)
+        try:
+            with configured("none").kernel_config.ir_op_priority.set_priority():
+                yield
+        finally:
+            del ir.ops.rms_norm.impls["stand_in"]
+
+
+def provider() -> str:
+    """Whose `rms_norm` this process runs now."""
+    name: str = ir.ops.rms_norm.dispatch(X, WEIGHT, 1e-6).provider
+    return name
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_batch_has_the_eager_servers_and_inference_its_own_meanwhile() -> None:
+    operators = EagerOperators(configured("none"))
+    preemptible = Preemptible(lambda: None, partial(inferences_turn, operators), TIMEOUT)
+    seen = []
+
+    def batch() -> str:
+        with operators.chosen():
+            for _ in range(3):
+                seen.append(provider())
+                preemptible.checkpoint()
+            return provider()
+
+    preemptible.start(batch)
+    assert provider() == "native"
+    for passed in (0, 1, 1):
+        assert preemptible.advance(passed) == (passed, [])
+        assert provider() == "native", "inference's turn"
+    assert preemptible.advance(None) == (1, ["stand_in"])
+    assert (seen, provider()) == (["stand_in"] * 3, "native")
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_batch_that_fails_or_is_given_up_leaves_inference_its_own() -> None:
+    operators = EagerOperators(configured("none"))
+    preemptible = Preemptible(lambda: None, partial(inferences_turn, operators), TIMEOUT)
+    seen = []
+
+    def batch() -> None:
+        with operators.chosen():
+            seen.append(provider())
+            preemptible.checkpoint()
+            raise ValueError("a layer failed")
+
+    for stands_still in (False, True):
+        preemptible.start(batch)
+        if stands_still:
+            preemptible.advance(0)
+        with pytest.raises(ValueError, match="a layer failed"):
+            preemptible.advance(None)
+        assert provider() == "native"
+    preemptible.start(batch)
+    preemptible.advance(0)
+    preemptible.cancel()
+    assert (seen, provider()) == (["stand_in"] * 3, "native")
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_an_operators_own_choice_of_implementation_stays() -> None:
+    config = VllmConfig()
+    config.compilation_config = CompilationConfig(mode=CompilationMode.VLLM_COMPILE, custom_ops=["none"])
+    config.kernel_config.ir_op_priority = IrOpPriorityConfig(rms_norm=["native", "stand_in"])
+    config.kernel_config.set_platform_defaults(config)
+    operators = EagerOperators(config)
+    assert operators.priority.rms_norm == ["native", "stand_in"]
+    assert "rms_norm=native,stand_in" in operators.describe()
+    assert EagerOperators(configured("none")).priority.rms_norm == ["stand_in", "native"]
