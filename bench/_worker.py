@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
+from hallmark.kernels import project_residual
 from hallmark.poc.engine.forward import ModelForward
 from hallmark.poc.engine.worker import STATE_ATTRIBUTE, PoCWorker
 from hallmark.poc.round import RoundSpec
@@ -36,19 +38,27 @@ class BenchWorker(Base):
         _, _, inputs = state._prepare(keys)
         # The model with its own norm, as inference runs it, under the same private attention.
         bare = ModelForward(
-            self.model_runner.get_model(), self.vllm_config, state.attention, torch.device(self.device)
+            self.model_runner.get_model(),
+            self.vllm_config,
+            state.attention,
+            state.operators,
+            torch.device(self.device),
         )
         results: list[dict[str, Any]] = []
+        # A model may overwrite its inputs, and a product of other numbers takes another time.
+        copies = [inputs.clone() for _ in range(batches)]
 
         def run_bare() -> None:
-            for _ in range(batches):
-                bare.final_hidden(inputs)
+            for copy in copies:
+                bare.final_hidden(copy)
 
         def run_round() -> None:
             results[:] = state.start([keys] * batches, None)["batches"]
 
         seconds: dict[str, list[float]] = {"bare": [], "round": []}
         for turn in range(repeats + 1):
+            for copy in copies:
+                copy.copy_(inputs)
             for name, run in (("bare", run_bare), ("round", run_round)):
                 elapsed = self._elapsed(run) / batches
                 if turn:  # the first one warms up
@@ -61,6 +71,25 @@ class BenchWorker(Base):
             "quotient": statistics.median(quotients),
             "host": statistics.median(result["host_seconds"] for result in results),
         }
+
+    @torch.inference_mode()
+    def bench_final_hidden(self, inputs: Tensor, projection: Tensor) -> Tensor:
+        """Project inputs and run the model over them, its own norm included.
+
+        Args:
+            inputs: [n, rows, D] in the model's dtype, at most the rows of a batch of the settings.
+            projection: bf16 [D, D].
+
+        Returns:
+            [n, rows, D] on the host: all rows of what the final norm returns.
+        """
+        state: PoCWorker = getattr(self, STATE_ATTRIBUTE)
+        device = torch.device(self.device)
+        own_norm = ModelForward(
+            self.model_runner.get_model(), self.vllm_config, state.attention, state.operators, device
+        )
+        projected = project_residual(inputs.to(device), projection.to(device), inputs.dtype)
+        return own_norm.final_hidden(projected).hidden_states.view(inputs.shape).cpu()
 
     @torch.inference_mode()
     def bench_memory(self) -> dict[str, Any]:
