@@ -25,7 +25,8 @@ class Preemptible:
     Checkpoints are counted, not milliseconds, so that tensor-parallel ranks stop at the same place.
 
     Args:
-        enter: Called in the thread first of all: what a thread must set for itself.
+        follow: Called where somebody waits, before the thread moves. What it returns, if anything, the thread
+            calls before it goes on: what a thread must set for itself.
         standing_still: Called at a checkpoint where the task stands still: the context around that, in which
             the process has what inference needs.
         timeout: When the thread has not come to stand by then, this process stops: it is stuck in the middle
@@ -38,14 +39,16 @@ class Preemptible:
 
     def __init__(
         self,
-        enter: Callable[[], None],
+        follow: Callable[[], Callable[[], None] | None],
         standing_still: Callable[[], AbstractContextManager[object]],
         timeout: timedelta,
     ) -> None:
         self.timeout = timeout
+        self._follow = follow
         self._standing_still = standing_still
         self._go = threading.Semaphore(0)
         self._stands = threading.Semaphore(0)
+        self._enter: Callable[[], None] | None = None
         self._task: Callable[[], Any] | None = None
         self._result: list[Any] = []
         self._error: BaseException | None = None
@@ -55,7 +58,8 @@ class Preemptible:
         self.is_suspended = False
         # A daemon: nothing may keep the process of a stopping server.
         threading.Thread(target=self._run_tasks, name="hallmark forward", daemon=True).start()
-        self.start(enter)
+        # What it must set for itself fails here, if at all.
+        self.start(lambda: None)
         self.advance(None)
 
     def start(self, task: Callable[[], Any]) -> None:
@@ -108,9 +112,11 @@ class Preemptible:
                 self._go.acquire()
             if self._is_cancelled:
                 raise _CancelledError
+            self._go_on()
         self._passed += 1
 
     def _move(self) -> None:
+        self._enter = None if self._is_cancelled else self._follow()
         self._go.release()
         if not self._stands.acquire(timeout=self.timeout.total_seconds()):
             stop_engine(f"a PoC batch has not come to its next checkpoint within {self.timeout}")
@@ -121,6 +127,11 @@ class Preemptible:
             finally:
                 # The traceback holds this frame: a name for the error in it would keep both, and the tensors.
                 del error
+
+    def _go_on(self) -> None:
+        enter, self._enter = self._enter, None
+        if enter is not None:
+            enter()
 
     def _run_tasks(self) -> None:
         while True:
@@ -134,6 +145,7 @@ class Preemptible:
         if task is None or self._is_cancelled:
             return
         try:
+            self._go_on()
             self._result = [task()]
         except _CancelledError:
             return

@@ -30,6 +30,7 @@ from hallmark.poc.engine.forward import ModelForward, inferences_turn
 from hallmark.poc.engine.live_cache import LiveCacheGuard
 from hallmark.poc.engine.memory import check_free, measure_peak
 from hallmark.poc.engine.preemption import Preemptible
+from hallmark.poc.engine.stream import SameStream
 from hallmark.poc.engine.support import attention_layers
 from hallmark.poc.errors import EngineError, HallmarkError
 from hallmark.poc.forward import RoundTensors, pad_keys
@@ -86,7 +87,7 @@ class PoCWorker:
         self._agreement = Agreement(get_tp_group().cpu_group if parallel else None, _SET_UP_TIMEOUT)
         self.operators = EagerOperators(config)
         self._preemptible = Preemptible(
-            _thread_on(self._device), partial(inferences_turn, self.operators), _SET_UP_TIMEOUT
+            SameStream(self._device), partial(inferences_turn, self.operators), _SET_UP_TIMEOUT
         )
         self.attention = PrivateAttention(
             config,
@@ -315,20 +316,6 @@ class PoCWorker:
             return 0.0, 0
         rows = tables[0].weight[: tables[0].shard_indices.num_org_elements]
         return sum_of_squares(rows), rows.numel()
-
-
-def _thread_on(device: torch.device) -> Callable[[], None]:
-    """What a thread has to set for itself to work where the calling one does."""
-    if device.type == "cpu":
-        return lambda: None
-    stream = torch.cuda.current_stream(device)
-
-    def enter() -> None:
-        torch.cuda.set_device(device)
-        # vLLM's own, once it is imported; without it, it would make a new stream for a new thread.
-        torch.cuda.set_stream(stream)
-
-    return enter
 
 
 def _reply(worker: "Worker", sequence: int, action: Callable[[PoCWorker], object]) -> dict[str, Any]:

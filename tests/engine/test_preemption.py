@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from datetime import timedelta
 
@@ -65,12 +65,49 @@ def test_one_task_at_a_time(preemptible: Preemptible) -> None:
         preemptible.start(Counting(preemptible, 3))
 
 
-def test_what_a_thread_must_set_for_itself_is_set_first() -> None:
+def test_what_a_thread_must_set_for_itself_is_set_before_it_goes_on() -> None:
+    """Before its first move, before a task begins and before one goes on; not where it is given up."""
+    followed: list[int] = []
     entered: list[int] = []
-    preemptible = Preemptible(lambda: entered.append(threading.get_ident()), nullcontext, TIMEOUT)
+
+    def follow() -> Callable[[], None]:
+        followed.append(threading.get_ident())
+        return lambda: entered.append(threading.get_ident())
+
+    def task() -> list[int]:
+        counts = [len(entered)]
+        preemptible.checkpoint()
+        preemptible.checkpoint()
+        return [*counts, len(entered)]
+
+    preemptible = Preemptible(follow, nullcontext, TIMEOUT)
+    assert len(entered) == 1
+    preemptible.start(task)
+    preemptible.advance(1)
+    assert preemptible.advance(None) == (1, [[2, 3]])
+    assert set(followed) == {threading.get_ident()}, "it is asked for where somebody waits"
     preemptible.start(threading.get_ident)
-    assert preemptible.advance(None)[1] == entered
-    assert entered != [threading.get_ident()]
+    [thread] = preemptible.advance(None)[1]
+    assert entered == [thread] * 4
+    preemptible.start(task)
+    preemptible.advance(1)
+    preemptible.cancel()
+    assert len(entered) == len(followed) == 5
+
+
+@pytest.mark.parametrize("checkpoints", [0, 1])
+def test_what_it_cannot_set_for_itself_is_a_failure_of_the_task(checkpoints: int) -> None:
+    def fail() -> None:
+        raise RuntimeError("no such stream")
+
+    places: list[Callable[[], None] | None] = [None, *[None] * checkpoints, fail]
+    preemptible = Preemptible(lambda: places.pop(0), nullcontext, TIMEOUT)
+    preemptible.start(Counting(preemptible, 3))
+    if checkpoints:
+        preemptible.advance(1)
+    with pytest.raises(RuntimeError, match="no such stream"):
+        preemptible.advance(None)
+    assert not preemptible.is_suspended
 
 
 def test_its_inference_mode_stays_its_own(preemptible: Preemptible) -> None:
