@@ -202,7 +202,12 @@ PINS: Final = (
         ("attn_groups", "kv_cache_config", Call("get_model", ())),
         needed_by="worker.PoCWorker (V2 runner)",
     ),
-    Pin("v1/worker/gpu_worker.py", "Worker", ("model_runner",), needed_by="worker.PoCWorker"),
+    Pin(
+        "v1/worker/gpu_worker.py",
+        "Worker",
+        ("model_runner", "peak_activation_memory"),
+        needed_by="worker.PoCWorker, memory.step_memory",
+    ),
     Pin("distributed/parallel_state.py", "GroupCoordinator", ("cpu_group",), needed_by="agreement.Agreement"),
     Pin("distributed/parallel_state.py", "get_tp_group", arguments=(), needed_by="worker.PoCWorker"),
     Pin(
@@ -272,6 +277,7 @@ PINS: Final = (
             "enable_prompt_embeds",
             "enable_sleep_mode",
             "get_hidden_size",
+            Call("get_vocab_size", ()),
             "hf_text_config",
             "is_encoder_decoder",
             "max_model_len",
@@ -279,7 +285,7 @@ PINS: Final = (
             "quantization",
             "uses_mrope",
         ),
-        needed_by="unsupported.check_config, worker.PoCWorker.describe",
+        needed_by="unsupported.check_config, worker.PoCWorker.describe, memory.step_memory",
     ),
     Pin(
         "config/offload.py",
@@ -310,7 +316,7 @@ PINS: Final = (
         "config/scheduler.py",
         "SchedulerConfig",
         ("max_num_batched_tokens", "max_num_seqs"),
-        needed_by="support.check_limits",
+        needed_by="support.check_limits, memory.step_memory",
     ),
     Pin("config/compilation.py", "CompilationMode", ("NONE",), needed_by="fingerprint.numerics"),
     Pin(

@@ -28,7 +28,7 @@ from hallmark.poc.engine.eager_operators import EagerOperators
 from hallmark.poc.engine.fingerprint import numerics
 from hallmark.poc.engine.forward import ModelForward, inferences_turn
 from hallmark.poc.engine.live_cache import LiveCacheGuard
-from hallmark.poc.engine.memory import check_free, measure_peak
+from hallmark.poc.engine.memory import check_free, measure_peak, step_memory
 from hallmark.poc.engine.preemption import Preemptible
 from hallmark.poc.engine.stream import SameStream
 from hallmark.poc.engine.support import attention_layers
@@ -101,8 +101,7 @@ class PoCWorker:
             self._preemptible.checkpoint,
         )
         self._forward = ModelForward(self._model, config, self.attention, self.operators, self._device)
-        # Set where vLLM has measured it, on GPUs.
-        self._step_bytes = int(getattr(worker, "peak_activation_memory", 0))
+        self._step_memory = partial(step_memory, worker, config)
         self._fingerprint = partial(numerics, config, layers, self._device, runner, self.operators)
         self._round: RoundTensors | None = None
 
@@ -157,7 +156,7 @@ class PoCWorker:
             while done is None:
                 done = self.advance(1)["batches"]
             self.close_round()
-        check_free(self._device, peak.bytes, self._step_bytes)
+        check_free(self._device, peak.bytes, self._step_memory(peak.bytes, spec.batch_size * spec.seq_len))
         self._agreement.timeout = timedelta(seconds=self.settings.engine_timeout)
         # Longer, so that a rank which has failed says so before the wait for its forward ends.
         self._preemptible.timeout = 1.5 * self._agreement.timeout
