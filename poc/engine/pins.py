@@ -313,6 +313,12 @@ PINS: Final = (
         needed_by="unsupported.check_config",
     ),
     Pin(
+        "config/observability.py",
+        "ObservabilityConfig",
+        ("jit_monitor_mode",),
+        needed_by="unsupported.check_config",
+    ),
+    Pin(
         "config/scheduler.py",
         "SchedulerConfig",
         ("max_num_batched_tokens", "max_num_seqs"),
@@ -360,6 +366,7 @@ PINS: Final = (
             "kernel_config",
             "kv_transfer_config",
             "lora_config",
+            "observability_config",
             "offload_config",
         ),
         needed_by="unsupported.check_config, worker.PoCWorker",

@@ -32,6 +32,10 @@ def _is_above_zero(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
+def _is_error(value: object) -> bool:
+    return value == "error"
+
+
 def _is_not_one(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value != 1
 
@@ -140,6 +144,13 @@ FEATURES: Final = (
         "a fast prefill of layers that share a cache (--kv-sharing-fast-prefill)",
         {"kv-sharing-fast-prefill": _is_on},
         lambda config: bool(getattr(config.cache_config, "kv_sharing_fast_prefill", False)),
+    ),
+    Feature(
+        # Batches of another shape than the largest come after the warm-up: a kernel that a layer compiles for
+        # them would fail in the middle of the model.
+        "errors at late compilation (--jit-monitor-mode error)",
+        {"jit-monitor-mode": _is_error},
+        lambda config: _is_error(config.observability_config.jit_monitor_mode),
     ),
     Feature(
         "multimodal position schemes (M-RoPE)",

@@ -25,6 +25,7 @@ from hallmark.poc.engine.agreement import Agreement
 from hallmark.poc.engine.attention import PrivateAttention
 from hallmark.poc.engine.device_time import DeviceTime
 from hallmark.poc.engine.eager_operators import EagerOperators
+from hallmark.poc.engine.expected_compilation import expected_compilation
 from hallmark.poc.engine.fingerprint import numerics
 from hallmark.poc.engine.forward import ModelForward, inferences_turn
 from hallmark.poc.engine.live_cache import LiveCacheGuard
@@ -120,6 +121,7 @@ class PoCWorker:
             "scratch_bytes": self.attention.memory_bytes,
         }
 
+    @expected_compilation()
     @torch.inference_mode()
     def warm_up(self) -> dict[str, Any]:
         """Try the kernels and run batches of the largest shape: nothing is then compiled first in a round.

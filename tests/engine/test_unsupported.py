@@ -31,6 +31,7 @@ def test_the_plain_configuration_is_accepted(configure: Any) -> None:
         ("offload_config", "offload_backend", "prefetch", "weight offloading"),
         ("model_config", "enable_sleep_mode", True, "sleep mode"),
         ("cache_config", "kv_sharing_fast_prefill", True, "--kv-sharing-fast-prefill"),
+        ("observability_config", "jit_monitor_mode", "error", "--jit-monitor-mode error"),
         (None, "lora_config", object(), "LoRA"),
         (None, "kv_transfer_config", object(), "KV connectors"),
     ],
@@ -79,6 +80,7 @@ ASKED = [
     ("kv-offloading-size", 1.0),
     ("calculate-kv-scales", True),
     ("kv-sharing-fast-prefill", True),
+    ("jit-monitor-mode", "error"),
 ]
 """Each flag that is refused, with a value that asks for the feature."""
 
@@ -91,6 +93,7 @@ HARMLESS = [
     ("enable-lora", False),
     ("cpu-offload-gb", 0.0),
     ("tensor-parallel-size", 2.0),
+    ("jit-monitor-mode", "warn"),
 ]
 
 
