@@ -152,7 +152,7 @@ class PrivateAttention:
         attention_metadata: dict[str, Any] = {}
         slot_mapping: dict[str, Tensor] = {}
         for group in self._groups:
-            common = self._common_metadata(batch_size, seq_len, group.block_size)
+            common = prefill_metadata(batch_size, seq_len, group.block_size, self._device)
             metadata = group.builder.build(common_prefix_len=0, common_attn_metadata=common)
             for name in group.layer_names:
                 attention_metadata[name] = metadata
@@ -163,27 +163,37 @@ class PrivateAttention:
         if self.observer is not None:
             self.observer(layer)
 
-    def _common_metadata(self, batch_size: int, seq_len: int, block_size: int) -> CommonAttentionMetadata:
-        # Built on the CPU and copied up in the stream's order: reading a device tensor back, or an ordinary
-        # copy, would wait for inference's step in flight.
-        starts = torch.arange(0, (batch_size + 1) * seq_len, seq_len, dtype=torch.int32)
-        lengths = torch.full((batch_size,), seq_len, dtype=torch.int32)
-        table, slots = block_tables(batch_size, seq_len, block_size)
-        return CommonAttentionMetadata(
-            query_start_loc=to_device(starts, self._device),
-            query_start_loc_cpu=starts,
-            seq_lens=to_device(lengths, self._device),
-            num_reqs=batch_size,
-            num_actual_tokens=batch_size * seq_len,
-            max_query_len=seq_len,
-            max_seq_len=seq_len,
-            block_table_tensor=to_device(table, self._device),
-            slot_mapping=to_device(slots, self._device),
-            causal=True,
-            positions=torch.arange(seq_len, dtype=torch.int64, device=self._device).repeat(batch_size),
-            is_prefilling=torch.ones(batch_size, dtype=torch.bool),
-            seq_lens_cpu_upper_bound=lengths,
-        )
+
+def prefill_metadata(
+    batch_size: int, seq_len: int, block_size: int, device: torch.device
+) -> CommonAttentionMetadata:
+    """Describe a batch of full prefills in scratch to any builder.
+
+    Built on the CPU and copied up in the stream's order: reading a device tensor back, or an ordinary copy,
+    would wait for inference's step in flight. What builders would read back is given on the CPU too.
+    """
+    starts = torch.arange(0, (batch_size + 1) * seq_len, seq_len, dtype=torch.int32)
+    lengths = torch.full((batch_size,), seq_len, dtype=torch.int32)
+    table, slots = block_tables(batch_size, seq_len, block_size)
+    metadata = CommonAttentionMetadata(
+        query_start_loc=to_device(starts, device),
+        query_start_loc_cpu=starts,
+        seq_lens=to_device(lengths, device),
+        num_reqs=batch_size,
+        num_actual_tokens=batch_size * seq_len,
+        max_query_len=seq_len,
+        max_seq_len=seq_len,
+        block_table_tensor=to_device(table, device),
+        slot_mapping=to_device(slots, device),
+        causal=True,
+        positions=torch.arange(seq_len, dtype=torch.int64, device=device).repeat(batch_size),
+        is_prefilling=torch.ones(batch_size, dtype=torch.bool),
+        seq_lens_cpu_upper_bound=lengths,
+    )
+    # vLLM 0.26: FlashInfer's builder asks for it, and later ones for the bound above.
+    if hasattr(metadata, "_seq_lens_cpu"):
+        metadata._seq_lens_cpu = lengths
+    return metadata
 
 
 def _private_group(config: VllmConfig, device: torch.device, group: AttentionGroup) -> _PrivateGroup:

@@ -141,7 +141,7 @@ PINS: Final = (
             "is_prefilling",
             "seq_lens_cpu_upper_bound",
         ),
-        needed_by="attention.PrivateAttention.metadata",
+        needed_by="attention.prefill_metadata",
     ),
     Pin(
         "v1/attention/backend.py",
