@@ -9,7 +9,7 @@ VERSION ?= 0.33.0
 OVERLAY = .cache/vllm-$(VERSION)
 EXPERIMENTS := law streams honest_noise thresholds detection shortcuts readouts forging grinding precomputation games
 
-.PHONY: help setup demo test test-all test-next test-gpu check bench bench-gpu soundness clean
+.PHONY: help setup demo test test-all test-next check bench gpu gpu-parts soundness clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -71,19 +71,13 @@ soundness: setup ## Every experiment of docs/security.md (more than an hour on 2
 	for experiment in $(EXPERIMENTS); do $(BIN)/python -P bench/soundness/$$experiment.py || exit 1; done
 	$(BIN)/python -P bench/report.py
 
-# PYTHON is one that has PyTorch with CUDA, Triton and transformers; Hallmark and the tests' packages are added.
-bench-gpu: ## GPU tests, then the benches on real shapes, on one GPU: make bench-gpu PYTHON=python3
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
-	$(PYTHON) -P -m pytest tests/kernels -m "gpu and not slow"
-	$(PYTHON) -P bench/fused_vs_eager.py
-	$(PYTHON) -P bench/overhead.py
-	if $(PYTHON) -P -c "import vllm"; then $(PYTHON) -P bench/round.py --model 8B; fi
-	if $(PYTHON) -P -c "import vllm"; then $(PYTHON) -P bench/coexist.py --model 8B --share 0.25; fi
-	$(PYTHON) -P bench/report.py
+# Nothing is installed and nothing fetched: PYTHON has PyTorch with CUDA, Triton, transformers, SciPy and pytest
+# with hypothesis, and vLLM or not. bench/gpu/run.py says what the environment may set.
+gpu: ## Correctness, times and honest noise on one GPU: make gpu PYTHON=python3
+	$(PYTHON) -P bench/gpu/run.py
 
-test-gpu: ## Every GPU test, on real servers too: make test-gpu PYTHON=python3
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
-	$(PYTHON) -P -m pytest -m gpu
+gpu-parts: setup ## Fetch the trained model that make gpu measures noise on, in parts that can be carried
+	$(BIN)/python -P bench/gpu/_smollm2.py split .gpu/smollm2
 
 clean: ## Remove what the targets made
 	rm -rf $(VENV) .check .cache build dist *.egg-info

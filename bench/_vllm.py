@@ -29,25 +29,40 @@ class Engine:
     """The calls that benches make of an engine."""
 
     def __init__(self, llm: Any) -> None:
-        self._llm = llm
-        self.set_up: dict[str, Any] = self._poc("poc_setup", 1)
-        self.warm: dict[str, Any] = self._poc("poc_warm_up", 2)
+        self.llm = llm
+        self._sequence = 0
+        self.set_up: dict[str, Any] = self.poc("poc_setup")
+        self.warm: dict[str, Any] = self.poc("poc_warm_up")
 
     def call(self, method: str, *arguments: object) -> Any:
         """The first rank's answer to one of the bench worker's methods."""
-        return self._llm.collective_rpc(method, args=arguments)[0]
+        return self.llm.collective_rpc(method, args=arguments)[0]
 
-    def _poc(self, method: str, sequence: int) -> dict[str, Any]:
-        reply = self.call(method, sequence)
+    def poc(self, method: str, *arguments: object) -> Any:
+        """What one of PoC's worker methods gives.
+
+        Raises:
+            RuntimeError: It failed.
+        """
+        self._sequence += 1
+        reply = self.call(method, self._sequence, *arguments)
         if reply["status"] != "ok":
             raise RuntimeError(f"{method}: {reply['error']}")
-        payload: dict[str, Any] = reply["payload"]
-        return payload
+        return reply["payload"]
 
 
 @contextmanager
-def running_engine(shape: ModelShape, *, batch_size: int, seq_len: int) -> Iterator[Engine]:
-    """Load a model of a shape with random weights into vLLM, eagerly, with PoC set up and warmed up."""
+def running_engine(
+    shape: ModelShape, *, batch_size: int, seq_len: int, **options: object
+) -> Iterator[Engine]:
+    """Load a model of a shape with random weights into vLLM, with PoC set up and warmed up.
+
+    Args:
+        shape: the model's.
+        batch_size: of PoC's batches.
+        seq_len: of PoC's batches.
+        **options: of vLLM's `LLM`, in the place of what stands here: eager, 2,048 tokens of context.
+    """
     # Processes that vLLM starts import the bench worker by its name.
     folder = str(Path(__file__).parent)
     os.environ.update(ENVIRONMENT)
@@ -56,17 +71,17 @@ def running_engine(shape: ModelShape, *, batch_size: int, seq_len: int) -> Itera
 
     with TemporaryDirectory() as directory:
         write_model(shape, Path(directory))
-        llm = LLM(
-            model=directory,
-            load_format="dummy",
-            dtype=demo_dtype(),
-            enforce_eager=True,
-            max_model_len=2048,
-            max_num_seqs=max(batch_size, 32),
-            max_num_batched_tokens=max(batch_size * seq_len, 2048),
-            worker_extension_cls="_worker.BenchWorker",
-            additional_config={"hallmark": {"batch_size": batch_size, "seq_len": seq_len}},
-        )
+        settings: dict[str, object] = {
+            "load_format": "dummy",
+            "dtype": demo_dtype(),
+            "enforce_eager": True,
+            "max_model_len": 2048,
+            "max_num_seqs": max(batch_size, 32),
+            "max_num_batched_tokens": max(batch_size * seq_len, 2048),
+            "worker_extension_cls": "_worker.BenchWorker",
+            "additional_config": {"hallmark": {"batch_size": batch_size, "seq_len": seq_len}},
+        }
+        llm = LLM(model=directory, **{**settings, **options})
         try:
             yield Engine(llm)
         finally:

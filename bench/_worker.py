@@ -13,6 +13,15 @@ from hallmark.poc.engine.forward import ModelForward
 from hallmark.poc.engine.worker import STATE_ATTRIBUTE, PoCWorker
 from hallmark.poc.round import RoundSpec
 
+OWN_KERNELS = (
+    "_draw_normals_kernel",
+    "_project_residual_kernel",
+    "_norm_kernel",
+    "_project_kernel",
+    "_distance_kernel",
+)
+"""Hallmark's kernels, by the names that a profile has them under."""
+
 if TYPE_CHECKING:
     from vllm.v1.worker.gpu_worker import Worker
 
@@ -71,6 +80,50 @@ class BenchWorker(Base):
             "quotient": statistics.median(quotients),
             "host": statistics.median(result["host_seconds"] for result in results),
         }
+
+    @torch.inference_mode()
+    def bench_device(self) -> dict[str, dict[str, float]]:
+        """Profile a bare batch and a round's, each the second of two.
+
+        Returns:
+            For `bare` and `round` the device's milliseconds in kernels, how many were launched, and the
+            microseconds in Hallmark's own; empty on a CPU, which launches none.
+        """
+        if self.device.type == "cpu":
+            return {}
+        state: PoCWorker = getattr(self, STATE_ATTRIBUTE)
+        spec = self._spec(state)
+        keys = [("key", nonce) for nonce in range(spec.batch_size)]
+        state.open_round(spec)
+        inputs = state._prepare(keys)[2]
+        bare = ModelForward(
+            self.model_runner.get_model(),
+            self.vllm_config,
+            state.attention,
+            state.operators,
+            torch.device(self.device),
+        )
+        found = {}
+        for name, run in (
+            ("bare", lambda: bare.final_hidden(inputs.clone())),
+            ("round", lambda: state.start([keys], None)),
+        ):
+            run()
+            torch.cuda.synchronize()
+            with torch.profiler.profile(
+                activities=[torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+            ) as profile:
+                run()
+                torch.cuda.synchronize()
+            kernels = [event for event in profile.key_averages() if event.device_type.name == "CUDA"]
+            own = [event for event in kernels if event.key in OWN_KERNELS]
+            found[name] = {
+                "device_ms": sum(event.self_device_time_total for event in kernels) / 1e3,
+                "launches": sum(event.count for event in kernels),
+                "own_us": sum(event.self_device_time_total for event in own),
+            }
+        state.close_round()
+        return found
 
     @torch.inference_mode()
     def bench_final_hidden(self, inputs: Tensor, projection: Tensor) -> Tensor:

@@ -102,10 +102,17 @@ class Case:
         self.keys = [("key", nonce) for nonce in range(BATCH_SIZE)]
         self.inputs = self.tensors.inputs(self.keys)
         self.norm = FinalNorm(self.model.norm.weight, self.model.norm.variance_epsilon, None)
+        self.positions = torch.arange(SEQ_LEN, device=DEVICE).unsqueeze(0)
 
     def hidden_states(self, model: nn.Module, inputs: Tensor) -> Tensor:
         """[batch_size · seq_len, hidden_size] at the model's end."""
-        output: Tensor = model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        # Without positions and a mask transformers looks for packed sequences, and waits for the device.
+        output: Tensor = model(
+            inputs_embeds=inputs,
+            attention_mask={"full_attention": None},
+            position_ids=self.positions,
+            use_cache=False,
+        ).last_hidden_state
         return output.view(-1, self.shape.hidden_size)
 
     def bare(self) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 import hypothesis
@@ -34,6 +35,20 @@ hypothesis.settings.load_profile("repeatable")
 # Where this runs in the background of a shell, SIGINT is ignored, and every process started from here would
 # inherit that. Tests that press Ctrl-C need what a terminal gives.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+_PLUGIN_OPTIONS = {
+    "pytest_asyncio": ("asyncio_mode", "asyncio_default_fixture_loop_scope"),
+    "pytest_timeout": ("timeout",),
+}
+"""What pyproject.toml sets for plugins; without them pytest would stop at options that nobody knows."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Know the options of plugins that are not installed: the kernels' tests do without them."""
+    for plugin, options in _PLUGIN_OPTIONS.items():
+        if find_spec(plugin) is None:
+            for option in options:
+                parser.addini(option, f"of {plugin}, which is not installed")
 
 
 def pytest_report_header() -> str:

@@ -4,6 +4,7 @@ import math
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,7 +61,10 @@ def spec(**fields: object) -> RoundSpec:
 @contextmanager
 def waiting_is_an_error() -> Iterator[None]:
     """Every synchronisation with the device that PyTorch knows of is an error."""
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        # Torch says once that this is a prototype. As an error that would leave the mode on for good.
+        warnings.simplefilter("ignore")
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:

@@ -1,0 +1,174 @@
+"""A round inside stock vLLM: right to the bit, and what it costs.
+
+The engine runs in this process, so that every traceback is seen. Batches run whole, again, back to back, and
+sliced between steps of inference; greedy completions with them and without; then the bare forward against a
+round's.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script's own folder out
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from _results import is_small, keep, kept_rows  # isort: skip  # before Triton is imported
+
+from _models import SHAPES
+from _vllm import Engine, running_engine
+
+from hallmark.poc.round import RoundSpec
+from hallmark.server.demo_model import demo_dtype
+
+BATCH_SIZE, SEQ_LEN = (8, 64) if is_small() else (32, 256)
+REPEATS, BATCHES = (3, 1) if is_small() else (7, 4)
+LAYERS = 2
+"""Of a slice."""
+ABOUT = (
+    f"A round of {BATCH_SIZE} nonces of {SEQ_LEN} tokens in vLLM, {demo_dtype()}, random weights: batches "
+    "and completions that differ from those run whole or without proofs; milliseconds of a batch, "
+    f"{BATCHES} back to back, medians by turns, and the median of their quotients; the device's milliseconds "
+    "in kernels and their number by the profiler, and the share of Hallmark's own; the host's to launch a "
+    "batch."
+)
+Batch = list[tuple[str, int]]
+Completion = tuple[int, ...]
+
+
+class Checks:
+    """What must hold of an engine, and what was counted."""
+
+    def __init__(self, engine: Engine, hidden_size: int) -> None:
+        from vllm import SamplingParams
+
+        self._engine = engine
+        self._greedy = SamplingParams(temperature=0.0, max_tokens=24, ignore_eos=True)
+        self._prompts = [[(7 * i + 13 * j) % 1000 for j in range(40 + i)] for i in range(4)]
+        self._batches: list[Batch] = [
+            [("key", BATCH_SIZE * batch + i) for i in range(BATCH_SIZE)] for batch in range(3)
+        ]
+        self._spec = RoundSpec(
+            digest="0" * 64,
+            block_hash="gpu",
+            hidden_size=hidden_size,
+            seq_len=SEQ_LEN,
+            batch_size=BATCH_SIZE,
+            input_scale=2.0**-5,
+            projection=True,
+            projection_scale=0.01,
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Return the counts; none of what differs may be anything but 0."""
+        alone = [self._complete(i) for i in range(len(self._prompts))]
+        self._engine.poc("poc_open_round", self._spec.to_wire())
+        whole = [self._whole(batch) for batch in self._batches]
+        assert all(d == d for distances in whole for d in distances), "a nonce failed"
+        again = [self._whole(batch) for batch in self._batches]
+        together = self._engine.poc("poc_start", self._batches, None)
+        back_to_back = [batch["distances"] for batch in together["batches"]]
+        sliced, beside, seconds = self._beside_inference()
+        self._engine.poc("poc_close_round")
+        return {
+            "again_differ": sum(a != b for a, b in zip(whole, again, strict=True)),
+            "back_to_back_differ": sum(a != b for a, b in zip(whole, back_to_back, strict=True)),
+            "sliced_differ": sum(a != b for a, b in zip(whole, sliced, strict=True)),
+            "slices": len(seconds),
+            "slice_ms": round(sorted(seconds)[len(seconds) // 2] * 1e3, 3),
+            "completions_differ": sum(alone[i] != completion for i, completion in enumerate(beside)),
+            "mean_distance": sum(map(sum, whole)) / (len(whole) * BATCH_SIZE),
+        }
+
+    def _complete(self, prompt: int) -> Completion:
+        prompts = [{"prompt_token_ids": self._prompts[prompt]}]
+        found = self._engine.llm.generate(prompts, self._greedy, use_tqdm=False)
+        return tuple(found[0].outputs[0].token_ids)
+
+    def _whole(self, batch: Batch) -> list[float]:
+        distances: list[float] = self._engine.poc("poc_start", [batch], None)["batches"][0]["distances"]
+        return distances
+
+    def _beside_inference(self) -> tuple[list[list[float]], list[Completion], list[float]]:
+        """Run each batch a slice at a time, with completions between slices as long as there are prompts.
+
+        Returns:
+            The batches' distances, the completions, and each slice's seconds.
+        """
+        sliced: list[list[float]] = []
+        beside: list[Completion] = []
+        seconds: list[float] = []
+        for batch in self._batches:
+            done = self._engine.poc("poc_start", [batch], LAYERS)
+            while done["batches"] is None:
+                seconds.append(done["seconds"])
+                if len(beside) < len(self._prompts):
+                    beside.append(self._complete(len(beside)))
+                done = self._engine.poc("poc_advance", LAYERS)
+            sliced.append(done["batches"][0]["distances"])
+        return sliced, beside, seconds
+
+
+def costs(engine: Engine, flops: float) -> dict[str, Any]:
+    """Return the bare forward's and a round's times."""
+    times = engine.call("bench_forwards", REPEATS, BATCHES)
+    row = {
+        "bare_ms": round(times["bare"] * 1e3, 3),
+        "round_ms": round(times["round"] * 1e3, 3),
+        "overhead_percent": round((times["quotient"] - 1) * 100, 3),
+        "host_ms": round(times["host"] * 1e3, 2),
+        "bare_tflop_s": round(flops / times["bare"] / 1e12, 1),
+    }
+    if device := engine.call("bench_device"):
+        row |= {f"{name}_device_ms": round(found["device_ms"], 3) for name, found in device.items()}
+        row |= {f"{name}_launches": found["launches"] for name, found in device.items()}
+        row["own_us"] = round(device["round"]["own_us"], 1)
+        others = device["round"]["device_ms"] - device["round"]["own_us"] / 1e3
+        row["own_percent"] = round(device["round"]["own_us"] / others / 10, 3)
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", choices=list(SHAPES))
+    parser.add_argument("mode", choices=("eager", "compiled"))
+    parser.add_argument("--attention", help="vLLM's attention backend; the platform's own by default")
+    parser.add_argument(
+        "--runner", choices=("1", "2"), default="1", help="the version of vLLM's model runner"
+    )
+    arguments = parser.parse_args()
+    # vLLM reads these when it starts.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = str(int(arguments.runner == "2"))
+    options: dict[str, object] = {"enforce_eager": arguments.mode == "eager"}
+    if arguments.mode == "compiled":
+        options["compilation_config"] = {"cudagraph_capture_sizes": [1, 2, 4, 8]}
+    if arguments.attention is not None:
+        options["attention_backend"] = arguments.attention
+    shape = SHAPES[arguments.model]
+    begun = time.perf_counter()
+    with running_engine(shape, batch_size=BATCH_SIZE, seq_len=SEQ_LEN, **options) as engine:
+        numerics = engine.warm["numerics"]
+        row: dict[str, Any] = {
+            "model": arguments.model,
+            "attention": numerics["attention"],
+            "mode": arguments.mode,
+            "runner": numerics["model_runner"],
+            "start_s": round(time.perf_counter() - begun, 1),
+            "scratch_mib": engine.set_up["scratch_bytes"] >> 20,
+            "peak_mib": engine.warm["peak_bytes"] >> 20,
+        }
+        row |= Checks(engine, shape.hidden_size).run()
+        row |= costs(engine, shape.forward_flops(BATCH_SIZE, SEQ_LEN))
+        keep("engine", ABOUT, [*kept_rows("engine"), row], dtype=demo_dtype(), numerics=numerics)
+    wrong = [name for name, count in row.items() if name.endswith("_differ") and count]
+    if wrong:
+        sys.exit(f"not 0: {', '.join(wrong)}")
+
+
+if __name__ == "__main__":
+    main()
