@@ -1,6 +1,6 @@
 """The tables of docs/security.md."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from _tables import Table, number, text
@@ -19,6 +19,18 @@ def percent(digits: int) -> Callable[[Any], str]:
 def yes(value: Any) -> str:
     """A truth value in a word."""
     return "yes" if value else "no"
+
+
+_READ = (("normal", "last"), ("tokens", "groups"))
+"""What a round reads now, and what the next protocol is to read."""
+
+
+def _is_shown(row: Mapping[str, Any]) -> bool:
+    """Whether a pair is one of vLLM's on the GPU, or of the two implementations on one CPU."""
+    pair = {row["one"], row["other"]}
+    with_gpu = "h100-80gb-hbm3 vllm-FLASH_ATTN" in pair and "h100-80gb-hbm3 transformers-fp32" not in pair
+    on_cpu = pair == {"cpu vllm", "cpu transformers-sdpa"}
+    return (with_gpu or on_cpu) and row["rows"] == 256 and (row["inputs"], row["readout"]) in _READ
 
 
 SECURITY = {
@@ -80,6 +92,22 @@ SECURITY = {
         ),
         # float32 agrees to within a millionth of s, in every pair.
         where=lambda row: row["dtype"] != "float32",
+    ),
+    "honest-noise-trained": Table(
+        "noise_pairs",
+        (
+            ("one", "one", text),
+            ("other", "other", text),
+            ("inputs", "inputs", text),
+            ("read", "readout", text),
+            ("numbers", "numbers", number(0)),
+            ("σ, s", "sigma", significant(2)),
+            ("σ of errors clipped at 3.5 σ, s", "clipped", significant(2)),
+            ("kurtosis, clipped", "clipped_kurtosis", number(1)),
+            ("largest, s", "largest", significant(2)),
+            ("beyond 0.35 s", "beyond_0.35", significant(2)),
+        ),
+        where=_is_shown,
     ),
     "precomputation": Table(
         "soundness_precomputation",
