@@ -94,8 +94,8 @@ def seconds_side_by_side(
 def median_seconds(contenders: Mapping[str, Callable[[], object]], *, repeats: int = 7) -> dict[str, float]:
     """The median time of each contender, all measured in this process.
 
-    On a GPU by Triton's `do_bench`, which times with events and empties the L2 cache before each run; on a
-    CPU by turns.
+    On a GPU by Triton's `do_bench`, which times with events and empties the L2 cache before each run: for
+    work that takes longer than the host needs to launch it. On a CPU by turns.
     """
     if torch.cuda.is_available():
         return {
@@ -125,7 +125,7 @@ def write_results(
     directory: Path = RESULTS,
     **more: object,
 ) -> Path:
-    """Write `<bench>-<target>-<date>.json`.
+    """Write `<bench>-<target>-<date>.json`; rows of other models that this machine wrote there today stay.
 
     Args:
         bench: The bench's name.
@@ -141,18 +141,28 @@ def write_results(
     """
     today = datetime.now(UTC).date().isoformat()
     path = directory / f"{bench}-{target}-{today}.json"
+    made_by = {"machine": machine(), "versions": versions(*packages)}
     results = {
         "bench": bench,
         "about": about,
         "date": today,
-        "machine": machine(),
-        "versions": versions(*packages),
+        **made_by,
         **more,
-        "rows": [dict(row) for row in rows],
+        "rows": [*_rows_of_other_models(path, made_by, rows), *(dict(row) for row in rows)],
     }
     path.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"\nwritten to {os.path.relpath(path)}")
     return path
+
+
+def _rows_of_other_models(path: Path, made_by: Mapping[str, Any], rows: Sequence[Row]) -> list[Row]:
+    if not path.is_file():
+        return []
+    earlier = json.loads(path.read_text(encoding="utf-8"))
+    if any(earlier[key] != value for key, value in made_by.items()):
+        return []
+    models = {row.get("model") for row in rows}
+    return [row for row in earlier["rows"] if row.get("model") not in {None, *models}]
 
 
 def _cell(value: object) -> str:

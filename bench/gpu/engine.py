@@ -7,6 +7,7 @@ round's.
 
 import argparse
 import os
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from _results import is_small, keep, kept_rows  # isort: skip  # before Triton is imported
 
+import torch
 from _models import SHAPES
 from _vllm import Engine, running_engine
 
@@ -32,7 +34,7 @@ ABOUT = (
     "and completions that differ from those run whole or without proofs; milliseconds of a batch, "
     f"{BATCHES} back to back, medians by turns, and the median of their quotients; the device's milliseconds "
     "in kernels and their number by the profiler, and the share of Hallmark's own; the host's to launch a "
-    "batch."
+    "batch; tokens a second of proofs, of chat's prefill of as many prompts as long, and their quotient."
 )
 Batch = list[tuple[str, int]]
 Completion = tuple[int, ...]
@@ -111,15 +113,39 @@ class Checks:
         return sliced, beside, seconds
 
 
+def prefilled_tokens_per_second(engine: Engine) -> float:
+    """Return what the same engine prefills for chat: as many prompts as long at once, for a token each.
+
+    The median of some runs; no two prompts begin alike, so that no prefix is found in the cache.
+    """
+    from vllm import SamplingParams
+
+    one_token = SamplingParams(temperature=0.0, max_tokens=1, ignore_eos=True)
+    generator = torch.Generator().manual_seed(0)
+    seconds = []
+    for turn in range(REPEATS + 1):
+        tokens = torch.randint(0, 1000, (BATCH_SIZE, SEQ_LEN), generator=generator).tolist()
+        prompts = [{"prompt_token_ids": prompt} for prompt in tokens]
+        begun = time.perf_counter()
+        engine.llm.generate(prompts, one_token, use_tqdm=False)
+        if turn:
+            seconds.append(time.perf_counter() - begun)
+    return BATCH_SIZE * SEQ_LEN / statistics.median(seconds)
+
+
 def costs(engine: Engine, flops: float) -> dict[str, Any]:
-    """Return the bare forward's and a round's times."""
+    """Return the bare forward's and a round's times, and what both are in tokens beside chat."""
     times = engine.call("bench_forwards", REPEATS, BATCHES)
+    proved, prefilled = BATCH_SIZE * SEQ_LEN / times["round"], prefilled_tokens_per_second(engine)
     row = {
         "bare_ms": round(times["bare"] * 1e3, 3),
         "round_ms": round(times["round"] * 1e3, 3),
         "overhead_percent": round((times["quotient"] - 1) * 100, 3),
         "host_ms": round(times["host"] * 1e3, 2),
         "bare_tflop_s": round(flops / times["bare"] / 1e12, 1),
+        "proved_tokens_s": round(proved),
+        "prefilled_tokens_s": round(prefilled),
+        "proved_to_prefilled": round(proved / prefilled, 3),
     }
     if device := engine.call("bench_device"):
         row |= {f"{name}_device_ms": round(found["device_ms"], 3) for name, found in device.items()}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from _models import SHAPES
-from _report import RESULTS
+from _report import RESULTS, write_results
 from report import DOCUMENTS, document
 
 from hallmark.kernels.path import WIDEST
@@ -31,6 +31,21 @@ def test_a_results_file_names_machine_versions_and_date(path: Path) -> None:
     assert results["machine"]["cpu"]
     assert results["machine"]["cores"] >= 1
     assert {"python", "torch"} <= results["versions"].keys()
+
+
+def test_rows_of_another_model_stay_and_those_of_the_same_go(tmp_path: Path) -> None:
+    def write(*rows: dict[str, object], packages: tuple[str, ...] = ("torch",)) -> list[dict[str, object]]:
+        path = write_results("round", "cpu", about="A.", rows=rows, packages=packages, directory=tmp_path)
+        found: list[dict[str, object]] = json.loads(path.read_text())["rows"]
+        return found
+
+    small, large = {"model": "0.6B", "ms": 1}, {"model": "8B", "ms": 9}
+    assert write(small) == [small]
+    assert write(large) == [small, large]
+    assert write({**small, "ms": 2}) == [large, {**small, "ms": 2}]
+    assert write(large, packages=()) == [large], "made by other versions"
+    assert write({"ms": 3}, packages=()) == [large, {"ms": 3}]
+    assert write({"ms": 4}, packages=()) == [large, {"ms": 4}]
 
 
 @pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
