@@ -44,7 +44,7 @@ class BenchWorker(Base):
         spec = self._spec(state)
         keys = [("key", nonce) for nonce in range(spec.batch_size)]
         state.open_round(spec)
-        _, _, inputs = state._prepare(keys)
+        inputs = state._inputs(keys)
         # The model with its own norm, as inference runs it, under the same private attention.
         bare = ModelForward(
             self.model_runner.get_model(),
@@ -95,7 +95,7 @@ class BenchWorker(Base):
         spec = self._spec(state)
         keys = [("key", nonce) for nonce in range(spec.batch_size)]
         state.open_round(spec)
-        inputs = state._prepare(keys)[2]
+        inputs = state._inputs(keys)
         bare = ModelForward(
             self.model_runner.get_model(),
             self.vllm_config,
@@ -150,7 +150,7 @@ class BenchWorker(Base):
         state: PoCWorker = getattr(self, STATE_ATTRIBUTE)
         spec = self._spec(state)
         projections = state.open_round(spec)
-        inputs = state._prepare([("key", nonce) for nonce in range(spec.batch_size)])[2]
+        inputs = state._inputs([("key", nonce) for nonce in range(spec.batch_size)])
         state.close_round()
         return {
             "projections": projections,

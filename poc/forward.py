@@ -1,6 +1,7 @@
 """The round's definition around any model: what goes in, and what is made of what comes out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from hallmark.poc.errors import FieldError
 from hallmark.poc.nonces import NonceKey
 from hallmark.poc.projection import RandomProjection
 from hallmark.poc.round import RoundSpec
-from hallmark.poc.streams import Stream, embeds_stream, streams_tensor, target_stream
+from hallmark.poc.streams import nonce_streams, streams_tensor
 from hallmark.poc.transfer import to_device
 
 __all__ = ["RoundTensors", "pad_keys"]
@@ -72,9 +73,21 @@ class RoundTensors:
         Raises:
             FieldError: The number of keys is another one.
         """
+        self._check_whole(keys)
+        return self.some_inputs(keys)
+
+    def some_inputs(self, keys: Sequence[NonceKey]) -> Tensor:
+        """Draw and project the inputs of some nonces.
+
+        Args:
+            keys: Any number of them.
+
+        Returns:
+            [keys, seq_len, hidden_size] in the model's dtype.
+        """
         spec = self._spec
         p_pre = None if self._projection is None else self._projection.pre_proj
-        streams = self._streams(embeds_stream, keys)
+        streams = self._streams("embeds", keys)
         return embed_project(streams, spec.seq_len, spec.hidden_size, self._input_table, p_pre)
 
     def distances(
@@ -94,14 +107,17 @@ class RoundTensors:
         Raises:
             FieldError: The number of keys is not `batch_size`.
         """
+        self._check_whole(keys)
         p_post = None if self._projection is None else self._projection.post_proj
-        streams = self._streams(target_stream, keys)
+        streams = self._streams("target", keys)
         return norm_project(hidden_states, norm, p_post, streams, self._target_table)
 
-    def _streams(self, name: Callable[[str, str, str, int], Stream], keys: Sequence[NonceKey]) -> Tensor:
-        """The streams of a whole batch, int64 [batch_size, 4], on the round's device."""
+    def _streams(self, purpose: Literal["embeds", "target"], keys: Sequence[NonceKey]) -> Tensor:
+        """The streams of nonces, int64 [keys, 4], on the round's device."""
         spec = self._spec
-        if len(keys) != spec.batch_size:
-            raise FieldError("keys", f"{len(keys)} nonces", f"a whole batch of {spec.batch_size}")
-        streams = streams_tensor(name(spec.digest, spec.block_hash, key, nonce) for key, nonce in keys)
+        streams = streams_tensor(nonce_streams(purpose, spec.digest, spec.block_hash, keys))
         return to_device(streams, self._device)
+
+    def _check_whole(self, keys: Sequence[NonceKey]) -> None:
+        if len(keys) != self._spec.batch_size:
+            raise FieldError("keys", f"{len(keys)} nonces", f"a whole batch of {self._spec.batch_size}")

@@ -8,17 +8,19 @@ key (k0, k1) and the upper half of its counter (c2, c3).
 import hashlib
 import struct
 from collections.abc import Iterable
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import torch
 
 from hallmark.poc.checks import check_integer, check_text
+from hallmark.poc.nonces import NonceKey
 
 __all__ = [
     "PROTOCOL",
     "Stream",
     "embeds_stream",
     "length_prefixed",
+    "nonce_streams",
     "post_stream",
     "pre_stream",
     "stream_digest",
@@ -75,14 +77,30 @@ def _stream(purpose: str, *fields: str | int) -> Stream:
     return Stream.from_digest(stream_digest(purpose, *fields))
 
 
+def nonce_streams(
+    purpose: Literal["embeds", "target"], round_digest: str, block_hash: str, keys: Iterable[NonceKey]
+) -> list[Stream]:
+    """The streams of nonces of one round: of the model's inputs (`embeds`), or of the targets.
+
+    What they have in common is hashed once: the device waits for these at the start of a batch.
+    """
+    common = hashlib.sha256(PROTOCOL.encode("ascii") + length_prefixed(purpose, round_digest, block_hash))
+    streams = []
+    for key, nonce in keys:
+        digest = common.copy()
+        digest.update(length_prefixed(key, nonce))
+        streams.append(Stream.from_digest(digest.digest()))
+    return streams
+
+
 def embeds_stream(round_digest: str, block_hash: str, public_key: str, nonce: int) -> Stream:
     """The stream of one nonce's model input."""
-    return _stream("embeds", round_digest, block_hash, public_key, nonce)
+    return nonce_streams("embeds", round_digest, block_hash, [(public_key, nonce)])[0]
 
 
 def target_stream(round_digest: str, block_hash: str, public_key: str, nonce: int) -> Stream:
     """The stream of one nonce's target."""
-    return _stream("target", round_digest, block_hash, public_key, nonce)
+    return nonce_streams("target", round_digest, block_hash, [(public_key, nonce)])[0]
 
 
 def pre_stream(block_hash: str) -> Stream:

@@ -208,7 +208,12 @@ PINS: Final = (
         ("model_runner", "peak_activation_memory"),
         needed_by="worker.PoCWorker, memory.step_memory",
     ),
-    Pin("distributed/parallel_state.py", "GroupCoordinator", ("cpu_group",), needed_by="agreement.Agreement"),
+    Pin(
+        "distributed/parallel_state.py",
+        "GroupCoordinator",
+        ("cpu_group", "rank_in_group", "world_size", Call("all_gather", ("input_", "dim"))),
+        needed_by="worker.PoCWorker, input_share.InputShare",
+    ),
     Pin("distributed/parallel_state.py", "get_tp_group", arguments=(), needed_by="worker.PoCWorker"),
     Pin(
         "model_executor/layers/vocab_parallel_embedding.py",

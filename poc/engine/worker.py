@@ -28,6 +28,7 @@ from hallmark.poc.engine.eager_operators import EagerOperators
 from hallmark.poc.engine.expected_compilation import expected_compilation
 from hallmark.poc.engine.fingerprint import numerics
 from hallmark.poc.engine.forward import ModelForward, inferences_turn
+from hallmark.poc.engine.input_share import InputShare
 from hallmark.poc.engine.live_cache import LiveCacheGuard
 from hallmark.poc.engine.memory import check_free, measure_peak, step_memory
 from hallmark.poc.engine.preemption import Preemptible
@@ -44,6 +45,15 @@ if TYPE_CHECKING:
     from vllm.v1.worker.gpu_worker import Worker
 
 logger = logging.getLogger(__name__)
+
+
+class _PreparedBatch(NamedTuple):
+    """A batch before its forward: the round's tensors, its padded nonces, its inputs or a share of them."""
+
+    tensors: RoundTensors
+    keys: list[NonceKey]
+    inputs: Tensor
+    is_shared: bool
 
 
 class _RunningBatch(NamedTuple):
@@ -84,8 +94,10 @@ class PoCWorker:
         self._model = runner.get_model()
         self._device: torch.device = worker.device
         self._dtype: torch.dtype = config.model_config.dtype
+        ranks = get_tp_group()
         parallel = config.parallel_config.tensor_parallel_size > 1
-        self._agreement = Agreement(get_tp_group().cpu_group if parallel else None, _SET_UP_TIMEOUT)
+        self._agreement = Agreement(ranks.cpu_group if parallel else None, _SET_UP_TIMEOUT)
+        self._share = InputShare(ranks)
         self.operators = EagerOperators(config)
         self._preemptible = Preemptible(
             SameStream(self._device), partial(inferences_turn, self.operators), _SET_UP_TIMEOUT
@@ -233,9 +245,7 @@ class PoCWorker:
         That is: whether the final norm can be left out, and whether the compiled model is the model.
         """
         self._watch_live_cache(keys)
-        _, _, inputs = self._agreement.without_collectives(
-            "preparing the warm-up", lambda: self._prepare(keys)
-        )
+        inputs = self._inputs(keys)
         self._agreement.with_collectives(
             "trying the final norm", lambda: self._forward.postpone_norm(inputs[:1].clone())
         )
@@ -250,9 +260,7 @@ class PoCWorker:
         """
         name = f"the model {self._config.model_config.model} ({type(self._model).__name__})"
         guard = LiveCacheGuard(name, self._model, self._layers, self.attention)
-        _, _, inputs = self._agreement.without_collectives(
-            "preparing the first forward", lambda: self._prepare(keys)
-        )
+        inputs = self._inputs(keys)
         batch_size, seq_len, _ = inputs.shape
         self._agreement.with_collectives(
             "the first forward",
@@ -275,13 +283,11 @@ class PoCWorker:
 
     def _launch(self, keys: Sequence[NonceKey]) -> _RunningBatch:
         begun = time.thread_time()  # which stands still where the thread does
-        tensors, padded, inputs = self._agreement.without_collectives(
-            "preparing a PoC batch", lambda: self._prepare(keys)
-        )
+        batch = self._agreement.without_collectives("preparing a PoC batch", lambda: self._prepare(keys))
 
         def run() -> HostCopy:
-            hidden_states, norm = self._forward.final_hidden(inputs)
-            return HostCopy(tensors.distances(hidden_states, padded, norm))
+            hidden_states, norm = self._forward.final_hidden(self._all_inputs(batch))
+            return HostCopy(batch.tensors.distances(hidden_states, batch.keys, norm))
 
         distances = self._agreement.with_collectives("the forward of a PoC batch", run)
         return _RunningBatch(distances, len(keys), time.thread_time() - begun)
@@ -296,11 +302,23 @@ class PoCWorker:
         distances = self._agreement.with_collectives("reading a PoC batch", read)
         return {"distances": distances[: batch.size], "host_seconds": batch.host_seconds}
 
-    def _prepare(self, keys: Sequence[NonceKey]) -> tuple[RoundTensors, list[NonceKey], Tensor]:
+    def _prepare(self, keys: Sequence[NonceKey]) -> _PreparedBatch:
         if self._round is None:
             raise EngineError("no PoC round is open on this worker")
         padded = pad_keys(keys, self._round.batch_size)
-        return self._round, padded, self._round.inputs(padded)
+        # Drawing alone is faster on every rank than gathering what others have drawn.
+        is_shared = self._round.projection_bytes > 0
+        own = self._share.of(padded) if is_shared else padded
+        return _PreparedBatch(self._round, padded, self._round.some_inputs(own), is_shared)
+
+    def _all_inputs(self, batch: _PreparedBatch) -> Tensor:
+        """Return the inputs of a prepared batch, a collective where ranks share them."""
+        return self._share.gather(batch.inputs, len(batch.keys)) if batch.is_shared else batch.inputs
+
+    def _inputs(self, keys: Sequence[NonceKey]) -> Tensor:
+        """Prepare a batch for the warm-up and return its inputs."""
+        batch = self._agreement.without_collectives("preparing the warm-up", lambda: self._prepare(keys))
+        return self._agreement.with_collectives("sharing the warm-up", lambda: self._all_inputs(batch))
 
     def _embedding_moments(self) -> tuple[float, int]:
         """Return sum of squares and size of this rank's part of the embedding table, without padding.

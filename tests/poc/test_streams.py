@@ -1,6 +1,7 @@
 """Names of streams: unambiguous, exact, and picky about what has no single meaning."""
 
 import hashlib
+from typing import Literal
 
 import independent_verifier
 import pytest
@@ -14,6 +15,7 @@ from hallmark.poc.streams import (
     Stream,
     embeds_stream,
     length_prefixed,
+    nonce_streams,
     post_stream,
     pre_stream,
     stream_digest,
@@ -129,3 +131,15 @@ def test_streams_tensor_has_one_row_for_each() -> None:
     assert streams_tensor(iter(names)).tolist() == [list(name) for name in names]
     assert streams_tensor(names).dtype == torch.int64
     assert streams_tensor([]).shape == (0, 4)
+
+
+@given(
+    purpose=st.sampled_from(["embeds", "target"]),
+    texts=st.tuples(TEXT, TEXT),
+    keys=st.lists(st.tuples(TEXT, st.integers(0, 2**63 - 1)), max_size=5),
+)
+def test_what_nonces_have_in_common_is_hashed_once_for_the_same_names(
+    purpose: Literal["embeds", "target"], texts: tuple[str, str], keys: list[tuple[str, int]]
+) -> None:
+    expected = [Stream.from_digest(stream_digest(purpose, *texts, key, nonce)) for key, nonce in keys]
+    assert nonce_streams(purpose, *texts, keys) == expected

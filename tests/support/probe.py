@@ -102,6 +102,20 @@ class Probe(Base):
         impl.forward = broken
         return {}
 
+    def probe_batch_inputs(self, keys: list[tuple[str, int]]) -> dict[str, Any]:
+        """What this rank draws of a batch's inputs, what it has then, and what it would have drawn alone."""
+        state = getattr(self, STATE_ATTRIBUTE)
+        prepared = state._prepare([(key, nonce) for key, nonce in keys])
+        inputs = state._all_inputs(prepared)
+        alone = state._round.some_inputs(prepared.keys)
+        return {
+            "drawn": len(prepared.inputs),
+            "sha256": hashlib.sha256(inputs.contiguous().view(torch.uint8).numpy()).hexdigest(),
+            "shape": list(inputs.shape),
+            "largest": float(alone.float().abs().max()),
+            "difference": float((inputs.float() - alone.float()).abs().max()),
+        }
+
     def probe_live_bytes(self) -> dict[str, Any]:
         """The bytes of all large tensors that are alive in this process, shared storage once."""
         gc.collect()
