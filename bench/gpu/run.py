@@ -43,11 +43,22 @@ class Step:
         command: What Python is given.
         seconds: How long it may take.
         needs: Modules without which it is left out.
+        needs_path: A file or folder without which it is left out.
     """
 
     command: tuple[str, ...]
     seconds: int
     needs: tuple[str, ...] = ()
+    needs_path: Path | None = None
+
+    def lacks(self) -> str | None:
+        """Return what is missing of what it needs; None where all is there."""
+        for module in self.needs:
+            if find_spec(module) is None:
+                return module
+        if self.needs_path is not None and not self.needs_path.exists():
+            return f"{self.needs_path}, which make gpu-parts fetches"
+        return None
 
 
 @dataclass(frozen=True)
@@ -81,8 +92,11 @@ def stages(is_small: bool) -> dict[str, tuple[Step, ...]]:
     def engine(*arguments: str) -> Step:
         return Step(script("engine.py", *arguments), 150, ("vllm",))
 
+    # Small ways take a random model.
+    trained = None if is_small else Path(os.environ.get("HALLMARK_SMOLLM2") or ROOT / ".gpu" / "smollm2")
+
     def noise(way: str, *needs: str) -> Step:
-        return Step(script("noise.py", "run", way), 120, needs)
+        return Step(script("noise.py", "run", way), 120, needs, trained)
 
     options = ("-p", "no:cacheprovider", "-q", "--tb=short")
     if is_small:
@@ -114,7 +128,7 @@ def stages(is_small: bool) -> dict[str, tuple[Step, ...]]:
             noise("transformers"),
             noise("vllm-FLASH_ATTN", "vllm"),
             noise("vllm-TRITON_ATTN", "vllm"),
-            Step(script("noise.py", "compare"), 60),
+            Step(script("noise.py", "compare"), 60, needs_path=trained),
         ),
         # A server and its API: what the command line needs is not on every machine that computes.
         "demo": (Step(("-m", "hallmark.server.cli", "demo"), 400, ("vllm", "tenacity", "typer")),),
@@ -157,9 +171,9 @@ def run_stage(
         for step in steps:
             label = " ".join(part.removeprefix(f"{HERE}/") for part in step.command)
             print(f"\n=== {name}: {label} (at most {step.seconds} s)", flush=True)
-            missing = [module for module in step.needs if find_spec(module) is None]
-            if missing:
-                yield Outcome(name, label, 0.0, f"left out: no {missing[0]} here")
+            lacking = step.lacks()
+            if lacking is not None:
+                yield Outcome(name, label, 0.0, f"left out: no {lacking}")
                 continue
             begun = time.perf_counter()
             ended = _run(step, log, environment)

@@ -74,8 +74,18 @@ time.sleep(600)
 
 def test_what_lacks_a_module_is_left_out(tmp_path: Path) -> None:
     assert find_spec("no_such_module") is None
-    (found,) = steps(tmp_path, Step(("-c", "raise SystemExit(1)"), 60, ("sys", "no_such_module")))
-    assert (found.ended, found.is_right) == ("left out: no no_such_module here", True)
+    lacking = Step(("-c", "raise SystemExit(1)"), 60, ("sys", "no_such_module"))
+    (found,) = steps(tmp_path, lacking)
+    assert (found.ended, found.is_right) == ("left out: no no_such_module", True)
+
+
+def test_what_lacks_the_trained_model_is_left_out(tmp_path: Path) -> None:
+    model = tmp_path / "smollm2"
+    step = Step(("-c", "pass"), 60, needs_path=model)
+    (found,) = steps(tmp_path, step)
+    assert found.ended == f"left out: no {model}, which make gpu-parts fetches"
+    model.mkdir()
+    assert [outcome.ended for outcome in steps(tmp_path, step)] == ["right"]
 
 
 def test_linked_packages_and_the_plugin_are_found(tmp_path: Path) -> None:
