@@ -77,7 +77,7 @@ gpu: ## Correctness, times and honest noise on one GPU: make gpu PYTHON=python3
 	$(PYTHON) -P bench/gpu/run.py
 
 gpu-parts: setup ## Fetch the trained model that make gpu measures noise on, in parts that can be carried
-	$(BIN)/python -P bench/gpu/_smollm2.py split .gpu/smollm2
+	$(BIN)/python -P bench/gpu/_smollm2.py split
 
 clean: ## Remove what the targets made
 	rm -rf $(VENV) .check .cache build dist *.egg-info

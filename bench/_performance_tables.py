@@ -16,6 +16,12 @@ _OVERHEAD = (
     ("bare, TFLOP/s", "bare_tflop_s", number(2)),
 )
 
+
+def _version_of_runner(module: str) -> str:
+    """The version of vLLM's model runner that a module has."""
+    return "2" if module == "vllm.v1.worker.gpu.model_runner" else "1"
+
+
 PERFORMANCE = {
     "prediction": Table(
         "prediction",
@@ -53,6 +59,7 @@ PERFORMANCE = {
             ("model", "model", text),
             ("server", "mode", text),
             ("attention", "attention", text),
+            ("model runner", "runner", _version_of_runner),
             ("batches that differ: again", "again_differ", number(0)),
             ("back to back", "back_to_back_differ", number(0)),
             ("sliced", "sliced_differ", number(0)),
@@ -67,6 +74,7 @@ PERFORMANCE = {
             ("overhead, %", "overhead_percent", number(2)),
             ("host, ms", "host_ms", number(1)),
             ("bare, TFLOP/s", "bare_tflop_s", number(0)),
+            ("proved tokens to prefilled", "proved_to_prefilled", number(2)),
         ),
     ),
     "gpu-forward": Table("gpu_forward", (*_OVERHEAD[:5], *_OVERHEAD[-1:])),

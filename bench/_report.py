@@ -127,6 +127,8 @@ def write_results(
 ) -> Path:
     """Write `<bench>-<target>-<date>.json`; rows of other models that this machine wrote there today stay.
 
+    A row's model is what it has of `model`, `mode`, `attention` and `runner`.
+
     Args:
         bench: The bench's name.
         target: What kind of machine, e.g. `cpu` or `h200`.
@@ -161,8 +163,12 @@ def _rows_of_other_models(path: Path, made_by: Mapping[str, Any], rows: Sequence
     earlier = json.loads(path.read_text(encoding="utf-8"))
     if any(earlier[key] != value for key, value in made_by.items()):
         return []
-    models = {row.get("model") for row in rows}
-    return [row for row in earlier["rows"] if row.get("model") not in {None, *models}]
+    models = {_model(row) for row in rows}
+    return [row for row in earlier["rows"] if "model" in row and _model(row) not in models]
+
+
+def _model(row: Row) -> tuple[Any, ...]:
+    return tuple(row.get(key) for key in ("model", "mode", "attention", "runner"))
 
 
 def _cell(value: object) -> str:

@@ -45,14 +45,7 @@ class BenchWorker(Base):
         keys = [("key", nonce) for nonce in range(spec.batch_size)]
         state.open_round(spec)
         inputs = state._inputs(keys)
-        # The model with its own norm, as inference runs it, under the same private attention.
-        bare = ModelForward(
-            self.model_runner.get_model(),
-            self.vllm_config,
-            state.attention,
-            state.operators,
-            torch.device(self.device),
-        )
+        bare = self._bare(state)
         results: list[dict[str, Any]] = []
         # A model may overwrite its inputs, and a product of other numbers takes another time.
         copies = [inputs.clone() for _ in range(batches)]
@@ -96,13 +89,7 @@ class BenchWorker(Base):
         keys = [("key", nonce) for nonce in range(spec.batch_size)]
         state.open_round(spec)
         inputs = state._inputs(keys)
-        bare = ModelForward(
-            self.model_runner.get_model(),
-            self.vllm_config,
-            state.attention,
-            state.operators,
-            torch.device(self.device),
-        )
+        bare = self._bare(state)
         found = {}
         for name, run in (
             ("bare", lambda: bare.final_hidden(inputs.clone())),
@@ -138,11 +125,8 @@ class BenchWorker(Base):
         """
         state: PoCWorker = getattr(self, STATE_ATTRIBUTE)
         device = torch.device(self.device)
-        own_norm = ModelForward(
-            self.model_runner.get_model(), self.vllm_config, state.attention, state.operators, device
-        )
         projected = project_residual(inputs.to(device), projection.to(device), inputs.dtype)
-        return own_norm.final_hidden(projected).hidden_states.view(inputs.shape).cpu()
+        return self._bare(state).final_hidden(projected).hidden_states.view(inputs.shape).cpu()
 
     @torch.inference_mode()
     def bench_memory(self) -> dict[str, Any]:
@@ -157,6 +141,16 @@ class BenchWorker(Base):
             "scratch": state.attention.memory_bytes,
             "inputs": inputs.nbytes,
         }
+
+    def _bare(self, state: PoCWorker) -> ModelForward:
+        """Make a forward of the model with its own norm, under PoC's private attention."""
+        return ModelForward(
+            self.model_runner.get_model(),
+            self.vllm_config,
+            state.attention,
+            state.operators,
+            torch.device(self.device),
+        )
 
     def _spec(self, state: PoCWorker) -> RoundSpec:
         return RoundSpec(

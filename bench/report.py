@@ -86,8 +86,11 @@ def _cell(row: Mapping[str, Any], key: str, form: Callable[[Any], str]) -> str:
 
 
 def _origin(path: Path, results: Mapping[str, Any]) -> str:
+    if "ways" in results:  # of several machines
+        named = sorted({_where(way["machine"], way["versions"]) for way in results["ways"]})
+        return f"{'; '.join(named)}; {results['date']} ([{path.name}](../bench/results/{path.name}))"
     machine, versions = results["machine"], results["versions"]
-    where = machine.get("gpu") or f"{machine['cores']} cores of {machine['cpu']} ({machine['instructions']})"
+    where = _processor(machine)
     if "assumed" in results:
         where = "Assumed rates of an H200, code compiled on a CPU"
     named = [
@@ -97,6 +100,15 @@ def _origin(path: Path, results: Mapping[str, Any]) -> str:
     return (
         f"{where}{dtype}, {', '.join(named)}, {results['date']} ([{path.name}](../bench/results/{path.name}))"
     )
+
+
+def _processor(machine: Mapping[str, Any]) -> str:
+    return machine.get("gpu") or f"{machine['cores']} cores of {machine['cpu']} ({machine['instructions']})"
+
+
+def _where(machine: Mapping[str, Any], versions: Mapping[str, str]) -> str:
+    named = [f"{name} {versions[name]}" for name in ("torch", "transformers") if name in versions]
+    return f"{_processor(machine)}, {', '.join(named)}"
 
 
 def main() -> int:

@@ -62,7 +62,7 @@ PROJECT_RESIDUAL_TILES: dict[tuple[Architecture, torch.dtype, Shape], Tile] = {
     ("sm_80", _FP16, "wide"): Tile(128, 128, 32, 8, 3),
     ("sm_80", _FP32, "narrow"): Tile(64, 64, 16, 4, 2),
     ("sm_80", _FP32, "wide"): Tile(64, 64, 16, 4, 2),
-    # The fastest of seven on an H100 at widths 1024, 4096 and 5120 (bench/gpu/kernel_times.py --tiles).
+    # The fastest of those tried on an H100 at widths 1024, 4096 and 5120 (bench/gpu/kernel_times.py --tiles).
     ("sm_90", _BF16, "narrow"): Tile(128, 256, 64, 8, 3),
     ("sm_90", _BF16, "wide"): Tile(128, 256, 64, 8, 3),
     ("sm_90", _FP16, "narrow"): Tile(128, 128, 64, 8, 3),

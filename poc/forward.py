@@ -113,7 +113,7 @@ class RoundTensors:
         return norm_project(hidden_states, norm, p_post, streams, self._target_table)
 
     def _streams(self, purpose: Literal["embeds", "target"], keys: Sequence[NonceKey]) -> Tensor:
-        """The streams of nonces, int64 [keys, 4], on the round's device."""
+        """Return the streams of nonces, int64 [keys, 4], on the round's device."""
         spec = self._spec
         streams = streams_tensor(nonce_streams(purpose, spec.digest, spec.block_hash, keys))
         return to_device(streams, self._device)

@@ -80,7 +80,7 @@ def _stream(purpose: str, *fields: str | int) -> Stream:
 def nonce_streams(
     purpose: Literal["embeds", "target"], round_digest: str, block_hash: str, keys: Iterable[NonceKey]
 ) -> list[Stream]:
-    """The streams of nonces of one round: of the model's inputs (`embeds`), or of the targets.
+    """Name the streams of one round's nonces: of the model's inputs (`embeds`), or of the targets.
 
     What they have in common is hashed once: the device waits for these at the start of a batch.
     """

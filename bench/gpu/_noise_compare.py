@@ -31,7 +31,7 @@ class Computed:
 
 
 def compare(ways: Sequence[Computed]) -> list[dict[str, Any]]:
-    """A row for each kind, length and readout of every two ways that had the same inputs."""
+    """Return a row for each kind, length and readout of every two ways that had the same inputs."""
     return [
         {
             "one": one.name,
@@ -47,7 +47,7 @@ def compare(ways: Sequence[Computed]) -> list[dict[str, Any]]:
 
 
 def describe(errors: Errors) -> dict[str, Any]:
-    """The columns of a row.
+    """Return the columns of a row.
 
     Args:
         errors: [nonces, k], in units of s of the law.
@@ -79,7 +79,7 @@ def describe(errors: Errors) -> dict[str, Any]:
 
 
 def clipped_sigma(errors: Errors) -> float:
-    """The fixed point of the RMS of errors clipped at 3.5 times itself."""
+    """Return the fixed point of the RMS of errors clipped at 3.5 times itself."""
     sigma = float(np.sqrt(np.mean(errors**2)))
     for _ in range(200):
         sigma = float(np.sqrt(np.mean(np.clip(errors, -LIMIT * sigma, LIMIT * sigma) ** 2)))
@@ -87,13 +87,13 @@ def clipped_sigma(errors: Errors) -> float:
 
 
 def kurtosis(errors: Errors) -> float:
-    """``mean(e⁴)/mean(e²)²``, about zero; 3 where all errors are zero."""
+    """Return ``mean(e⁴)/mean(e²)²``, about zero; 3 where all errors are zero."""
     square = float(np.mean(errors**2))
     return float(np.mean(errors**4)) / square**2 if square else 3.0
 
 
 def against_truth(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows about the CPU's fp32, the other way named alone."""
+    """Return the rows about the CPU's fp32, the other way named alone."""
     found = []
     for row in rows:
         pair = [row["one"], row["other"]]
@@ -108,7 +108,7 @@ _SHOWN = ("sigma", "clipped", "clipped_kurtosis", "largest", "beyond_0.35", "bey
 
 
 def by_pair(rows: Sequence[Mapping[str, Any]], column: str) -> list[dict[str, Any]]:
-    """One line for every two ways, one column for each kind, readout and length."""
+    """Return one line for every two ways, one column for each kind, readout and length."""
     lines: dict[tuple[str, str], dict[str, Any]] = {}
     for row in sorted(rows, key=lambda row: (row["inputs"], row["readout"] != "last", row["rows"])):
         line = lines.setdefault((row["one"], row["other"]), {"one": row["one"], "other": row["other"]})
@@ -117,7 +117,7 @@ def by_pair(rows: Sequence[Mapping[str, Any]], column: str) -> list[dict[str, An
 
 
 def _differences(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> Errors:
-    """Of the nonces that both have; a way may have stopped earlier."""
+    """Return the errors of the nonces that both have; a way may have stopped earlier."""
     shared = min(len(one), len(other))
     return one[:shared].astype(np.float64) - other[:shared]
 

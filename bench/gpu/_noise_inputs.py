@@ -34,7 +34,7 @@ class Size:
 
     @property
     def groups(self) -> int:
-        """The numbers of a nonce that is read by groups of rows."""
+        """Return how many numbers a nonce has that is read by groups of rows."""
         return max(1, min(16, (self.rows - UNREAD) // 4))
 
 
@@ -103,7 +103,7 @@ class Inputs:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names table, projections and nonces: numbers can be compared where it is the same.
+        """Name table, projections and nonces: numbers can be compared where it is the same.
 
         Of each kind and length, the first nonces go into it.
         """
@@ -119,7 +119,7 @@ class Inputs:
         return digest.hexdigest()
 
     def batches(self) -> Iterator[Batch]:
-        """Every batch of every kind and length; the last of them may be shorter."""
+        """Yield every batch of every kind and length; the last of them may be shorter."""
         for kind in KINDS:
             p_pre, p_post = self._pairs[kind]
             projection = p_pre.to(self._device)
@@ -145,7 +145,7 @@ class Inputs:
         return draw_embeddings(named.to(self._device), size.rows, self.width, self._normals)
 
     def _tokens(self, size: Size, nonces: range) -> Tensor:
-        """int64 [n, rows]. Row 0 too is random: SmolLM2's tokenizer puts nothing before a text."""
+        """Return tokens, int64 [n, rows]. Row 0 is random too: SmolLM2's texts begin with no token."""
         drawn = np.stack([words(size.rows, "tokens", size.rows, nonce) for nonce in nonces])
         return torch.from_numpy((drawn.astype(np.uint64) * self._vocabulary >> 32).astype(np.int64))
 
@@ -160,7 +160,7 @@ class Inputs:
 
 
 def signed_groups(keys: Words, groups: int) -> Tensor:
-    """Which rows each number reads, and with which sign, by hallmark/2's definition.
+    """Return which rows each number reads, and with which sign, by hallmark/2's definition.
 
     Args:
         keys: [n, rows - 8], of row 8 and the rows behind it.
@@ -178,14 +178,14 @@ def signed_groups(keys: Words, groups: int) -> Tensor:
 
 
 def words(count: int, *fields: object) -> Words:
-    """So many random 32-bit words, named by fields."""
+    """Return so many random 32-bit words, named by fields."""
     philox = np.random.Philox(key=int.from_bytes(_name(fields)[:16], "little"))
     drawn: Words = philox.random_raw(-(-count // 2)).astype("<u8").view("<u4")[:count]
     return drawn
 
 
 def streams(*fields: object) -> Tensor:
-    """One stream for the kernels that draw, int64 [1, 4], named by fields."""
+    """Return one stream for the kernels that draw, int64 [1, 4], named by fields."""
     return torch.tensor([struct.unpack("<4I", _name(fields)[:16])], dtype=torch.int64)
 
 

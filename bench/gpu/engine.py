@@ -16,7 +16,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script's own folder out
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from _results import is_small, keep, kept_rows  # isort: skip  # before Triton is imported
+from _results import is_small, keep  # isort: skip  # before Triton is imported
 
 import torch
 from _models import SHAPES
@@ -190,7 +190,7 @@ def main() -> None:
         }
         row |= Checks(engine, shape.hidden_size).run()
         row |= costs(engine, shape.forward_flops(BATCH_SIZE, SEQ_LEN))
-        keep("engine", ABOUT, [*kept_rows("engine"), row], dtype=demo_dtype(), numerics=numerics)
+        keep("engine", ABOUT, [{**row, "numerics": numerics}], dtype=demo_dtype())
     wrong = [name for name, count in row.items() if name.endswith("_differ") and count]
     if wrong:
         sys.exit(f"not 0: {', '.join(wrong)}")

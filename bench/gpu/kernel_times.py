@@ -40,10 +40,12 @@ ABOUT = (
     "for comparison; where other tiles were tried, whether their results are the same bits."
 )
 PRODUCT_TILES = (
+    Tile(128, 128, 64, 4, 3),
     Tile(128, 128, 64, 8, 3),
     Tile(128, 128, 64, 8, 4),
     Tile(128, 256, 64, 8, 3),
     Tile(128, 256, 64, 8, 4),
+    Tile(128, 256, 128, 8, 2),
     Tile(256, 128, 64, 8, 3),
     Tile(256, 128, 64, 8, 4),
 )

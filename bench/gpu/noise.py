@@ -48,7 +48,7 @@ COMPARED = (
 
 
 def tiny_llama() -> Llama:
-    """A Llama of two layers with random weights."""
+    """Make a Llama of two layers with random weights."""
     width, inner, vocabulary, heads, shared = 128, 256, 512, 2, 1
     head = width // heads
     generator = torch.Generator().manual_seed(0)
@@ -108,7 +108,7 @@ def run(ways: Sequence[str], sizes: Sequence[Size]) -> bool:
 
 
 def _run_here(ways: Sequence[str], sizes: Sequence[Size]) -> list[str]:
-    """Run ways in this process; those that failed."""
+    """Run ways in this process; return those that failed."""
     if not ways:
         return []
     begun = time.perf_counter()
@@ -162,18 +162,18 @@ def write_numbers(way: str, found: dict[str, Numbers], inputs: Inputs, numerics:
 
 
 def encode(values: Numbers) -> dict[str, Any]:
-    """Numbers as JSON holds them."""
+    """Return numbers as JSON holds them."""
     return {"shape": list(values.shape), "float32": base64.b64encode(values.astype("<f4").tobytes()).decode()}
 
 
 def decode(encoded: dict[str, Any]) -> Numbers:
-    """The inverse of `encode`."""
+    """Return the numbers of what `encode` gave."""
     values: Numbers = np.frombuffer(base64.b64decode(encoded["float32"]), "<f4").reshape(encoded["shape"])
     return values
 
 
 def rows_of(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """The ways of files that `run` or `collect` wrote."""
+    """Yield the ways of files that `run` or `collect` wrote."""
     for path in paths:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["bench"] != "noise_numbers":
@@ -182,7 +182,7 @@ def rows_of(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
 
 
 def files_there() -> list[Path]:
-    """What `run` has written here, and what the repository keeps of other machines."""
+    """Return what the repository keeps, then what `run` has written here."""
     if is_small():
         return sorted(results_folder().glob("noise-*-small.json"))
     ran = [path for path in sorted(results_folder().glob("noise-*.json")) if not path.stem.endswith("-small")]
@@ -203,13 +203,15 @@ def collect(paths: Sequence[Path]) -> Path:
 
 def print_comparison(paths: Sequence[Path]) -> None:
     """Print the tables of files, and write their rows."""
+    # A way that has just run takes the place of the same one that the repository keeps.
+    latest = {(row["device"], row["way"]): row for row in rows_of(paths)}.values()
     ways = [
         Computed(
             f"{row['device']} {row['way']}",
             row["inputs"],
             {key: decode(values) for key, values in row["numbers"].items()},
         )
-        for row in rows_of(paths)
+        for row in latest
     ]
     if len({way.fingerprint for way in ways}) > 1:
         print("Not all had the same inputs; only those that had are compared:")
@@ -224,12 +226,12 @@ def print_comparison(paths: Sequence[Path]) -> None:
         print_table(by_pair(rows, column))
     write_results(
         "noise_pairs",
-        "-".join(sorted({row["device"] for row in rows_of(paths)})),
+        "-".join(sorted({row["device"] for row in latest})),
         about=COMPARED,
         rows=rows,
         packages=PACKAGES,
         directory=results_folder(),
-        ways=[{key: value for key, value in row.items() if key != "numbers"} for row in rows_of(paths)],
+        ways=[{key: value for key, value in row.items() if key != "numbers"} for row in latest],
     )
 
 

@@ -2,7 +2,8 @@
 
 `make gpu`, or `python3 -P bench/gpu/run.py`. Nothing is installed: PyTorch with CUDA, Triton, transformers,
 SciPy and pytest with hypothesis must be there, vLLM may be. Stages run one after the other, each for so many
-seconds at most, and write their results as they come. The environment:
+seconds at most, and write their results as they come; up to `noise` they take about 8 minutes on an H100. The
+environment:
 
 - HALLMARK_GPU_RESULTS: the folder for results and logs; `.gpu/results` of the checkout.
 - HALLMARK_SMOLLM2: the folder with the trained model in parts (`make gpu-parts`); `.gpu/smollm2`.
@@ -85,15 +86,16 @@ class Outcome:
 
 def stages(is_small: bool) -> dict[str, tuple[Step, ...]]:
     """Return every stage by its name, in order."""
+    from _smollm2 import where
 
     def script(name: str, *arguments: str) -> tuple[str, ...]:
         return (str(HERE / name), *arguments)
 
     def engine(*arguments: str) -> Step:
-        return Step(script("engine.py", *arguments), 150, ("vllm",))
+        return Step(script("engine.py", *arguments), 120, ("vllm",))
 
     # Small ways take a random model.
-    trained = None if is_small else Path(os.environ.get("HALLMARK_SMOLLM2") or ROOT / ".gpu" / "smollm2")
+    trained = None if is_small else where()
 
     def noise(way: str, *needs: str) -> Step:
         return Step(script("noise.py", "run", way), 120, needs, trained)
@@ -120,15 +122,17 @@ def stages(is_small: bool) -> dict[str, tuple[Step, ...]]:
         "forward": (Step(script("forward.py"), 150),),
         "engine": (
             engine("0.6B", "eager", "--attention", "FLASH_ATTN"),
-            engine("8B", "eager", "--attention", "FLASH_ATTN", "--runner", "2"),
             engine("8B", "compiled", "--attention", "FLASH_ATTN", "--runner", "2"),
-            engine("0.6B", "eager", "--attention", "TRITON_ATTN", "--runner", "2"),
         ),
         "noise": (
             noise("transformers"),
             noise("vllm-FLASH_ATTN", "vllm"),
             noise("vllm-TRITON_ATTN", "vllm"),
             Step(script("noise.py", "compare"), 60, needs_path=trained),
+        ),
+        "engines": (
+            engine("8B", "eager", "--attention", "FLASH_ATTN", "--runner", "2"),
+            engine("0.6B", "eager", "--attention", "TRITON_ATTN", "--runner", "2"),
         ),
         # A server and its API: what the command line needs is not on every machine that computes.
         "demo": (Step(("-m", "hallmark.server.cli", "demo"), 400, ("vllm", "tenacity", "typer")),),
@@ -196,11 +200,9 @@ def _run(step: Step, log: TextIO, environment: dict[str, str]) -> str:
 
     def end() -> None:
         late.set()
-        # The engine's own processes too: what is left of them would hold the GPU's memory.
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, number)
-            time.sleep(_KILL_SECONDS)
+        _kill(process.pid, signal.SIGTERM)
+        time.sleep(_KILL_SECONDS)
+        _kill(process.pid, signal.SIGKILL)
 
     timer = threading.Timer(step.seconds, end)
     timer.start()
@@ -212,18 +214,29 @@ def _run(step: Step, log: TextIO, environment: dict[str, str]) -> str:
                 print(line, end="", file=log, flush=True)
         code = process.wait()
     finally:
+        # What is left of the step's processes would hold the GPU's memory while the next one runs.
         timer.cancel()
+        _kill(process.pid, signal.SIGKILL)
+        timer.join()
     if late.is_set():
         return f"ended after {step.seconds} s"
     return "right" if code == 0 else f"exit code {code}"
 
 
-def print_summary(outcomes: Sequence[Outcome], results: Path) -> None:
-    """Print what each stage found, and how each step ended."""
+def _kill(group: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, number)
+
+
+def print_summary(outcomes: Sequence[Outcome], results: Path, begun: float) -> None:
+    """Print what each stage has found since a time, and how each step ended."""
     from _report import print_table
+    from _results import scalars
 
     for path in sorted(results.glob("gpu_*.json")):
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        if path.stat().st_mtime < begun:
+            continue
+        rows = [scalars(row) for row in json.loads(path.read_text(encoding="utf-8"))["rows"]]
         print(f"\n## {path.name}")
         print_table(rows if len(rows[0]) <= _COLUMNS else _turned(rows))
     print("\n## Stages")
@@ -255,7 +268,7 @@ def main() -> int:
     if unknown:
         print(f"STAGES: {', '.join(unknown)} is not allowed; allowed: {', '.join(known)}", file=sys.stderr)
         return 2
-    results = results_folder().resolve()
+    results, begun = results_folder().resolve(), time.time()
     outcomes: list[Outcome] = []
     with TemporaryDirectory() as directory:
         site = Path(directory)
@@ -272,7 +285,7 @@ def main() -> int:
         }
         for name in chosen:
             outcomes += run_stage(name, known[name], results, environment)
-    print_summary(outcomes, results)
+    print_summary(outcomes, results, begun)
     return 0 if all(outcome.is_right for outcome in outcomes) else 1
 
 

@@ -2,17 +2,21 @@
 
 Where vLLM compiles a model, its compiler fuses norms, activations and rotary embeddings, and their own fused
 kernels are left out. A PoC batch skips the compiled graph and would run them one elementwise kernel after the
-other. Here a batch gets what an eager server runs, and its numbers do not depend on whether the server
+other. Here a batch gets what an eager server runs: then its numbers do not depend on whether the server
 compiles.
 
-vLLM has two kinds of operators. Which implementation an `IrOp` runs is a setting of the process, changed by
-a context manager of vLLM's own. A `CustomOp` decides when it is made; a batch gets copies of those that are
-off. What has no fused kernel in vLLM runs unfused on every server: norms with weights in another dtype than
-the model's (Gemma's).
+vLLM has two kinds of operators. Which implementation an `IrOp` runs, and whether by way of PyTorch's
+dispatcher, are settings of the process, changed by context managers of vLLM's own. A `CustomOp` decides when
+it is made; a batch gets copies of those that are off. Two kinds stay as they are. Operators that are no part
+of a module, such as the quantisation of FP8 activations, or that vLLM finds by a layer's name, such as those
+of shared experts, are not reached; the fingerprint names them. Norms with weights in another dtype than the
+model's (Gemma's) have no fused kernel in vLLM, on any server.
 """
 
 import copy
-from contextlib import AbstractContextManager
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from types import MethodType
 from typing import Any
@@ -20,7 +24,9 @@ from typing import Any
 from torch import nn
 from vllm.config import CompilationMode, VllmConfig, set_current_vllm_config
 from vllm.config.kernel import IrOpPriorityConfig
+from vllm.ir import enable_torch_wrap
 from vllm.model_executor.custom_op import CustomOp
+from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.platforms import current_platform
 
 __all__ = ["EagerOperators"]
@@ -38,6 +44,7 @@ class EagerOperators:
 
     def __init__(self, config: VllmConfig) -> None:
         self._config = config
+        self._switched_on: Counter[str] = Counter()
         self._inference: IrOpPriorityConfig = config.kernel_config.ir_op_priority
         compiling = current_platform.get_default_ir_op_priority(config)
         eager = current_platform.get_default_ir_op_priority(_as_eager(config))
@@ -51,15 +58,18 @@ class EagerOperators:
             },
         )
 
-    def chosen(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def chosen(self) -> Iterator[None]:
         """Choose the implementations of an eager server, until the context ends."""
-        context: AbstractContextManager[None] = self.priority.set_priority()
-        return context
+        with self.priority.set_priority(), enable_torch_wrap(False):
+            yield
 
-    def inferences(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def given_back(self) -> Iterator[None]:
         """Give inference its implementations back while a batch stands still, until the context ends."""
-        context: AbstractContextManager[None] = self._inference.set_priority()
-        return context
+        wrap = bool(self._config.compilation_config.ir_enable_torch_wrap)
+        with self._inference.set_priority(), enable_torch_wrap(wrap):
+            yield
 
     def copy_model(self, model: nn.Module) -> nn.Module:
         """Copy a model so that every `CustomOp` which only the compiler has switched off is on.
@@ -68,18 +78,31 @@ class EagerOperators:
             model: As vLLM loaded it; nothing of it is changed, and the copy shares its parameters.
 
         Returns:
-            The copy; the model itself where no operator is off.
+            The copy; the model itself where nothing is off, or where the server does not compile.
         """
+        if self._config.compilation_config.mode == CompilationMode.NONE:
+            return model
+        self._switched_on.clear()
         with set_current_vllm_config(self._config):
             copied = self._copy(model, {})
         return model if copied is None else copied
 
     def describe(self) -> str:
-        """Name the choices, for the fingerprint."""
-        custom_ops = self._config.compilation_config.custom_ops
-        off = sorted(option for option in custom_ops if option.startswith("-"))
+        """Name the choices, for the fingerprint: what is off, and the order of implementations."""
+        compilation = self._config.compilation_config
+        off = {option for option in compilation.custom_ops if option.startswith("-")}
+        if compilation.mode != CompilationMode.NONE:
+            # vLLM counts the operators that it has made and left off.
+            not_reached = Counter(compilation.disabled_custom_ops) - self._switched_on
+            off |= {f"-{name}" for name in not_reached}
+            # Layers that vLLM finds by name run their own operators, of which there may be copies too.
+            off |= {
+                f"-{type(layer).__name__}"
+                for layer in compilation.static_forward_context.values()
+                if not isinstance(layer, AttentionLayerBase)
+            }
         priority = {field.name: getattr(self.priority, field.name) for field in fields(self.priority)}
-        return " ".join([*off, *(f"{name}={','.join(order)}" for name, order in priority.items())])
+        return " ".join([*sorted(off), *(f"{name}={','.join(order)}" for name, order in priority.items())])
 
     def _copy(self, module: nn.Module, done: dict[int, nn.Module | None]) -> nn.Module | None:
         """Copy a module with an operator in it that is off; None where there is none.
@@ -101,6 +124,7 @@ class EagerOperators:
             copied = _copy_with(module, children)
         if copied is not None and is_off:
             _switch_on(copied)
+            self._switched_on[copied.name] += 1
         done[id(module)] = copied
         return copied
 

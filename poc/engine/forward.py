@@ -42,7 +42,7 @@ def inferences_turn(operators: EagerOperators) -> Iterator[None]:
 
     vLLM keeps the context of a forward and the choice of operators in globals of its modules.
     """
-    with operators.inferences(), override_forward_context(None):
+    with operators.given_back(), override_forward_context(None):
         yield
 
 

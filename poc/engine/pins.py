@@ -329,12 +329,24 @@ PINS: Final = (
         ("max_num_batched_tokens", "max_num_seqs"),
         needed_by="support.check_limits, memory.step_memory",
     ),
-    Pin("config/compilation.py", "CompilationMode", ("NONE",), needed_by="fingerprint.numerics"),
+    Pin(
+        "config/compilation.py",
+        "CompilationMode",
+        ("NONE",),
+        needed_by="forward.compiles_embeddings, eager_operators.EagerOperators",
+    ),
     Pin(
         "config/compilation.py",
         "CompilationConfig",
-        ("custom_ops", "mode", "static_forward_context", "use_inductor_graph_partition"),
-        needed_by="worker.PoCWorker",
+        (
+            "custom_ops",
+            "disabled_custom_ops",
+            "ir_enable_torch_wrap",
+            "mode",
+            "static_forward_context",
+            "use_inductor_graph_partition",
+        ),
+        needed_by="worker.PoCWorker, eager_operators.EagerOperators",
     ),
     Pin(
         "config/kernel.py",
@@ -349,6 +361,7 @@ PINS: Final = (
         (Call("get_default_ir_op_priority", ("vllm_config",)),),
         needed_by="eager_operators.EagerOperators",
     ),
+    Pin("ir/op.py", "enable_torch_wrap", arguments=("enable",), needed_by="eager_operators.EagerOperators"),
     # It is made when it is first asked for; vLLM's own import of it shows that it can be.
     Pin("model_executor/custom_op.py", "current_platform", needed_by="eager_operators.EagerOperators"),
     Pin(
@@ -380,7 +393,7 @@ PINS: Final = (
         "config/vllm.py",
         "set_current_vllm_config",
         arguments=("vllm_config",),
-        needed_by="attention._private_group",
+        needed_by="attention._private_group, eager_operators.EagerOperators",
     ),
     Pin(
         "plugins/endpoint_plugins/interface.py",

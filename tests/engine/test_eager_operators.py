@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vllm import ir
 from vllm.config import CompilationConfig, CompilationMode, VllmConfig, set_current_vllm_config
 from vllm.config.kernel import IrOpPriorityConfig
+from vllm.ir import enable_torch_wrap
 from vllm.model_executor.layers.activation import SiluAndMul
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
@@ -31,7 +32,10 @@ TIMEOUT = timedelta(seconds=30)
 def configured(*custom_ops: str, mode: CompilationMode = CompilationMode.VLLM_COMPILE) -> VllmConfig:
     """An engine's configuration as vLLM completes it, with these choices of custom operators."""
     config = VllmConfig()
-    config.compilation_config = CompilationConfig(mode=mode, custom_ops=list(custom_ops))
+    compiles = mode != CompilationMode.NONE
+    config.compilation_config = CompilationConfig(
+        mode=mode, custom_ops=list(custom_ops), ir_enable_torch_wrap=compiles
+    )
     config.kernel_config.set_platform_defaults(config)
     return config
 
@@ -49,6 +53,14 @@ class Block(nn.Module):
         return self.activation(self.mlp(query + key))
 
 
+def state(model: nn.Module) -> list[dict[str, object]]:
+    """What every module holds, its children, parameters and buffers one by one."""
+    return [
+        {name: dict(value) if isinstance(value, dict) else value for name, value in vars(module).items()}
+        for module in model.modules()
+    ]
+
+
 def model_under(config: VllmConfig) -> nn.Sequential:
     with set_current_vllm_config(config):
         rotary = RotaryEmbedding(WIDTH, WIDTH, 64, 10_000, True, torch.float32)
@@ -60,9 +72,10 @@ def chosen_methods(block: nn.Module) -> list[Callable[..., object]]:
 
 
 def test_operators_that_are_off_are_on_in_a_copy_that_computes_the_same() -> None:
-    model = model_under(configured("none"))
-    before = [dict(vars(module)) for module in model.modules()]
-    copied = EagerOperators(configured("none")).copy_model(model)
+    config = configured("none")
+    model, operators = model_under(config), EagerOperators(config)
+    before = state(model)
+    copied = operators.copy_model(model)
     assert isinstance(copied, nn.Sequential)
     assert copied is not model
     for block in copied[:2]:
@@ -74,26 +87,48 @@ def test_operators_that_are_off_are_on_in_a_copy_that_computes_the_same() -> Non
     assert copied[0].rotary is copied[1].rotary, "what layers share, their copies share"
     assert copied[0].mlp is model[0].mlp
     assert copied[2] is model[2]
-    assert [dict(vars(module)) for module in model.modules()] == before
     x = torch.randn(5, WIDTH)
-    torch.testing.assert_close(copied(x), model(x))
+    found = copied(x)
+    # A rotary embedding keeps its table in the dtype of what it is given: a copy in a table of its own.
+    copied[0].rotary(torch.arange(2), X.bfloat16(), X.bfloat16())
+    assert copied[0].rotary.cos_sin_cache.dtype == torch.bfloat16
+    assert state(model) == before
+    torch.testing.assert_close(found, model(x))
+    copied = operators.copy_model(model)
     model[0].norm.weight.data.fill_(2.0)
     torch.testing.assert_close(copied(x), model(x))
 
 
-def test_a_model_whose_operators_are_on_is_not_copied() -> None:
-    config = configured("all", mode=CompilationMode.NONE)
+@pytest.mark.parametrize("chosen", ["all", "none"])
+def test_a_server_that_does_not_compile_has_what_it_was_told(chosen: str) -> None:
+    config = configured(chosen, mode=CompilationMode.NONE)
     model = model_under(config)
     assert EagerOperators(config).copy_model(model) is model
 
 
+def test_operators_that_are_not_reached_are_told() -> None:
+    config = configured("none")
+    model = model_under(config)
+    operators = EagerOperators(config)
+    operators.copy_model(model)
+    assert "-" not in operators.describe()
+    with set_current_vllm_config(config):
+        hidden = SiluAndMul(compile_native=False)
+    model[0].elsewhere = (hidden,)  # no module of the model for PyTorch
+    operators.copy_model(model)
+    assert operators.describe().split()[0] == "-silu_and_mul"
+    config.compilation_config.static_forward_context["model.layers.0.experts"] = nn.Linear(1, 1)
+    assert operators.describe().split()[:2] == ["-Linear", "-silu_and_mul"]
+
+
 def test_an_operator_that_somebody_has_switched_off_stays_off() -> None:
     config = configured("none", "-rotary_embedding")
-    copied = EagerOperators(config).copy_model(model_under(config))
+    operators = EagerOperators(config)
+    copied = operators.copy_model(model_under(config))
     assert isinstance(copied, nn.Sequential)
     assert copied[0].rotary._forward_method == copied[0].rotary.forward_native
     assert copied[0].norm._forward_method == copied[0].norm.forward_cpu
-    assert EagerOperators(config).describe().startswith("-rotary_embedding ")
+    assert operators.describe().startswith("-rotary_embedding rms_norm=")
 
 
 def _platform(config: VllmConfig) -> IrOpPriorityConfig:
@@ -117,16 +152,16 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         patch.setattr(ir.ops.rms_norm, "_priority_impls", [])
         ir.ops.rms_norm.register_impl("stand_in", supports_args=_supports)(native.impl_fn)
         try:
-            with configured("none").kernel_config.ir_op_priority.set_priority():
+            with configured("none").kernel_config.ir_op_priority.set_priority(), enable_torch_wrap(True):
                 yield
         finally:
             del ir.ops.rms_norm.impls["stand_in"]
 
 
 def provider() -> str:
-    """Whose `rms_norm` this process runs now."""
+    """Whose `rms_norm` this process runs now, and whether by way of PyTorch's dispatcher."""
     name: str = ir.ops.rms_norm.dispatch(X, WEIGHT, 1e-6).provider
-    return name
+    return f"wrapped {name}" if ir.op._ENABLE_TORCH_WRAP else name
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -143,12 +178,12 @@ def test_a_batch_has_the_eager_servers_and_inference_its_own_meanwhile() -> None
             return provider()
 
     preemptible.start(batch)
-    assert provider() == "native"
+    assert provider() == "wrapped native"
     for passed in (0, 1, 1):
         assert preemptible.advance(passed) == (passed, [])
-        assert provider() == "native", "inference's turn"
+        assert provider() == "wrapped native", "inference's turn"
     assert preemptible.advance(None) == (1, ["stand_in"])
-    assert (seen, provider()) == (["stand_in"] * 3, "native")
+    assert (seen, provider()) == (["stand_in"] * 3, "wrapped native")
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -169,11 +204,11 @@ def test_a_batch_that_fails_or_is_given_up_leaves_inference_its_own() -> None:
             preemptible.advance(0)
         with pytest.raises(ValueError, match="a layer failed"):
             preemptible.advance(None)
-        assert provider() == "native"
+        assert provider() == "wrapped native"
     preemptible.start(batch)
     preemptible.advance(0)
     preemptible.cancel()
-    assert (seen, provider()) == (["stand_in"] * 3, "native")
+    assert (seen, provider()) == (["stand_in"] * 3, "wrapped native")
 
 
 @pytest.mark.usefixtures("stand_in")

@@ -63,8 +63,8 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 print(child.pid, flush=True)
 time.sleep(600)
 """
-    (found,) = steps(tmp_path, Step(("-c", code), 3))
-    assert found.ended == "ended after 3 s"
+    (found,) = steps(tmp_path, Step(("-c", code), 20))
+    assert found.ended == "ended after 20 s"
     child = int((tmp_path / "stage.log").read_text())
     deadline = time.monotonic() + 60
     while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
