@@ -124,7 +124,7 @@ class EagerOperators:
             copied = _copy_with(module, children)
         if copied is not None and is_off:
             _switch_on(copied)
-            self._switched_on[copied.name] += 1
+            self._switched_on[str(copied.name)] += 1
         done[id(module)] = copied
         return copied
 

@@ -225,16 +225,17 @@ def test_the_address_it_will_bind(flags: list[str], address: tuple[str, int] | N
 @pytest.mark.parametrize("flag", [flag for feature in FEATURES for flag in feature.flags])
 def test_a_feature_that_poc_does_not_work_with_is_refused(flag: str) -> None:
     [asks] = [feature.flags[flag] for feature in FEATURES if flag in feature.flags]
-    value = [] if asks(True) else ["2"]
+    value = next(value for value in (True, 2, "error") if asks(value))
     for name in (flag, flag.replace("-", "_")):
         with pytest.raises(UnsupportedError, match=r"^PoC does not work with .* yet\.$"):
-            plan("m", [*LOOPBACK, f"--{name}", *value], {})
+            plan("m", [*LOOPBACK, f"--{name}", *([] if value is True else [str(value)])], {})
 
 
 @pytest.mark.parametrize(
     "flags",
     [
         ["-tp", "2"],
+        ["--jit-monitor-mode", "warn"],
         ["-pp", "1", "-dp=1", "--api-server-count", "1"],
         ["--enable-lora", "--no-enable-lora"],
         ["--enable-lora", "--disable-lora"],
