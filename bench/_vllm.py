@@ -61,6 +61,23 @@ def running_engine(
         shape: the model's.
         batch_size: of PoC's batches.
         seq_len: of PoC's batches.
+        **options: as for `engine_on`.
+    """
+    with TemporaryDirectory() as directory:
+        write_model(shape, Path(directory))
+        options = {"load_format": "dummy", "dtype": demo_dtype(), **options}
+        with engine_on(Path(directory), batch_size=batch_size, seq_len=seq_len, **options) as engine:
+            yield engine
+
+
+@contextmanager
+def engine_on(directory: Path, *, batch_size: int, seq_len: int, **options: object) -> Iterator[Engine]:
+    """Load the model of a folder into vLLM, with PoC set up and warmed up.
+
+    Args:
+        directory: the folder.
+        batch_size: of PoC's batches.
+        seq_len: of PoC's batches.
         **options: of vLLM's `LLM`, in the place of what stands here: eager, 2,048 tokens of context.
     """
     # Processes that vLLM starts import the bench worker by its name.
@@ -69,20 +86,16 @@ def running_engine(
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH")]))
     from vllm import LLM
 
-    with TemporaryDirectory() as directory:
-        write_model(shape, Path(directory))
-        settings: dict[str, object] = {
-            "load_format": "dummy",
-            "dtype": demo_dtype(),
-            "enforce_eager": True,
-            "max_model_len": 2048,
-            "max_num_seqs": max(batch_size, 32),
-            "max_num_batched_tokens": max(batch_size * seq_len, 2048),
-            "worker_extension_cls": "_worker.BenchWorker",
-            "additional_config": {"hallmark": {"batch_size": batch_size, "seq_len": seq_len}},
-        }
-        llm = LLM(model=directory, **{**settings, **options})
-        try:
-            yield Engine(llm)
-        finally:
-            llm.llm_engine.engine_core.shutdown()
+    settings: dict[str, object] = {
+        "enforce_eager": True,
+        "max_model_len": 2048,
+        "max_num_seqs": max(batch_size, 32),
+        "max_num_batched_tokens": max(batch_size * seq_len, 2048),
+        "worker_extension_cls": "_worker.BenchWorker",
+        "additional_config": {"hallmark": {"batch_size": batch_size, "seq_len": seq_len}},
+    }
+    llm = LLM(model=str(directory), **{**settings, **options})
+    try:
+        yield Engine(llm)
+    finally:
+        llm.llm_engine.engine_core.shutdown()

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
+from _rounds import bench_round
 from torch import Tensor
 
 from hallmark.kernels import project_residual
 from hallmark.poc.engine.forward import ModelForward
 from hallmark.poc.engine.worker import STATE_ATTRIBUTE, PoCWorker
+from hallmark.poc.nonces import NonceKey
 from hallmark.poc.round import RoundSpec
 
 OWN_KERNELS = (
@@ -41,10 +43,7 @@ class BenchWorker(Base):
             Median seconds of a batch, `bare` and `round`, the median of their quotients, and the host's.
         """
         state: PoCWorker = getattr(self, STATE_ATTRIBUTE)
-        spec = self._spec(state)
-        keys = [("key", nonce) for nonce in range(spec.batch_size)]
-        state.open_round(spec)
-        inputs = state._inputs(keys)
+        keys, inputs = self._open(state)
         bare = self._bare(state)
         results: list[dict[str, Any]] = []
         # A model may overwrite its inputs, and a product of other numbers takes another time.
@@ -85,10 +84,7 @@ class BenchWorker(Base):
         if self.device.type == "cpu":
             return {}
         state: PoCWorker = getattr(self, STATE_ATTRIBUTE)
-        spec = self._spec(state)
-        keys = [("key", nonce) for nonce in range(spec.batch_size)]
-        state.open_round(spec)
-        inputs = state._inputs(keys)
+        keys, inputs = self._open(state)
         bare = self._bare(state)
         found = {}
         for name, run in (
@@ -152,16 +148,18 @@ class BenchWorker(Base):
             torch.device(self.device),
         )
 
+    def _open(self, state: PoCWorker) -> tuple[list[NonceKey], Tensor]:
+        """Open the round of benches; return the nonces of a whole batch, and their inputs."""
+        spec = self._spec(state)
+        state.open_round(spec)
+        keys = [("key", nonce) for nonce in range(spec.batch_size)]
+        return keys, state._inputs(keys)
+
     def _spec(self, state: PoCWorker) -> RoundSpec:
-        return RoundSpec(
-            digest="0" * 64,
-            block_hash="bench",
-            hidden_size=self.vllm_config.model_config.get_hidden_size(),
+        return bench_round(
+            self.vllm_config.model_config.get_hidden_size(),
             seq_len=state.settings.seq_len,
             batch_size=state.settings.batch_size,
-            input_scale=2.0**-5,
-            projection=True,
-            projection_scale=0.01,
         )
 
     def _elapsed(self, run: Callable[[], None]) -> float:

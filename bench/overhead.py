@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script'
 
 from _models import SHAPES, ModelShape
 from _report import device, median_seconds, print_table, seconds_side_by_side, target, write_results
+from _rounds import bench_round
 from _vllm import running_engine, vllm_is_installed
 
 from hallmark.kernels import (
@@ -35,7 +36,6 @@ from hallmark.kernels import (
 )
 from hallmark.poc.forward import RoundTensors
 from hallmark.poc.projection import RandomProjection
-from hallmark.poc.round import RoundSpec
 from hallmark.server.demo_model import demo_dtype
 
 DEVICE = device()
@@ -87,16 +87,7 @@ class Case:
         self.shape = shape
         self.model = random_model(shape)
         self.postponed = without_final_norm(self.model)
-        spec = RoundSpec(
-            digest="0" * 64,
-            block_hash="bench",
-            hidden_size=shape.hidden_size,
-            seq_len=SEQ_LEN,
-            batch_size=BATCH_SIZE,
-            input_scale=2.0**-5,
-            projection=True,
-            projection_scale=0.01,
-        )
+        spec = bench_round(shape.hidden_size, seq_len=SEQ_LEN, batch_size=BATCH_SIZE)
         self.spec = spec
         self.tensors = RoundTensors(spec, DTYPE, DEVICE)
         self.keys = [("key", nonce) for nonce in range(BATCH_SIZE)]

@@ -4,8 +4,6 @@ A way gives all rows of what the final norm returns. What is made of them is mad
 code for all ways.
 """
 
-import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from _environment import enter_one_process
 from _noise_inputs import Batch, Inputs
 from _smollm2 import load
+from _vllm import engine_on
 from torch import Tensor
 
 from hallmark.kernels import project_residual
@@ -33,15 +33,6 @@ TRANSFORMERS = {
 }
 VLLM = "vllm"
 """vLLM with the attention that it picks itself; `vllm-FLASH_ATTN` names one."""
-
-# One process, no look-ups and no kernels that would have to be compiled or fetched first.
-_VLLM_ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_HOST_IP": "127.0.0.1",
-    "VLLM_USE_FLASHINFER_SAMPLER": "0",
-    "VLLM_USE_DEEP_GEMM": "0",
-    "VLLM_USE_V2_MODEL_RUNNER": "0",
-}
 
 
 def compute(forward: Forward, inputs: Inputs) -> dict[str, Numbers]:
@@ -129,39 +120,21 @@ def _transformers(way: str, folder: Path) -> Iterator[Forward]:
 @contextmanager
 def _vllm(attention: str, folder: Path, inputs: Inputs) -> Iterator[tuple[Forward, Any]]:
     """Load the model into vLLM, in this process and with PoC in it; run it with its own norm."""
-    benches = str(Path(__file__).parents[1])
-    sys.path.insert(0, benches)
-    from _vllm import ENVIRONMENT, Engine
-
-    for name, value in {**ENVIRONMENT, **_VLLM_ENVIRONMENT}.items():
-        os.environ.setdefault(name, value)
-    # Processes that vLLM starts import the bench worker by its name.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [benches, os.environ.get("PYTHONPATH")]))
-    from vllm import LLM
-
-    longest = max(size.rows for size in inputs.sizes)
-    options: dict[str, Any] = {"attention_backend": attention} if attention else {}
+    enter_one_process()
+    options: dict[str, object] = {"attention_backend": attention} if attention else {}
     if torch.cuda.is_available():
         options["gpu_memory_utilization"] = 0.3
-    llm = LLM(
-        model=str(folder),
-        skip_tokenizer_init=True,
+    with engine_on(
+        folder,
+        batch_size=inputs.batch_size,
+        seq_len=max(size.rows for size in inputs.sizes),
         dtype="bfloat16",
-        enforce_eager=True,
-        max_model_len=2048,
-        max_num_seqs=max(inputs.batch_size, 32),
-        max_num_batched_tokens=max(inputs.batch_size * longest, 2048),
-        worker_extension_cls="_worker.BenchWorker",
-        additional_config={"hallmark": {"batch_size": inputs.batch_size, "seq_len": longest}},
+        skip_tokenizer_init=True,
         **options,
-    )
-    try:
-        engine = Engine(llm)
+    ) as engine:
 
         def forward(drawn: Tensor, projection: Tensor) -> Tensor:
             hidden: Tensor = engine.call("bench_final_hidden", drawn, projection)
             return hidden
 
         yield forward, engine.warm["numerics"]
-    finally:
-        llm.llm_engine.engine_core.shutdown()

@@ -6,7 +6,6 @@ round's.
 """
 
 import argparse
-import os
 import statistics
 import sys
 import time
@@ -19,10 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from _results import is_small, keep  # isort: skip  # before Triton is imported
 
 import torch
+from _environment import enter_one_process
 from _models import SHAPES
+from _rounds import bench_round
 from _vllm import Engine, running_engine
 
-from hallmark.poc.round import RoundSpec
 from hallmark.server.demo_model import demo_dtype
 
 BATCH_SIZE, SEQ_LEN = (8, 64) if is_small() else (32, 256)
@@ -52,16 +52,8 @@ class Checks:
         self._batches: list[Batch] = [
             [("key", BATCH_SIZE * batch + i) for i in range(BATCH_SIZE)] for batch in range(3)
         ]
-        self._spec = RoundSpec(
-            digest="0" * 64,
-            block_hash="gpu",
-            hidden_size=hidden_size,
-            seq_len=SEQ_LEN,
-            batch_size=BATCH_SIZE,
-            input_scale=2.0**-5,
-            projection=True,
-            projection_scale=0.01,
-        )
+        # The block by which mean distances of several machines can be compared.
+        self._spec = bench_round(hidden_size, seq_len=SEQ_LEN, batch_size=BATCH_SIZE, block_hash="gpu")
 
     def run(self) -> dict[str, Any]:
         """Return the counts; none of what differs may be anything but 0."""
@@ -167,9 +159,7 @@ def main() -> None:
         "--runner", choices=("1", "2"), default="1", help="the version of vLLM's model runner"
     )
     arguments = parser.parse_args()
-    # vLLM reads these when it starts.
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ["VLLM_USE_V2_MODEL_RUNNER"] = str(int(arguments.runner == "2"))
+    enter_one_process(arguments.runner)
     options: dict[str, object] = {"enforce_eager": arguments.mode == "eager"}
     if arguments.mode == "compiled":
         options["compilation_config"] = {"cudagraph_capture_sizes": [1, 2, 4, 8]}

@@ -260,6 +260,7 @@ def _turned(rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:
 
 def main() -> int:
     """Run the stages; return 0 where all of them are right."""
+    from _environment import OFFLINE
     from _results import is_small, results_folder
 
     known = stages(is_small())
@@ -274,14 +275,12 @@ def main() -> int:
         site = Path(directory)
         link_packages(site)
         environment = {
+            **OFFLINE,
+            "OMP_NUM_THREADS": "2",
             **os.environ,
             "PYTHONPATH": os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")])),
             "PYTHONUNBUFFERED": "1",
             "HALLMARK_GPU_RESULTS": str(results),
-            "HF_HUB_OFFLINE": "1",
-            "VLLM_NO_USAGE_STATS": "1",
-            "VLLM_HOST_IP": "127.0.0.1",
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
         }
         for name in chosen:
             outcomes += run_stage(name, known[name], results, environment)

@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from types import MethodType
 from typing import Any
 
 from torch import nn
@@ -28,6 +27,8 @@ from vllm.ir import enable_torch_wrap
 from vllm.model_executor.custom_op import CustomOp
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.platforms import current_platform
+
+from hallmark.poc.engine.module_copy import copy_with
 
 __all__ = ["EagerOperators"]
 
@@ -121,7 +122,7 @@ class EagerOperators:
         is_off = isinstance(module, CustomOp) and self._is_off(module)
         copied: nn.Module | None = None
         if children or is_off:
-            copied = _copy_with(module, children)
+            copied = copy_with(module, children)
         if copied is not None and is_off:
             _switch_on(copied)
             self._switched_on[str(copied.name)] += 1
@@ -144,16 +145,6 @@ def _as_eager(config: VllmConfig) -> VllmConfig:
     eager.compilation_config = copy.copy(config.compilation_config)
     eager.compilation_config.mode = CompilationMode.NONE
     return eager
-
-
-def _copy_with(module: nn.Module, children: dict[str, nn.Module]) -> nn.Module:
-    """Copy a module with other children; its methods that it keeps as attributes become the copy's."""
-    copied: nn.Module = object.__new__(type(module))
-    copied.__dict__ = {**module.__dict__, "_modules": {**module._modules, **children}}
-    for name, value in module.__dict__.items():
-        if isinstance(value, MethodType) and value.__self__ is module:
-            copied.__dict__[name] = MethodType(value.__func__, copied)
-    return copied
 
 
 def _switch_on(operator: Any) -> None:

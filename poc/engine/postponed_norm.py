@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from vllm.model_executor.layers.layernorm import RMSNorm
 
 from hallmark.kernels.final_norm import FinalNorm
+from hallmark.poc.engine.module_copy import copy_with
 
 __all__ = ["PostponedNorm", "postpone_final_norm"]
 
@@ -66,14 +67,11 @@ def postpone_final_norm(model: nn.Module) -> tuple[nn.Module, PostponedNorm] | N
     if not norm.has_weight or norm.variance_size_override is not None:
         return None
     postponed = PostponedNorm(norm)
-    return _copy_with(model, name.split("."), postponed), postponed
+    return _copy_along(model, name.split("."), postponed), postponed
 
 
-def _copy_with(module: nn.Module, path: list[str], replacement: nn.Module) -> nn.Module:
+def _copy_along(module: nn.Module, path: list[str], replacement: nn.Module) -> nn.Module:
     """Copy the modules along a path, with another one at its end."""
     child, *rest = path
-    copied = object.__new__(type(module))
-    copied.__dict__ = dict(module.__dict__)
-    inner = _copy_with(module.get_submodule(child), rest, replacement) if rest else replacement
-    copied.__dict__["_modules"] = {**module._modules, child: inner}
-    return copied
+    inner = _copy_along(module.get_submodule(child), rest, replacement) if rest else replacement
+    return copy_with(module, {child: inner})
