@@ -65,7 +65,8 @@ class PrivateAttention:
         device: the worker's device.
         groups: the model runner's `attn_groups`, flattened.
         layers: the attention layers of the model, by name.
-        static_context: vLLM's `static_forward_context`, which also holds MoE and other layers.
+        named_layers: vLLM's `static_forward_context`, which also holds MoE and other layers, or copies of them
+            in which a PoC batch has operators of its own.
         num_blocks: blocks of inference's cache; dimension 0 of each layer's cache counts them or parts of
             them.
         batch_size: the largest number of sequences in a batch.
@@ -89,7 +90,7 @@ class PrivateAttention:
         device: torch.device,
         groups: list[AttentionGroup],
         layers: Mapping[str, AttentionLayer],
-        static_context: Mapping[str, Any],
+        named_layers: Mapping[str, Any],
         num_blocks: int,
         batch_size: int,
         seq_len: int,
@@ -121,11 +122,11 @@ class PrivateAttention:
         self.scratch = allocate_scratch(
             {name: layer.kv_cache for name, layer in layers.items()}, self.sharing_targets, blocks
         )
-        self.layers: dict[str, Any] = dict(static_context)
+        self.layers: dict[str, Any] = dict(named_layers)
         self.observer: Callable[[str], None] | None = None
-        for name, layer in layers.items():
+        for name in layers:
             after = partial(self._after_attention, name)
-            self.layers[name] = _private_layer(layer, self.scratch[name], checkpoint, after)
+            self.layers[name] = _private_layer(named_layers[name], self.scratch[name], checkpoint, after)
 
     @property
     def memory_bytes(self) -> int:

@@ -15,9 +15,10 @@ model's (Gemma's) have no fused kernel in vLLM, on any server.
 
 import copy
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from enum import Enum
 from typing import Any
 
 from torch import nn
@@ -25,7 +26,6 @@ from vllm.config import CompilationMode, VllmConfig, set_current_vllm_config
 from vllm.config.kernel import IrOpPriorityConfig
 from vllm.ir import enable_torch_wrap
 from vllm.model_executor.custom_op import CustomOp
-from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.platforms import current_platform
 
 from hallmark.poc.engine.module_copy import copy_with
@@ -46,6 +46,8 @@ class EagerOperators:
     def __init__(self, config: VllmConfig) -> None:
         self._config = config
         self._switched_on: Counter[str] = Counter()
+        # By the `id` of what was copied, None where nothing was: what layers share, their copies share.
+        self._copies: dict[int, Any] = {}
         self._inference: IrOpPriorityConfig = config.kernel_config.ir_op_priority
         compiling = current_platform.get_default_ir_op_priority(config)
         eager = current_platform.get_default_ir_op_priority(_as_eager(config))
@@ -79,14 +81,21 @@ class EagerOperators:
             model: As vLLM loaded it; nothing of it is changed, and the copy shares its parameters.
 
         Returns:
-            The copy; the model itself where nothing is off, or where the server does not compile.
+            The copy, the same one each time; the model itself where nothing is off, or where the server does
+            not compile.
         """
         if self._config.compilation_config.mode == CompilationMode.NONE:
             return model
-        self._switched_on.clear()
         with set_current_vllm_config(self._config):
-            copied = self._copy(model, {})
+            copied = self._copy(model)
         return model if copied is None else copied
+
+    def copy_layers(self, layers: Mapping[str, Any]) -> dict[str, Any]:
+        """Copy layers that vLLM finds by name, as `copy_model` does; their copies are the model's."""
+        return {
+            name: self.copy_model(layer) if isinstance(layer, nn.Module) else layer
+            for name, layer in layers.items()
+        }
 
     def describe(self) -> str:
         """Name the choices, for the fingerprint: what is off, and the order of implementations."""
@@ -96,38 +105,33 @@ class EagerOperators:
             # vLLM counts the operators that it has made and left off.
             not_reached = Counter(compilation.disabled_custom_ops) - self._switched_on
             off |= {f"-{name}" for name in not_reached}
-            # Layers that vLLM finds by name run their own operators, of which there may be copies too.
-            off |= {
-                f"-{type(layer).__name__}"
-                for layer in compilation.static_forward_context.values()
-                if not isinstance(layer, AttentionLayerBase)
-            }
         priority = {field.name: getattr(self.priority, field.name) for field in fields(self.priority)}
         return " ".join([*sorted(off), *(f"{name}={','.join(order)}" for name, order in priority.items())])
 
-    def _copy(self, module: nn.Module, done: dict[int, nn.Module | None]) -> nn.Module | None:
-        """Copy a module with an operator in it that is off; None where there is none.
+    def _copy(self, original: Any) -> Any:
+        """Copy a module, or an object that one keeps, with an operator in it that is off.
 
-        Args:
-            module: of the model.
-            done: results by the module's `id`: layers share rotary embeddings, and so shall their copies.
+        Returns:
+            The copy; None where there is no such operator.
         """
-        if id(module) in done:
-            return done[id(module)]
-        children = {
-            name: replacement
-            for name, child in module._modules.items()
-            if child is not None and (replacement := self._copy(child, done)) is not None
+        if id(original) in self._copies:
+            return self._copies[id(original)]
+        self._copies[id(original)] = None  # of what refers to it from within
+        parts = vars(original)
+        if isinstance(original, nn.Module):
+            parts = {**parts, **original._modules}
+        replacements = {
+            name: copied
+            for name, part in parts.items()
+            if _may_keep_operators(part) and (copied := self._copy(part)) is not None
         }
-        is_off = isinstance(module, CustomOp) and self._is_off(module)
-        copied: nn.Module | None = None
-        if children or is_off:
-            copied = copy_with(module, children)
-        if copied is not None and is_off:
-            _switch_on(copied)
-            self._switched_on[str(copied.name)] += 1
-        done[id(module)] = copied
-        return copied
+        is_off = isinstance(original, CustomOp) and self._is_off(original)
+        if replacements or is_off:
+            copied = self._copies[id(original)] = copy_with(original, replacements)
+            if is_off:
+                _switch_on(copied)
+                self._switched_on[str(copied.name)] += 1
+        return self._copies[id(original)]
 
     def _is_off(self, operator: CustomOp) -> bool:
         """Whether an operator is off, and not because somebody wrote so."""
@@ -145,6 +149,12 @@ def _as_eager(config: VllmConfig) -> VllmConfig:
     eager.compilation_config = copy.copy(config.compilation_config)
     eager.compilation_config.mode = CompilationMode.NONE
     return eager
+
+
+def _may_keep_operators(part: object) -> bool:
+    """Whether something that a module keeps is a module too, or an object of vLLM's with attributes."""
+    of_vllm = type(part).__module__.startswith("vllm.model_executor.") and not isinstance(part, Enum)
+    return isinstance(part, nn.Module) or (of_vllm and hasattr(part, "__dict__"))
 
 
 def _switch_on(operator: Any) -> None:

@@ -1,26 +1,35 @@
-"""Copies of a model's modules that share everything with it but some of their children."""
+"""Copies of a model's modules, and of what they keep, that share everything but what is replaced."""
 
 from collections.abc import Mapping
 from types import MethodType
+from typing import TypeVar
 
 from torch import nn
 
 __all__ = ["copy_with"]
 
+_Kept = TypeVar("_Kept")
 
-def copy_with(module: nn.Module, children: Mapping[str, nn.Module]) -> nn.Module:
-    """Copy a module shallowly, with other children.
+
+def copy_with(original: _Kept, replacements: Mapping[str, object]) -> _Kept:
+    """Copy a module, or a plain object, shallowly, with other parts.
 
     Args:
-        module: Nothing of it is changed; new weights of its own reach the copy.
-        children: By name, in the place of the module's.
+        original: Nothing of it is changed; new weights of a module reach the copy.
+        replacements: By name, in the place of a module's children and of an object's attributes.
 
     Returns:
-        The copy. Methods of the module that it keeps as attributes are the copy's there.
+        The copy. Methods of the original that it keeps as attributes are the copy's there.
     """
-    copied: nn.Module = object.__new__(type(module))
-    copied.__dict__ = {**module.__dict__, "_modules": {**module._modules, **children}}
-    for name, value in module.__dict__.items():
-        if isinstance(value, MethodType) and value.__self__ is module:
-            copied.__dict__[name] = MethodType(value.__func__, copied)
+    copied = object.__new__(type(original))
+    state = {**vars(original)}
+    parts = state
+    if isinstance(original, nn.Module):
+        parts = state["_modules"] = {**original._modules}
+    for name, replacement in replacements.items():
+        (parts if name in parts else state)[name] = replacement
+    for name, value in state.items():
+        if isinstance(value, MethodType) and value.__self__ is original:
+            state[name] = MethodType(value.__func__, copied)
+    copied.__dict__ = state
     return copied

@@ -27,7 +27,7 @@ from hallmark.poc.engine.device_time import DeviceTime
 from hallmark.poc.engine.eager_operators import EagerOperators
 from hallmark.poc.engine.expected_compilation import expected_compilation
 from hallmark.poc.engine.fingerprint import numerics
-from hallmark.poc.engine.forward import ModelForward, inferences_turn
+from hallmark.poc.engine.forward import ModelForward, compiles_embeddings, inferences_turn
 from hallmark.poc.engine.input_share import InputShare
 from hallmark.poc.engine.live_cache import LiveCacheGuard
 from hallmark.poc.engine.memory import check_free, measure_peak, step_memory
@@ -89,6 +89,7 @@ class PoCWorker:
         runner = worker.model_runner
         static_context = config.compilation_config.static_forward_context
         layers = attention_layers(config, static_context)
+        self.operators = EagerOperators(config)
         self._config = config
         self._layers = layers
         self._model = runner.get_model()
@@ -98,7 +99,6 @@ class PoCWorker:
         parallel = config.parallel_config.tensor_parallel_size > 1
         self._agreement = Agreement(ranks.cpu_group if parallel else None, _SET_UP_TIMEOUT)
         self._share = InputShare(ranks)
-        self.operators = EagerOperators(config)
         self._preemptible = Preemptible(
             SameStream(self._device), partial(inferences_turn, self.operators), _SET_UP_TIMEOUT
         )
@@ -107,7 +107,7 @@ class PoCWorker:
             self._device,
             [group for groups in runner.attn_groups for group in groups],
             layers,
-            static_context,
+            static_context if compiles_embeddings(config) else self.operators.copy_layers(static_context),
             runner.kv_cache_config.num_blocks,
             self.settings.batch_size,
             self.settings.seq_len,

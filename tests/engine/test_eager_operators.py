@@ -14,8 +14,12 @@ from vllm import ir
 from vllm.config import CompilationConfig, CompilationMode, VllmConfig, set_current_vllm_config
 from vllm.config.kernel import IrOpPriorityConfig
 from vllm.ir import enable_torch_wrap
+from vllm.model_executor.kernels.linear.scaled_mm.pytorch import PerTensorTorchFP8ScaledMMLinearKernel
 from vllm.model_executor.layers.activation import SiluAndMul
 from vllm.model_executor.layers.layernorm import RMSNorm
+from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+from vllm.model_executor.layers.quantization.input_quant_fp8 import QuantFP8
+from vllm.model_executor.layers.quantization.utils.quant_utils import GroupShape
 from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
 
 from hallmark.poc.engine import eager_operators
@@ -94,7 +98,8 @@ def test_operators_that_are_off_are_on_in_a_copy_that_computes_the_same() -> Non
     assert copied[0].rotary.cos_sin_cache.dtype == torch.bfloat16
     assert state(model) == before
     torch.testing.assert_close(found, model(x))
-    copied = operators.copy_model(model)
+    assert operators.copy_model(model) is copied
+    copied = EagerOperators(config).copy_model(model)
     model[0].norm.weight.data.fill_(2.0)
     torch.testing.assert_close(copied(x), model(x))
 
@@ -113,12 +118,49 @@ def test_operators_that_are_not_reached_are_told() -> None:
     operators.copy_model(model)
     assert "-" not in operators.describe()
     with set_current_vllm_config(config):
-        hidden = SiluAndMul(compile_native=False)
-    model[0].elsewhere = (hidden,)  # no module of the model for PyTorch
-    operators.copy_model(model)
+        model[0].elsewhere = (SiluAndMul(compile_native=False),)  # no part that could be replaced
     assert operators.describe().split()[0] == "-silu_and_mul"
-    config.compilation_config.static_forward_context["model.layers.0.experts"] = nn.Linear(1, 1)
-    assert operators.describe().split()[:2] == ["-Linear", "-silu_and_mul"]
+
+
+def test_what_quantises_the_inputs_of_a_product_is_reached() -> None:
+    config = configured("none")
+    # vLLM makes this kernel on GPUs only; which method it would call can be seen anywhere.
+    kernel = object.__new__(PerTensorTorchFP8ScaledMMLinearKernel)
+    with set_current_vllm_config(config):
+        kernel.quant_fp8 = QuantFP8(static=False, group_shape=GroupShape.PER_TOKEN, compile_native=False)
+    linear = nn.Linear(WIDTH, WIDTH)
+    linear.quant_method = UnquantizedLinearMethod()
+    linear.quant_method.fp8_linear = kernel
+    operators = EagerOperators(config)
+    copied = operators.copy_model(nn.Sequential(linear))
+    assert isinstance(copied, nn.Sequential)
+    method, own = copied[0].quant_method, linear.quant_method
+    quantiser = method.fp8_linear.quant_fp8
+    assert quantiser._forward_method == quantiser.forward_cpu
+    assert own.fp8_linear.quant_fp8._forward_method == own.fp8_linear.quant_fp8.forward_native
+    assert copied[0].weight is linear.weight
+    assert "-" not in operators.describe()
+
+
+def test_layers_that_are_found_by_name_are_the_models_copies() -> None:
+    config = configured("none")
+    model = model_under(config)
+    operators = EagerOperators(config)
+    layers = {"model.layers.0": model[0], "model.layers.1": nn.Linear(1, 1), "no module": config}
+    named = operators.copy_layers(layers)
+    assert named["model.layers.0"] is operators.copy_model(model)[0]
+    assert chosen_methods(named["model.layers.0"])[0] == named["model.layers.0"].norm.forward_cpu
+    assert all(named[name] is layers[name] for name in ("model.layers.1", "no module"))
+
+
+def test_parts_that_refer_to_their_owner_are_copied_once() -> None:
+    config = configured("none")
+    model = model_under(config)
+    model[0].__dict__["owner"] = model  # as no child: PyTorch would walk round for ever
+    copied = EagerOperators(config).copy_model(model)
+    assert isinstance(copied, nn.Sequential)
+    assert copied[0].norm._forward_method == copied[0].norm.forward_cpu
+    assert copied[0].owner is model
 
 
 def test_an_operator_that_somebody_has_switched_off_stays_off() -> None:
