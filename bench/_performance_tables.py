@@ -1,6 +1,6 @@
 """The tables of docs/performance.md."""
 
-from _tables import Table, kibibytes, mebibytes, number, numbers, text
+from _tables import Table, mebibytes, number, numbers, text
 
 _OVERHEAD = (
     ("model", "model", text),
@@ -23,23 +23,6 @@ def _version_of_runner(module: str) -> str:
 
 
 PERFORMANCE = {
-    "prediction": Table(
-        "prediction",
-        (
-            ("width", "width", text),
-            ("launch", "launch", text),
-            ("programs", "programs", number(0)),
-            ("registers", "registers", text),
-            ("shared, KiB", "shared_bytes", kibibytes),
-            ("programs on one SM", "programs_per_multiprocessor", text),
-            ("occupancy", "occupancy", number(2)),
-            ("instructions", "instructions", number(0)),
-            ("MB", "megabytes", number(1)),
-            ("GFLOP", "gflop", number(1)),
-            ("predicted, µs", "predicted_us", number(1)),
-            ("bound by", "bound_by", text),
-        ),
-    ),
     "shares": Table(
         "prediction",
         (
@@ -72,6 +55,8 @@ PERFORMANCE = {
             ("batch, bare, ms", "bare_ms", number(2)),
             ("batch, round, ms", "round_ms", number(2)),
             ("overhead, %", "overhead_percent", number(2)),
+            ("of a further batch, %", "further_overhead_percent", number(2)),
+            ("once a call, ms", "once_ms", number(2)),
             ("host, ms", "host_ms", number(1)),
             ("bare, TFLOP/s", "bare_tflop_s", number(0)),
             ("proved tokens to prefilled", "proved_to_prefilled", number(2)),

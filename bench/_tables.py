@@ -20,11 +20,6 @@ def mebibytes(value: Any) -> str:
     return f"{value / 2**20:,.1f}"
 
 
-def kibibytes(value: Any) -> str:
-    """Bytes as whole KiB."""
-    return f"{value / 2**10:,.0f}" if value >= 2**10 else "0"
-
-
 def numbers(digits: int) -> Callable[[Any], str]:
     """Several, with so many digits after the point."""
     return lambda values: " / ".join(f"{value:,.{digits}f}" for value in values)

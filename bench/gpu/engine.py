@@ -26,13 +26,14 @@ from _vllm import Engine, running_engine
 from hallmark.server.demo_model import demo_dtype
 
 BATCH_SIZE, SEQ_LEN = (8, 64) if is_small() else (32, 256)
-REPEATS, BATCHES = (3, 1) if is_small() else (7, 4)
+REPEATS, BATCHES = (3, 2) if is_small() else (7, 4)
 LAYERS = 2
 """Of a slice."""
 ABOUT = (
     f"A round of {BATCH_SIZE} nonces of {SEQ_LEN} tokens in vLLM, {demo_dtype()}, random weights: batches "
     "and completions that differ from those run whole or without proofs; milliseconds of a batch, "
-    f"{BATCHES} back to back, medians by turns, and the median of their quotients; the device's milliseconds "
+    f"{BATCHES} back to back, medians by turns, and the median of their quotients; what a further batch of a "
+    "call costs and what a call costs once, from calls of one batch; the device's milliseconds "
     "in kernels and their number by the profiler, and the share of Hallmark's own; the host's to launch a "
     "batch; tokens a second of proofs, of chat's prefill of as many prompts as long, and their quotient."
 )
@@ -125,14 +126,32 @@ def prefilled_tokens_per_second(engine: Engine) -> float:
     return BATCH_SIZE * SEQ_LEN / statistics.median(seconds)
 
 
+def in_a_call(one: dict[str, float], several: dict[str, float], batches: int) -> dict[str, float]:
+    """Tell what a round adds to each batch of a call from what it adds to the call.
+
+    Args:
+        one: `bare` and `round`, seconds of a batch where a call has one.
+        several: the same where it has several.
+        batches: how many.
+    """
+    further = {name: (several[name] * batches - one[name]) / (batches - 1) for name in ("bare", "round")}
+    once = {name: one[name] - further[name] for name in further}
+    return {
+        "further_overhead_percent": round((further["round"] / further["bare"] - 1) * 100, 3),
+        "once_ms": round((once["round"] - once["bare"]) * 1e3, 3),
+    }
+
+
 def costs(engine: Engine, flops: float) -> dict[str, Any]:
     """Return the bare forward's and a round's times, and what both are in tokens beside chat."""
     times = engine.call("bench_forwards", REPEATS, BATCHES)
+    one = engine.call("bench_forwards", REPEATS, 1)
     proved, prefilled = BATCH_SIZE * SEQ_LEN / times["round"], prefilled_tokens_per_second(engine)
     row = {
         "bare_ms": round(times["bare"] * 1e3, 3),
         "round_ms": round(times["round"] * 1e3, 3),
         "overhead_percent": round((times["quotient"] - 1) * 100, 3),
+        **in_a_call(one, times, BATCHES),
         "host_ms": round(times["host"] * 1e3, 2),
         "bare_tflop_s": round(flops / times["bare"] / 1e12, 1),
         "proved_tokens_s": round(proved),

@@ -65,8 +65,8 @@ class PrivateAttention:
         device: the worker's device.
         groups: the model runner's `attn_groups`, flattened.
         layers: the attention layers of the model, by name.
-        named_layers: vLLM's `static_forward_context`, which also holds MoE and other layers, or copies of them
-            in which a PoC batch has operators of its own.
+        named_layers: vLLM's `static_forward_context`, which also holds MoE and other layers, or copies of
+            them with a PoC batch's operators.
         num_blocks: blocks of inference's cache; dimension 0 of each layer's cache counts them or parts of
             them.
         batch_size: the largest number of sequences in a batch.
