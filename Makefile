@@ -7,6 +7,7 @@ PYTEST := $(BIN)/pytest
 # A release of vLLM that has no build for CPUs yet, or is not tested yet.
 VERSION ?= 0.33.0
 OVERLAY = .cache/vllm-$(VERSION)
+TYPED_FOLDERS := .check:.:tests/support:bench:bench/gpu:bench/soundness:tools
 EXPERIMENTS := law streams honest_noise thresholds detection shortcuts readouts forging grinding precomputation games
 
 .PHONY: help setup demo test test-all test-next check bench gpu gpu-parts soundness clean
@@ -38,20 +39,21 @@ test-all: setup ## Every test, the slow and the GPU ones included
 
 # The release's Python files over the installed build for CPUs. What is slow but for other reasons is left out.
 test-next: setup $(OVERLAY)/.made ## Real servers on a newer vLLM: make test-next VERSION=0.33.0
-	PYTHONPATH=$(CURDIR)/$(OVERLAY) $(PYTEST) -m "not gpu and (not slow or next)" tests/e2e tests/engine tests/kernels
+	PYTHONPATH=$(CURDIR)/$(OVERLAY) $(PYTEST) -m "not gpu and (not slow or next)" tests/e2e tests/poc/engine tests/kernels
 
 $(OVERLAY)/.made: tools/vllm_overlay.py tools/_release.py requirements/next.txt | $(STAMP)
 	$(BIN)/python tools/vllm_overlay.py $(VERSION) $(OVERLAY)
 	@touch $@
 
-# mypy sees the hallmark.* names only in an installed wheel, so it is the wheel that is checked.
-check: setup ## Lint, format, types
+# mypy finds hallmark.* by folders: links give the sources those names.
+check: setup ## Lint, format, the direction of imports, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf .check build && mkdir -p .check
-	$(BIN)/python -m build --quiet --wheel --no-isolation --outdir .check .
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target .check/site .check/*.whl
-	MYPYPATH=.check/site $(BIN)/mypy -p hallmark.kernels -p hallmark.poc -p hallmark.server
+	$(BIN)/lint-imports --no-cache
+	rm -rf .check && mkdir -p .check/hallmark
+	ln -s ../../kernels ../../poc ../../server .check/hallmark
+	MYPYPATH=$(TYPED_FOLDERS) $(BIN)/mypy -p hallmark.kernels -p hallmark.poc -p hallmark.server
+	MYPYPATH=$(TYPED_FOLDERS) $(BIN)/mypy bench tools tests
 
 bench: setup ## Every bench on this machine's CPU, small sizes (half an hour on 2 cores)
 	$(BIN)/python -P bench/draw.py

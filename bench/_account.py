@@ -9,9 +9,9 @@ from typing import Any
 
 from _shown import Shown
 
-from hallmark.poc.round import counts
+from hallmark.poc.protocol.round import counts
 from hallmark.server.cli.client import PoCClient
-from hallmark.server.receiver_store import BatchStore
+from hallmark.server.receiver.store import BatchStore
 
 _NONCES_PER_REQUEST = 400
 

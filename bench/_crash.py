@@ -16,8 +16,8 @@ from _leftovers import counted, left_in
 from _shown import Shown
 
 from hallmark.server.cli.client import PoCClient, UnreachableError
-from hallmark.server.demo_model import demo_dtype
-from hallmark.server.processes import ChildProcess, free_port
+from hallmark.server.demo.model import demo_dtype
+from hallmark.server.processes.child import ChildProcess, free_port
 
 Target = Literal["API server", "engine"]
 Moment = Literal["start-up", "ready", "later", "commit", "delivery", "shutdown"]
@@ -153,7 +153,7 @@ class Victim:
         """Start a server on the outbox; the client is to be closed by the caller."""
         port = free_port()
         command = [
-            *(sys.executable, "-P", "-m", "hallmark.server.cli", "serve", str(self._model)),
+            *(sys.executable, "-P", "-m", "hallmark.server", "serve", str(self._model)),
             *("--port", str(port), "--dtype", demo_dtype(), *_FLAGS),
             *("--additional-config", json.dumps({"hallmark": self._settings})),
         ]

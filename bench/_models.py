@@ -7,8 +7,8 @@ from typing import Self
 
 from transformers import Qwen3Config
 
-from hallmark.server import demo_model
-from hallmark.server.demo_model import build_demo_model
+from hallmark.server.demo import model as demo_model
+from hallmark.server.demo.model import build_demo_model
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Final, Self
 
 import httpx
 
-from hallmark.server.processes import ChildProcess, free_port
+from hallmark.server.processes.child import ChildProcess, free_port
 
 _START_SECONDS: Final = 120.0
 
@@ -44,7 +44,7 @@ class Receiver:
     def start(self) -> None:
         """Start it, and wait until it takes callbacks."""
         command = [
-            *(sys.executable, "-P", "-m", "hallmark.server.cli", "receiver"),
+            *(sys.executable, "-P", "-m", "hallmark.server", "receiver"),
             *("--port", str(self._port), "--database", str(self.database)),
         ]
         self._process = ChildProcess("hallmark receiver", command, log=self._log)

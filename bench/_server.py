@@ -12,8 +12,8 @@ from _models import ModelShape, write_model
 from _vllm import ENVIRONMENT
 
 from hallmark.server.cli.client import PoCClient, UnreachableError
-from hallmark.server.demo_model import demo_dtype
-from hallmark.server.processes import ChildProcess, free_port
+from hallmark.server.demo.model import demo_dtype
+from hallmark.server.processes.child import ChildProcess, free_port
 
 _START_SECONDS = 600.0
 
@@ -48,7 +48,7 @@ def running_server(
         model, log = Path(directory) / "model", Path(directory) / "server.log"
         write_model(shape, model)
         command = [
-            *(sys.executable, "-P", "-m", "hallmark.server.cli", "serve", str(model)),
+            *(sys.executable, "-P", "-m", "hallmark.server", "serve", str(model)),
             *("--host", "127.0.0.1", "--port", str(port), "--load-format", "dummy"),
             *("--dtype", demo_dtype(), "--max-model-len", "2048"),
             *(

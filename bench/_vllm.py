@@ -10,7 +10,7 @@ from typing import Any
 
 from _models import ModelShape, write_model
 
-from hallmark.server.demo_model import demo_dtype
+from hallmark.server.demo.model import demo_dtype
 
 ENVIRONMENT = {
     "VLLM_PLUGINS": "hallmark",

@@ -12,8 +12,8 @@ from torch import Tensor
 from hallmark.kernels import project_residual
 from hallmark.poc.engine.forward import ModelForward
 from hallmark.poc.engine.worker import STATE_ATTRIBUTE, PoCWorker
-from hallmark.poc.nonces import NonceKey
-from hallmark.poc.round import RoundSpec
+from hallmark.poc.protocol.nonces import NonceKey
+from hallmark.poc.protocol.round import RoundSpec
 
 OWN_KERNELS = (
     "_draw_normals_kernel",

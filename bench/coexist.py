@@ -31,9 +31,9 @@ from _report import device, print_table, target, write_results
 from _server import Server, running_server
 from vllm.benchmarks.serve import add_cli_args, main_async
 
-from hallmark.poc.settings import Settings
+from hallmark.poc.settings.settings import Settings
 from hallmark.server.cli.client import PoCClient
-from hallmark.server.demo_model import demo_dtype
+from hallmark.server.demo.model import demo_dtype
 
 ON_GPU = device().type == "cuda"
 BATCH_SIZE, SEQ_LEN = (32, 256) if ON_GPU else (8, 64)

@@ -30,7 +30,7 @@ from _outages import Outages, Receiver
 from _report import print_table, target, write_results
 from _settle import settle
 
-from hallmark.server.demo_model import build_demo_model, demo_dtype
+from hallmark.server.demo.model import build_demo_model, demo_dtype
 
 WEIGHTS: dict[Moment, int] = {"start-up": 4, "ready": 3, "later": 4, "commit": 5, "delivery": 5}
 VALID_RATES = (1.0, 0.5)

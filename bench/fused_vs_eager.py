@@ -33,7 +33,7 @@ from hallmark.kernels import (
     project_residual_reference,
     signed_table,
 )
-from hallmark.server.demo_model import demo_dtype
+from hallmark.server.demo.model import demo_dtype
 
 DEVICE = torch.device("cpu")
 DTYPE: torch.dtype = getattr(torch, demo_dtype())

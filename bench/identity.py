@@ -25,7 +25,7 @@ from _report import device, print_table, target, write_results
 from _server import running_server
 from _traffic import Batches, Traffic, completions, metric, some_prompts
 
-from hallmark.server.demo_model import demo_dtype
+from hallmark.server.demo.model import demo_dtype
 
 ON_GPU = device().type == "cuda"
 MODEL = "0.6B" if ON_GPU else "demo"

@@ -13,7 +13,7 @@ from _models import SHAPES
 from _report import print_table, target, write_results
 from _vllm import running_engine
 
-from hallmark.server.demo_model import demo_dtype
+from hallmark.server.demo.model import demo_dtype
 
 BATCH_SIZE, SEQ_LEN = 32, 256
 

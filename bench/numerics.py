@@ -21,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script'
 
 from _report import print_table, write_results
 
-from hallmark.poc.forward import RoundTensors
-from hallmark.poc.law import distance_std
-from hallmark.poc.offline import last_hidden
-from hallmark.poc.round import RoundSpec, round_digest
-from hallmark.server.demo_model import HIDDEN_SIZE, build_demo_model
+from hallmark.poc.offline.model import last_hidden
+from hallmark.poc.protocol.law import distance_std
+from hallmark.poc.protocol.round import RoundSpec, round_digest
+from hallmark.poc.protocol.round_tensors import RoundTensors
+from hallmark.server.demo.model import HIDDEN_SIZE, build_demo_model
 
 NONCES = 256
 SPEC = RoundSpec(

@@ -23,11 +23,11 @@ import psutil
 from _outages import Receiver
 from _report import print_table, target, write_results
 
-from hallmark.poc.compact_json import compact_json
-from hallmark.poc.outbox import Outbox
-from hallmark.poc.outbox_store import OutboxStore
-from hallmark.poc.settings import Settings
-from hallmark.server.receiver_store import BatchStore
+from hallmark.poc.core.compact_json import compact_json
+from hallmark.poc.outbox.outbox import Outbox
+from hallmark.poc.outbox.store import OutboxStore
+from hallmark.poc.settings.settings import Settings
+from hallmark.server.receiver.store import BatchStore
 
 NONCES = 100
 """Of a batch: what a node with 20 valid nonces a second merges in five seconds."""

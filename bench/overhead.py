@@ -34,9 +34,9 @@ from hallmark.kernels import (
     project_residual,
     signed_table,
 )
-from hallmark.poc.forward import RoundTensors
-from hallmark.poc.projection import RandomProjection
-from hallmark.server.demo_model import demo_dtype
+from hallmark.poc.protocol.projection import RandomProjection
+from hallmark.poc.protocol.round_tensors import RoundTensors
+from hallmark.server.demo.model import demo_dtype
 
 DEVICE = device()
 DTYPE: torch.dtype = getattr(torch, demo_dtype())

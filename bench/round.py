@@ -18,7 +18,7 @@ from _report import device, print_table, target, write_results
 from _server import running_server
 from _vllm import running_engine
 
-from hallmark.server.demo_model import demo_dtype
+from hallmark.server.demo.model import demo_dtype
 
 ON_GPU = device().type == "cuda"
 BATCH_SIZE, SEQ_LEN = (32, 256) if ON_GPU else (8, 64)

@@ -4,6 +4,8 @@ Call q of a stream is Philox with counter (q, 0, c2, c3) and key (k0, k1); its f
 low half first; element e is half ``e mod 8`` of call ``e div 8``, looked up in the table.
 """
 
+from collections.abc import Iterable, Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -19,6 +21,7 @@ __all__ = [
     "draw_normals_reference",
     "launch_draw_normals",
     "stream_words",
+    "streams_tensor",
     "table_places",
 ]
 
@@ -36,6 +39,11 @@ _NUM_WARPS = 4
 _TABLE_ENTRIES = tl.constexpr(2048)
 _PLACE_BITS = tl.constexpr(0x7FF)
 _SIGN_BIT = tl.constexpr(0x8000)
+
+
+def streams_tensor(streams: Iterable[Sequence[int]]) -> Tensor:
+    """Put streams into the form that is drawn from: int64 [n, 4] on the CPU, columns k0, k1, c2, c3."""
+    return torch.tensor([tuple(stream) for stream in streams], dtype=torch.int64).reshape(-1, 4)
 
 
 @triton.jit

@@ -8,14 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hallmark.poc.callbacks import CallbackSender
-    from hallmark.poc.config import PoCConfig, PoCState
-    from hallmark.poc.fraud import ValidatedBatch, Verdict, judge
-    from hallmark.poc.manager import PoCManager
-    from hallmark.poc.projection import RandomProjection
-    from hallmark.poc.proof import ProofBatch
-    from hallmark.poc.round import Round
-    from hallmark.poc.settings import Settings
+    from hallmark.poc.outbox.sender import CallbackSender
+    from hallmark.poc.protocol.config import PoCConfig, PoCState
+    from hallmark.poc.protocol.projection import RandomProjection
+    from hallmark.poc.protocol.proof import ProofBatch
+    from hallmark.poc.protocol.round import Round
+    from hallmark.poc.rounds.manager import PoCManager
+    from hallmark.poc.settings.settings import Settings
+    from hallmark.poc.verdict.judge import ValidatedBatch, Verdict, judge
 
 __all__ = [
     "CallbackSender",
@@ -32,17 +32,17 @@ __all__ = [
 ]
 
 _MODULES = {
-    "CallbackSender": "callbacks",
-    "PoCConfig": "config",
-    "PoCManager": "manager",
-    "PoCState": "config",
-    "ProofBatch": "proof",
-    "RandomProjection": "projection",
-    "Round": "round",
-    "Settings": "settings",
-    "ValidatedBatch": "fraud",
-    "Verdict": "fraud",
-    "judge": "fraud",
+    "CallbackSender": "outbox.sender",
+    "PoCConfig": "protocol.config",
+    "PoCManager": "rounds.manager",
+    "PoCState": "protocol.config",
+    "ProofBatch": "protocol.proof",
+    "RandomProjection": "protocol.projection",
+    "Round": "protocol.round",
+    "Settings": "settings.settings",
+    "ValidatedBatch": "verdict.judge",
+    "Verdict": "verdict.judge",
+    "judge": "verdict.judge",
 }
 
 

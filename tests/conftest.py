@@ -55,7 +55,7 @@ def pytest_report_header() -> str:
     """Say what the numbers of this run come from."""
     from _report import machine
 
-    from hallmark.server.demo_model import demo_dtype
+    from hallmark.server.demo.model import demo_dtype
 
     described = machine()
     processor = "{cpu}, {cores} cores, {instructions}, instructions for bf16: {bf16_instructions}"
@@ -74,7 +74,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def demo_model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory that holds the demo model."""
-    from hallmark.server.demo_model import build_demo_model
+    from hallmark.server.demo.model import build_demo_model
 
     path = tmp_path_factory.mktemp("demo-model")
     build_demo_model(path)

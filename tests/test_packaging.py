@@ -47,7 +47,7 @@ def test_entry_points_are_declared_and_load(wheel: zipfile.ZipFile) -> None:
     name = next(name for name in wheel.namelist() if name.endswith("entry_points.txt"))
     declared = ConfigParser()
     declared.read_string(wheel.read(name).decode())
-    assert declared["console_scripts"]["hallmark"] == "hallmark.server.cli:main"
+    assert declared["console_scripts"]["hallmark"] == "hallmark.server.__main__:main"
     for group, key in (("vllm.general_plugins", "hallmark"), ("vllm.endpoint_plugins", "hallmark_api")):
         assert declared[group][key]
         (installed,) = entry_points(group=group, name=key)

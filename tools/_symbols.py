@@ -10,7 +10,7 @@ from hallmark.poc.engine.pins import Definition, Pin, ReadFile, definitions
 
 __all__ = ["Symbols", "cache_users", "known_versions", "symbols_of"]
 
-FOLDER = Path(__file__).resolve().parents[1] / "tests" / "engine" / "vllm_symbols"
+FOLDER = Path(__file__).resolve().parents[1] / "tests" / "poc" / "engine" / "vllm_symbols"
 
 MODEL_FOLDERS = ("model_executor/models", "models")
 

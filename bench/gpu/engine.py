@@ -23,7 +23,7 @@ from _models import SHAPES
 from _rounds import bench_round
 from _vllm import Engine, running_engine
 
-from hallmark.server.demo_model import demo_dtype
+from hallmark.server.demo.model import demo_dtype
 
 BATCH_SIZE, SEQ_LEN = (8, 64) if is_small() else (32, 256)
 REPEATS, BATCHES = (3, 2) if is_small() else (7, 4)

@@ -23,7 +23,7 @@ def main() -> None:
     if "gpu" not in described and not is_small():
         sys.exit("PyTorch sees no GPU; SMALL=1 runs the stages on a CPU")
     import hallmark.kernels
-    import hallmark.poc.forward  # noqa: F401
+    import hallmark.poc.protocol.round_tensors  # noqa: F401
 
 
 if __name__ == "__main__":

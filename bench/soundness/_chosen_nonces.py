@@ -17,9 +17,9 @@ from _forward import Prover
 from _tampering import Attack, tampered
 from torch import Tensor
 
-from hallmark.poc.law import distance_std
-from hallmark.poc.offline import last_hidden
-from hallmark.poc.projection import RandomProjection
+from hallmark.poc.offline.model import last_hidden
+from hallmark.poc.protocol.law import distance_std
+from hallmark.poc.protocol.projection import RandomProjection
 
 Floats = npt.NDArray[np.float64]
 SHARES = (1.0, 0.1, 0.01, 0.001)

@@ -13,8 +13,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from hallmark.poc.hypothesis_tests import binomial_test, cosine_errors, rms_test, signed_mean_test
-from hallmark.poc.law import distance_std, r_target_for
+from hallmark.poc.protocol.law import distance_std, r_target_for
+from hallmark.poc.verdict.hypothesis_tests import binomial_test, cosine_errors, rms_test, signed_mean_test
 
 Array = npt.NDArray[np.float64]
 

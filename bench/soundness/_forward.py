@@ -9,11 +9,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hallmark.poc.embedding_table import root_mean_square
-from hallmark.poc.forward import RoundTensors
-from hallmark.poc.law import distance_std
-from hallmark.poc.offline import last_hidden
-from hallmark.poc.round import RoundSpec, nearest_power_of_two, round_digest
+from hallmark.poc.offline.model import last_hidden
+from hallmark.poc.protocol.law import distance_std
+from hallmark.poc.protocol.model_facts import root_mean_square
+from hallmark.poc.protocol.round import RoundSpec, nearest_power_of_two, round_digest
+from hallmark.poc.protocol.round_tensors import RoundTensors
 
 Distances = npt.NDArray[np.float64]
 Substitute = Callable[[Tensor], Tensor]

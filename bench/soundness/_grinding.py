@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtr, bdtrc, ndtr, ndtri, owens_t
 
-from hallmark.poc.fraud import MOST_FAILED
-from hallmark.poc.hypothesis_tests import density_test
+from hallmark.poc.verdict.hypothesis_tests import density_test
+from hallmark.poc.verdict.judge import MOST_FAILED
 
 TESTS = 4
 """How many tests a verdict combines below rate 1, by Bonferroni: binomial, RMS, signed mean, density."""

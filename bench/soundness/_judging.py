@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hallmark.poc.config import DeployedModel, PoCConfig
-from hallmark.poc.fraud import ValidatedBatch, judge
-from hallmark.poc.proof import ProofBatch
-from hallmark.poc.round import Round
+from hallmark.poc.protocol.config import DeployedModel, PoCConfig
+from hallmark.poc.protocol.proof import ProofBatch
+from hallmark.poc.protocol.round import Round
+from hallmark.poc.verdict.judge import ValidatedBatch, judge
 
 WIDTH = 4096
 """Of the model where only distances are at stake, whose errors are in units of s."""

@@ -14,7 +14,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr
 from scipy.stats import gamma, rankdata
 
-from hallmark.poc.hypothesis_tests import (
+from hallmark.poc.verdict.hypothesis_tests import (
     PROBABILITY_MISMATCH,
     binomial_test,
     bonferroni,

@@ -23,7 +23,7 @@ from _forward import Prover, round_of
 from torch import Tensor
 from torch.nn import functional
 
-from hallmark.poc.projection import RandomProjection
+from hallmark.poc.protocol.projection import RandomProjection
 
 TESTED_BLOCK = "soundness"
 FITTED_BLOCK = "an earlier block"

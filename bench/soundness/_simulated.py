@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from _judging import judge_distances
 
-from hallmark.poc.fraud import ValidatedBatch
-from hallmark.poc.round import Round
+from hallmark.poc.protocol.round import Round
+from hallmark.poc.verdict.judge import ValidatedBatch
 
 Floats = npt.NDArray[np.float64]
 Rule = Callable[[Floats, np.random.Generator], Floats]

@@ -33,10 +33,10 @@ from _tampering import Attack, attacks, distil, tampered
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from hallmark.poc.fraud import Verdict
-from hallmark.poc.law import distance_std
-from hallmark.poc.offline import last_hidden
-from hallmark.poc.projection import RandomProjection
+from hallmark.poc.offline.model import last_hidden
+from hallmark.poc.protocol.law import distance_std
+from hallmark.poc.protocol.projection import RandomProjection
+from hallmark.poc.verdict.judge import Verdict
 
 SIGMAS = (0.02, 0.05, 0.10)
 SIGMA = 0.05

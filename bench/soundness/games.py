@@ -44,9 +44,9 @@ from _tampering import attacks
 from matplotlib.figure import Figure
 from scipy.special import ndtr, ndtri
 
-from hallmark.poc.errors import HallmarkError
-from hallmark.poc.fraud import Verdict
-from hallmark.poc.round import Round
+from hallmark.poc.core.errors import HallmarkError
+from hallmark.poc.protocol.round import Round
+from hallmark.poc.verdict.judge import Verdict
 
 SIGMA = 0.05
 THRESHOLDS = (0.01, 1e-7)

@@ -54,9 +54,9 @@ from _predictors import (
 )
 from matplotlib.figure import Figure
 
-from hallmark.poc.fraud import MOST_FAILED
-from hallmark.poc.hypothesis_tests import density_bounds
-from hallmark.poc.law import r_target_for
+from hallmark.poc.protocol.law import r_target_for
+from hallmark.poc.verdict.hypothesis_tests import density_bounds
+from hallmark.poc.verdict.judge import MOST_FAILED
 
 RATE = 0.1
 RATES = (0.01, 0.05, 0.1, 0.3, 0.5, 1.0)

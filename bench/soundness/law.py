@@ -45,9 +45,10 @@ from torch import Tensor
 
 from hallmark.kernels.distance import distance_reference
 from hallmark.kernels.draw_embeddings import draw_embeddings_reference
+from hallmark.kernels.draw_normals import streams_tensor
 from hallmark.kernels.normal_table import signed_table
-from hallmark.poc.law import distance_cdf, r_target_for
-from hallmark.poc.streams import streams_tensor, target_stream
+from hallmark.poc.protocol.law import distance_cdf, r_target_for
+from hallmark.poc.protocol.streams import target_stream
 
 Samples = npt.NDArray[np.float64]
 

@@ -38,9 +38,9 @@ from _experiment import new_figure, options, write
 from _forward import Prover, in_units_of_s, round_of
 from torch import Tensor
 
-from hallmark.poc.law import distance_std
-from hallmark.poc.projection import RandomProjection
-from hallmark.poc.round import RoundSpec
+from hallmark.poc.protocol.law import distance_std
+from hallmark.poc.protocol.projection import RandomProjection
+from hallmark.poc.protocol.round import RoundSpec
 
 TOLERANCE = 0.35
 THIS_BLOCK, EARLIER_BLOCK = "this block", "an earlier block"

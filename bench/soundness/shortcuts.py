@@ -34,7 +34,7 @@ from _kept import kept
 from _substitutes import HONEST_SIGMA, Bench, Counts, Nonces, outputs
 from matplotlib.figure import Figure
 
-from hallmark.poc.offline import last_hidden
+from hallmark.poc.offline.model import last_hidden
 
 Row = dict[str, Any]
 CLOSE = 1.5 * HONEST_SIGMA

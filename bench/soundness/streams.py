@@ -35,16 +35,9 @@ from _random_matrix import (
 from _randomness import Outcome, chi_squared, of_halves, of_names, of_values, poisson
 
 from hallmark.kernels.draw_matrix import draw_matrix_reference
-from hallmark.kernels.draw_normals import draw_normals_reference
+from hallmark.kernels.draw_normals import draw_normals_reference, streams_tensor
 from hallmark.kernels.normal_table import signed_table
-from hallmark.poc.streams import (
-    Stream,
-    embeds_stream,
-    post_stream,
-    pre_stream,
-    streams_tensor,
-    target_stream,
-)
+from hallmark.poc.protocol.streams import Stream, embeds_stream, post_stream, pre_stream, target_stream
 
 LEAST_P_VALUE = 1e-6
 BLOCK = "00000000000000000001a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f7"

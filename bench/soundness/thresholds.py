@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from scipy.special import ndtr, ndtri
 from scipy.stats import chi2
 
-from hallmark.poc.hypothesis_tests import (
+from hallmark.poc.verdict.hypothesis_tests import (
     binomial_test,
     bonferroni,
     probability_at_least,

@@ -2,5 +2,5 @@
 
 `plugin.register` is loaded in every vLLM process and attaches the worker methods of `worker`;
 `client.connect` reaches them from the API server. Each private symbol of vLLM used here is pinned by
-tests/engine/test_contract.py.
+tests/poc/engine/test_contract.py.
 """

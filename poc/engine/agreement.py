@@ -15,7 +15,7 @@ from typing import NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 
-from hallmark.poc.errors import EngineError
+from hallmark.poc.core.errors import EngineError
 
 __all__ = ["Agreement", "stop_engine"]
 

@@ -18,10 +18,10 @@ from vllm.model_executor.layers.attention import MLAAttention
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.worker.utils import AttentionGroup
 
+from hallmark.poc.core.errors import UnsupportedError
 from hallmark.poc.engine.scratch import allocate_scratch, block_tables, scratch_bytes, used_blocks
 from hallmark.poc.engine.support import AttentionLayer
-from hallmark.poc.errors import UnsupportedError
-from hallmark.poc.transfer import to_device
+from hallmark.poc.protocol.transfer import to_device
 
 # What an attention implementation derives from its layer or its cache on first use (FlashInfer, Triton); a
 # copy derives its own.

@@ -12,16 +12,16 @@ from typing import Any, NoReturn, cast
 import vllm
 from vllm.engine.protocol import EngineClient
 
-from hallmark.poc.config import DeployedModel
+from hallmark.poc.core.errors import EngineError, UnsupportedError
 from hallmark.poc.engine.pins import vllm_files
 from hallmark.poc.engine.support import check_limits
 from hallmark.poc.engine.unsupported import check_arguments, check_config
 from hallmark.poc.engine.versions import check_version
-from hallmark.poc.engine_protocol import ComputedBatch, Slice
-from hallmark.poc.errors import EngineError, UnsupportedError
-from hallmark.poc.nonces import NonceKey
-from hallmark.poc.round import RoundSpec
-from hallmark.poc.settings import Settings
+from hallmark.poc.protocol.config import DeployedModel
+from hallmark.poc.protocol.nonces import NonceKey
+from hallmark.poc.protocol.round import RoundSpec
+from hallmark.poc.rounds.engine_protocol import ComputedBatch, Slice
+from hallmark.poc.settings.settings import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ import vllm
 from vllm.config import VllmConfig
 
 from hallmark.kernels.path import kernel_path
-from hallmark.poc.device_name import device_name
 from hallmark.poc.engine.eager_operators import EagerOperators
 from hallmark.poc.engine.support import AttentionLayer
+from hallmark.poc.protocol.model_facts import device_name
 
 
 def numerics(

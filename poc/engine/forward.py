@@ -11,10 +11,10 @@ from vllm.config import CompilationMode, VllmConfig
 from vllm.forward_context import create_forward_context, override_forward_context
 
 from hallmark.kernels.final_norm import FinalNorm
+from hallmark.poc.core.errors import EngineError
 from hallmark.poc.engine.attention import PrivateAttention
 from hallmark.poc.engine.eager_operators import EagerOperators
 from hallmark.poc.engine.postponed_norm import PostponedNorm, postpone_final_norm
-from hallmark.poc.errors import EngineError
 
 # Rounding moves hidden states by a few percent in deep models; other inputs would move them by all they are.
 _LARGEST_COMPILED_DIFFERENCE = 0.3

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from hallmark.poc.nonces import NonceKey
+from hallmark.poc.protocol.nonces import NonceKey
 
 __all__ = ["InputShare"]
 

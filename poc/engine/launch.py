@@ -26,7 +26,7 @@ def main() -> None:
     """
     from vllm.entrypoints.cli.serve import ServeSubcommand, cmd_init
 
-    from hallmark.poc.errors import HallmarkError
+    from hallmark.poc.core.errors import HallmarkError
 
     # What vLLM's command does: fork would copy what an accelerator's driver has set up.
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
@@ -68,7 +68,7 @@ def _refuse_early(args: Namespace) -> None:
 
     from hallmark.poc.engine.support import check_limits
     from hallmark.poc.engine.unsupported import check_arguments, check_config
-    from hallmark.poc.settings import Settings
+    from hallmark.poc.settings.settings import Settings
 
     check_arguments(args, os.environ)
     # The subcommand does so too: the model is its first argument, and --model has a default.

@@ -12,9 +12,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from hallmark.poc.core.errors import UnsupportedError
 from hallmark.poc.engine.attention import PrivateAttention, UsedCache
 from hallmark.poc.engine.support import AttentionLayer
-from hallmark.poc.errors import UnsupportedError
 
 __all__ = ["LiveCacheGuard"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import psutil
 import torch
 
-from hallmark.poc.errors import UnsupportedError
+from hallmark.poc.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

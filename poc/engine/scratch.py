@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from hallmark.poc.errors import UnsupportedError
+from hallmark.poc.core.errors import UnsupportedError
 
 # vLLM's block 0 is the null block, which kernels may skip; sequences start at block 1.
 FIRST_BLOCK = 1

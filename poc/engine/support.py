@@ -8,8 +8,8 @@ from vllm.model_executor.layers.attention import Attention, MLAAttention
 from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.v1.attention.backend import AttentionType
 
-from hallmark.poc.errors import UnsupportedError
-from hallmark.poc.settings import Settings
+from hallmark.poc.core.errors import UnsupportedError
+from hallmark.poc.settings.settings import Settings
 
 AttentionLayer: TypeAlias = Attention | MLAAttention
 """What a private forward can stand in for."""

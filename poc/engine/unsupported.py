@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from hallmark.poc.errors import UnsupportedError
+from hallmark.poc.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

@@ -8,8 +8,8 @@ import ast
 import re
 from typing import Final
 
+from hallmark.poc.core.errors import UnsupportedError
 from hallmark.poc.engine.pins import ReadFile, missing_pins
-from hallmark.poc.errors import UnsupportedError
 
 __all__ = ["FIRST_VERSION", "LAST_VERSION", "TESTED", "check_version", "version_in"]
 

@@ -20,7 +20,7 @@ from vllm.distributed import get_tp_group
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
 from hallmark.kernels.self_check import check_ops
-from hallmark.poc.embedding_table import sum_of_squares
+from hallmark.poc.core.errors import EngineError, HallmarkError
 from hallmark.poc.engine.agreement import Agreement
 from hallmark.poc.engine.attention import PrivateAttention
 from hallmark.poc.engine.device_time import DeviceTime
@@ -34,12 +34,12 @@ from hallmark.poc.engine.memory import check_free, measure_peak, step_memory
 from hallmark.poc.engine.preemption import Preemptible
 from hallmark.poc.engine.stream import SameStream
 from hallmark.poc.engine.support import attention_layers
-from hallmark.poc.errors import EngineError, HallmarkError
-from hallmark.poc.forward import RoundTensors, pad_keys
-from hallmark.poc.nonces import NonceKey
-from hallmark.poc.round import RoundSpec
-from hallmark.poc.settings import Settings
-from hallmark.poc.transfer import HostCopy
+from hallmark.poc.protocol.model_facts import sum_of_squares
+from hallmark.poc.protocol.nonces import NonceKey
+from hallmark.poc.protocol.round import RoundSpec
+from hallmark.poc.protocol.round_tensors import RoundTensors, pad_keys
+from hallmark.poc.protocol.transfer import HostCopy
+from hallmark.poc.settings.settings import Settings
 
 if TYPE_CHECKING:
     from vllm.v1.worker.gpu_worker import Worker

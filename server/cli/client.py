@@ -8,8 +8,8 @@ from typing import Annotated, Any, Self
 import httpx
 import typer
 
-from hallmark.poc.errors import HallmarkError
-from hallmark.poc.settings import API_KEY_VARIABLE
+from hallmark.poc.core.errors import HallmarkError
+from hallmark.poc.settings.settings import API_KEY_VARIABLE
 
 __all__ = ["PREFIX", "ApiKey", "PoCClient", "ServerError", "ServerUrl", "UnreachableError", "explain"]
 

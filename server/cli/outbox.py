@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hallmark.poc.delivery_queue import Delivery, DeliveryQueue
-from hallmark.poc.errors import FieldError
-from hallmark.poc.outbox_database import OutboxDatabase, default_path
+from hallmark.poc.core.errors import FieldError
+from hallmark.poc.outbox.database import OutboxDatabase, default_path
+from hallmark.poc.outbox.delivery_queue import Delivery, DeliveryQueue
 
 __all__ = ["drop", "export", "list_", "retry"]
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hallmark.poc.checks import check_float
-from hallmark.poc.errors import FieldError
-from hallmark.poc.proof import ProofBatch
+from hallmark.poc.core.checks import check_float
+from hallmark.poc.core.errors import FieldError
+from hallmark.poc.protocol.proof import ProofBatch
 
 __all__ = ["DeliveredBatch", "read_batches", "read_bodies"]
 

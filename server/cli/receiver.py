@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from hallmark.poc.errors import FieldError
-from hallmark.poc.secret_sources import WEBHOOK_SECRETS_VARIABLE, read_webhook_secrets
-from hallmark.poc.webhooks import parse_secret
-from hallmark.server.receiver import create_app
+from hallmark.poc.core.errors import FieldError
+from hallmark.poc.settings.secret_sources import WEBHOOK_SECRETS_VARIABLE, read_webhook_secrets
+from hallmark.poc.webhooks.signature import parse_secret
+from hallmark.server.receiver.app import create_app
 
 __all__ = ["receiver"]
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from hallmark.poc.webhooks import generate_secret
+from hallmark.poc.webhooks.signature import generate_secret
 
 __all__ = ["secret"]
 

@@ -4,9 +4,9 @@ from typing import Annotated
 
 import typer
 
-from hallmark.poc.errors import FieldError
-from hallmark.poc.law import distance_std, r_target_for, valid_rate
-from hallmark.server.schemas import RoundRequest
+from hallmark.poc.core.errors import FieldError
+from hallmark.poc.protocol.law import distance_std, r_target_for, valid_rate
+from hallmark.server.http.schemas import RoundRequest
 
 __all__ = ["target"]
 

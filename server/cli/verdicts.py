@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Final
 
-from hallmark.poc.fraud import Verdict
+from hallmark.poc.verdict.judge import Verdict
 
 __all__ = ["STYLES", "exit_code", "print_or_drop", "shortened"]
 

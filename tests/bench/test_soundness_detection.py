@@ -10,7 +10,7 @@ from _power import Sample, area_under_roc, critical_count, critical_mean_square
 from _tampering import prune_magnitude, quantise_asymmetric, quantise_fp8, quantise_symmetric
 from experiments import shortened
 
-from hallmark.poc.hypothesis_tests import binomial_test, rms_test
+from hallmark.poc.verdict.hypothesis_tests import binomial_test, rms_test
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from _forging import SIGMA, TESTS, TOLERANCE, Errors, forged_errors, nonces_to_c
 from _judging import round_for
 from experiments import shortened
 
-from hallmark.poc.fraud import judge
-from hallmark.poc.law import distance_std, r_target_for
-from hallmark.poc.proof import ProofBatch
+from hallmark.poc.protocol.law import distance_std, r_target_for
+from hallmark.poc.protocol.proof import ProofBatch
+from hallmark.poc.verdict.judge import judge
 
 WIDTH = 256
 

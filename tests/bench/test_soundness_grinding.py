@@ -20,8 +20,8 @@ from _judging import round_for
 from _predictors import BASE, LLAMA, MOE, QWEN3, SETTINGS, costs, early_layers
 from experiments import shortened
 
-from hallmark.poc.fraud import judge
-from hallmark.poc.proof import ProofBatch
+from hallmark.poc.protocol.proof import ProofBatch
+from hallmark.poc.verdict.judge import judge
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 0.9, 1.0])

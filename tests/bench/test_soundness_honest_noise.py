@@ -8,7 +8,7 @@ import pytest
 from _ways import Way, in_order, order_of
 from experiments import shortened
 
-from hallmark.poc.hypothesis_tests import rms_test
+from hallmark.poc.verdict.hypothesis_tests import rms_test
 
 
 def test_honest_ways_agree_far_below_the_tolerance(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from experiments import shortened
 
-from hallmark.poc.law import r_target_for
+from hallmark.poc.protocol.law import r_target_for
 
 
 @pytest.mark.slow

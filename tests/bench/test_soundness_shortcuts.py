@@ -12,7 +12,7 @@ from _substitutes import best_guess, conviction, ridges
 from experiments import shortened
 from shortcuts import best_of, scales
 
-from hallmark.poc.offline import last_hidden
+from hallmark.poc.offline.model import last_hidden
 
 
 @pytest.mark.slow

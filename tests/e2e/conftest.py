@@ -9,8 +9,8 @@ import httpx
 import pytest
 from node import HALLMARK, TIGHT, Node, Receiver, running_node
 
-from hallmark.server.demo_model import demo_dtype
-from hallmark.server.processes import ChildProcess, free_port
+from hallmark.server.demo.model import demo_dtype
+from hallmark.server.processes.child import ChildProcess, free_port
 
 # The one that is fast here comes first; tests that any dtype will do for have it alone.
 DTYPES = sorted(("bfloat16", "float32"), key=lambda dtype: dtype != demo_dtype())

@@ -14,7 +14,7 @@ from models import build_deepseek
 from node import TIGHT, Node, round_request, running_node
 from scipy import stats
 
-from hallmark.server.demo_model import build_demo_model
+from hallmark.server.demo.model import build_demo_model
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1200)]
 

@@ -7,7 +7,7 @@ import pytest
 from node import BATCH_SIZE, Node, proof, round_request, running_node
 from tolerances import ENGINE_TOLERANCES
 
-from hallmark.poc.law import distance_std
+from hallmark.poc.protocol.law import distance_std
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1200)]
 

@@ -16,7 +16,7 @@ from node import Node, proof, round_request
 from raw_http import SMUGGLING, send_raw
 from runtime import Engine, application, request, running_manager, serving
 
-from hallmark.poc.settings import Settings
+from hallmark.poc.settings.settings import Settings
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 

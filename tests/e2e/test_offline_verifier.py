@@ -11,10 +11,10 @@ import pytest
 from node import HALLMARK, Node, Receiver, proof, round_request
 from tolerances import ENGINE_TOLERANCES
 
-from hallmark.poc.law import distance_std
-from hallmark.poc.proof import ProofBatch
-from hallmark.server.cli.demo_claims import forgeries
-from hallmark.server.demo_model import HIDDEN_SIZE, build_demo_model
+from hallmark.poc.protocol.law import distance_std
+from hallmark.poc.protocol.proof import ProofBatch
+from hallmark.server.demo.claims import forgeries
+from hallmark.server.demo.model import HIDDEN_SIZE, build_demo_model
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 

@@ -8,8 +8,8 @@ from node import BATCH_SIZE, Node, proof, round_request
 from tolerances import ENGINE_TOLERANCES
 from transformers_engine import TransformersEngine
 
-from hallmark.poc.config import PoCConfig
-from hallmark.poc.round import Round
+from hallmark.poc.protocol.config import PoCConfig
+from hallmark.poc.protocol.round import Round
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 

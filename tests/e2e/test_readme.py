@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from checkout import ROOT, copy_of_the_checkout
 
-from hallmark.server.processes import ChildProcess, free_port
+from hallmark.server.processes.child import ChildProcess, free_port
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.next, pytest.mark.timeout(1200)]
 

@@ -12,7 +12,7 @@ from node import BATCH_SIZE, Node, Receiver, proof, round_request, running_node
 from prometheus_client.parser import text_string_to_metric_families
 from scipy import stats
 
-from hallmark.poc.law import distance_std, r_target_for
+from hallmark.poc.protocol.law import distance_std, r_target_for
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 

@@ -8,7 +8,7 @@ import live_cache_writer
 import pytest
 from node import HALLMARK, running_node
 
-from hallmark.server.processes import ChildProcess, free_port
+from hallmark.server.processes.child import ChildProcess, free_port
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1200)]
 

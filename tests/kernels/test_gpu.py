@@ -28,10 +28,10 @@ from hallmark.kernels import (
     signed_table,
 )
 from hallmark.kernels.self_check import check_ops
-from hallmark.poc.forward import RoundTensors
-from hallmark.poc.projection import RandomProjection
-from hallmark.poc.round import RoundSpec
-from hallmark.poc.transfer import HostCopy
+from hallmark.poc.protocol.projection import RandomProjection
+from hallmark.poc.protocol.round import RoundSpec
+from hallmark.poc.protocol.round_tensors import RoundTensors
+from hallmark.poc.protocol.transfer import HostCopy
 
 pytestmark = pytest.mark.gpu
 

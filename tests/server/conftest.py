@@ -1,24 +1,26 @@
-from collections.abc import AsyncIterator
+"""Running the command line inside the test."""
 
-import httpx
+import sys
+
 import pytest
-from runtime import Engine, application, client_of, running_manager
+from command_line import Cli, Result
 
-from hallmark.poc.manager import PoCManager
-
-
-@pytest.fixture
-def engine() -> Engine:
-    return Engine()
+from hallmark.server.__main__ import main
 
 
 @pytest.fixture
-async def manager(engine: Engine) -> AsyncIterator[PoCManager]:
-    async with running_manager(engine) as manager:
-        yield manager
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+    """Runs `hallmark` with the given arguments; may be called from a thread, one at a time."""
+    monkeypatch.delenv("HALLMARK_API_KEY", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
 
+    def run(*arguments: object) -> Result:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["hallmark", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        out, err = capsys.readouterr()
+        code = exit_.value.code
+        return Result(code if isinstance(code, int) else 0, out, err)
 
-@pytest.fixture
-async def http(manager: PoCManager) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(application(manager)) as client:
-        yield client
+    return run

@@ -26,8 +26,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from hallmark.poc.errors import StateError
-from hallmark.server.receiver_store import BatchStore
+from hallmark.poc.core.errors import StateError
+from hallmark.server.receiver.store import BatchStore
 
 _LONGEST_BODY = 2**26
 _LONGEST_HEAD = 2**16

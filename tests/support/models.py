@@ -12,7 +12,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hallmark.server.demo_model import build_demo_model
+from hallmark.server.demo.model import build_demo_model
 
 
 def _write(directory: Path, kind: type[PreTrainedModel], config: PreTrainedConfig) -> Path:

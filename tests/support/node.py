@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import torch
 
-from hallmark.server.demo_model import demo_dtype
-from hallmark.server.processes import ChildProcess, free_port
+from hallmark.server.demo.model import demo_dtype
+from hallmark.server.processes.child import ChildProcess, free_port
 
 BATCH_SIZE = 32
 SEQ_LEN = 256
@@ -22,7 +22,7 @@ START_SECONDS = 600.0
 # chunks.
 BLOCKS = 160 if torch.cuda.is_available() else 20
 TIGHT = ("--num-gpu-blocks-override", str(BLOCKS), "--long-prefill-token-threshold", "128")
-HALLMARK = (sys.executable, "-P", "-m", "hallmark.server.cli")
+HALLMARK = (sys.executable, "-P", "-m", "hallmark.server")
 
 
 class Node:

@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from hallmark.poc.config import PoCConfig
-from hallmark.poc.offline import OfflineModel
-from hallmark.poc.offline_verifier import Recomputation
-from hallmark.poc.payloads import generated_template
-from hallmark.poc.proof import ProofBatch
-from hallmark.poc.round import Round
-from hallmark.server.demo_model import demo_dtype
+from hallmark.poc.offline.model import OfflineModel
+from hallmark.poc.offline.recompute import Recomputation
+from hallmark.poc.protocol.config import PoCConfig
+from hallmark.poc.protocol.proof import ProofBatch
+from hallmark.poc.protocol.round import Round
+from hallmark.poc.rounds.payloads import generated_template
+from hallmark.server.demo.model import demo_dtype
 
 BATCH_SIZE, SEQ_LEN = 8, 4
 SHORT = ("--batch-size", BATCH_SIZE, "--seq-len", SEQ_LEN)

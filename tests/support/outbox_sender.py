@@ -12,9 +12,9 @@ import itertools
 import os
 from pathlib import Path
 
-from hallmark.poc.outbox import Outbox
-from hallmark.poc.outbox_store import OutboxStore
-from hallmark.poc.settings import Settings
+from hallmark.poc.outbox.outbox import Outbox
+from hallmark.poc.outbox.store import OutboxStore
+from hallmark.poc.settings.settings import Settings
 
 _NUMBERS_OF_A_GENERATION = 100_000
 _LAST_ONES = 10

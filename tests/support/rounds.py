@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from hallmark.poc.config import DeployedModel, PoCConfig
-from hallmark.poc.round import Round
+from hallmark.poc.protocol.config import DeployedModel, PoCConfig
+from hallmark.poc.protocol.round import Round
 
 BLOCK = "0x8d3f2a"
 KEY = "02a1b2c3"

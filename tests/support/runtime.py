@@ -17,15 +17,15 @@ from fastapi.responses import PlainTextResponse
 from transformers import Qwen3ForCausalLM
 from transformers_engine import TransformersEngine, tiny_model
 
-from hallmark.poc.config import PoCConfig
-from hallmark.poc.engine_protocol import ComputedBatch, Slice
-from hallmark.poc.errors import EngineError
-from hallmark.poc.manager import PoCManager
-from hallmark.poc.nonces import NonceKey
-from hallmark.poc.proof import ProofBatch
-from hallmark.poc.round import Round, RoundSpec
-from hallmark.poc.settings import Settings
-from hallmark.server.app import attach_manager, mount
+from hallmark.poc.core.errors import EngineError
+from hallmark.poc.protocol.config import PoCConfig
+from hallmark.poc.protocol.nonces import NonceKey
+from hallmark.poc.protocol.proof import ProofBatch
+from hallmark.poc.protocol.round import Round, RoundSpec
+from hallmark.poc.rounds.engine_protocol import ComputedBatch, Slice
+from hallmark.poc.rounds.manager import PoCManager
+from hallmark.poc.settings.settings import Settings
+from hallmark.server.http.app import attach_manager, mount
 
 POC = "/api/v1/pow"
 QUICK = Settings(callback_interval=0.0, callback_backoff_base=0.0, callback_backoff_cap=0.0)

@@ -12,15 +12,15 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
-from hallmark.poc.config import DeployedModel
-from hallmark.poc.engine_protocol import ComputedBatch, Slice
-from hallmark.poc.errors import EngineError
-from hallmark.poc.forward import RoundTensors, pad_keys
-from hallmark.poc.nonces import NonceKey
-from hallmark.poc.offline import last_hidden
-from hallmark.poc.proof import Numerics
-from hallmark.poc.round import RoundSpec
-from hallmark.server.demo_model import demo_dtype
+from hallmark.poc.core.errors import EngineError
+from hallmark.poc.offline.model import last_hidden
+from hallmark.poc.protocol.config import DeployedModel
+from hallmark.poc.protocol.nonces import NonceKey
+from hallmark.poc.protocol.proof import Numerics
+from hallmark.poc.protocol.round import RoundSpec
+from hallmark.poc.protocol.round_tensors import RoundTensors, pad_keys
+from hallmark.poc.rounds.engine_protocol import ComputedBatch, Slice
+from hallmark.server.demo.model import demo_dtype
 
 
 def tiny_model(

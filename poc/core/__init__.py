@@ -1,0 +1,1 @@
+"""What every room builds on: errors, checks of values, compact JSON."""

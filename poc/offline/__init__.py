@@ -1,0 +1,1 @@
+"""Recomputing proofs without a server."""

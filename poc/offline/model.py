@@ -1,0 +1,259 @@
+"""The model's part of a distance without vLLM: plain PyTorch and a transformers model.
+
+Slow, and exact in everything but the model's own arithmetic: the oracle of the tests, and what a verifier
+needs who has no server. What comes before and after the model is `RoundTensors`.
+"""
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, Self
+
+import torch
+from torch import Tensor
+
+from hallmark.kernels.path import kernel_path
+from hallmark.kernels.self_check import check_ops
+from hallmark.poc.core.errors import EngineError, FieldError, StateError, UnsupportedError
+from hallmark.poc.protocol.config import DeployedModel
+from hallmark.poc.protocol.model_facts import device_name, root_mean_square
+from hallmark.poc.protocol.nonces import NonceKey
+from hallmark.poc.protocol.proof import Numerics, ProofBatch
+from hallmark.poc.protocol.round_tensors import RoundTensors, pad_keys
+
+__all__ = ["DTYPES", "OfflineModel", "last_hidden"]
+
+DTYPES: Final = ("bfloat16", "float16", "float32")
+"""What a model may be run in, by PyTorch's names."""
+
+_NO_LIMIT: Final = 2**31 - 1
+
+
+@torch.inference_mode()
+def last_hidden(model: Any, inputs: Tensor) -> Tensor:
+    """Run a prefill from embeddings through the whole model.
+
+    Args:
+        model: A causal language model of transformers; what is in front of its output layer is run.
+        inputs: [batch, seq_len, D] in the model's dtype, on its device. Left as it is.
+
+    Returns:
+        [batch, D], the last position of what the model's own final norm returns.
+    """
+    positions = torch.arange(inputs.shape[1], device=inputs.device).expand(inputs.shape[0], -1)
+    output = model.base_model(inputs_embeds=inputs, position_ids=positions, use_cache=False)
+    hidden: Tensor = output.last_hidden_state[:, -1]
+    return hidden
+
+
+class OfflineModel:
+    """A transformers model from a local directory, and the facts that a round is resolved against.
+
+    Attributes:
+        hidden_size: Width of the hidden state, D.
+        dtype: What it runs in, by PyTorch's name.
+        device: Where it runs.
+        quantization: The method that its own configuration names; `none` where it names none.
+    """
+
+    def __init__(self, model: Any, device: torch.device | str) -> None:
+        """Take a model that is loaded.
+
+        Args:
+            model: A causal language model of transformers, on the device.
+            device: Where it is.
+
+        Raises:
+            StateError: Its embeddings have another width than its hidden state.
+        """
+        text = model.config.get_text_config()
+        self._model = model
+        self.device = torch.device(device)
+        self.hidden_size = int(text.hidden_size)
+        self.dtype = _name(model.dtype)
+        self.quantization = _quantization(model.config)
+        self._max_model_len = int(getattr(text, "max_position_embeddings", None) or _NO_LIMIT)
+        table: Tensor = model.get_input_embeddings().weight.detach()
+        if table.shape[-1] != self.hidden_size:
+            raise StateError(
+                f"the model's embeddings are {table.shape[-1]} wide and its hidden state "
+                f"{self.hidden_size}: it takes no inputs of the hidden state's width"
+            )
+        self._embedding_rms = root_mean_square(table)
+
+    @classmethod
+    def load(cls, directory: Path, *, device: torch.device | str, dtype: str | None = None) -> Self:
+        """Load a model; nothing is looked up outside of the directory.
+
+        Args:
+            directory: Configuration and weights as transformers reads them.
+            device: Where to put it.
+            dtype: What to run it in; None is what its configuration names.
+
+        Raises:
+            FieldError: The directory is not there, holds no causal language model that can be loaded, or
+                lacks some of its weights; or no dtype is known.
+            StateError: The model takes no inputs of its hidden state's width.
+            UnsupportedError: transformers is not installed.
+        """
+        transformers = import_transformers()
+        if not directory.is_dir():
+            raise FieldError("model", str(directory), "a directory with a model's configuration and weights")
+        # Whatever transformers cannot read, and however it says so, is about the directory.
+        try:
+            config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True)
+        except Exception as exc:
+            raise _not_loadable(directory, exc) from exc
+        stated = getattr(config.get_text_config(), "dtype", None)
+        name = dtype or (_name(stated) if isinstance(stated, torch.dtype) else stated)
+        if name not in DTYPES:
+            raise FieldError(
+                "dtype", name, f"{', '.join(DTYPES)}; the model's configuration names none of them"
+            )
+        try:
+            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+                directory,
+                config=config,
+                dtype=getattr(torch, name),
+                attn_implementation="eager",
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except Exception as exc:
+            raise _not_loadable(directory, exc) from exc
+        # transformers would draw these at random, and honest claims would then look forged.
+        absent = sorted([*info["missing_keys"], *(str(key) for key in info["mismatched_keys"])])
+        if absent:
+            raise FieldError(
+                "model",
+                str(directory),
+                f"a directory with all of the model's weights; {len(absent)} are missing or of another "
+                f"shape, the first is {absent[0]}",
+            )
+        return cls(model.to(device).eval(), device)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """What it runs in."""
+        found: torch.dtype = self._model.dtype
+        return found
+
+    def deployed(self, served_name: str, batch_tokens: int) -> DeployedModel:
+        """The facts that a round is resolved against, as a server would state them.
+
+        Args:
+            served_name: What the round calls the model; empty where it names none.
+            batch_tokens: Rows of a whole batch of the round, which is never lowered here.
+        """
+        return DeployedModel(
+            hidden_size=self.hidden_size,
+            dtype=self.dtype,
+            embedding_rms=self._embedding_rms,
+            served_names=(served_name,) if served_name else (),
+            max_batched_tokens=batch_tokens,
+            max_sequences=batch_tokens,
+            max_model_len=self._max_model_len,
+        )
+
+    @property
+    def numerics(self) -> Numerics:
+        """The fingerprint of this arithmetic, by the names that servers use for the same things."""
+        return {
+            "engine": f"transformers {import_transformers().__version__}",
+            "torch": str(torch.__version__),
+            "device": device_name(self.device),
+            "dtype": self.dtype,
+            "quantization": self.quantization,
+            "forward": "eager",
+            "tensor_parallel_size": 1,
+            "kernels": kernel_path(self.device, self.hidden_size).value,
+        }
+
+    def check_same_arithmetic(self, proof: ProofBatch) -> None:
+        """Refuse a batch that says of itself that it was computed with other weights or in another dtype.
+
+        Raises:
+            StateError: Its numerics name another dtype or another quantisation than this model has.
+        """
+        theirs = proof.numerics or {}
+        dtype = theirs.get("dtype", self.dtype)
+        if dtype != self.dtype:
+            raise StateError(
+                f"the batch was computed in dtype {dtype!r}, this verifier computes in {self.dtype!r}"
+            )
+        quantization = str(theirs.get("quantization", self.quantization))
+        # vLLM's name for a method ends with the kernel that it picked for it.
+        if quantization.removesuffix("_marlin") != self.quantization:
+            raise StateError(
+                f"the batch was computed with the quantization {quantization!r}, this verifier's model has "
+                f"{self.quantization!r}: give the model that the prover was to serve"
+            )
+
+    def check_kernels(self) -> None:
+        """Compare this device's kernels with their references; on a CPU the references are what runs.
+
+        Raises:
+            EngineError: One of them computes something else.
+        """
+        if self.device.type == "cpu":
+            return
+        try:
+            check_ops(getattr(torch, self.dtype), self.hidden_size, self.device)
+        except RuntimeError as exc:
+            raise EngineError(f"this device does not compute the protocol's values: {exc}") from exc
+
+    def distances(self, tensors: RoundTensors, keys: Sequence[NonceKey]) -> list[float]:
+        """The distances of up to a whole batch of nonces, computed as a whole batch; NaN where one failed.
+
+        Raises:
+            EngineError: The device has no memory for it.
+            StateError: The model returns something else than a hidden state of its width.
+        """
+        padded = pad_keys(keys, tensors.batch_size)
+        try:
+            hidden = last_hidden(self._model, tensors.inputs(padded))
+            if hidden.shape != (len(padded), self.hidden_size):
+                raise StateError(
+                    f"the model returns {tuple(hidden.shape)} for a batch's last rows, not "
+                    f"{(len(padded), self.hidden_size)}"
+                )
+            found: list[float] = tensors.distances(hidden, padded).tolist()
+        except torch.OutOfMemoryError as exc:
+            raise EngineError(
+                f"{self.device} has no memory for a batch of {len(padded)} nonces: {exc}"
+            ) from exc
+        return found[: len(keys)]
+
+
+def import_transformers() -> Any:
+    """The transformers package.
+
+    Raises:
+        UnsupportedError: It is not installed.
+    """
+    try:
+        return import_module("transformers")
+    except ModuleNotFoundError as exc:
+        raise UnsupportedError(
+            "recomputing distances without a server needs transformers; "
+            "pip install 'hallmark-poc[verify]' brings it"
+        ) from exc
+
+
+def _not_loadable(directory: Path, exc: Exception) -> FieldError:
+    reason = " ".join(str(exc).split()) or type(exc).__name__
+    return FieldError(
+        "model", str(directory), f"a directory with a causal language model of transformers ({reason})"
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _quantization(config: Any) -> str:
+    stated = getattr(config, "quantization_config", None)
+    if stated is None:
+        return "none"
+    method = stated.get("quant_method") if isinstance(stated, dict) else stated.quant_method
+    return str(getattr(method, "value", method))

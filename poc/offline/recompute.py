@@ -1,0 +1,115 @@
+"""Recomputing distances without a server, each of them once."""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from hallmark.poc.offline.distance_file import Arithmetic, DistanceFile
+from hallmark.poc.offline.model import OfflineModel
+from hallmark.poc.protocol.nonces import NonceKey
+from hallmark.poc.protocol.round import Round, RoundSpec
+from hallmark.poc.protocol.round_tensors import RoundTensors
+from hallmark.poc.protocol.streams import PROTOCOL, length_prefixed
+
+__all__ = ["Recomputation", "model_fingerprint"]
+
+_MODEL_FILES: Final = frozenset({".json", ".safetensors", ".bin", ".pt", ".pth", ".py"})
+
+
+class Recomputation:
+    """Distances recomputed with one model, in batches of each round's shape.
+
+    Args:
+        model: The model.
+        file: Where distances are kept and looked up; None keeps none.
+        fingerprint: The model's, `model_fingerprint`; it tells the file's distances of one model from those
+            of another.
+
+    Attributes:
+        reused: Nonces whose distance the file had.
+    """
+
+    def __init__(self, model: OfflineModel, file: DistanceFile | None = None, fingerprint: str = "") -> None:
+        self._model = model
+        self._file = file
+        self._fingerprint = fingerprint
+        self._distances: dict[RoundSpec, dict[NonceKey, float]] = {}
+        self._open: dict[RoundSpec, dict[NonceKey, None]] = {}
+        self.reused = 0
+
+    @property
+    def n_open(self) -> int:
+        """Nonces that have still to be computed."""
+        return sum(map(len, self._open.values()))
+
+    def want(self, round_: Round, nonces: Iterable[int]) -> None:
+        """Ask for the distances of some nonces of the round's public key."""
+        spec = round_.spec()
+        distances = self._distances.setdefault(spec, {})
+        known = {} if self._file is None else self._file.known(self._arithmetic(spec))
+        for nonce in nonces:
+            key = (round_.config.public_key, nonce)
+            if key in distances or key in self._open.get(spec, ()):
+                continue
+            if key in known:
+                distances[key] = known[key]
+                self.reused += 1
+            else:
+                self._open.setdefault(spec, {})[key] = None
+
+    def run(self) -> Iterator[int]:
+        """Compute what is open, batch by batch; yields the size of each batch once it is kept.
+
+        Raises:
+            EngineError: The device has no memory for a batch.
+            StateError: The model is not of the round's width, or the file cannot be written.
+        """
+        while self._open:
+            spec, wanted = next(iter(self._open.items()))
+            tensors = RoundTensors(spec, self._model.torch_dtype, self._model.device)
+            keys = list(wanted)
+            for start in range(0, len(keys), spec.batch_size):
+                batch = keys[start : start + spec.batch_size]
+                found = self._model.distances(tensors, batch)
+                if self._file is not None:
+                    self._file.add(self._arithmetic(spec), batch, found)
+                self._distances[spec].update(zip(batch, found, strict=True))
+                yield len(batch)
+            del self._open[spec]
+
+    def distances(self, round_: Round) -> dict[int, float]:
+        """What has been computed for the round's public key, by nonce; NaN where that failed."""
+        public_key = round_.config.public_key
+        computed = self._distances.get(round_.spec(), {})
+        return {nonce: distance for (key, nonce), distance in computed.items() if key == public_key}
+
+    def _arithmetic(self, spec: RoundSpec) -> Arithmetic:
+        return {
+            **{f"round.{name}": value for name, value in spec.to_wire().items()},
+            **self._model.numerics,
+            "protocol": PROTOCOL,
+            "hallmark": version("hallmark-poc"),
+            "model": self._fingerprint,
+        }
+
+
+def model_fingerprint(directory: Path) -> str:
+    """Hex SHA-256 of a model's files: names and whole contents of configuration and weights.
+
+    Sizes and times of change would be quicker, and would not tell weights that were altered in place from
+    those that were not.
+    """
+    files = sorted(path for path in directory.iterdir() if path.suffix in _MODEL_FILES and path.is_file())
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(_file_digest, files)
+        return hashlib.sha256(
+            b"".join(length_prefixed(path.name, digest) for path, digest in zip(files, digests, strict=True))
+        ).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,266 @@
+"""The running round and what it has found, so that a crash loses neither."""
+
+import json
+import logging
+import sqlite3
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from hallmark.poc.core.errors import OutboxError
+from hallmark.poc.outbox.database import OutboxDatabase
+from hallmark.poc.outbox.delivery_queue import DeliveryQueue, Dropped
+from hallmark.poc.protocol.config import PoCConfig, PoCState
+from hallmark.poc.protocol.generated import WalkedBatch, merged_bodies
+
+__all__ = ["InterruptedRound", "JournalLimits", "RoundJournal"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class InterruptedRound:
+    """A round that was running when its server ended.
+
+    Attributes:
+        id: Its number in the journal.
+        config: The request.
+        digest: Of the settings that the request and the model gave.
+        phase: What it was doing.
+        position: Index of the next nonce of its walk.
+        valid: Nonces that counted.
+        failed: Nonces that could not be computed.
+        begun_at: When it began; seconds since the epoch.
+        updated_at: When something of it was noted last; seconds since the epoch.
+        reason: What the engine failed with, where that ended it.
+    """
+
+    id: int
+    config: PoCConfig
+    digest: str
+    phase: PoCState
+    position: int
+    valid: int
+    failed: int
+    begun_at: float
+    updated_at: float
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class JournalLimits:
+    """How findings become callbacks.
+
+    Attributes:
+        max_payload_bytes: Longest body of a merged batch.
+        max_queued: Callbacks that a receiver may have waiting.
+    """
+
+    max_payload_bytes: int
+    max_queued: int
+
+
+class RoundJournal:
+    """The rounds of a database; every change of them is on the disk when it returns.
+
+    A round's position and what was found on the way there are written together. Findings lie here until they
+    are merged into callbacks, in one transaction with these.
+
+    Args:
+        database: Where they are kept.
+        queue: The callbacks of the same database.
+        limits: How findings become callbacks.
+
+    Raises:
+        OutboxError: By every method, where the database cannot be read or written.
+    """
+
+    def __init__(self, database: OutboxDatabase, queue: DeliveryQueue, limits: JournalLimits) -> None:
+        self._database = database
+        self._queue = queue
+        self._limits = limits
+
+    def begin(
+        self, config: PoCConfig, digest: str, template: Mapping[str, Any], phase: PoCState, now: float
+    ) -> tuple[int, list[Dropped]]:
+        """Note a round that begins, in the place of any before it.
+
+        Args:
+            config: The request.
+            digest: Of the settings that the request and the model gave.
+            template: What every callback of it says beside what was found.
+            phase: The phase it begins with.
+            now: Seconds since the epoch.
+
+        Returns:
+            Its number, and what had to make room for what those before it had found.
+        """
+        with self._database.transaction() as connection:
+            dropped = self._clear(connection, now)
+            identifier: int = connection.execute(
+                "INSERT INTO rounds (config, digest, url, template, phase, begun_at, updated_at)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id",
+                (
+                    json.dumps(asdict(config)),
+                    digest,
+                    config.callback_url,
+                    json.dumps(template),
+                    phase,
+                    now,
+                    now,
+                ),
+            ).fetchone()[0]
+        return identifier, dropped
+
+    def resume(self, identifier: int, template: Mapping[str, Any], now: float) -> None:
+        """Note that an interrupted round goes on, on a server that may have other numerics."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE rounds SET template = ?, updated_at = ?, reason = NULL WHERE id = ?",
+                (json.dumps(template), now, identifier),
+            )
+
+    def enter(self, identifier: int, phase: PoCState, now: float) -> None:
+        """Note a change of phase."""
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE rounds SET phase = ?, updated_at = ? WHERE id = ?", (phase, now, identifier)
+            )
+
+    def record(self, identifier: int, walked: Sequence[WalkedBatch], now: float) -> None:
+        """Note computed stretches of the walk, each right after the last.
+
+        Raises:
+            OutboxError: The database cannot be written, or the stretches do not go on where the round stood.
+        """
+        with self._database.transaction() as connection:
+            for batch in walked:
+                first, last = batch.covered
+                moved = connection.execute(
+                    "UPDATE rounds SET position = ?, valid = valid + ?, failed = failed + ?, updated_at = ?"
+                    " WHERE id = ? AND position = ?",
+                    (last + 1, len(batch.nonces), len(batch.failed_nonces), now, identifier, first),
+                ).rowcount
+                if not moved:
+                    raise OutboxError(f"the round's journal does not stand at nonce number {first}")
+                if batch.nonces or batch.failed_nonces:
+                    found = json.dumps([batch.nonces, batch.dist, batch.failed_nonces], allow_nan=False)
+                    connection.execute(
+                        "INSERT INTO findings (round_id, last, found) SELECT id, ?, ? FROM rounds"
+                        " WHERE id = ? AND url IS NOT NULL",
+                        (last, found, identifier),
+                    )
+
+    def merge(self, identifier: int, now: float, in_flight: Collection[int] = ()) -> list[Dropped]:
+        """Queue what a round has found since the last time; what is covered without a find waits for one.
+
+        Args:
+            identifier: The round's number.
+            now: Seconds since the epoch.
+            in_flight: Callbacks that do not make room.
+
+        Returns:
+            What had to make room.
+        """
+        with self._database.transaction() as connection:
+            return self._merge(connection, identifier, now, in_flight)
+
+    def _merge(
+        self, connection: sqlite3.Connection, identifier: int, now: float, in_flight: Collection[int]
+    ) -> list[Dropped]:
+        row = connection.execute(
+            "SELECT url, template, reported, position FROM rounds WHERE id = ?", (identifier,)
+        ).fetchone()
+        if row is None:
+            return []
+        url, template, reported, position = row
+        found = [
+            (last, *json.loads(text))
+            for last, text in connection.execute(
+                "SELECT last, found FROM findings WHERE round_id = ? ORDER BY id", (identifier,)
+            )
+        ]
+        if not found:
+            return []
+        walked = []
+        for last, nonces, dist, failed_nonces in found:
+            walked.append(
+                WalkedBatch(
+                    covered=(reported, position - 1 if last == found[-1][0] else last),
+                    nonces=tuple(nonces),
+                    dist=tuple(dist),
+                    failed_nonces=tuple(failed_nonces),
+                )
+            )
+            reported = last + 1
+        bodies = merged_bodies(json.loads(template), walked, self._limits.max_payload_bytes)
+        _, dropped = self._queue.add(
+            url,
+            "generated",
+            bodies,
+            now=now,
+            max_queued=self._limits.max_queued,
+            in_flight=in_flight,
+            connection=connection,
+        )
+        connection.execute("DELETE FROM findings WHERE round_id = ?", (identifier,))
+        connection.execute("UPDATE rounds SET reported = ? WHERE id = ?", (position, identifier))
+        return dropped
+
+    def end(self, identifier: int, reason: str | None, now: float) -> None:
+        """Note that a round stands still.
+
+        Args:
+            identifier: The round's number.
+            reason: What it failed with, to be gone on with; None: it is over.
+            now: Seconds since the epoch.
+        """
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE rounds SET is_over = ?, reason = ?, updated_at = ? WHERE id = ?",
+                (reason is None, reason, now, identifier),
+            )
+
+    def take_up(self, now: float) -> tuple[InterruptedRound | None, list[Dropped]]:
+        """What the last server left: its findings are queued, and rounds that are over are forgotten.
+
+        So is one that another version of Hallmark has begun and this one cannot read, which is logged.
+
+        Returns:
+            The round that it was interrupted in, and what had to make room.
+        """
+        with self._database.transaction() as connection:
+            dropped = self._merge_all(connection, now)
+            connection.execute("DELETE FROM rounds WHERE is_over")
+            row = connection.execute(
+                "SELECT id, config, digest, phase, position, valid, failed, begun_at, updated_at, reason"
+                " FROM rounds ORDER BY id DESC LIMIT 1"
+            ).fetchone()
+            if row is None:
+                return None, dropped
+            identifier, config, digest, phase, *rest = row
+            try:
+                asked, entered = PoCConfig(**json.loads(config)), PoCState(phase)
+            except (TypeError, ValueError) as exc:
+                logger.error("A round of another version of Hallmark is not gone on with: %s", exc)
+                connection.execute("DELETE FROM rounds")
+                return None, dropped
+        return InterruptedRound(identifier, asked, digest, entered, *rest), dropped
+
+    def forget(self, now: float) -> list[Dropped]:
+        """Forget every round, once what it found is queued.
+
+        Returns:
+            What had to make room.
+        """
+        with self._database.transaction() as connection:
+            return self._clear(connection, now)
+
+    def _clear(self, connection: sqlite3.Connection, now: float) -> list[Dropped]:
+        dropped = self._merge_all(connection, now)
+        connection.execute("DELETE FROM rounds")
+        return dropped
+
+    def _merge_all(self, connection: sqlite3.Connection, now: float) -> list[Dropped]:
+        rounds = connection.execute("SELECT id FROM rounds ORDER BY id").fetchall()
+        return [d for (identifier,) in rounds for d in self._merge(connection, identifier, now, ())]

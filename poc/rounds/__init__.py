@@ -1,0 +1,1 @@
+"""Running rounds on an engine: state, batches, slices, validation."""

@@ -1,0 +1,395 @@
+"""A round that has been set, and the one task that drives the engine for it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import TypeVar
+
+from hallmark.poc.core.errors import (
+    EngineError,
+    FieldError,
+    HallmarkError,
+    OutboxError,
+    RoundCancelledError,
+    StateError,
+)
+from hallmark.poc.outbox.outbox import Outbox
+from hallmark.poc.outbox.round_journal import InterruptedRound
+from hallmark.poc.protocol.config import PoCConfig, PoCState
+from hallmark.poc.protocol.generated import WalkedBatch
+from hallmark.poc.protocol.nonces import NonceKey, NonceWalk, Stretch
+from hallmark.poc.protocol.proof import Numerics, ProofBatch
+from hallmark.poc.protocol.round import Round
+from hallmark.poc.rounds.batch_times import BatchTimes
+from hallmark.poc.rounds.engine_protocol import PoCEngine
+from hallmark.poc.rounds.inference_activity import InferenceLoad
+from hallmark.poc.rounds.payloads import generated_template, validated_payload
+from hallmark.poc.rounds.scheduler import Scheduler
+from hallmark.poc.rounds.statistics import RoundStatistics
+from hallmark.poc.rounds.validation import ValidationJob, ValidationQueue
+from hallmark.poc.settings.settings import Settings
+from hallmark.poc.verdict.judge import Verdict
+
+__all__ = ["ActiveRound"]
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_REASON = 500
+
+_Result = TypeVar("_Result")
+
+
+class ActiveRound:
+    """A round from its start to its end.
+
+    Its owner task, `drive`, is the only caller of the engine: it opens the round there, computes batches or
+    validations by the state of the moment, and closes it. Nobody cancels it while the engine lives, so a call
+    of the engine always runs to its end. `enter` and `end` change the state without an await in between. A
+    change of phase lets the batch in flight be finished and counted; the end gives up a suspended one.
+
+    Attributes:
+        round: The round.
+        state: Where it stands; STOPPED once it has ended.
+        reason: Why it has ended.
+        statistics: Its counters.
+        times: How long its batches take.
+        scheduler: What computes them, beside inference.
+        memory_bytes: What the engine holds for it; None while it is not open there.
+        last_progress: When the engine last answered, or the state last changed; `time.monotonic()`.
+        engine_is_gone: Whether the engine must not be called any more.
+        owner: The task that runs `drive`.
+        resumes: Where the last server left it; None: its walk begins here.
+
+    Raises:
+        FieldError: The node's first nonce is out of range, or the state is GENERATING and `node_id` or
+            `node_count` is missing.
+    """
+
+    def __init__(
+        self,
+        round_: Round,
+        state: PoCState,
+        *,
+        engine: PoCEngine,
+        load: InferenceLoad,
+        settings: Settings,
+        queue: ValidationQueue,
+        outbox: Outbox,
+        resumes: InterruptedRound | None = None,
+    ) -> None:
+        self.round = round_
+        self.state = state
+        self.reason: str | None = None
+        self.statistics = RoundStatistics()
+        self.times = BatchTimes()
+        self.memory_bytes: int | None = None
+        self.last_progress = time.monotonic()
+        self.engine_is_gone = False
+        self.owner: asyncio.Task[None] | None = None
+        self.scheduler = Scheduler(engine, load, settings, lambda: self.refuses_inference)
+        self._engine = engine
+        self._settings = settings
+        self._queue = queue
+        self._outbox = outbox
+        self._walk = _walk(round_.config)
+        self._check(state)
+        self._journal_id = None if resumes is None else resumes.id
+        self._is_over = False
+        self.resumes = resumes
+        if resumes is not None and self._walk is not None:
+            self._walk.position = resumes.position
+            self.statistics.resume(resumes.position, resumes.valid, resumes.failed)
+        self._ended = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._failure: HallmarkError | None = None
+        self._wake = asyncio.Event()
+        self._batch_waiters: list[asyncio.Future[ProofBatch | None]] = []
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has been stopped or replaced, or has died."""
+        return self.state is PoCState.STOPPED
+
+    @property
+    def refuses_inference(self) -> bool:
+        """Whether inference is to be refused; derived from the state, never set."""
+        return self.state is PoCState.GENERATING and not self._settings.inference_while_generating
+
+    @property
+    def seconds_since_progress(self) -> float:
+        """How long ago the engine last answered, or the state last changed."""
+        return time.monotonic() - self.last_progress
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the engine is ready to compute for it."""
+        return self.memory_bytes is not None and not self.ended
+
+    @property
+    def numerics(self) -> Numerics:
+        """The fingerprint of the engine's arithmetic in this round, whose batch shape is part of it."""
+        shape = {"batch_size": self.round.batch_size, "seq_len": self.round.config.seq_len}
+        return {**self._engine.numerics, **shape}
+
+    async def started(self) -> None:
+        """Wait until the engine has opened the round.
+
+        Raises:
+            HallmarkError: It could not, or the round ended before.
+        """
+        await self._settled.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    async def next_batch(self) -> ProofBatch | None:
+        """Wait for the next batch of the walk, through a pause; None when none of its nonces counts.
+
+        Raises:
+            HallmarkError: The round ended before.
+        """
+        waiter: asyncio.Future[ProofBatch | None] = asyncio.get_running_loop().create_future()
+        self._batch_waiters.append(waiter)
+        return await waiter
+
+    def enter(self, phase: PoCState) -> None:
+        """Change the phase of a round that has not ended; the walk goes on where it was.
+
+        Raises:
+            FieldError: `node_id` or `node_count` is missing to generate.
+        """
+        self._check(phase)
+        if phase is self.state:
+            return
+        self.state = phase
+        self._note_progress()
+        self.statistics.set_generating(phase is PoCState.GENERATING and self.is_open)
+        if phase is PoCState.GENERATING:
+            self._queue.release()
+        if self._journal_id is not None:
+            self._outbox.enter_phase(self._journal_id, phase)
+        self._wake.set()
+
+    def submit(self, batch: ProofBatch) -> ValidationJob:
+        """Queue a batch for the time when the state is VALIDATING.
+
+        Raises:
+            StateError: The batch is about another block, or was computed with other settings or in another
+                dtype.
+            FieldError: It does not fit the round, or claims no nonce.
+            QueueFullError: There is no room for it now.
+        """
+        batch.check_against(self.round)
+        self._check_dtype(batch)
+        had_work = self.state is PoCState.GENERATING or self._queue.stats["queued_jobs"] > 0
+        job = self._queue.submit(batch, self.round, self.numerics)
+        if not had_work:
+            self._note_progress()
+        self._wake.set()
+        return job
+
+    def end(self, reason: str, failure: HallmarkError | None = None, *, is_over: bool = True) -> None:
+        """End the round at once; what it has found is delivered in the background.
+
+        Args:
+            reason: Why, for people.
+            failure: What `started` raises where the round was not open yet; None: that it was cancelled.
+            is_over: Whether it is not to be gone on with after a restart.
+        """
+        self._is_over |= is_over
+        if self.ended:
+            # It had failed, and now it is given up.
+            self._note_end()
+            return
+        block = self.round.config.block_hash
+        cancelled = RoundCancelledError(f"the round for block {block!r} has ended: {reason}")
+        self.state, self.reason = PoCState.STOPPED, reason[:_LONGEST_REASON]
+        self._ended.set()
+        self.statistics.end()
+        self._note_end()
+        self._queue.cancel(cancelled)
+        if not self._settled.is_set():
+            self._failure = failure or cancelled
+            self._settled.set()
+        for waiter in self._batch_waiters:
+            if not waiter.done():
+                waiter.set_exception(failure or cancelled)
+        self._batch_waiters.clear()
+        self._wake.set()
+
+    async def drive(self, previous: asyncio.Task[None] | None) -> None:
+        """Drive the engine from the round's opening to its closing, once the previous owner has ended."""
+        if previous is not None:
+            await asyncio.wait({previous})
+        if self.ended:
+            return
+        try:
+            await self._open()
+            while not self.ended:
+                if self.state is PoCState.GENERATING:
+                    await self._generate()
+                elif self.state is PoCState.VALIDATING and self._queue.has_waiting:
+                    await self._validate()
+                else:
+                    self.scheduler.rest()
+                    self._wake.clear()
+                    await self._wake.wait()
+        except HallmarkError as exc:
+            logger.error("The round for block %r failed: %s", self.round.config.block_hash, exc)
+            # An engine or a disk may be in order after a restart; a walk at its end stays there.
+            self.end(str(exc), exc, is_over=not isinstance(exc, EngineError | OutboxError))
+        except Exception as exc:
+            # Whatever it was, the gate must not stay shut with nobody at work behind it.
+            logger.exception("The round for block %r failed", self.round.config.block_hash)
+            reason = f"{type(exc).__name__}: {exc}"
+            self.end(reason, EngineError(reason), is_over=False)
+        finally:
+            self._note_end()
+            if not self.engine_is_gone:
+                await self._close()
+
+    def _check(self, phase: PoCState) -> None:
+        if phase is PoCState.GENERATING and self._walk is None:
+            field = "node_id" if self.round.config.node_id is None else "node_count"
+            raise FieldError(field, None, "an integer; Node ID and node count must be set to generate")
+
+    @property
+    def _journal_number(self) -> int:
+        if self._journal_id is None:
+            raise RuntimeError("a round that is not open has no journal")
+        return self._journal_id
+
+    def _note_end(self) -> None:
+        """Tell the outbox that nothing more is coming; again, where something came after all."""
+        if self._journal_id is not None:
+            url = self.round.config.callback_url
+            self._outbox.end_round(self._journal_id, url, None if self._is_over else self.reason)
+
+    def _check_dtype(self, batch: ProofBatch) -> None:
+        own = self._engine.numerics.get("dtype")
+        theirs = (batch.numerics or {}).get("dtype")
+        if None not in (own, theirs) and own != theirs:
+            raise StateError(f"the batch was computed in dtype {theirs!r}, this server computes in {own!r}")
+
+    async def _open(self) -> None:
+        self.memory_bytes = await self._watched(self._engine.open_round(self.round.spec()))
+        await self._begin_journal()
+        self._note_progress()
+        if not self.ended:
+            self.statistics.set_generating(self.state is PoCState.GENERATING)
+        self._settled.set()
+
+    async def _begin_journal(self) -> None:
+        if self.ended:
+            return
+        template = generated_template(self.round, self.numerics)
+        if self.resumes is not None:
+            await self._outbox.resume_round(self.resumes.id, template)
+        else:
+            phase = self.state
+            self._journal_id = await self._outbox.begin_round(
+                self.round.config, self.round.digest, template, phase
+            )
+            if self.state not in (phase, PoCState.STOPPED):
+                self._outbox.enter_phase(self._journal_id, self.state)
+
+    async def _close(self) -> None:
+        block = self.round.config.block_hash
+        try:
+            await self._engine.close_round()
+        except HallmarkError as exc:
+            logger.error("The engine did not close the round for block %r: %s", block, exc)
+        except Exception:
+            # The round is over either way; the next one's opening will tell whether the engine lives.
+            logger.exception("The engine did not close the round for block %r", block)
+        self.memory_bytes = None
+
+    async def _generate(self) -> None:
+        """Compute the next batches of the walk: several in one call where that keeps nobody waiting."""
+        walk, public_key = self._walk, self.round.config.public_key
+        if walk is None:
+            raise RuntimeError("generating without a walk")
+        stretches: list[Stretch] = []
+
+        def choose() -> list[list[NonceKey]]:
+            several = self.times.batches_per_call() if self.scheduler.has_the_engine_to_itself else 1
+            stretches.extend(walk.take_several(several, self.round.batch_size))
+            return [[(public_key, nonce) for nonce in stretch.nonces] for stretch in stretches]
+
+        computed = await self._compute(choose)
+        if computed is None:
+            return
+        walked = [
+            WalkedBatch.sort_out(stretch, distances, self.round)
+            for stretch, distances in zip(stretches, computed, strict=True)
+        ]
+        # What is told, by the status or to those who wait, is kept already.
+        await self._outbox.record(self._journal_number, self.round.config.callback_url, walked)
+        for batch in walked:
+            self.statistics.record(batch)
+            for waiter in self._batch_waiters:
+                if not waiter.done():
+                    waiter.set_result(batch.proof(self.round, self.numerics))
+            self._batch_waiters.clear()
+
+    async def _validate(self) -> None:
+        """Compute the next nonces that wait for validation, and report the verdicts this brings."""
+        taken = self._queue.take(self.round.batch_size)
+        begun = time.monotonic()
+        computed = await self._compute(lambda: [[(job.proof.public_key, nonce) for job, nonce in taken]])
+        if computed is None:
+            return
+        for job in self._queue.record(taken, computed[0], time.monotonic() - begun):
+            try:
+                await self._report_verdict(job)
+            finally:
+                self._queue.settle(job)
+
+    async def _compute(self, choose: Callable[[], list[list[NonceKey]]]) -> list[list[float]] | None:
+        """The distances of batches; None where the round has ended before."""
+        begun = time.monotonic()
+        computed = await self._watched(
+            self.scheduler.compute(choose, ended=self._ended, on_slice=self._note_progress)
+        )
+        if computed is None:
+            return None
+        self.times.record(computed, time.monotonic() - begun)
+        return [batch.distances for batch in computed]
+
+    async def _watched(self, work: Coroutine[None, None, _Result]) -> _Result:
+        """Wait for the engine's work, and say so where it does not get on."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=self._settings.stuck_after)
+                if not task.done() and self.seconds_since_progress >= self._settings.stuck_after:
+                    logger.error(
+                        "The round for block %r is stuck: the engine has not answered for %.0f s",
+                        self.round.config.block_hash,
+                        self.seconds_since_progress,
+                    )
+        finally:
+            task.cancel()  # where this task itself is cancelled: the engine is gone
+        return task.result()
+
+    def _note_progress(self) -> None:
+        self.last_progress = time.monotonic()
+
+    async def _report_verdict(self, job: ValidationJob) -> None:
+        validated, url = job.outcome(), self.round.config.callback_url
+        if validated.verdict is Verdict.NO_VERDICT:
+            # Receivers of the older generations would read "no fraud" as a vote for the prover.
+            logger.error(
+                "No verdict on request %s: %d of %d nonces could not be recomputed; no callback is sent",
+                job.request_id,
+                len(validated.failed_nonces),
+                len(validated.nonces),
+            )
+        elif url is not None:
+            await self._outbox.post(url, "validated", validated_payload(validated, job.request_id))
+
+
+def _walk(config: PoCConfig) -> NonceWalk | None:
+    if config.node_id is None or config.node_count is None:
+        return None
+    return NonceWalk(config.node_id, config.node_count, config.group_id, config.n_groups)

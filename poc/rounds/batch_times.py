@@ -1,0 +1,55 @@
+"""How long the engine takes for a batch, and how many fit in one call of it."""
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+from hallmark.poc.rounds.engine_protocol import ComputedBatch
+
+__all__ = ["CALL_SECONDS", "MOST_BATCHES", "BatchStats", "BatchTimes"]
+
+CALL_SECONDS = 0.5
+"""About how long one call of an idle engine may take, so that stopping a round is prompt."""
+
+MOST_BATCHES = 64
+"""Most batches in one call."""
+
+
+class BatchStats(TypedDict):
+    """What `/status` shows of the engine's work for a round; times are of the last call, for each batch."""
+
+    computed: int
+    in_last_call: int
+    seconds_each: float | None
+    host_seconds_each: float | None
+
+
+class BatchTimes:
+    """The engine's calls of a round, measured one by one."""
+
+    def __init__(self) -> None:
+        self._computed = self._in_last_call = 0
+        self._seconds_each: float | None = None
+        self._host_seconds_each: float | None = None
+
+    @property
+    def stats(self) -> BatchStats:
+        """Totals, and the last call."""
+        return BatchStats(
+            computed=self._computed,
+            in_last_call=self._in_last_call,
+            seconds_each=self._seconds_each,
+            host_seconds_each=self._host_seconds_each,
+        )
+
+    def record(self, batches: Sequence[ComputedBatch], seconds: float) -> None:
+        """Note what one call has computed, and the time from asking to the answer."""
+        self._computed += len(batches)
+        self._in_last_call = len(batches)
+        self._seconds_each = seconds / len(batches)
+        self._host_seconds_each = sum(batch.host_seconds for batch in batches) / len(batches)
+
+    def batches_per_call(self) -> int:
+        """How many batches fill `CALL_SECONDS`, going by the last call; 1 as long as nothing is known."""
+        if self._seconds_each is None:
+            return 1
+        return max(1, min(MOST_BATCHES, int(CALL_SECONDS / max(self._seconds_each, 1e-9))))

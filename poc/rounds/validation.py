@@ -1,0 +1,320 @@
+"""Batches waiting to be judged: every prover's in turn, bounded, with results kept for a while."""
+
+import asyncio
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Literal, TypedDict
+
+from hallmark.poc.core.errors import FieldError, HallmarkError, QueueFullError, UnknownRequestError
+from hallmark.poc.protocol.proof import Numerics, ProofBatch
+from hallmark.poc.protocol.round import Round
+from hallmark.poc.verdict.judge import ValidatedBatch, judge
+
+__all__ = ["JobStatus", "QueueStats", "ValidationJob", "ValidationQueue"]
+
+RESULT_LIFETIME = 3600.0
+MOST_RESULTS = 1_000
+MOST_RESULT_NONCES = 1_000_000
+_SECONDS_PER_NONCE = 0.05
+
+JobStatus = Literal["queued", "running", "completed", "failed"]
+
+
+class QueueStats(TypedDict):
+    """What `/status` shows of the queue; the last four are totals since the start.
+
+    `queued_nonces` are those that have still to be computed, without repetitions; `nonces_per_second` is how
+    fast they have been lately, while there were any.
+    """
+
+    queued_jobs: int
+    queued_nonces: int
+    nonces_per_second: float | None
+    completed_jobs: int
+    cancelled_jobs: int
+    checked_nonces: int
+    failed_nonces: int
+
+
+class ValidationJob:
+    """One submitted batch, from the queue to its verdict or to the error that took its place.
+
+    Attributes:
+        request_id: What the client asks for it by.
+        proof: The batch.
+        round: The round it is judged in.
+        numerics: The fingerprint of the arithmetic that judges it.
+        nonces: Its nonces without repetitions.
+        size: What it takes of the queue's room: every claimed and failed nonce, repetitions included.
+        settled: Set once there is a verdict or an error.
+        released: Set when waiting on a connection is of no use any more: it is settled, or the phase has
+            turned to GENERATING.
+        error: What took the verdict's place.
+    """
+
+    def __init__(self, proof: ProofBatch, round_: Round, numerics: Numerics | None) -> None:
+        self.request_id = str(uuid.uuid4())
+        self.proof = proof
+        self.round = round_
+        self.numerics = numerics
+        self.nonces = tuple(dict.fromkeys(proof.nonces))
+        self.size = len(proof.nonces) + len(proof.failed_nonces)
+        self.settled = asyncio.Event()
+        self.released = asyncio.Event()
+        self._taken = 0
+        self._computed: dict[int, float] = {}
+        self._verdict: ValidatedBatch | None = None
+        self.error: HallmarkError | None = None
+
+    @property
+    def status(self) -> JobStatus:
+        """Where the job stands."""
+        if self.error is not None:
+            return "failed"
+        if self._verdict is not None and self.settled.is_set():
+            return "completed"
+        return "running" if self._taken else "queued"
+
+    @property
+    def n_open(self) -> int:
+        """Nonces that have still to be computed."""
+        return 0 if self.has_verdict else len(self.nonces) - len(self._computed)
+
+    def outcome(self) -> ValidatedBatch:
+        """The verdict of a job that has been judged.
+
+        Raises:
+            HallmarkError: The error that took the verdict's place.
+        """
+        if self.error is not None:
+            raise self.error
+        if self._verdict is None:
+            raise RuntimeError("the outcome of a job that has not been judged")
+        return self._verdict
+
+    def take(self, count: int) -> tuple[int, ...]:
+        """Up to `count` nonces that nobody has taken yet."""
+        taken = self.nonces[self._taken : self._taken + count]
+        self._taken += len(taken)
+        return taken
+
+    @property
+    def all_taken(self) -> bool:
+        """Whether no nonce is left to be taken."""
+        return self._taken == len(self.nonces)
+
+    def record(self, nonce: int, distance: float) -> None:
+        """Note a recomputed distance; the last one brings the verdict, with which it is to be settled."""
+        self._computed[nonce] = distance
+        if not self.n_open:
+            self._verdict = judge(self.proof, self._computed, self.round, self.numerics)
+
+    @property
+    def has_verdict(self) -> bool:
+        """Whether it has been judged, be it settled or not."""
+        return self._verdict is not None
+
+    def fail(self, error: HallmarkError) -> None:
+        """Let an error take the verdict's place."""
+        self.error = error
+        self.settle()
+
+    def settle(self) -> None:
+        """Let everybody know the outcome."""
+        self._computed = {}
+        self.settled.set()
+        self.released.set()
+
+
+class ValidationQueue:
+    """Jobs in the order they came, with a cap in nonces; one forward may serve nonces of several.
+
+    Provers take turns: what is taken at once is shared out between those who have a job waiting, so that a
+    large one holds up the jobs of its own prover only.
+
+    A batch is kept whole until it is settled, and counts as much until then.
+
+    Args:
+        max_queued_nonces: Nonces of the batches that are not settled, with repetitions and failed ones.
+        clock: Seconds on a clock that never goes back.
+    """
+
+    def __init__(self, max_queued_nonces: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._cap = max_queued_nonces
+        self._clock = clock
+        # By prover, whose turn it is first.
+        self._waiting: dict[str, deque[ValidationJob]] = {}
+        self._unsettled: dict[str, ValidationJob] = {}
+        self._settled: dict[str, tuple[float, ValidationJob]] = {}
+        self._unsettled_size = self._settled_size = 0
+        self._seconds_per_nonce = _SECONDS_PER_NONCE
+        self._completed_jobs = self._cancelled_jobs = self._checked_nonces = self._failed_nonces = 0
+        self._queued_nonces = 0
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether there is a nonce to take."""
+        return bool(self._waiting)
+
+    @property
+    def stats(self) -> QueueStats:
+        """Depth and totals."""
+        return QueueStats(
+            queued_jobs=len(self._unsettled),
+            queued_nonces=self._queued_nonces,
+            nonces_per_second=1 / self._seconds_per_nonce if self._checked_nonces else None,
+            completed_jobs=self._completed_jobs,
+            cancelled_jobs=self._cancelled_jobs,
+            checked_nonces=self._checked_nonces,
+            failed_nonces=self._failed_nonces,
+        )
+
+    def submit(self, proof: ProofBatch, round_: Round, numerics: Numerics | None = None) -> ValidationJob:
+        """Queue a batch.
+
+        Args:
+            proof: The batch.
+            round_: The round it is judged in.
+            numerics: The fingerprint of the arithmetic that will judge it.
+
+        Raises:
+            FieldError: It claims no nonce, or more than the queue ever takes.
+            QueueFullError: There is no room for it now.
+        """
+        job = ValidationJob(proof, round_, numerics)
+        if not job.nonces or job.size > self._cap:
+            raise FieldError(
+                "nonces",
+                f"{len(proof.nonces)} nonces and {len(proof.failed_nonces)} failed ones",
+                f"1 to {self._cap} nonces to judge, repetitions and failed ones included",
+            )
+        excess = self._unsettled_size + job.size - self._cap
+        if excess > 0:
+            raise QueueFullError(
+                f"batches of {self._unsettled_size} nonces wait for validation; "
+                f"{job.size} more would exceed the limit of {self._cap}",
+                # Repetitions take room and no time.
+                retry_after=max(1.0, min(excess, self._queued_nonces) * self._seconds_per_nonce),
+            )
+        self._queued_nonces += len(job.nonces)
+        self._unsettled_size += job.size
+        self._waiting.setdefault(proof.public_key, deque()).append(job)
+        self._unsettled[job.request_id] = job
+        return job
+
+    def find(self, request_id: str) -> ValidationJob:
+        """A job that waits, runs, or has been settled not too long ago.
+
+        Raises:
+            UnknownRequestError: There is none of that id.
+        """
+        self._expire()
+        if request_id in self._unsettled:
+            return self._unsettled[request_id]
+        if request_id in self._settled:
+            return self._settled[request_id][1]
+        raise UnknownRequestError(
+            f"request {request_id!r} is not known; results are kept for {RESULT_LIFETIME / 60:.0f} minutes, "
+            f"the latest {MOST_RESULTS}"
+        )
+
+    def take(self, count: int) -> list[tuple[ValidationJob, int]]:
+        """The next `count` nonces, each with its job; fewer only where no more wait."""
+        taken: list[tuple[ValidationJob, int]] = []
+        while self._waiting and len(taken) < count:
+            share = max(1, (count - len(taken)) // len(self._waiting))
+            for prover in list(self._waiting):
+                taken += self._take_from(prover, min(share, count - len(taken)))
+                if len(taken) == count:
+                    break
+        return taken
+
+    def _take_from(self, prover: str, count: int) -> list[tuple[ValidationJob, int]]:
+        """Nonces of a prover's first jobs; the prover is then behind the others."""
+        jobs = self._waiting.pop(prover)
+        taken: list[tuple[ValidationJob, int]] = []
+        while jobs and len(taken) < count:
+            taken += [(jobs[0], nonce) for nonce in jobs[0].take(count - len(taken))]
+            if jobs[0].all_taken:
+                jobs.popleft()
+        if jobs:
+            self._waiting[prover] = jobs
+        return taken
+
+    def record(
+        self, taken: Sequence[tuple[ValidationJob, int]], distances: Sequence[float], seconds: float
+    ) -> list[ValidationJob]:
+        """Note the distances of what was taken, which took `seconds` to compute.
+
+        Returns:
+            The jobs that have a verdict by it, to be settled by `settle`. Jobs that were cancelled in the
+            meantime stay so.
+        """
+        seconds_each = seconds / len(taken)
+        if self._checked_nonces:
+            self._seconds_per_nonce += 0.2 * (seconds_each - self._seconds_per_nonce)
+        else:
+            self._seconds_per_nonce = seconds_each
+        judged = []
+        for (job, nonce), distance in zip(taken, distances, strict=True):
+            if job.settled.is_set():
+                continue
+            self._queued_nonces -= 1
+            self._checked_nonces += 1
+            job.record(nonce, distance)
+            if job.has_verdict:
+                judged.append(job)
+        return judged
+
+    def settle(self, job: ValidationJob) -> None:
+        """Let a job that has a verdict be known to have it."""
+        self._completed_jobs += 1
+        self._failed_nonces += len(job.outcome().failed_nonces)
+        job.settle()
+        self._keep(job)
+
+    def release(self) -> None:
+        """Let go of the connections that wait for a verdict; the jobs stay queued."""
+        for job in self._unsettled.values():
+            job.released.set()
+
+    def cancel(self, error: HallmarkError) -> None:
+        """Fail every job that is not settled, those being computed included."""
+        for job in list(self._unsettled.values()):
+            self.withdraw(job, error)
+
+    def withdraw(self, job: ValidationJob, error: HallmarkError) -> None:
+        """Fail one job, be it waiting or being computed; one that has been judged stays what it is."""
+        if job.settled.is_set() or job.has_verdict:
+            return
+        self._queued_nonces -= job.n_open
+        job.fail(error)
+        self._cancelled_jobs += 1
+        self._keep(job)
+        prover = job.proof.public_key
+        jobs = self._waiting.get(prover)
+        if jobs is not None and job in jobs:
+            jobs.remove(job)
+            if not jobs:
+                del self._waiting[prover]
+
+    def _keep(self, job: ValidationJob) -> None:
+        del self._unsettled[job.request_id]
+        self._unsettled_size -= job.size
+        self._settled[job.request_id] = (self._clock(), job)
+        self._settled_size += job.size
+        self._expire()
+
+    def _expire(self) -> None:
+        """Forget results that are too old or too many; the latest is kept whatever its size."""
+        while self._settled:
+            request_id, (settled_at, job) = next(iter(self._settled.items()))
+            too_many = len(self._settled) > MOST_RESULTS or (
+                self._settled_size > MOST_RESULT_NONCES and len(self._settled) > 1
+            )
+            if not too_many and self._clock() - settled_at <= RESULT_LIFETIME:
+                return
+            del self._settled[request_id]
+            self._settled_size -= job.size

@@ -1,0 +1,1 @@
+"""What an operator sets, and where secrets come from."""

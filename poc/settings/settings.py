@@ -1,0 +1,218 @@
+"""The server's settings: typed, checked once at start, never changed afterwards."""
+
+import os
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from hallmark.poc.core.checks import allowed_in_words
+from hallmark.poc.core.errors import FieldError
+from hallmark.poc.settings.secret_sources import (
+    API_KEY_VARIABLE,
+    MOST_WEBHOOK_SECRETS,
+    NOT_SHOWN,
+    WEBHOOK_SECRETS_VARIABLE,
+    read_api_key,
+    read_webhook_secrets,
+)
+from hallmark.poc.webhooks.url import canonical_host
+
+__all__ = ["API_KEY_VARIABLE", "NEVER_IN_THE_SECTION", "SECTION", "WEBHOOK_SECRETS_VARIABLE", "Settings"]
+
+SECTION = "hallmark"
+"""The key of vLLM's `--additional-config` that holds the settings."""
+
+NEVER_IN_THE_SECTION = MappingProxyType(
+    {
+        "api_key": f"{API_KEY_VARIABLE} in the environment, or the path of a file with it as api_key_file",
+        "webhook_secrets": f"{WEBHOOK_SECRETS_VARIABLE} in the environment, or the path of a file with them "
+        "as webhook_secrets_file",
+    }
+)
+"""The fields that are secrets, and how each is given instead: vLLM logs the section, `ps` shows it."""
+
+_Count = Annotated[int, Field(ge=1, lt=2**31)]
+_Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Settings(BaseModel):
+    """What an operator may set, as `--additional-config '{"hallmark": {...}}'`.
+
+    Times are in seconds where the name does not say milliseconds.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    batch_size: _Count = Field(32, description="Largest batch of nonces the server sizes itself for.")
+    seq_len: _Count = Field(
+        256, description="Input length of the largest batch; longer ones get smaller batches."
+    )
+    allow_unsupported_vllm: bool = Field(
+        False, description="Start on a vLLM newer than the tested ones that lacks something."
+    )
+
+    api_key: SecretStr | None = Field(None, min_length=1, description="Token of the control routes.")
+    api_key_file: str | None = Field(
+        None,
+        min_length=1,
+        description="A file with the token of the control routes, instead of HALLMARK_API_KEY.",
+    )
+    allow_unauthenticated: bool = Field(False, description="Serve a network without a token.")
+    max_body_bytes: _Count = Field(8 * 2**20, description="Largest body of a control request.")
+
+    max_stall_ms: _Milliseconds = Field(
+        10.0, description="Longest that proof of compute may hold the engine at a time beside inference."
+    )
+    validation_share: float = Field(
+        0.25,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of engine time it may take then.",
+    )
+    idle_slice_ms: _Milliseconds = Field(
+        50.0, description="The same as max_stall_ms while no inference is at work."
+    )
+    engine_timeout: float = Field(
+        120.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="A worker that is stuck for so long ends.",
+    )
+    stuck_after: float = Field(
+        60.0, gt=0, allow_inf_nan=False, description="Work without progress for so long is reported as stuck."
+    )
+    inference_while_generating: bool = Field(False, description="Serve inference in GENERATING too.")
+    max_queued_nonces: _Count = Field(
+        100_000, description="Nonces that may wait for validation, repetitions included."
+    )
+    shutdown_timeout: _Seconds = Field(
+        5.0, description="How long a stopping server waits for the batch in flight, and then for callbacks."
+    )
+
+    outbox_path: str | None = Field(
+        None,
+        min_length=1,
+        description="The file that keeps callbacks and the round; none given: one for each port, in the "
+        "user's state directory. `memory` keeps nothing beyond the server's end.",
+    )
+    outbox_max_bytes: int = Field(
+        2**30, ge=2**16, lt=2**63, description="Bytes of callbacks that may be kept, for all receivers."
+    )
+    resume_on_start: bool = Field(
+        False, description="Go on with the round that the server's end interrupted."
+    )
+
+    callback_interval: _Seconds = Field(5.0, description="Least time between two merged batches.")
+    callback_max_payload_bytes: int = Field(
+        2**20, ge=2**19, lt=2**31, description="Longest body of a merged batch."
+    )
+    callback_timeout: float = Field(10.0, gt=0, allow_inf_nan=False, description="Longest attempt.")
+    callback_max_age: float = Field(
+        86_400.0, gt=0, allow_inf_nan=False, description="A callback that is older is dropped."
+    )
+    callback_max_retries: int | None = Field(
+        None, ge=0, lt=2**31, description="Further attempts after the first; none given: any, within the age."
+    )
+    callback_max_queue: _Count = Field(100_000, description="Callbacks one receiver may have waiting.")
+    callback_max_concurrency: _Count = Field(64, description="Receivers that are called at the same time.")
+    callback_backoff_base: _Seconds = Field(1.0, description="Shortest wait before a retry.")
+    callback_backoff_cap: float = Field(60.0, ge=0, le=86_400, description="Longest wait before a retry.")
+    callback_allowed_hosts: tuple[str, ...] | None = Field(
+        None, strict=False, description="Hosts that callbacks may go to; none given: any."
+    )
+
+    webhook_secrets: tuple[SecretStr, ...] = Field(
+        (), max_length=MOST_WEBHOOK_SECRETS, description="What callbacks are signed with."
+    )
+    webhook_secrets_file: str | None = Field(
+        None,
+        min_length=1,
+        description="A file with a secret a line that callbacks are signed with, instead of "
+        "HALLMARK_WEBHOOK_SECRETS.",
+    )
+
+    @model_validator(mode="after")
+    def _check_hosts(self) -> Self:
+        for host in self.callback_allowed_hosts or ():
+            try:
+                canonical_host(host)
+            except ValueError as exc:
+                raise FieldError(
+                    f"{SECTION}.callback_allowed_hosts",
+                    host,
+                    "names and addresses of hosts, without scheme, port and wildcards",
+                ) from exc
+        return self
+
+    @model_validator(mode="after")
+    def _check_backoff(self) -> Self:
+        if self.callback_backoff_base > self.callback_backoff_cap:
+            raise FieldError(
+                f"{SECTION}.callback_backoff_base",
+                self.callback_backoff_base,
+                f"at most callback_backoff_cap, {self.callback_backoff_cap}",
+            )
+        return self
+
+    @classmethod
+    def from_additional_config(
+        cls, additional_config: object, environment: Mapping[str, str] = os.environ
+    ) -> Self:
+        """The settings in vLLM's `additional_config`, and the secrets from where those are.
+
+        Args:
+            additional_config: What vLLM made of `--additional-config`; anything but a mapping with our
+                section leaves the defaults.
+            environment: Where `HALLMARK_API_KEY` and `HALLMARK_WEBHOOK_SECRETS` are looked up.
+
+        Raises:
+            FieldError: A setting is unknown, has a value that is not allowed or is a secret, or a secret
+                cannot be read. No error has a secret in it, nor has its context.
+        """
+        section = additional_config.get(SECTION, {}) if isinstance(additional_config, Mapping) else {}
+        if not isinstance(section, Mapping):
+            # The value stays out: it may be a text that holds the API key.
+            raise FieldError(SECTION, f"{type(section).__name__} {NOT_SHOWN}", "an object of settings")
+        for name, instead in NEVER_IN_THE_SECTION.items():
+            if name in section:
+                raise FieldError(
+                    f"{SECTION}.{name}",
+                    NOT_SHOWN,
+                    f"{instead}; here it would stand in vLLM's log and in every process list",
+                )
+        try:
+            settings = cls.model_validate(dict(section))
+        except ValidationError as exc:
+            error = _field_error(exc, cls)
+        else:
+            return settings._with_secrets(environment)
+        # Here, not while the other is handled: pydantic's error has the inputs, and one may be a secret.
+        raise error
+
+    def _with_secrets(self, environment: Mapping[str, str]) -> Self:
+        secrets = {
+            "api_key": read_api_key(f"{SECTION}.api_key_file", self.api_key_file, environment),
+            "webhook_secrets": read_webhook_secrets(
+                f"{SECTION}.webhook_secrets_file", self.webhook_secrets_file, environment
+            ),
+        }
+        return self.model_copy(update=secrets)
+
+
+def _field_error(error: ValidationError, settings: type[Settings]) -> FieldError:
+    first = error.errors(include_url=False)[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, FieldError):
+        return FieldError(cause.field, cause.value, cause.allowed)
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        # The value stays out: it may be a secret under a misspelt name.
+        known = [field for field in settings.model_fields if field not in NEVER_IN_THE_SECTION]
+        return FieldError(SECTION, name, f"the settings {', '.join(known)}")
+    # A secret may stand where its file should.
+    value = NOT_SHOWN if name.startswith(("api_key", "webhook_secrets")) else first["input"]
+    return FieldError(f"{SECTION}.{name}", value, allowed_in_words(first))

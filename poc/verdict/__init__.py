@@ -1,0 +1,1 @@
+"""Judging claims: tests of hypotheses, calibration, sampling, settings that differ."""

@@ -1,0 +1,124 @@
+"""One attempt to deliver a callback, and how it ended."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+
+import httpx
+
+from hallmark.poc.webhooks.signature import signature
+from hallmark.poc.webhooks.url import CallbackKind, request_target
+
+__all__ = ["Failure", "attempt"]
+
+logger = logging.getLogger(__name__)
+
+_TRANSIENT_CLIENT_ERRORS = frozenset({408, 425, 429})
+_LONGEST_RETRY_AFTER = 600.0
+_LONGEST_ERROR = 200
+_MOST_READ = 2**16
+_READ_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a callback was not delivered.
+
+    Attributes:
+        reason: For people.
+        is_permanent: Whether it is of no use to try again.
+        retry_after: Seconds that the receiver wants to be left alone.
+    """
+
+    reason: str
+    is_permanent: bool = False
+    retry_after: float = 0.0
+
+
+async def attempt(
+    client: httpx.AsyncClient,
+    url: str,
+    kind: CallbackKind,
+    body: bytes,
+    *,
+    webhook_id: str,
+    timestamp: int,
+    secrets: Sequence[bytes],
+    timeout: float,  # noqa: ASYNC109  # of the attempt alone, and a failure like another
+) -> Failure | None:
+    """Make one HTTP request; None where it was answered with 2xx.
+
+    Args:
+        client: The HTTP client.
+        url: The receiver's base URL.
+        kind: What is appended to it.
+        body: The body, JSON.
+        webhook_id: The idempotency key.
+        timestamp: The present time, in seconds since the epoch.
+        secrets: The keys to sign with; none to send unsigned.
+        timeout: Seconds from connecting to the answer's headers.
+    """
+    headers = {
+        "Content-Type": "application/json",
+        "webhook-id": webhook_id,
+        "webhook-timestamp": str(timestamp),
+    }
+    if secrets:
+        headers["webhook-signature"] = signature(secrets, webhook_id, timestamp, body)
+    try:
+        target = {"target": request_target(url, kind)}
+        request = client.build_request("POST", url, content=body, headers=headers, extensions=target)
+        async with asyncio.timeout(timeout):
+            response = await client.send(request, stream=True)
+    except TimeoutError:
+        return Failure(f"no answer within {timeout:g} s")
+    except httpx.HTTPError as exc:
+        return Failure(f"{type(exc).__name__}: {exc}"[:_LONGEST_ERROR])
+    except Exception as exc:
+        # Not foreseen, and yet no reason to keep what is queued behind it from being delivered.
+        logger.exception("Callback %s/%s failed unexpectedly", url, kind)
+        return Failure(f"{type(exc).__name__}: {exc}"[:_LONGEST_ERROR])
+    with suppress(httpx.HTTPError):
+        try:
+            await _read_a_little(response)
+        finally:
+            await response.aclose()
+    status = response.status_code
+    if 200 <= status < 300:
+        return None
+    is_permanent = 400 <= status < 500 and status not in _TRANSIENT_CLIENT_ERRORS
+    return Failure(f"HTTP {status}", is_permanent, _seconds(response.headers.get("Retry-After")))
+
+
+async def _read_a_little(response: httpx.Response) -> None:
+    """Read a short answer to its end, so that its connection serves again.
+
+    Only the status matters: what comes late, is long or is cut off is left, and the connection closed.
+    """
+    if response.is_stream_consumed:  # by a transport that reads answers itself
+        return
+    read = 0
+    with suppress(TimeoutError, httpx.HTTPError):
+        async with asyncio.timeout(_READ_SECONDS):
+            async for chunk in response.aiter_raw():
+                read += len(chunk)
+                if read > _MOST_READ:
+                    return
+
+
+def _seconds(retry_after: str | None) -> float:
+    """A `Retry-After` header, a number of seconds or a date, as seconds from now; 0 where it is neither."""
+    if retry_after is None:
+        return 0.0
+    try:
+        if retry_after.isdigit():
+            seconds = float(retry_after)
+        else:
+            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return 0.0
+    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER)

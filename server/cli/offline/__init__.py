@@ -1,0 +1,1 @@
+"""`hallmark verify` and `hallmark calibrate`."""

@@ -1,0 +1,121 @@
+"""What `hallmark verify` judges: single batches, and all batches of one prover together."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hallmark.poc.core.errors import HallmarkError
+from hallmark.poc.protocol.proof import Numerics, ProofBatch
+from hallmark.poc.protocol.round import Round
+from hallmark.poc.verdict.judge import ValidatedBatch, Verdict
+from hallmark.poc.verdict.sampling import gaps, joined_stretch
+
+__all__ = ["JudgedCase", "identity", "joined", "summarize"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedCase:
+    """What is judged: a batch, or all batches of one prover and round together.
+
+    Attributes:
+        sources: Where the batches stand.
+        proof: The batch, or their nonces joined.
+        n_claimed_before: Nonces of a batch that an earlier one of the same block and key claims too.
+        round: What it is judged in; None where it is refused.
+        nonces: The nonces that are recomputed.
+        error: Why it is refused.
+        verdict: What comes of it.
+    """
+
+    sources: tuple[str, ...]
+    proof: ProofBatch
+    n_claimed_before: int
+    round: Round | None = None
+    nonces: tuple[int, ...] = ()
+    error: HallmarkError | None = None
+    verdict: ValidatedBatch | None = None
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether it is several batches together."""
+        return len(self.sources) > 1
+
+
+def identity(proof: ProofBatch, nonce: int) -> tuple[str, int, str, int]:
+    """By what a nonce counts once."""
+    return (proof.block_hash, proof.block_height, proof.public_key, nonce)
+
+
+def joined(cases: Iterable[JudgedCase]) -> Iterator[JudgedCase]:
+    """All batches of a prover in a round as one, where there are several that claim something.
+
+    A prover could else divide a forgery into batches too small for a verdict. Where they follow one another
+    in the walk, they are judged by how many of it are valid too.
+    """
+    groups: defaultdict[Round, list[JudgedCase]] = defaultdict(list)
+    for case in cases:
+        if case.round is not None and case.proof.nonces:
+            groups[case.round].append(case)
+    for round_, group in groups.items():
+        if len(group) < 2:
+            continue
+        first = group[0].proof
+        claimed = {nonce for case in group for nonce in case.proof.nonces}
+        failed = dict.fromkeys(nonce for case in group for nonce in case.proof.failed_nonces)
+        proof = ProofBatch(
+            public_key=first.public_key,
+            block_hash=first.block_hash,
+            block_height=first.block_height,
+            node_id=first.node_id,
+            nonces=tuple(nonce for case in group for nonce in case.proof.nonces),
+            dist=tuple(distance for case in group for distance in case.proof.dist),
+            round=round_.digest,
+            covered=joined_stretch(case.proof for case in group),
+            failed_nonces=tuple(nonce for nonce in failed if nonce not in claimed),
+        )
+        yield JudgedCase(
+            sources=tuple(source for case in group for source in case.sources),
+            proof=proof,
+            n_claimed_before=0,
+            round=round_,
+            nonces=tuple(dict.fromkeys(nonce for case in group for nonce in case.nonces)),
+        )
+
+
+def summarize(
+    judged: Sequence[JudgedCase], numerics: Numerics, sample: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Totals over the batches; a nonce is credited once, in an honest batch of a prover without fraud."""
+    single = [case for case in judged if not case.is_joined]
+    verdicts = [case.verdict.verdict for case in single if case.verdict is not None]
+    rejected = {
+        case.round
+        for case in judged
+        if case.is_joined and case.verdict is not None and case.verdict.verdict is Verdict.FRAUD
+    }
+    walks: defaultdict[tuple[Round, int], list[tuple[int, int]]] = defaultdict(list)
+    for case in single:
+        if case.round is not None and case.proof.covered is not None:
+            walks[case.round, case.proof.node_id].append(case.proof.covered)
+    credited = set()
+    for case in single:
+        verdict = case.verdict
+        if verdict is None or verdict.verdict is not Verdict.HONEST or case.round in rejected:
+            continue
+        excluded = {*verdict.invalid_nonces, *verdict.failed_nonces}
+        credited |= {identity(case.proof, nonce) for nonce in case.proof.nonces if nonce not in excluded}
+    return {
+        "batches": len(single),
+        **{verdict.value: verdicts.count(verdict) for verdict in Verdict},
+        "refused": sum(case.error is not None for case in single),
+        "credited_nonces": len(credited),
+        "claimed_again": sum(case.n_claimed_before for case in single),
+        "gaps": [
+            {"public_key": round_.config.public_key, "node_id": node_id, "indices": [first, last]}
+            for (round_, node_id), stretches in walks.items()
+            for first, last in gaps(stretches)
+        ],
+        "sample": sample,
+        "numerics": dict(numerics),
+    }

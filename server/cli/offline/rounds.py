@@ -1,0 +1,252 @@
+"""What the offline commands share: the model, each batch's round, and the recomputation with its progress."""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from hallmark.poc.core.errors import FieldError, StateError
+from hallmark.poc.protocol.config import PoCConfig
+from hallmark.poc.protocol.round import Round
+from hallmark.poc.verdict.digest_check import check_settings
+from hallmark.server.cli.proof_files import DeliveredBatch
+from hallmark.server.http.schemas import RoundRequest
+
+if TYPE_CHECKING:
+    # They bring the kernels, and with them Triton, which other commands must not wait for.
+    from hallmark.poc.offline.model import OfflineModel
+    from hallmark.poc.offline.recompute import Recomputation
+
+__all__ = [
+    "Device",
+    "Dtype",
+    "NoState",
+    "Quiet",
+    "StateFile",
+    "check_round",
+    "load_model",
+    "recomputation",
+    "resolve_round",
+    "run",
+    "state_path",
+]
+
+Device = Annotated[
+    str | None,
+    typer.Option(help="Where to compute: cpu, cuda or cuda:N; by default a GPU where there is one."),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        help="What to run the model in: bfloat16, float16 or float32; by default what the proofs were "
+        "computed in, or else what the model's configuration names."
+    ),
+]
+StateFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        metavar="FILE",
+        help="Where recomputed distances are kept and looked up; by default beside the first file of proofs, "
+        "with .verified.jsonl after its name.",
+    ),
+]
+NoState = Annotated[bool, typer.Option("--no-state", help="Keep nothing and look nothing up.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+
+_TARGET_MARGIN = 1e-6
+
+
+def check_round(body: Mapping[str, Any]) -> PoCConfig:
+    """The round that the options ask for, of no block in particular where they name none.
+
+    Raises:
+        FieldError: An option or a field of the file is out of its range.
+    """
+    return RoundRequest.parse(
+        {"block_hash": "any", "block_height": 0, "public_key": "any", **body}
+    ).to_config()
+
+
+def load_model(
+    directory: Path, device: str | None, dtype: str | None, batches: Sequence[DeliveredBatch], *, quiet: bool
+) -> "OfflineModel":
+    """Load the model as the options, and where they leave it open the proofs, ask for it.
+
+    Raises:
+        FieldError: Naming the option that is at fault.
+        UnsupportedError: transformers is not installed.
+    """
+    from hallmark.poc.offline.model import DTYPES, OfflineModel, import_transformers
+
+    if dtype is not None and dtype not in DTYPES:
+        raise FieldError("--dtype", dtype, ", ".join(DTYPES))
+    stated = (batch.proof.numerics or {} for batch in batches)
+    dtype = dtype or next((str(n["dtype"]) for n in stated if n.get("dtype") in DTYPES), None)
+    import_transformers().utils.logging.disable_progress_bar()
+    try:
+        with _spinner("loading the model", quiet=quiet):
+            model = OfflineModel.load(directory, device=_checked_device(device), dtype=dtype)
+            model.check_kernels()
+    except FieldError as exc:
+        raise FieldError(f"--{exc.field}", exc.value, exc.allowed) from exc
+    return model
+
+
+def resolve_round(batch: DeliveredBatch, body: Mapping[str, Any], model: "OfflineModel", name: str) -> Round:
+    """The round that a batch is judged in; of its own block unless the body names one.
+
+    Args:
+        batch: The batch.
+        body: What options and file say, as a body of `/init`.
+        model: The model.
+        name: What else the round might have called the model.
+
+    Raises:
+        FieldError: The settings contradict each other or the model, or a nonce is not where it should be.
+        StateError: The batch was computed for another block, or with other settings or weights.
+    """
+    proof = batch.proof
+    settings = {"block_hash": proof.block_hash, "block_height": proof.block_height, **body}
+    settings["public_key"] = proof.public_key
+    if batch.r_target is not None and not {"r_target", "valid_rate"} & body.keys():
+        settings["r_target"] = batch.r_target
+    config = RoundRequest.parse(settings).to_config()
+    round_ = Round.resolve(config, model.deployed(config.model, config.batch_size * config.seq_len))
+    theirs = round_.r_target if batch.r_target is None else min(batch.r_target, 2.0)
+    if abs(theirs - round_.r_target) > _TARGET_MARGIN:
+        raise StateError(
+            f"the batch was found under r_target {theirs:.6f}, this round has {round_.r_target:.6f}: the "
+            "valid rate or the width of the model differs"
+        )
+    model.check_same_arithmetic(proof)
+    check_settings(proof, round_, [name])
+    proof.check_against(round_)
+    return round_
+
+
+def state_path(proofs: Sequence[Path], state: Path | None, *, no_state: bool) -> Path | None:
+    """The file of recomputed distances; None keeps none, as for proofs from standard input."""
+    if no_state:
+        if state is not None:
+            raise typer.BadParameter("give --state or --no-state, not both")
+        return None
+    if state is not None or str(proofs[0]) == "-":
+        return state
+    return proofs[0].with_name(f"{proofs[0].name}.verified.jsonl")
+
+
+@contextmanager
+def recomputation(
+    model: "OfflineModel", directory: Path, state: Path | None, *, quiet: bool
+) -> Iterator["Recomputation"]:
+    """What recomputes, with the file that it keeps distances in.
+
+    Raises:
+        FieldError: The file cannot be used.
+    """
+    from hallmark.poc.offline.distance_file import DistanceFile
+    from hallmark.poc.offline.recompute import Recomputation, model_fingerprint
+
+    if state is None:
+        yield Recomputation(model)
+        return
+    with ExitStack() as stack:
+        # First, since a file that cannot be used is sooner told than a large model is read.
+        file = stack.enter_context(DistanceFile(state))
+        with _spinner("reading the model's files", quiet=quiet):
+            fingerprint = model_fingerprint(directory)
+        yield Recomputation(model, file, fingerprint)
+
+
+def run(
+    recomputation: "Recomputation",
+    wanted: Iterable[tuple[Round, Iterable[int]]],
+    state: Path | None,
+    *,
+    quiet: bool,
+) -> None:
+    """Recompute nonces of rounds, with a progress bar where somebody looks.
+
+    Raises:
+        EngineError: The device has no memory for a batch.
+        StateError: The file of distances cannot be written.
+    """
+    for round_, nonces in wanted:
+        recomputation.want(round_, nonces)
+    if recomputation.reused:
+        print(f"{recomputation.reused} distances are taken from {state}", file=sys.stderr)
+    total = recomputation.n_open
+    columns: tuple[ProgressColumn, ...] = (
+        TextColumn("recomputing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Speed(),
+        TimeRemainingColumn(),
+    )
+    try:
+        with Progress(
+            *columns, console=Console(stderr=True), transient=True, disable=_is_silent(quiet=quiet)
+        ) as bar:
+            task = bar.add_task("", total=total)
+            for size in recomputation.run():
+                bar.advance(task, size)
+    except KeyboardInterrupt:
+        kept = (
+            "nothing is kept"
+            if state is None
+            else f"what was computed is kept in {state}; run it again to go on"
+        )
+        print(f"interrupted with {recomputation.n_open} nonces to go; {kept}", file=sys.stderr)
+        raise
+
+
+class _Speed(ProgressColumn):
+    """Nonces in a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.speed is None else f"{task.speed:.3g} nonces/s")
+
+
+def _is_silent(*, quiet: bool) -> bool:
+    return quiet or not sys.stderr.isatty()
+
+
+@contextmanager
+def _spinner(what: str, *, quiet: bool) -> Iterator[None]:
+    if _is_silent(quiet=quiet):
+        yield
+        return
+    with Console(stderr=True).status(what):
+        yield
+
+
+def _checked_device(name: str | None) -> str:
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name is None:
+        return "cuda" if count else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as exc:
+        raise FieldError("device", name, "cpu, cuda or cuda:N") from exc
+    if device.type not in ("cpu", "cuda"):
+        raise FieldError("device", name, "cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise FieldError("device", name, f"cpu, or one of the {count} GPUs that PyTorch sees here")
+    return name

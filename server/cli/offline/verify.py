@@ -1,0 +1,150 @@
+"""`hallmark verify`: judge proofs on this machine, without a server."""
+
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hallmark.poc.core.errors import HallmarkError
+from hallmark.poc.protocol.proof import Numerics
+from hallmark.poc.verdict.judge import Verdict, judge
+from hallmark.poc.verdict.sampling import draw_sample
+from hallmark.server.cli import options
+from hallmark.server.cli.offline import rounds as offline_rounds
+from hallmark.server.cli.offline.cases import JudgedCase, identity, joined, summarize
+from hallmark.server.cli.offline.report import as_json, as_table
+from hallmark.server.cli.proof_files import DeliveredBatch, read_batches
+from hallmark.server.cli.verdicts import exit_code, print_or_drop
+
+if TYPE_CHECKING:
+    # They bring the kernels, and with them Triton, which other commands must not wait for.
+    from hallmark.poc.offline.model import OfflineModel
+    from hallmark.poc.offline.recompute import Recomputation
+
+__all__ = ["verify"]
+
+
+def verify(
+    proofs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="JSON: a ProofBatch, an array of them or one a line, what a receiver gives or an outbox "
+            "exports; - is stdin."
+        ),
+    ],
+    model: Annotated[
+        Path, typer.Option(metavar="PATH", help="A directory with the model that the provers were to serve.")
+    ],
+    round_file: options.RoundFile = None,
+    r_target: options.RTarget = None,
+    valid_rate: options.ValidRate = None,
+    fraud_threshold: options.FraudThreshold = None,
+    distance_tolerance: options.DistanceTolerance = None,
+    honest_sigma: options.HonestSigma = None,
+    honest_kurtosis: options.HonestKurtosis = None,
+    node_count: options.NodeCount = None,
+    n_groups: options.NGroups = None,
+    batch_size: options.BatchSize = None,
+    seq_len: options.SeqLen = None,
+    random_projection: options.RandomProjection = None,
+    projection_scale: options.ProjectionScale = None,
+    input_scale: options.InputScale = None,
+    served_model: options.ServedModel = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(min=1, help="Recompute only so many nonces of each batch, drawn by the seed."),
+    ] = None,
+    seed: Annotated[
+        str | None,
+        typer.Option(help="What the draw depends on, nothing that provers could know; by default random."),
+    ] = None,
+    device: offline_rounds.Device = None,
+    dtype: offline_rounds.Dtype = None,
+    state: offline_rounds.StateFile = None,
+    no_state: offline_rounds.NoState = False,
+    quiet: offline_rounds.Quiet = False,
+    json_lines: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object a line: each verdict, then a summary.")
+    ] = False,
+) -> None:
+    """Recompute proofs on this machine, by PyTorch and transformers, and judge them; no server is needed.
+
+    Block and public key are the proofs' own; what is not given of the round has the server's default, and
+    r_target is the proofs' where they state it. Interrupted, it goes on where it was when it is run again.
+
+    Exit code: 0 all honest, 1 fraud among them, 2 an error or no verdict among them and no fraud.
+    """
+    if seed is not None and sample is None:
+        raise typer.BadParameter("--seed is of use with --sample only")
+    body = options.round_body(
+        round_file,
+        {
+            "r_target": r_target,
+            "valid_rate": valid_rate,
+            "fraud_threshold": fraud_threshold,
+            "distance_tolerance": distance_tolerance,
+            "honest_sigma": honest_sigma,
+            "honest_kurtosis": honest_kurtosis,
+            "node_count": node_count,
+            "n_groups": n_groups,
+            "batch_size": batch_size,
+            "seq_len": seq_len,
+            "use_random_projection": random_projection,
+            "projection_scale": projection_scale,
+            "input_scale": input_scale,
+            "model": served_model,
+        },
+    )
+    offline_rounds.check_round(body)
+    path = offline_rounds.state_path(proofs, state, no_state=no_state)
+    batches = read_batches(proofs)
+    if sample is not None and seed is None:
+        seed = secrets.token_hex(16)
+    loaded = offline_rounds.load_model(model, device, dtype, batches, quiet=quiet)
+    cases = [*_resolved(batches, body, loaded, model.name)]
+    if sample is not None:
+        cases = [replace(case, nonces=draw_sample(case.proof, sample, seed or "")) for case in cases]
+    with offline_rounds.recomputation(loaded, model, path, quiet=quiet) as recomputation:
+        wanted = ((case.round, case.nonces) for case in cases if case.round is not None)
+        offline_rounds.run(recomputation, wanted, path, quiet=quiet)
+        judged = [_judged(case, recomputation, loaded.numerics) for case in [*cases, *joined(cases)]]
+    summary = summarize(judged, loaded.numerics, None if sample is None else {"nonces": sample, "seed": seed})
+    print_or_drop(as_json(judged, summary) if json_lines else as_table(judged, summary))
+    raise typer.Exit(
+        exit_code([Verdict.NO_VERDICT if each.verdict is None else each.verdict.verdict for each in judged])
+    )
+
+
+def _resolved(
+    batches: Iterable[DeliveredBatch], body: Mapping[str, Any], model: "OfflineModel", name: str
+) -> Iterator[JudgedCase]:
+    """Each batch with its round, or with the reason why it is not judged."""
+    claimed: set[tuple[str, int, str, int]] = set()
+    for batch in batches:
+        nonces = tuple(dict.fromkeys(batch.proof.nonces))
+        keys = {identity(batch.proof, nonce) for nonce in nonces}
+        case = JudgedCase(
+            sources=(batch.source,), proof=batch.proof, nonces=nonces, n_claimed_before=len(keys & claimed)
+        )
+        claimed |= keys
+        try:
+            round_ = offline_rounds.resolve_round(batch, body, model, name)
+        except HallmarkError as exc:
+            yield replace(case, error=exc)
+        else:
+            yield replace(case, round=round_)
+
+
+def _judged(case: JudgedCase, recomputation: "Recomputation", numerics: Numerics) -> JudgedCase:
+    if case.round is None:
+        return case
+    shape: Numerics = {"batch_size": case.round.batch_size, "seq_len": case.round.config.seq_len}
+    computed = recomputation.distances(case.round)
+    # A batch of failed nonces alone has no sample, and no verdict.
+    sampled = case.nonces or None
+    return replace(
+        case, verdict=judge(case.proof, computed, case.round, {**numerics, **shape}, sampled=sampled)
+    )

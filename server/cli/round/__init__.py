@@ -1,0 +1,1 @@
+"""`hallmark round`: start, watch, validate and stop rounds on a running server."""

@@ -1,0 +1,1 @@
+"""`hallmark serve`: what is checked and planned before vLLM starts."""

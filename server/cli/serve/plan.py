@@ -1,0 +1,173 @@
+"""What `hallmark serve` is going to run: decided from the flags and the environment, nothing started yet."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from hallmark.poc.core.errors import FieldError
+from hallmark.poc.engine.unsupported import check_flags
+from hallmark.poc.outbox.store import outbox_path
+from hallmark.poc.settings.settings import SECTION, Settings
+from hallmark.server.cli.serve.vllm_flags import VllmFlags
+from hallmark.server.http.auth import check_exposure
+
+__all__ = ["OUR_PLUGINS", "ServePlan", "plan", "plugin_names"]
+
+OUR_PLUGINS = ("hallmark", "hallmark_api")
+"""Names of our entry points in the groups `vllm.general_plugins` and `vllm.endpoint_plugins`."""
+
+_ENDPOINT_GROUP = "vllm.endpoint_plugins"
+
+# vLLM turns this one on only where VLLM_PLUGINS names it, since it lets requests download adapters.
+_OPT_IN_PLUGINS = frozenset({"lora_hf_hub_resolver"})
+
+# vLLM's smallest defaults on CPUs and GPUs: what fits into them needs no flag of ours.
+_LEAST_BATCHED_TOKENS = 2048
+_LEAST_SEQUENCES = 128
+
+_DEFAULT_PORT = 8000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServePlan:
+    """A server to start.
+
+    Attributes:
+        model: The model as vLLM takes it.
+        settings: The server's settings.
+        command: The program and its arguments.
+        environment: Variables to set beside the present ones.
+        is_help: Whether it only prints vLLM's help.
+        address: The host and the port it will bind; None where it listens on a socket, or only prints help.
+        url: Where it will answer from this machine.
+        socket: The Unix socket it listens on instead of a port.
+        outbox: The file of its outbox; None where that is kept in memory.
+        notes: What was decided for the user, a sentence each.
+    """
+
+    model: str
+    settings: Settings = field(repr=False)
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    is_help: bool
+    address: tuple[str | None, int] | None
+    url: str
+    socket: str | None
+    outbox: Path | None
+    notes: tuple[str, ...]
+
+    @property
+    def api_key(self) -> str | None:
+        """The token of its control routes."""
+        key = self.settings.api_key
+        return None if key is None else key.get_secret_value()
+
+
+def plan(model: str, arguments: Sequence[str], environment: Mapping[str, str]) -> ServePlan:
+    """Decide how to start vLLM's API server with our plugins.
+
+    Args:
+        model: The model as vLLM takes it.
+        arguments: vLLM's flags as the user wrote them; they are passed on as they are.
+        environment: The present environment.
+
+    Raises:
+        FieldError: A setting, or a flag that PoC depends on, has a value that is not allowed.
+        UnsupportedError: PoC does not work with a feature that is asked for, or the server would be open to
+            a network without a token.
+    """
+    flags = VllmFlags(arguments)
+    settings = Settings.from_additional_config(flags.get_mapping("additional-config"), environment)
+    host = flags.get("host")
+    socket = flags.get("uds")
+    port = flags.get_integer("port")
+    port = _DEFAULT_PORT if port is None else port
+    is_help = flags.get("help") is not None
+    if not is_help:
+        check_flags(flags.get_value, environment)
+        check_exposure(settings, host, socket)
+    added, notes = _sizes(flags, settings)
+    plugins = plugin_names(environment.get("VLLM_PLUGINS"))
+    scheme = "https" if flags.get("ssl-certfile") else "http"
+    return ServePlan(
+        model=model,
+        settings=settings,
+        # Ours come first: of two equal flags vLLM takes the later one.
+        command=(
+            sys.executable,
+            "-P",
+            "-m",
+            "hallmark.poc.engine.launch",
+            "serve",
+            model,
+            *added,
+            *arguments,
+        ),
+        # The engine's processes must not find the working directory's modules either.
+        environment={"VLLM_PLUGINS": ",".join(plugins), "PYTHONSAFEPATH": "1"},
+        is_help=is_help,
+        address=None if is_help or socket else (host, port),
+        url=f"{scheme}://{_reachable(host)}:{port}",
+        socket=socket,
+        outbox=outbox_path(settings, port, socket),
+        notes=tuple(notes),
+    )
+
+
+def plugin_names(present: str | None) -> list[str]:
+    """The names for `VLLM_PLUGINS` with which ours load, and all that would load without it.
+
+    The variable filters every group of vLLM's plugins, and endpoint plugins load only when named in it. So a
+    list that the user made gets ours added; where there is none, everything that is installed is named, but
+    for other endpoint plugins and those that vLLM wants asked for.
+
+    Args:
+        present: The variable's value; None where it is not set.
+    """
+    if present is not None:
+        names = [name for name in present.split(",") if name]
+    else:
+        installed = entry_points()
+        groups = {group for group in installed.groups if group.startswith("vllm.")} - {_ENDPOINT_GROUP}
+        names = sorted({entry.name for group in groups for entry in installed.select(group=group)})
+        names = [name for name in names if name not in _OPT_IN_PLUGINS]
+    return names + [name for name in OUR_PLUGINS if name not in names]
+
+
+def _sizes(flags: VllmFlags, settings: Settings) -> tuple[list[str], list[str]]:
+    """The flags to add so that a batch fits into an engine step, and a sentence about each."""
+    added: list[str] = []
+    notes: list[str] = []
+    tokens = settings.batch_size * settings.seq_len
+    for flag, needed, default, why in (
+        (
+            "max-num-batched-tokens",
+            tokens,
+            _LEAST_BATCHED_TOKENS,
+            f"{SECTION}.batch_size {settings.batch_size} x {SECTION}.seq_len {settings.seq_len} = {tokens}",
+        ),
+        (
+            "max-num-seqs",
+            settings.batch_size,
+            _LEAST_SEQUENCES,
+            f"{SECTION}.batch_size {settings.batch_size}",
+        ),
+    ):
+        given = flags.get_integer(flag)
+        if given is None and needed > default:
+            added += [f"--{flag}", str(needed)]
+            notes.append(f"--{flag} is set to {needed}, for {why}")
+        elif given is not None and given < needed:
+            raise FieldError(f"--{flag}", given, f"{needed} or more, for {why}; or lower the settings")
+    return added, notes
+
+
+def _reachable(host: str | None) -> str:
+    """An address of a server that listens on `host`, as a URL has it."""
+    if host in (None, "", "0.0.0.0"):  # noqa: S104  # compared, not bound
+        return "127.0.0.1"
+    if host == "::":
+        return "[::1]"
+    return f"[{host}]" if ":" in str(host) else str(host)

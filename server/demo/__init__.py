@@ -1,0 +1,1 @@
+"""`hallmark demo`: a whole round told step by step."""

@@ -1,0 +1,42 @@
+"""Putting Hallmark on a FastAPI app: vLLM's, or any other."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import APIRouter, FastAPI
+from starlette.datastructures import State
+
+from hallmark.poc.rounds.manager import PoCManager
+from hallmark.server.http import round_routes, status_routes, validation_routes
+from hallmark.server.http.gate import InferenceGate
+
+__all__ = ["attach_manager", "attach_manager_to_state", "mount"]
+
+
+def mount(app: FastAPI) -> None:
+    """Add the control routes and the inference gate; before the app starts."""
+    hallmark = APIRouter(lifespan=_shut_down_at_the_end)
+    for part in (round_routes, validation_routes, status_routes):
+        hallmark.include_router(part.router)
+    app.include_router(hallmark)
+    app.add_middleware(InferenceGate)
+
+
+def attach_manager(app: FastAPI, manager: PoCManager) -> None:
+    """Bring the mounted routes to life; until then they answer 503."""
+    attach_manager_to_state(app.state, manager)
+
+
+def attach_manager_to_state(state: State, manager: PoCManager) -> None:
+    """`attach_manager` for those who hold the app's state only."""
+    state.hallmark = manager
+
+
+@asynccontextmanager
+async def _shut_down_at_the_end(app: FastAPI) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        manager: PoCManager | None = getattr(app.state, "hallmark", None)
+        if manager is not None:
+            await manager.shutdown()

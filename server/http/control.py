@@ -1,0 +1,99 @@
+"""What the control routes share: who may use them, the manager behind them, and how they are documented."""
+
+from collections.abc import Collection
+from typing import Annotated, Any, Final
+
+from fastapi import Depends, Request
+
+from hallmark.poc.core.errors import NotReadyError
+from hallmark.poc.rounds.manager import PoCManager
+from hallmark.server.http.answer_schemas import schema_of
+from hallmark.server.http.auth import authenticate
+from hallmark.server.http.body import read_body
+from hallmark.server.http.request_log import REQUEST_ID_HEADER
+
+__all__ = ["PREFIX", "Manager", "ManagerOfWholeRequest", "answers", "json_body"]
+
+PREFIX: Final = "/api/v1/pow"
+
+_HEADERS: Final = {
+    REQUEST_ID_HEADER: {
+        "description": "Names the request in the server's log: the client's own id where it sent one in this "
+        "header, of 1 to 64 letters, digits, dots, dashes and underscores; a new one otherwise.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+    }
+}
+
+_ERRORS: Final = {
+    "description": "400: a field is wrong or missing. 401: no token, or a wrong one. 404: an unknown request "
+    "id. 405: another method. 409: the state, the round or the model does not allow it. 413: the body is too "
+    "long. 429: the queue is full; see `Retry-After`. 503: the engine is not ready, or failed.",
+    "headers": _HEADERS,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "detail": {"type": "string", "description": "What is wrong, as a sentence."},
+                    "request_id": {"type": "string", "description": f"The same as in {REQUEST_ID_HEADER}."},
+                },
+                "required": ["detail", "request_id"],
+                "additionalProperties": False,
+            },
+            "example": {
+                "detail": "valid_rate: 2 is not allowed; allowed: a number above 0, at most 1",
+                "request_id": "0d1c1ab4f6c04a5f9c0f4c5d4d6a3b1e",
+            },
+        }
+    },
+}
+
+
+async def _manager(request: Request) -> PoCManager:
+    manager: PoCManager | None = getattr(request.app.state, "hallmark", None)
+    if manager is None:
+        raise NotReadyError("the engine is not ready yet")
+    authenticate(request, manager.settings)
+    return manager
+
+
+Manager = Annotated[PoCManager, Depends(_manager)]
+"""The manager, for a request that may use it. It comes before the body is read."""
+
+
+async def _manager_after_the_body(request: Request, manager: Manager) -> PoCManager:
+    await read_body(request, manager.settings.max_body_bytes)
+    return manager
+
+
+ManagerOfWholeRequest = Annotated[PoCManager, Depends(_manager_after_the_body)]
+"""The same for routes that take no body: it comes once the request has come to its end."""
+
+
+def answers(
+    examples: dict[int, tuple[str, Any]], *, optional: Collection[str] = ()
+) -> dict[int | str, dict[str, Any]]:
+    """A route's `responses` for OpenAPI: (description, example) for each success, and the errors.
+
+    Args:
+        examples: By their status.
+        optional: Members of the examples that an answer may lack.
+    """
+    documented: dict[int | str, dict[str, Any]] = {
+        status: {
+            "description": description,
+            "headers": _HEADERS,
+            "content": {
+                "application/json": {"schema": schema_of(example, optional=optional), "example": example}
+            },
+        }
+        for status, (description, example) in examples.items()
+    }
+    return {**documented, "default": _ERRORS}
+
+
+def json_body(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
+    """A route's `openapi_extra`, for a body that the route reads itself."""
+    content = {"application/json": {"schema": schema, "example": example}}
+    return {"requestBody": {"required": True, "content": content}}

@@ -1,0 +1,176 @@
+"""The one boundary where Hallmark's errors become HTTP answers.
+
+Two more errors exist on this side only::
+
+    HallmarkError
+    ├── UnauthorizedError   401  no token, or a wrong one
+    ├── MethodError         405  the path has another method
+    └── BodyTooLargeError   413  the body is longer than `max_body_bytes`
+
+Every answer names its request in `X-Request-Id`, errors in their body too, and the log has a line about it
+with the same id where the request was refused or changed something.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any, Final
+
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from hallmark.poc.core.checks import allowed_in_words
+from hallmark.poc.core.errors import (
+    EngineError,
+    FieldError,
+    HallmarkError,
+    NotReadyError,
+    OutboxError,
+    QueueFullError,
+    RoundCancelledError,
+    StateError,
+    UnknownRequestError,
+)
+from hallmark.server.http.request_log import REQUEST_ID_HEADER, log_request, request_id
+
+__all__ = [
+    "STATUS_CODES",
+    "BodyTooLargeError",
+    "HallmarkRoute",
+    "MethodError",
+    "UnauthorizedError",
+    "error_response",
+]
+
+logger = logging.getLogger(__name__)
+
+_NOT_READY_RETRY_AFTER = 5
+
+_CHANGING_NOTHING = frozenset({"validate"})
+"""Names of the routes that are asked by POST and leave the state as it is."""
+
+
+class UnauthorizedError(HallmarkError):
+    """The request has no bearer token, or a wrong one."""
+
+
+class MethodError(HallmarkError):
+    """The path is served, but not by this method.
+
+    Attributes:
+        allowed: The methods that it is served by.
+    """
+
+    def __init__(self, method: str, allowed: Collection[str]) -> None:
+        self.allowed = tuple(sorted(allowed))
+        super().__init__(f"this path takes {', '.join(self.allowed)}, not {method}")
+
+
+class BodyTooLargeError(HallmarkError):
+    """The request's body is longer than the server takes."""
+
+
+STATUS_CODES: Final[dict[type[HallmarkError], int]] = {
+    FieldError: 400,
+    UnauthorizedError: 401,
+    UnknownRequestError: 404,
+    MethodError: 405,
+    StateError: 409,
+    RoundCancelledError: 409,
+    BodyTooLargeError: 413,
+    QueueFullError: 429,
+    NotReadyError: 503,
+    EngineError: 503,
+    OutboxError: 503,
+}
+
+
+def error_response(error: HallmarkError, identifier: str) -> JSONResponse:
+    """The answer to an error: its status and ``{"detail": <the message>, "request_id": <the request's id>}``.
+
+    Raises:
+        HallmarkError: The error itself, where it is not one that clients are answered with.
+    """
+    status = STATUS_CODES.get(type(error))
+    if status is None:
+        raise error
+    headers = {}
+    if isinstance(error, QueueFullError):
+        headers["Retry-After"] = str(math.ceil(error.retry_after))
+    elif isinstance(error, MethodError):
+        headers["Allow"] = ", ".join(error.allowed)
+    elif status == 503:
+        headers["Retry-After"] = str(_NOT_READY_RETRY_AFTER)
+    elif status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return _answer(str(error), status, identifier, headers)
+
+
+class HallmarkRoute(APIRoute):
+    """A route that answers Hallmark's errors itself.
+
+    The app around it is vLLM's, whose own handlers give errors another form (a `ValueError` anywhere is a 400
+    of OpenAI's shape), so none may get out of here.
+    """
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request of the path, by whatever method."""
+        allowed = self.methods or ()
+        if scope["method"] in allowed:
+            await super().handle(scope, receive, send)
+            return
+        request = Request(scope)
+        error, identifier = MethodError(request.method, allowed), request_id(request)
+        response = error_response(error, identifier)
+        log_request(request, identifier, response.status_code, str(error))
+        await response(scope, receive, send)
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The handler that FastAPI calls."""
+        handle = super().get_route_handler()
+
+        async def handle_and_answer_errors(request: Request) -> Response:
+            identifier = request_id(request)
+            detail: str | None
+            try:
+                response, detail = await handle(request), None
+            except ClientDisconnect:
+                response, detail = Response(status_code=400), "the client left in mid-request"
+            except Exception as exc:  # noqa: BLE001  # what was not foreseen is logged with its traceback
+                response, detail = _answered(exc, identifier)
+            response.headers[REQUEST_ID_HEADER] = identifier
+            changes = request.method == "POST" and self.name not in _CHANGING_NOTHING
+            if detail is not None or changes:
+                log_request(request, identifier, response.status_code, detail)
+            return response
+
+        return handle_and_answer_errors
+
+
+def _answered(error: Exception, identifier: str) -> tuple[Response, str]:
+    """The answer to any error, and what it says."""
+    if isinstance(error, RequestValidationError):
+        error = _field_error(error)
+    if isinstance(error, HallmarkError) and type(error) in STATUS_CODES:
+        return error_response(error, identifier), str(error)
+    logger.error("Request %s failed", identifier, exc_info=error)
+    detail = "an error of the server itself; its log has more under this request id"
+    return _answer(detail, 500, identifier, {}), detail
+
+
+def _answer(detail: str, status: int, identifier: str, headers: dict[str, str]) -> JSONResponse:
+    # A name in the request may have lone surrogates, which have no UTF-8 form.
+    writable = detail.encode("utf-8", "backslashreplace").decode("utf-8")
+    body = {"detail": writable, "request_id": identifier}
+    return JSONResponse(body, status, {**headers, REQUEST_ID_HEADER: identifier})
+
+
+def _field_error(error: RequestValidationError) -> FieldError:
+    first = error.errors()[0]
+    return FieldError(
+        ".".join(str(part) for part in first["loc"][1:]), first["input"], allowed_in_words(first)
+    )

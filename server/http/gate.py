@@ -1,0 +1,78 @@
+"""The inference gate: what is refused while proofs are generated, and how much is being served."""
+
+from typing import Final
+
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from hallmark.poc.rounds.manager import PoCManager
+
+__all__ = ["InferenceGate", "stays_open"]
+
+_CONTROL_PREFIX: Final = "/api/v1/pow/"
+_CONTROL_PATHS: Final = frozenset({"/api/v1/state", "/api/v1/stop"})
+_RETRY_AFTER: Final = 5
+_TRY_AGAIN_LATER: Final = 1013  # RFC 6455's registry of close codes
+
+# What is not listed is closed: a route that a later vLLM adds may reach the engine.
+_OPEN_PATHS: Final = frozenset(
+    {
+        "/v1/models",
+        "/health",
+        "/ping",
+        "/load",
+        "/version",
+        "/metrics",
+        "/metrics/",
+        "/docs",
+        "/docs/oauth2-redirect",
+        "/redoc",
+        "/openapi.json",
+    }
+)
+
+
+def stays_open(scope: Scope) -> bool:
+    """Whether a request is served in every state: it does not reach the engine, or it is for Hallmark."""
+    path, root = scope["path"], scope.get("root_path", "")
+    # As the router sees it: behind a proxy the path may begin with a root path that no route has.
+    if root and path.startswith(f"{root}/"):
+        path = path[len(root) :]
+    if path.startswith(_CONTROL_PREFIX) or path in _CONTROL_PATHS:
+        return True
+    # SageMaker asks for health by POST.
+    return path in _OPEN_PATHS and (scope.get("method") in ("GET", "HEAD") or path == "/ping")
+
+
+class InferenceGate:
+    """ASGI middleware that refuses what would reach the engine while the gate is closed, else counts it.
+
+    Whether it is closed is asked of the manager for each request, and nothing is remembered. Requests that
+    have begun are not touched, and count until their answer is at its end, streams too.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve or refuse one connection."""
+        if scope["type"] in ("http", "websocket"):
+            manager: PoCManager | None = getattr(scope["app"].state, "hallmark", None)
+            if manager is not None and not stays_open(scope):
+                if manager.gate_closed:
+                    await _refuse(scope, receive, send)
+                    return
+                with manager.load.connection():
+                    await self._app(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    message = "PoC generation is active: this server computes proofs and takes inference again afterwards"
+    if scope["type"] == "websocket" and "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER, "reason": message})
+        return
+    error = {"message": message, "type": "ServiceUnavailableError", "param": None, "code": 503}
+    response = JSONResponse({"error": error}, 503, {"Retry-After": str(_RETRY_AFTER)})
+    await response(scope, receive, send)

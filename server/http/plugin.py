@@ -1,0 +1,104 @@
+"""vLLM's entry point for Hallmark's routes (`vllm.endpoint_plugins`)."""
+
+import logging
+import os
+from argparse import Namespace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from prometheus_client import REGISTRY
+from starlette.datastructures import State
+
+from hallmark.poc.core.errors import UnsupportedError
+from hallmark.poc.outbox.outbox import Outbox
+from hallmark.poc.outbox.store import OutboxStore
+from hallmark.poc.rounds.manager import PoCManager
+from hallmark.poc.settings.settings import Settings
+from hallmark.server.http.app import attach_manager_to_state, mount
+from hallmark.server.http.auth import check_exposure
+from hallmark.server.http.metrics import PoCCollector, register
+from hallmark.server.processes.tether import parent_is_gone
+
+__all__ = ["HallmarkPlugin", "create_plugin"]
+
+logger = logging.getLogger(__name__)
+
+
+class HallmarkPlugin:
+    """What vLLM's API server calls: first for the routes, then, with the engine up, for what is behind them.
+
+    vLLM only logs an error of loading a plugin and would serve without it, so everything is checked in
+    `init_state`, whose errors end the start.
+    """
+
+    name = "hallmark_api"
+    required_tasks = ("generate",)
+
+    def __init__(self) -> None:
+        self._metrics: PoCCollector | None = None
+
+    def attach_router(self, app: FastAPI) -> None:
+        """Add the routes and the inference gate."""
+        mount(app)
+        app.include_router(APIRouter(lifespan=self._unregister_at_the_end))
+
+    async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
+        """Set proof of compute up on the engine.
+
+        Raises:
+            FieldError: A setting is not allowed.
+            UnsupportedError: The set-up cannot run proof of compute, or would leave it open to a network.
+            EngineError: Setting up failed on the engine.
+            OutboxError: The outbox cannot be used, or another server has it.
+        """
+        if engine_client is None:
+            raise UnsupportedError("proof of compute needs an engine, and this server has none")
+        _log_where_vllm_does()
+        settings = Settings.from_additional_config(engine_client.vllm_config.additional_config)
+        check_exposure(settings, args.host, args.uds)
+        # Before the engine is set up, which takes its time: what is wrong with the file is said at once.
+        store = OutboxStore.from_settings(settings, args.port, args.uds)
+        # The one thing here that needs vLLM, which this module is loaded without in tests and tools.
+        from hallmark.poc.engine.client import connect
+
+        engine = await connect(engine_client, settings, args)
+        # vLLM can lose the SIGTERM of a parent's death while it starts, and would serve on without an owner.
+        if parent_is_gone():
+            raise UnsupportedError("the command that started this server has ended while it started")
+        manager = PoCManager(engine, settings, Outbox(settings, store))
+        await manager.recover()
+        attach_manager_to_state(state, manager)
+        # What vLLM's /metrics shows where there is one API server process, and there is one.
+        self._metrics = register(manager, REGISTRY)
+        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+            logger.warning(
+                "/metrics has nothing of Hallmark: with PROMETHEUS_MULTIPROC_DIR it shows what is in that "
+                "directory only; unset the variable"
+            )
+
+    @asynccontextmanager
+    async def _unregister_at_the_end(self, _: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            if self._metrics is not None:
+                REGISTRY.unregister(self._metrics)
+                self._metrics = None
+
+
+def _log_where_vllm_does() -> None:
+    """Show Hallmark's log lines as vLLM shows its own, where nobody has said otherwise.
+
+    vLLM sets up only the logger `vllm`; without this our warnings would come bare and the rest not at all.
+    """
+    ours, vllms = logging.getLogger("hallmark"), logging.getLogger("vllm")
+    if not ours.hasHandlers():
+        ours.handlers[:] = vllms.handlers
+        ours.setLevel(vllms.level)
+
+
+def create_plugin() -> HallmarkPlugin:
+    """The plugin, for vLLM to load."""
+    return HallmarkPlugin()

@@ -1,0 +1,63 @@
+"""The routes that only tell, and the stop that the oldest clients know."""
+
+from importlib.metadata import version
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from hallmark.poc.protocol.config import PoCState
+from hallmark.poc.protocol.streams import PROTOCOL
+from hallmark.server.http.control import PREFIX, Manager, ManagerOfWholeRequest, answers
+from hallmark.server.http.errors import HallmarkRoute
+from hallmark.server.http.examples import STATUS, VERSIONS
+from hallmark.server.http.status import snapshot
+
+__all__ = ["router"]
+
+router = APIRouter(route_class=HallmarkRoute, tags=["proof of compute: status"])
+
+
+@router.get(f"{PREFIX}/status", responses=answers({200: ("The status.", STATUS)}))
+async def status(manager: Manager) -> JSONResponse:
+    """Tell the state, the round's counters, and how validation and callbacks stand.
+
+    `status` is what older clients read: where `state` is STOPPED it says IDLE, as their servers do.
+    """
+    shown = snapshot(manager)
+    if manager.state is PoCState.STOPPED:
+        shown["status"] = PoCState.IDLE.value
+    return JSONResponse(shown)
+
+
+@router.get(f"{PREFIX}/versions", responses=answers({200: ("The versions.", VERSIONS)}))
+async def versions(manager: Manager) -> JSONResponse:
+    """Tell which versions are at work, and that inference is served beside validation."""
+    hallmark = version("hallmark-poc")
+    numerics = manager.engine.numerics
+    return JSONResponse(
+        {
+            "version": hallmark,
+            "hallmark_version": hallmark,
+            "vllm_version": numerics.get("vllm"),
+            "torch_version": numerics.get("torch"),
+            "protocol": PROTOCOL,
+            "poc_validation_inference": True,
+        }
+    )
+
+
+@router.get(
+    "/api/v1/state",
+    responses=answers({200: ("The mode.", {"state": "POW", "poc_validation_inference": True})}),
+)
+async def state(manager: Manager) -> JSONResponse:
+    """Tell the node's mode: POW while a round generates or validates, INFERENCE otherwise."""
+    in_round = manager.state in (PoCState.GENERATING, PoCState.VALIDATING)
+    return JSONResponse({"state": "POW" if in_round else "INFERENCE", "poc_validation_inference": True})
+
+
+@router.post("/api/v1/stop", responses=answers({200: ("Done.", {"status": "OK", "pow_status": STATUS})}))
+async def stop_everything(manager: ManagerOfWholeRequest) -> JSONResponse:
+    """End the round; inference goes on."""
+    await manager.stop()
+    return JSONResponse({"status": "OK", "pow_status": snapshot(manager)})

@@ -1,0 +1,98 @@
+"""The routes that take batches to judge, and tell the verdicts."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import JSONResponse
+
+from hallmark.poc.core.errors import StateError
+from hallmark.poc.protocol.config import PoCState
+from hallmark.poc.rounds.payloads import verdict_fields
+from hallmark.poc.rounds.validation import ValidationJob
+from hallmark.server.http.body import read_json_object
+from hallmark.server.http.control import PREFIX, Manager, answers, json_body
+from hallmark.server.http.errors import HallmarkRoute
+from hallmark.server.http.examples import PROOF, QUEUED, VERDICT
+from hallmark.server.http.schemas import ProofBatchRequest
+
+__all__ = ["router"]
+
+router = APIRouter(prefix=PREFIX, route_class=HallmarkRoute, tags=["proof of compute: validation"])
+
+
+@router.post(
+    "/validate",
+    openapi_extra=json_body(ProofBatchRequest.model_json_schema(), PROOF),
+    responses=answers({200: ("The verdict.", VERDICT), 202: ("The batch is queued.", QUEUED)}),
+)
+async def validate(
+    request: Request,
+    manager: Manager,
+    wait: Annotated[bool | None, Query(description="Whether to wait; by default where it can.")] = None,
+) -> JSONResponse:
+    """Judge a batch of the round's block, of any public key.
+
+    In VALIDATING the answer is the verdict, or with `wait=false` at once a `request_id` to ask for it. In
+    GENERATING the batch is queued until the phase turns; a request that waits when the phase turns to
+    GENERATING is answered with its `request_id`. The verdict also goes to the round's callback URL; where
+    there is none, a batch whose client goes away before the verdict is given up.
+    """
+    body = await read_json_object(request, manager.settings.max_body_bytes)
+    proof = ProofBatchRequest.parse(body).to_proof()
+    generating = manager.state is PoCState.GENERATING
+    if wait and generating:
+        raise StateError(
+            f"wait=true needs the state {PoCState.VALIDATING}; the state is {manager.state}. "
+            "Without it the batch is queued until the phase turns"
+        )
+    job = manager.submit(proof)
+    if wait is not False and not generating:
+        await _released_or_gone(job, request)
+        if not job.released.is_set():
+            manager.abandon(job)
+        elif job.settled.is_set():
+            verdict = verdict_fields(job.outcome())
+            return JSONResponse({"status": "OK", "request_id": job.request_id, **verdict})
+    return JSONResponse(_progress(job), 202)
+
+
+@router.get(
+    "/validate/{request_id}",
+    responses=answers(
+        {200: ("Where the batch stands.", {**VERDICT, "status": "completed", "queued_count": 3})},
+        # Before there is a verdict.
+        optional=VERDICT.keys() - {"status", "request_id"},
+    ),
+)
+async def validation_result(request_id: str, manager: Manager) -> JSONResponse:
+    """Tell what became of a batch: `queued`, `running`, `completed` with its verdict, or `failed`.
+
+    Results are kept for an hour, the latest 1,000.
+    """
+    job = manager.result(request_id)
+    answer = _progress(job)
+    if job.error is not None:
+        answer["error"] = str(job.error)
+    elif job.settled.is_set():
+        answer |= verdict_fields(job.outcome())
+    return JSONResponse(answer)
+
+
+async def _released_or_gone(job: ValidationJob, request: Request) -> None:
+    """Wait until there is something to answer, or nobody to answer to."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    waits = {asyncio.create_task(job.released.wait()), asyncio.create_task(gone())}
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+def _progress(job: ValidationJob) -> dict[str, object]:
+    return {"status": job.status, "request_id": job.request_id, "queued_count": len(job.proof.nonces)}

@@ -1,0 +1,1 @@
+"""Child processes, and ending with the parent."""

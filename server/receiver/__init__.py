@@ -1,0 +1,1 @@
+"""The receiver of callbacks: its application and its database."""

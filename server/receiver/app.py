@@ -1,0 +1,172 @@
+"""A receiver of callbacks: takes what servers send, keeps it, and lets it be read.
+
+It commits a batch to disk before it answers 200, since the sender forgets what was acknowledged. Deliveries
+may repeat (at least once is what senders promise): a batch that is here already is acknowledged again and
+stored once. With secrets it takes only what is signed with one of them.
+"""
+
+import json
+import math
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+from hallmark.poc.core.checks import check_bool, check_float, check_integer
+from hallmark.poc.core.errors import FieldError, SignatureError, StateError
+from hallmark.poc.protocol.proof import ProofBatch
+from hallmark.poc.webhooks.signature import verify
+from hallmark.server.receiver.store import BatchStore, Kind
+
+__all__ = ["create_app"]
+
+_MAX_BODY_BYTES = 64 * 2**20
+
+
+class _TooLargeError(Exception):
+    """The body is longer than `_MAX_BODY_BYTES`."""
+
+
+def create_app(database: Path, secrets: Sequence[bytes] = ()) -> FastAPI:
+    """The receiver as an ASGI app.
+
+    `POST /generated` and `POST /validated` take callbacks; `GET /batches`, `GET /batches/{id}` and
+    `GET /stats` read what came.
+
+    Args:
+        database: The SQLite file that keeps the batches.
+        secrets: The keys that callbacks may be signed with; with none, they need no signature.
+    """
+    store = BatchStore(database)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        store.close()
+
+    app = FastAPI(title="Hallmark receiver", lifespan=lifespan)
+    _answer_errors(app)
+
+    async def take(kind: Kind, check: Callable[[Any], None], request: Request) -> dict[str, Any]:
+        received = await _read(request)
+        if secrets:
+            verify(secrets, request.headers, received)
+        body = _parse(received)
+        check(body)
+        webhook_id = request.headers.get("webhook-id")
+        identifier, duplicate = await run_in_threadpool(store.add, kind, body, webhook_id)
+        return {"id": identifier, "duplicate": duplicate}
+
+    @app.post("/generated")
+    async def generated(request: Request) -> dict[str, Any]:
+        return await take("generated", _check_generated, request)
+
+    @app.post("/validated")
+    async def validated(request: Request) -> dict[str, Any]:
+        return await take("validated", _check_validated, request)
+
+    @app.get("/batches")
+    def batches(
+        kind: Kind | None = None,
+        public_key: str | None = None,
+        block_hash: str | None = None,
+        after: Annotated[int, Query(ge=0, lt=2**63)] = 0,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> list[dict[str, Any]]:
+        return store.find(kind=kind, public_key=public_key, block_hash=block_hash, after=after, limit=limit)
+
+    @app.get("/batches/{identifier}")
+    def batch(identifier: int) -> JSONResponse:
+        found = store.get(identifier) if 0 < identifier < 2**63 else None
+        if found is None:
+            return JSONResponse({"detail": f"no batch has the id {identifier}"}, 404)
+        return JSONResponse(found)
+
+    @app.get("/stats")
+    def stats(public_key: str | None = None, block_hash: str | None = None) -> dict[str, Any]:
+        return store.stats(public_key=public_key, block_hash=block_hash)
+
+    return app
+
+
+async def _read(request: Request) -> bytes:
+    """The body, up to its limit; it need not say its length or type."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_BODY_BYTES:
+            raise _TooLargeError(f"the body is longer than {_MAX_BODY_BYTES} bytes")
+    return bytes(body)
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        parsed = json.loads(body, parse_constant=_refuse_constant)
+        # What is acknowledged is to be read again: 1e999 and lone surrogates parse, but have no JSON.
+        json.dumps(parsed, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as exc:
+        raise FieldError("body", body[:200].decode(errors="replace"), f"JSON ({_ascii(exc)})") from exc
+    return parsed
+
+
+def _ascii(error: Exception) -> str:
+    return str(error).encode("ascii", "backslashreplace").decode()
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _check_object(body: Any) -> None:
+    if not isinstance(body, dict):
+        raise FieldError("body", body, "a JSON object")
+
+
+def _check_generated(body: Any) -> None:
+    _check_object(body)
+    ProofBatch.from_dict(body)
+
+
+def _check_validated(body: Any) -> None:
+    """The fields of a verdict: `dist` are recomputed distances, `failed_nonces` those that have none."""
+    _check_object(body)
+    _check_distances(body, "received_dist")
+    _check_distances(body, "dist")
+    check_integer("n_invalid", body.get("n_invalid"), most=len(body["nonces"]))
+    check_bool("fraud_detected", body.get("fraud_detected"))
+    for field, most in (("r_target", math.inf), ("fraud_threshold", 1.0), ("probability_honest", 1.0)):
+        check_float(field, body.get(field), least=0.0, most=most, allowed=f"a number from 0 to {most:g}")
+
+
+def _check_distances(body: Mapping[str, Any], field: str) -> None:
+    """Check a field as the distances of a batch."""
+    try:
+        ProofBatch.from_dict({**body, "dist": body.get(field)})
+    except FieldError as exc:
+        raise FieldError(re.sub(r"^dist\b", field, exc.field), exc.value, exc.allowed) from exc
+
+
+def _answer_errors(app: FastAPI) -> None:
+    answers = ((FieldError, 400), (SignatureError, 401), (StateError, 409), (_TooLargeError, 413))
+    for error, status in answers:
+        app.add_exception_handler(error, _answer_with(status))
+    app.add_exception_handler(RequestValidationError, _answer_invalid_query)
+
+
+def _answer_with(status: int) -> Callable[[Request, Exception], JSONResponse]:
+    def answer(_: Request, exc: Exception) -> JSONResponse:
+        return JSONResponse({"detail": str(exc)}, status)
+
+    return answer
+
+
+def _answer_invalid_query(_: Request, exc: Exception) -> JSONResponse:
+    assert isinstance(exc, RequestValidationError)  # noqa: S101  # registered for nothing else
+    problems = [f"{error['loc'][-1]}: {error['input']!r}: {error['msg']}" for error in exc.errors()]
+    return JSONResponse({"detail": "; ".join(problems)}, 400)

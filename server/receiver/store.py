@@ -1,0 +1,194 @@
+"""Where a receiver keeps the batches it has acknowledged: one SQLite file."""
+
+import hashlib
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from hallmark.poc.core.errors import StateError
+
+__all__ = ["BatchStore", "Kind"]
+
+Kind = Literal["generated", "validated"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS batches (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL,
+    webhook_id TEXT UNIQUE,
+    content TEXT NOT NULL UNIQUE,
+    received_at REAL NOT NULL,
+    deliveries INTEGER NOT NULL DEFAULT 1,
+    public_key TEXT NOT NULL,
+    block_hash TEXT NOT NULL,
+    block_height INTEGER NOT NULL,
+    node_id INTEGER NOT NULL,
+    n_nonces INTEGER NOT NULL,
+    body TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS batches_by_key ON batches (public_key, block_hash, kind);
+"""
+
+_SUMMARY = (
+    "id",
+    "kind",
+    "webhook_id",
+    "received_at",
+    "deliveries",
+    "public_key",
+    "block_hash",
+    "block_height",
+    "node_id",
+    "n_nonces",
+)
+
+
+class BatchStore:
+    """Batches in the order of their arrival, each once; safe to call from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, or make it.
+
+        Args:
+            path: The SQLite file; its write-ahead log lies beside it.
+
+        Raises:
+            sqlite3.Error: The path is no such file, and none can be made there.
+        """
+        self._lock = threading.Lock()
+        self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._database.row_factory = sqlite3.Row
+        try:
+            self._database.execute("PRAGMA journal_mode = WAL")
+            # What is acknowledged must survive a power cut too, not only a crash of this process.
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._database.executescript(_SCHEMA)
+        except sqlite3.Error:
+            self._database.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def add(self, kind: Kind, body: Mapping[str, Any], webhook_id: str | None) -> tuple[int, bool]:
+        """Store a batch; it is on disk when this returns.
+
+        Args:
+            kind: Which callback brought it.
+            body: The batch as JSON has it; its fields have been checked.
+            webhook_id: The delivery's idempotency key, where the sender gave one.
+
+        Returns:
+            The id it is stored under, and whether it was there before.
+
+        Raises:
+            StateError: The webhook-id was used for another batch.
+        """
+        text = json.dumps(body, sort_keys=True, separators=(",", ":"))
+        content = hashlib.sha256(f"{kind}\n{text}".encode()).hexdigest()
+        with self._lock, self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            known = self._database.execute(
+                "SELECT id, webhook_id, content FROM batches WHERE webhook_id = ? OR content = ?",
+                (webhook_id, content),
+            ).fetchall()
+            for row in known:
+                if row["content"] != content:
+                    raise StateError(f"webhook-id {webhook_id!r} was used for another batch, {row['id']}")
+            if known:
+                identifier: int = known[0]["id"]
+                self._database.execute(
+                    "UPDATE batches SET deliveries = deliveries + 1 WHERE id = ?", (identifier,)
+                )
+                return identifier, True
+            row = self._database.execute(
+                "INSERT INTO batches (kind, webhook_id, content, received_at, public_key, block_hash,"
+                " block_height, node_id, n_nonces, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+                (
+                    kind,
+                    webhook_id,
+                    content,
+                    time.time(),
+                    body["public_key"],
+                    body["block_hash"],
+                    body["block_height"],
+                    body["node_id"],
+                    len(body["nonces"]),
+                    text,
+                ),
+            ).fetchone()
+            return int(row["id"]), False
+
+    def find(
+        self,
+        *,
+        kind: Kind | None = None,
+        public_key: str | None = None,
+        block_hash: str | None = None,
+        after: int = 0,
+        limit: int = 100,
+    ) -> list[dict[str, Any]]:
+        """Summaries of the batches that match, in the order of their arrival.
+
+        Args:
+            kind: Only of this callback.
+            public_key: Only of this key.
+            block_hash: Only of this block.
+            after: Only ids above this one, to page through many.
+            limit: The most to return.
+        """
+        with self._lock:
+            rows = self._database.execute(
+                f"SELECT {', '.join(_SUMMARY)} FROM batches WHERE id > :after"  # noqa: S608  # constants
+                " AND (:kind IS NULL OR kind = :kind)"
+                " AND (:public_key IS NULL OR public_key = :public_key)"
+                " AND (:block_hash IS NULL OR block_hash = :block_hash) ORDER BY id LIMIT :limit",
+                {
+                    "after": after,
+                    "kind": kind,
+                    "public_key": public_key,
+                    "block_hash": block_hash,
+                    "limit": limit,
+                },
+            ).fetchall()
+        return [dict(row) for row in rows]
+
+    def get(self, identifier: int) -> dict[str, Any] | None:
+        """A batch's summary with its `body`; None where there is no such id."""
+        with self._lock:
+            row = self._database.execute(
+                f"SELECT {', '.join(_SUMMARY)}, body FROM batches WHERE id = ?",  # noqa: S608  # constants
+                (identifier,),
+            ).fetchone()
+        return None if row is None else {**dict(row), "body": json.loads(row["body"])}
+
+    def stats(self, *, public_key: str | None = None, block_hash: str | None = None) -> dict[str, Any]:
+        """Totals by kind: `batches`, `nonces`, and `duplicates`, deliveries beyond the first.
+
+        A nonce counts once for its block and key, in however many batches it stands.
+
+        Args:
+            public_key: Only of this key.
+            block_hash: Only of this block.
+        """
+        with self._lock:
+            rows = self._database.execute(
+                "WITH matching AS (SELECT * FROM batches"
+                " WHERE (:public_key IS NULL OR public_key = :public_key)"
+                " AND (:block_hash IS NULL OR block_hash = :block_hash)),"
+                " claimed AS (SELECT DISTINCT kind, public_key, block_hash, nonce.value"
+                " FROM matching, json_each(matching.body, '$.nonces') AS nonce)"
+                " SELECT kind, count(*) AS batches, sum(deliveries - 1) AS duplicates,"
+                " (SELECT count(*) FROM claimed WHERE claimed.kind = matching.kind) AS nonces"
+                " FROM matching GROUP BY kind",
+                {"public_key": public_key, "block_hash": block_hash},
+            ).fetchall()
+        totals = {kind: {"batches": 0, "nonces": 0, "duplicates": 0} for kind in ("generated", "validated")}
+        for row in rows:
+            totals[row["kind"]] = {name: row[name] for name in ("batches", "nonces", "duplicates")}
+        return totals

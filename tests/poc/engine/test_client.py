@@ -1,0 +1,179 @@
+"""The API server's side of the RPCs, against engines that answer wrongly, late or not at all."""
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from hallmark.poc.core.errors import EngineError, UnsupportedError
+from hallmark.poc.engine.client import VllmEngine
+
+Answer = Callable[[int], Any]
+
+
+class Client:
+    """vLLM's client as far as Hallmark calls it."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+
+    async def collective_rpc(self, method: str, args: tuple[Any, ...]) -> Any:
+        self.calls.append((method, args))
+        answer = self.answers.pop(0)(args[0])
+        return await answer if asyncio.iscoroutine(answer) else answer
+
+
+def ranks(*payloads: Any) -> Answer:
+    """Every rank answers, in order."""
+    return lambda sequence: [
+        {"rank": rank, "sequence": sequence, "status": "ok", "payload": payload}
+        for rank, payload in enumerate(payloads)
+    ]
+
+
+def described(**changes: Any) -> dict[str, Any]:
+    return {
+        **{"hidden_size": 64, "dtype": "bfloat16", "max_model_len": 512, "max_batched_tokens": 256},
+        **{"max_sequences": 8, "embedding_square_sum": 16.0, "embedding_count": 64},
+        **{"scratch_bytes": 2**20, **changes},
+    }
+
+
+WARM = {"peak_bytes": 2**20, "numerics": {"dtype": "bfloat16"}}
+
+
+@pytest.fixture
+def signals() -> Iterator[list[int]]:
+    """The SIGTERMs that this process sends itself."""
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    yield received
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client()
+
+
+@pytest.fixture
+async def engine(client: Client) -> VllmEngine:
+    """Two ranks, set up, that are given a tenth of a second to answer."""
+    engine = VllmEngine(client, 0.05)  # type: ignore[arg-type]
+    client.answers = [ranks(described(), described()), ranks(WARM, WARM)]
+    await engine.set_up(["a model"])
+    return engine
+
+
+async def test_setting_up_adds_up_what_the_ranks_hold(engine: VllmEngine) -> None:
+    assert engine.model.embedding_rms == 0.5
+    assert engine.model.served_names == ("a model",)
+
+
+async def test_setting_up_takes_as_long_as_it_takes(client: Client, signals: list[int]) -> None:
+    engine = VllmEngine(client, 0.001)  # type: ignore[arg-type]
+
+    async def slowly(sequence: int) -> Any:
+        await asyncio.sleep(0.1)
+        return ranks(described())(sequence)
+
+    client.answers = [slowly, ranks(WARM)]
+    await engine.set_up(["a model"])
+    assert not signals
+
+
+async def test_workers_without_the_general_plugin_are_refused(client: Client, signals: list[int]) -> None:
+    engine = VllmEngine(client, 1.0)  # type: ignore[arg-type]
+
+    def lacks(_: int) -> Any:
+        raise RuntimeError("'CPUWorker' object has no attribute 'poc_setup'")
+
+    client.answers = [lacks]
+    with pytest.raises(UnsupportedError, match="the general plugin 'hallmark' is not loaded there"):
+        await engine.set_up(["a model"])
+    assert not signals
+
+
+async def test_ranks_that_compute_differently_are_refused(client: Client) -> None:
+    engine = VllmEngine(client, 1.0)  # type: ignore[arg-type]
+    other = {**WARM, "numerics": {"dtype": "float16"}}
+    client.answers = [ranks(described(), described()), ranks(WARM, other)]
+    with pytest.raises(UnsupportedError, match="rank 1 computes differently"):
+        await engine.set_up(["a model"])
+
+
+async def test_a_slice_is_as_long_as_on_the_slowest_rank(engine: VllmEngine, client: Client) -> None:
+    batch = {"distances": [1.25], "host_seconds": 0.25}
+    slower = {**batch, "host_seconds": 0.5}
+    client.answers = [
+        ranks(
+            {"seconds": 0.5, "layers": 2, "batches": None}, {"seconds": 0.75, "layers": 2, "batches": None}
+        ),
+        ranks(
+            {"seconds": 0.5, "layers": 1, "batches": [batch]},
+            {"seconds": 0.25, "layers": 1, "batches": [slower]},
+        ),
+    ]
+    assert await engine.start([[("key", 7)]], 2) == (0.75, 2, None)
+    assert await engine.advance(None) == (0.5, 1, [([1.25], 0.5)])
+    assert client.calls[-2:] == [("poc_start", (3, [[["key", 7]]], 2)), ("poc_advance", (4, None))]
+
+
+async def test_a_call_that_is_never_answered_stops_the_server(
+    engine: VllmEngine, client: Client, signals: list[int]
+) -> None:
+    client.answers = [lambda _: asyncio.sleep(3600)]
+    with pytest.raises(EngineError, match=r"the engine has not answered poc_advance within 0\.1 s"):
+        await engine.advance(1)
+    assert signals == [signal.SIGTERM]
+    calls = len(client.calls)
+    with pytest.raises(EngineError, match="has not answered poc_advance"):
+        await engine.close_round()
+    assert len(client.calls) == calls, "its answer would be taken for the next call's"
+
+
+LATE: list[tuple[str, Answer]] = [
+    ("the call before", lambda sequence: ranks({}, {})(sequence - 1)),
+    ("ranks in another order", lambda sequence: ranks({}, {})(sequence)[::-1]),
+    ("something else", lambda _: ["ok", "ok"]),
+]
+
+
+@pytest.mark.parametrize("answer", [answer for _, answer in LATE], ids=[name for name, _ in LATE])
+async def test_an_answer_to_something_else_stops_the_server(
+    engine: VllmEngine, client: Client, signals: list[int], answer: Answer
+) -> None:
+    client.answers = [answer]
+    with pytest.raises(EngineError, match="out of step"):
+        await engine.close_round()
+    assert signals == [signal.SIGTERM]
+
+
+async def test_an_engine_that_has_died_stops_the_server(
+    engine: VllmEngine, client: Client, signals: list[int]
+) -> None:
+    def died(_: int) -> Any:
+        raise RuntimeError("the engine core died")
+
+    client.answers = [died]
+    with pytest.raises(EngineError, match="poc_close_round failed outside of PoC: the engine core died"):
+        await engine.close_round()
+    assert signals == [signal.SIGTERM]
+
+
+async def test_a_failure_on_some_rank_ends_the_call_and_nothing_else(
+    engine: VllmEngine, client: Client, signals: list[int]
+) -> None:
+    def half(sequence: int) -> Any:
+        good, bad = ranks({}, {})(sequence)
+        return [good, {**bad, "status": "failed", "error": "out of memory"}]
+
+    client.answers = [half, ranks(64, 64)]
+    with pytest.raises(EngineError, match="poc_close_round failed on 1 of 2 ranks: rank 1: out of memory"):
+        await engine.close_round()
+    assert not signals
+    client.answers = [ranks(None, None)]
+    await engine.close_round()

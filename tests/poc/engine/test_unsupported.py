@@ -1,0 +1,142 @@
+"""Which features of vLLM are refused: by its flags, its arguments and its configuration."""
+
+from argparse import Namespace
+from typing import Any
+
+import pytest
+
+from hallmark.poc.core.errors import UnsupportedError
+from hallmark.poc.engine.unsupported import FEATURES, check_arguments, check_config, check_flags
+
+# vLLM warns about its own affairs while a configuration is made.
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+def test_the_plain_configuration_is_accepted(configure: Any) -> None:
+    check_config(configure())
+    check_config(configure(tensor_parallel_size=2))
+
+
+@pytest.mark.parametrize(
+    ("section", "attribute", "value", "feature"),
+    [
+        ("parallel_config", "pipeline_parallel_size", 2, "pipeline parallelism"),
+        ("parallel_config", "data_parallel_size", 2, "data parallelism"),
+        ("parallel_config", "decode_context_parallel_size", 2, "decode context parallelism"),
+        ("parallel_config", "prefill_context_parallel_size", 2, "prefill context parallelism"),
+        ("parallel_config", "nnodes", 2, "several nodes"),
+        ("parallel_config", "_api_process_count", 2, "several API server processes"),
+        ("parallel_config", "enable_dbo", True, "dual batch overlap"),
+        ("parallel_config", "enable_eplb", True, "expert load balancing"),
+        ("offload_config", "offload_backend", "prefetch", "weight offloading"),
+        ("model_config", "enable_sleep_mode", True, "sleep mode"),
+        ("cache_config", "kv_sharing_fast_prefill", True, "--kv-sharing-fast-prefill"),
+        ("observability_config", "jit_monitor_mode", "error", "--jit-monitor-mode error"),
+        (None, "lora_config", object(), "LoRA"),
+        (None, "kv_transfer_config", object(), "KV connectors"),
+    ],
+)
+def test_a_feature_that_poc_does_not_work_with_is_refused_by_name(
+    configure: Any, section: str | None, attribute: str, value: object, feature: str
+) -> None:
+    config = configure()
+    # Set afterwards: some of these cannot be configured on a machine without the hardware they are for.
+    setattr(config if section is None else getattr(config, section), attribute, value)
+    with pytest.raises(UnsupportedError, match=feature):
+        check_config(config)
+
+
+def test_per_layer_inputs_are_refused(configure: Any) -> None:
+    config = configure()
+    config.model_config.hf_text_config.hidden_size_per_layer_input = 256
+    with pytest.raises(UnsupportedError, match="per-layer inputs"):
+        check_config(config)
+
+
+ASKED = [
+    ("pipeline-parallel-size", 2.0),
+    ("data-parallel-size", 2.0),
+    ("data-parallel-size-local", 0.0),
+    ("data-parallel-rank", 0.0),
+    ("data-parallel-start-rank", 1.0),
+    ("data-parallel-external-lb", True),
+    ("data-parallel-hybrid-lb", True),
+    ("data-parallel-multi-port-external-lb", True),
+    ("prefill-context-parallel-size", 2.0),
+    ("decode-context-parallel-size", 4.0),
+    ("nnodes", 2.0),
+    ("headless", True),
+    ("api-server-count", 2.0),
+    ("api-server-count", 0.0),
+    ("grpc", True),
+    ("grpc-port", 50051.0),
+    ("enable-dbo", True),
+    ("enable-eplb", True),
+    ("offload-group-size", 8.0),
+    ("cpu-offload-gb", 0.5),
+    ("enable-lora", True),
+    ("enable-sleep-mode", True),
+    ("kv-transfer-config", '{"kv_connector": "ExampleConnector"}'),
+    ("kv-offloading-size", 1.0),
+    ("calculate-kv-scales", True),
+    ("kv-sharing-fast-prefill", True),
+    ("jit-monitor-mode", "error"),
+]
+"""Each flag that is refused, with a value that asks for the feature."""
+
+HARMLESS = [
+    ("pipeline-parallel-size", 1.0),
+    ("data-parallel-size", 1.0),
+    ("nnodes", 1.0),
+    ("headless", False),
+    ("api-server-count", 1.0),
+    ("enable-lora", False),
+    ("cpu-offload-gb", 0.0),
+    ("tensor-parallel-size", 2.0),
+    ("jit-monitor-mode", "warn"),
+]
+
+
+def test_every_flag_of_the_table_is_tried() -> None:
+    assert {flag for flag, _ in ASKED} == {flag for feature in FEATURES for flag in feature.flags}
+
+
+@pytest.mark.parametrize(("flag", "value"), ASKED)
+def test_a_flag_that_asks_for_a_feature_is_refused(flag: str, value: object) -> None:
+    with pytest.raises(UnsupportedError, match=r"^PoC does not work with .* yet\.$"):
+        check_flags({flag: value}.get, {})
+    with pytest.raises(UnsupportedError):
+        check_arguments(Namespace(**{flag.replace("-", "_"): value}), {})
+
+
+@pytest.mark.parametrize(("flag", "value"), HARMLESS)
+def test_a_flag_that_asks_for_nothing_is_not(flag: str, value: object) -> None:
+    check_flags({flag: value}.get, {})
+    check_arguments(Namespace(**{flag.replace("-", "_"): value}), {})
+
+
+def test_each_feature_has_its_sentence() -> None:
+    asked = {"enable-lora": True, "pipeline-parallel-size": 2.0}
+    with pytest.raises(UnsupportedError) as refusal:
+        check_flags(asked.get, {"VLLM_USE_RUST_FRONTEND": "1"})
+    assert str(refusal.value) == (
+        "PoC does not work with pipeline parallelism (--pipeline-parallel-size > 1) yet. "
+        "PoC does not work with LoRA (--enable-lora) yet. "
+        "PoC does not work with vLLM's Rust front end (VLLM_USE_RUST_FRONTEND) yet."
+    )
+    check_flags({}.get, {"VLLM_USE_RUST_FRONTEND": "0"})
+
+
+def test_vllms_own_defaults_are_accepted() -> None:
+    """The arguments that vLLM's parser makes of no flag at all."""
+    from vllm.entrypoints.cli.serve import cmd_init
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = FlexibleArgumentParser(prog="vllm")
+    cmd_init()[0].subparser_init(parser.add_subparsers(dest="subparser"))
+    args = parser.parse_args(["serve", "some/model"])
+    check_arguments(args, {})
+    defaults = vars(args)
+    unknown = [flag for flag, _ in ASKED if flag.replace("-", "_") not in defaults]
+    # A flag that this version does not have any more.
+    assert set(unknown) <= {"calculate-kv-scales"}

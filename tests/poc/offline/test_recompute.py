@@ -1,0 +1,210 @@
+"""Recomputing without a server: models, fingerprints, samples and settings."""
+
+import asyncio
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rounds import make_round
+from transformers import Gemma3Config, Gemma3ForConditionalGeneration, OPTConfig, OPTForCausalLM
+from transformers_engine import TransformersEngine, tiny_model
+
+from hallmark.poc.core.errors import FieldError, StateError
+from hallmark.poc.offline.model import OfflineModel
+from hallmark.poc.offline.recompute import Recomputation, model_fingerprint
+from hallmark.poc.protocol.proof import ProofBatch
+from hallmark.poc.protocol.round import Round
+from hallmark.poc.verdict.digest_check import check_settings
+from hallmark.poc.verdict.sampling import draw_sample
+from hallmark.server.demo.model import build_demo_model
+
+
+def batch(**changes: Any) -> ProofBatch:
+    plain = ProofBatch(
+        public_key="key", block_hash="block", block_height=1, node_id=0, nonces=(3, 1, 2), dist=(1.0,) * 3
+    )
+    return dataclasses.replace(plain, **changes)
+
+
+class TestModel:
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+    def test_it_agrees_with_the_oracle_of_the_tests(self, tmp_path: Path, dtype: str) -> None:
+        """Which loads models by itself; the facts are the same, and the distances to the last bit."""
+        tiny_model(dtype=getattr(torch, dtype)).save_pretrained(tmp_path)
+        # Both from the file: a processor's sums may depend on how a weight lies in memory.
+        ours, theirs = OfflineModel.load(tmp_path, device="cpu"), TransformersEngine(tmp_path, dtype=dtype)
+        assert (ours.hidden_size, ours.dtype, ours.quantization) == (64, dtype, "none")
+        deployed = ours.deployed("tiny", 32)
+        assert deployed.embedding_rms == pytest.approx(theirs.model.embedding_rms, rel=1e-9)
+        assert deployed.max_model_len == theirs.model.max_model_len
+        config = make_round().config
+        round_ = Round.resolve(dataclasses.replace(config, seq_len=8, batch_size=4, model=""), deployed)
+        recomputation = Recomputation(ours)
+        recomputation.want(round_, range(6))
+        assert (recomputation.n_open, [*recomputation.run()]) == (6, [4, 2])
+        assert recomputation.n_open == 0
+
+        asyncio.run(theirs.open_round(round_.spec()))
+        keys = [(config.public_key, nonce) for nonce in range(6)]
+        expected = theirs.distances(keys[:4]) + theirs.distances(keys[4:])
+        assert recomputation.distances(round_) == dict(enumerate(expected))
+
+    def test_a_multimodal_wrapper_is_run_by_its_text_model(self, tmp_path: Path) -> None:
+        text = {
+            **{"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1},
+            **{"head_dim": 32, "intermediate_size": 64, "vocab_size": 64, "max_position_embeddings": 256},
+        }
+        vision = {
+            **{"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32},
+            **{"image_size": 28, "patch_size": 14},
+        }
+        config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)
+        model = OfflineModel.load(tmp_path, device="cpu", dtype="float32")
+        assert model.hidden_size == 64
+        config_ = dataclasses.replace(make_round().config, seq_len=8, batch_size=2, model="")
+        round_ = Round.resolve(config_, model.deployed("", 16))
+        recomputation = Recomputation(model)
+        recomputation.want(round_, range(3))
+        assert sum(recomputation.run()) == 3
+        assert all(0 < distance < 2 for distance in recomputation.distances(round_).values())
+
+    def test_embeddings_of_another_width_than_the_hidden_state(self, tmp_path: Path) -> None:
+        config = OPTConfig(
+            hidden_size=64,
+            word_embed_proj_dim=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            ffn_dim=64,
+            vocab_size=64,
+            max_position_embeddings=64,
+        )
+        OPTForCausalLM(config).save_pretrained(tmp_path)
+        with pytest.raises(StateError, match="32 wide and its hidden state 64"):
+            OfflineModel.load(tmp_path, device="cpu", dtype="float32")
+
+    def test_a_dtype_is_needed(self, tmp_path: Path) -> None:
+        build_demo_model(tmp_path)
+        path = tmp_path / "config.json"
+        path.write_text(path.read_text().replace('"dtype": "bfloat16",', ""))
+        with pytest.raises(FieldError, match="the model's configuration names none of them"):
+            OfflineModel.load(tmp_path, device="cpu")
+
+    def test_a_non_finite_hidden_state_is_a_failed_nonce(self) -> None:
+        module = tiny_model(dtype=torch.float32)
+        module.model.norm.weight.data.fill_(float("nan"))
+        model = OfflineModel(module, "cpu")
+        config = dataclasses.replace(make_round().config, seq_len=4, batch_size=2, model="")
+        recomputation = Recomputation(model)
+        round_ = Round.resolve(config, model.deployed("", 8))
+        recomputation.want(round_, [1])
+        assert [*recomputation.run()] == [1]
+        assert repr(recomputation.distances(round_)) == "{1: nan}"
+
+    @pytest.mark.parametrize(("stated", "passes"), [("none", True), (None, True), ("fp8", False)])
+    def test_quantisation(self, stated: str | None, passes: bool) -> None:
+        model = OfflineModel(tiny_model(), "cpu")
+        claim = batch(numerics={} if stated is None else {"quantization": stated})
+        if passes:
+            model.check_same_arithmetic(claim)
+            return
+        with pytest.raises(StateError, match="quantization 'fp8'"):
+            model.check_same_arithmetic(claim)
+
+    def test_a_model_that_is_quantised_itself_takes_proofs_of_its_method(self) -> None:
+        module = tiny_model()
+        module.config.quantization_config = {"quant_method": "awq"}
+        model = OfflineModel(module, "cpu")
+        for same in ("awq", "awq_marlin"):
+            model.check_same_arithmetic(batch(numerics={"quantization": same}))
+        for other in ("none", "gptq", "fp8"):
+            with pytest.raises(StateError, match="this verifier's model has 'awq'"):
+                model.check_same_arithmetic(batch(numerics={"quantization": other}))
+
+
+class TestFingerprint:
+    def test_every_byte_counts_and_no_time_does(self, tmp_path: Path) -> None:
+        build_demo_model(tmp_path)
+        first = model_fingerprint(tmp_path)
+        weights = tmp_path / "model.safetensors"
+        content = bytearray(weights.read_bytes())
+        os.utime(weights, (1, 1))
+        assert model_fingerprint(tmp_path) == first
+        content[-1] ^= 1
+        weights.write_bytes(content)
+        os.utime(weights, (1, 1))
+        assert model_fingerprint(tmp_path) != first
+
+    def test_files_that_change_names_or_join(self, tmp_path: Path) -> None:
+        folders = [tmp_path / name for name in "abc"]
+        for folder, files in zip(
+            folders,
+            ({"a.bin": "x", "b.bin": "y"}, {"a.bin": "y", "b.bin": "x"}, {"a.bin": "xy"}),
+            strict=True,
+        ):
+            folder.mkdir()
+            for name, text in files.items():
+                (folder / name).write_text(text)
+        assert len({model_fingerprint(folder) for folder in folders}) == 3
+        before = model_fingerprint(folders[0])
+        (folders[0] / "README.md").write_text("about")
+        assert model_fingerprint(folders[0]) == before
+
+
+class TestSample:
+    def test_it_is_those_of_the_smallest_hashes_in_the_order_of_the_batch(self) -> None:
+        def lp(text: str) -> bytes:
+            return len(text.encode()).to_bytes(4, "big") + text.encode()
+
+        nonces = tuple(range(50, 0, -1))
+        drawn = draw_sample(batch(nonces=nonces, dist=(1.0,) * 50), 7, "seed")
+        ranks = {
+            n: hashlib.sha256(lp("seed") + lp("block") + lp("key") + lp(str(n))).digest() for n in nonces
+        }
+        expected = sorted(nonces, key=ranks.__getitem__)[:7]
+        assert sorted(drawn) == sorted(expected)
+        assert list(drawn) == sorted(drawn, reverse=True)
+
+    @pytest.mark.parametrize("changes", [{"public_key": "other"}, {"block_hash": "other"}])
+    def test_it_depends_on_seed_block_and_key(self, changes: dict[str, str]) -> None:
+        whole = batch(nonces=tuple(range(100)), dist=(1.0,) * 100)
+        first = draw_sample(whole, 10, "seed")
+        assert draw_sample(whole, 10, "seed") == first
+        assert draw_sample(whole, 10, "another") != first
+        assert draw_sample(dataclasses.replace(whole, **changes), 10, "seed") != first
+
+    def test_repetitions_and_small_batches(self) -> None:
+        assert draw_sample(batch(nonces=(3, 1, 3)), 9, "seed") == (3, 1)
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        ("theirs", "found"),
+        [
+            ({"seq_len": 77}, "seq_len 77 and not 256"),
+            ({"input_scale": 2.0**-7}, "input_scale 0.0078125 and not 0.125"),
+            ({"use_random_projection": False}, "input_scale 1.0 and not 0.125, projection off and not on"),
+            ({"model": "alias"}, "model 'alias' and not ''"),
+        ],
+    )
+    def test_what_differs_is_found(self, theirs: dict[str, Any], found: str) -> None:
+        claim = batch(round=make_round(**theirs).digest)
+        with pytest.raises(StateError, match=f"its digest is that of {found}$"):
+            check_settings(claim, make_round(), ["alias"])
+
+    def test_the_length_that_the_batch_states_helps_to_find_more(self) -> None:
+        theirs = make_round(seq_len=64, input_scale=1.0).digest
+        with pytest.raises(StateError, match="follows another version of the protocol than hallmark/1"):
+            check_settings(batch(round=theirs), make_round())
+        with pytest.raises(StateError, match=r"seq_len 64 and not 256, input_scale 1\.0 and not 0\.125$"):
+            check_settings(batch(round=theirs, numerics={"seq_len": 64}), make_round())
+
+    def test_the_same_and_none(self) -> None:
+        check_settings(batch(round=make_round().digest), make_round())
+        check_settings(batch(), make_round())

@@ -1,0 +1,210 @@
+"""What a batch may say, and whether it belongs to the round."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+from rounds import BLOCK, make_round
+
+from hallmark.poc.core.errors import FieldError, StateError
+from hallmark.poc.protocol.proof import ProofBatch
+
+WIRE: dict[str, Any] = {
+    "public_key": "key",
+    "block_hash": BLOCK,
+    "block_height": 7,
+    "node_id": 1,
+    "nonces": [1, 4, 7],
+    "dist": [1.3, 1.4, 1.5],
+}
+
+
+def batch(**changes: Any) -> ProofBatch:
+    return ProofBatch.from_dict({**WIRE, **changes})
+
+
+def test_reads_what_older_clients_send() -> None:
+    proof = batch(unknown_field="is ignored")
+    assert proof.nonces == (1, 4, 7)
+    assert proof.dist == (1.3, 1.4, 1.5)
+    assert (proof.round, proof.covered, proof.failed_nonces, proof.numerics) == (None, None, (), None)
+    assert proof.as_dict() == WIRE
+
+
+def test_travels_through_json_and_back() -> None:
+    proof = batch(covered=[0, 3], failed_nonces=[10], numerics={"dtype": "bfloat16", "tp": 2, "eager": True})
+    assert ProofBatch.from_dict(json.loads(json.dumps(proof.as_dict()))) == proof
+    assert batch(round="ab").as_dict() == {**WIRE, "round": "ab"}
+    assert batch(round="ab") == ProofBatch.from_dict(batch(round="ab").as_dict())
+    all_well = batch(covered=[0, 2])
+    assert all_well.as_dict()["failed_nonces"] == []
+    assert ProofBatch.from_dict(all_well.as_dict()) == all_well
+
+
+@pytest.mark.parametrize("field", WIRE)
+def test_a_missing_field_is_named(field: str) -> None:
+    for wire in ({k: v for k, v in WIRE.items() if k != field}, {**WIRE, field: None}):
+        with pytest.raises(FieldError, match="required") as caught:
+            ProofBatch.from_dict(wire)
+        assert caught.value.field == field
+
+
+BAD_FIELDS = [
+    ("public_key", ""),
+    ("public_key", "\ud83d"),
+    ("block_hash", 17),
+    ("block_height", -1),
+    ("node_id", -1),
+    ("node_id", 2**63),
+    ("nonces", [1, 4, -7]),
+    ("nonces", [1, 4, 2**63]),
+    ("nonces", [1, 4, 7.0]),
+    ("nonces", [1, 4, True]),
+    ("nonces", [1, 4, "7"]),
+    ("nonces", "147"),
+    ("nonces", {"1": 1}),
+    ("nonces", [1, 4]),
+    ("nonces", [1, 4, 7, 10]),
+    ("nonces", []),
+    ("dist", [1.3, 1.4]),
+    ("dist", []),
+    ("dist", [1.3, 1.4, math.nan]),
+    ("dist", [1.3, 1.4, math.inf]),
+    ("dist", [1.3, 1.4, -0.1]),
+    ("dist", [1.3, 1.4, 2.0000001]),
+    ("dist", [1.3, 1.4, 10**400]),
+    ("dist", [1.3, 1.4, None]),
+    ("dist", [1.3, 1.4, "1.5"]),
+    ("dist", [1.3, 1.4, True]),
+    ("dist", 1.3),
+    ("protocol", "hallmark/2"),
+    ("protocol", ""),
+    ("protocol", 1),
+    ("round", ""),
+    ("round", 7),
+    ("covered", [3, 0]),
+    ("covered", [0]),
+    ("covered", [0, 1, 2]),
+    ("covered", [-1, 3]),
+    ("covered", 3),
+    ("failed_nonces", [-1]),
+    ("failed_nonces", [4]),
+    ("failed_nonces", 0),
+    ("numerics", "eager"),
+    ("numerics", {"a": 1.5}),
+    ("numerics", {"a": None}),
+    ("numerics", {"a": ["b"]}),
+    ("numerics", {str(i): i for i in range(65)}),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), BAD_FIELDS)
+def test_a_bad_field_is_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises(FieldError) as caught:
+        batch(**{field: value})
+    # Lengths that differ are told of `dist`, whichever of the two is short.
+    assert caught.value.field.split("[")[0].split(".")[0] in {field, "dist"}
+
+
+def test_a_bad_element_is_named_with_its_place() -> None:
+    with pytest.raises(
+        FieldError, match=r"^dist\[2\]: nan is not allowed; allowed: a finite number from 0 to 2"
+    ):
+        batch(dist=[1.3, 1.4, math.nan])
+    with pytest.raises(FieldError, match=r"^nonces\[1\]: -4 is not allowed"):
+        batch(nonces=[1, -4, 7])
+
+
+def test_empty_is_an_error_but_all_failed_is_not() -> None:
+    with pytest.raises(FieldError, match="at least one nonce"):
+        batch(nonces=[], dist=[])
+    assert batch(nonces=[], dist=[], failed_nonces=[1]).failed_nonces == (1,)
+
+
+def test_the_ends_of_the_ranges_are_allowed() -> None:
+    proof = batch(nonces=[0, 2**63 - 1, 5], dist=[0, 2, 2.0], node_id=0, block_height=2**63 - 1)
+    assert proof.dist == (0.0, 2.0, 2.0)
+
+
+def test_duplicates_are_left_to_the_judge() -> None:
+    assert batch(nonces=[4, 4, 4]).nonces == (4, 4, 4)
+
+
+def test_another_block_is_refused_with_both_named() -> None:
+    round_ = make_round(node_id=1, node_count=3)
+    batch().check_against(round_)
+    with pytest.raises(StateError, match=f"0xother.*{BLOCK}"):
+        batch(block_hash="0xother").check_against(round_)
+    with pytest.raises(StateError, match=r"height 8.*height 7"):
+        batch(block_height=8).check_against(round_)
+
+
+@pytest.mark.parametrize(
+    "change", [{"seq_len": 128}, {"input_scale": 1.0}, {"use_random_projection": False}, {"model": "alias"}]
+)
+def test_other_round_settings_are_refused_with_both_named(change: dict[str, Any]) -> None:
+    round_, other = make_round(), make_round(**change)
+    batch(round=round_.digest).check_against(round_)
+    with pytest.raises(StateError, match=f"{other.digest}.*{round_.digest}.*seq_len, input_scale"):
+        batch(round=other.digest).check_against(round_)
+
+
+def test_older_clients_may_join_batches_of_several_nodes() -> None:
+    batch(nonces=[5, 900, 17], node_id=0).check_against(make_round(node_count=3))
+
+
+def test_a_batch_that_says_what_it_covers_must_cover_it() -> None:
+    """At rate 1 every nonce of indices 0 to 3 is claimed or failed: 1, 4, 7, 10 for node 1 of 3."""
+    round_ = make_round(node_count=3)
+    batch(covered=[0, 2]).check_against(round_)
+    batch(covered=[0, 3], failed_nonces=[10]).check_against(round_)
+    with pytest.raises(FieldError, match=r"3 of them.*4 to 4"):
+        batch(covered=[0, 3]).check_against(round_)
+
+
+@pytest.mark.parametrize("nonces", [[1, 4, 10], [4, 7, 10], [1, 4, 8], [0, 4, 7], [1, 2, 3], [2, 5, 8]])
+def test_a_nonce_outside_of_the_covered_walk_is_refused(nonces: list[int]) -> None:
+    with pytest.raises(FieldError, match="1 to 7 in steps of 3"):
+        batch(covered=[0, 2], nonces=nonces).check_against(make_round(node_count=3))
+
+
+def test_below_rate_one_a_covered_nonce_may_be_left_out() -> None:
+    round_ = make_round(node_count=3, valid_rate=0.1)
+    batch(covered=[0, 500]).check_against(round_)
+    with pytest.raises(FieldError, match="steps of 3"):
+        batch(covered=[0, 500], nonces=[1, 4, 8]).check_against(round_)
+    with pytest.raises(FieldError, match="steps of 3"):
+        batch(covered=[1, 500]).check_against(round_)
+
+
+@pytest.mark.parametrize("group", [0, 1])
+def test_a_batch_comes_from_one_group_of_the_node(group: int) -> None:
+    """Node 1 of 2 with 2 groups walks 1, 5, 9 in its first group and 3, 7, 11 in its second."""
+    round_ = make_round(node_count=2, n_groups=2, group_id=0)
+    walk = [1 + 2 * group + 4 * index for index in range(3)]
+    batch(covered=[0, 2], nonces=walk).check_against(round_)
+    with pytest.raises(FieldError, match="in steps of 4"):
+        batch(covered=[0, 2], nonces=[1, 3, 5]).check_against(round_)
+
+
+def test_node_numbers_may_lie_above_the_count() -> None:
+    batch(covered=[0, 2], node_id=7, nonces=[7, 10, 13]).check_against(make_round(node_count=3))
+
+
+def test_a_nonce_below_the_walk_is_refused() -> None:
+    with pytest.raises(FieldError, match="7 to 13 in steps of 3"):
+        batch(covered=[0, 2], node_id=7, nonces=[1, 7, 10]).check_against(make_round(node_count=3))
+
+
+def test_without_a_node_count_the_number_of_nonces_is_still_checked() -> None:
+    round_ = make_round()
+    batch(covered=[0, 2]).check_against(round_)
+    for covered in ([0, 1], [0, 3]):
+        with pytest.raises(FieldError, match="by `covered`"):
+            batch(covered=covered).check_against(round_)
+
+
+def test_a_duplicate_does_not_stand_in_for_a_missing_nonce() -> None:
+    with pytest.raises(FieldError, match="2 of them"):
+        batch(covered=[0, 2], nonces=[1, 4, 4]).check_against(make_round(node_count=3))

@@ -1,0 +1,341 @@
+"""A round: what a request may say, and how it is resolved against a model."""
+
+import dataclasses
+import math
+from typing import Any
+
+import independent_verifier
+import pytest
+from rounds import BLOCK, MODEL, make_config, make_round
+
+from hallmark.poc.core.errors import FieldError, StateError
+from hallmark.poc.protocol.config import PoCState
+from hallmark.poc.protocol.law import r_target_for, valid_rate
+from hallmark.poc.protocol.round import RoundSpec, nearest_power_of_two, round_digest, shortest_decimal
+
+
+def test_states_are_those_of_the_specification() -> None:
+    assert [state.value for state in PoCState] == ["IDLE", "GENERATING", "VALIDATING", "STOPPED"]
+
+
+def test_defaults() -> None:
+    config = make_config()
+    assert config.use_random_projection
+    assert (config.batch_size, config.seq_len) == (32, 256)
+    assert (config.fraud_threshold, config.distance_tolerance, config.projection_scale) == (0.01, 0.35, 0.01)
+    assert (config.group_id, config.n_groups) == (0, 1)
+
+
+BAD_FIELDS = [
+    ("block_hash", ""),
+    ("block_hash", "\ud800"),
+    ("block_hash", 5),
+    ("block_hash", "x" * 5000),
+    ("public_key", ""),
+    ("public_key", None),
+    ("block_height", -1),
+    ("block_height", 2**63),
+    ("block_height", True),
+    ("block_height", "7"),
+    ("r_target", 0.0),
+    ("r_target", -1.4),
+    ("r_target", math.nan),
+    ("r_target", math.inf),
+    ("r_target", "1.4"),
+    ("valid_rate", 0),
+    ("valid_rate", 1.1),
+    ("valid_rate", math.nan),
+    ("fraud_threshold", 0),
+    ("fraud_threshold", 1),
+    ("fraud_threshold", None),
+    ("distance_tolerance", -0.1),
+    ("distance_tolerance", math.inf),
+    ("honest_sigma", 0),
+    ("honest_sigma", -0.1),
+    ("honest_sigma", math.nan),
+    ("honest_sigma", math.inf),
+    ("honest_sigma", "0.1"),
+    ("honest_kurtosis", 1),
+    ("honest_kurtosis", 1.1e6),
+    ("honest_kurtosis", math.nan),
+    ("honest_kurtosis", None),
+    ("node_id", -1),
+    ("node_count", 0),
+    ("group_id", 1),
+    ("group_id", -1),
+    ("n_groups", 0),
+    ("batch_size", 0),
+    ("batch_size", 2.0),
+    ("seq_len", 0),
+    ("seq_len", 2**31),
+    ("callback_url", ""),
+    ("use_random_projection", 1),
+    ("use_random_projection", None),
+    ("projection_scale", 0),
+    ("projection_scale", -0.01),
+    ("projection_scale", 1.5),
+    ("projection_scale", math.nan),
+    ("input_scale", 0.3),
+    ("input_scale", 3),
+    ("input_scale", 0),
+    ("input_scale", -0.5),
+    ("input_scale", 2.0**-25),
+    ("input_scale", 512),
+    ("model", None),
+    ("model", "\udfff"),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), BAD_FIELDS)
+def test_a_bad_field_is_refused_by_name(field: str, value: object) -> None:
+    with pytest.raises(FieldError) as caught:
+        make_config(**{field: value})
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("node_id", 5),  # numbers of nodes may start at 1, whatever the count
+        ("r_target", 10),
+        ("valid_rate", 1),
+        ("distance_tolerance", None),
+        ("distance_tolerance", 0),
+        ("honest_sigma", None),
+        ("honest_sigma", 0.1),
+        ("honest_sigma", 1e-6),
+        ("honest_kurtosis", 1.0001),
+        ("honest_kurtosis", 1_000_000),
+        ("input_scale", 1),
+        ("input_scale", 2.0**-24),
+        ("block_height", 2**63 - 1),
+        ("public_key", "ключ🗝"),
+    ],
+)
+def test_a_good_field_is_taken(field: str, value: object) -> None:
+    assert getattr(make_config(**{"node_count": 3, field: value}), field) == value
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "sigma", "allowed"),
+    [
+        (0.35, 0.1006, False),
+        (0.35, 0.1005, True),
+        (1.0, 0.2874, False),
+        (1.0, 0.2873, True),
+        (0, 1e-9, False),
+        (None, 5.0, True),
+    ],
+)
+def test_the_tolerance_must_leave_room_for_honest_errors(
+    tolerance: float | None, sigma: float, allowed: bool
+) -> None:
+    """p0 = 5e-4 is what a Gaussian has beyond 3.48 sigma."""
+    if allowed:
+        assert make_config(distance_tolerance=tolerance, honest_sigma=sigma).honest_sigma == sigma
+        return
+    with pytest.raises(FieldError, match=r"at least 3\.48 · honest_sigma") as caught:
+        make_config(distance_tolerance=tolerance, honest_sigma=sigma)
+    assert caught.value.field == "distance_tolerance"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sigma"),
+    [
+        ({}, 0.1),
+        ({"distance_tolerance": 0.7}, 0.2),
+        ({"honest_sigma": 0.07}, 0.07),
+        ({"distance_tolerance": None}, None),
+        ({"distance_tolerance": None, "honest_sigma": 0.07}, None),
+        ({"distance_tolerance": 0}, None),
+    ],
+)
+def test_honest_sigma_is_stated_or_the_tolerance_s(changes: dict[str, Any], sigma: float | None) -> None:
+    expected = None if sigma is None else pytest.approx(sigma)
+    assert make_round(**changes).honest_sigma == expected
+
+
+def test_what_is_honest_is_not_part_of_the_digest() -> None:
+    assert make_round(honest_sigma=0.05, honest_kurtosis=9.0).digest == make_round().digest
+
+
+def test_equal_requests_are_equal() -> None:
+    assert make_config(r_target=10, input_scale=1) == make_config(r_target=10.0, input_scale=1.0)
+    assert make_config(seq_len=128) != make_config()
+
+
+def test_neither_target_nor_rate_is_rate_one() -> None:
+    round_ = make_round()
+    assert (round_.r_target, round_.valid_rate) == (2.0, 1.0)
+    assert round_.every_nonce_counts
+    assert round_.is_valid(2.0)
+    assert not round_.is_valid(math.nan)
+
+
+@pytest.mark.parametrize("r_target", [2.0, 2, 10.0])
+def test_a_target_from_two_on_is_rate_one(r_target: float) -> None:
+    round_ = make_round(r_target=r_target)
+    assert (round_.r_target, round_.valid_rate) == (2.0, 1.0)
+    assert round_.is_valid(2.0)
+
+
+def test_target_and_rate_give_each_other() -> None:
+    by_rate = make_round(valid_rate=0.1)
+    assert by_rate.r_target == r_target_for(0.1, 256)
+    by_target = make_round(r_target=1.3)
+    assert by_target.valid_rate == valid_rate(1.3, 256)
+    assert by_target.is_valid(math.nextafter(1.3, 0))
+    assert not by_target.is_valid(1.3)
+
+
+def test_target_and_rate_may_agree() -> None:
+    stated = round(r_target_for(0.1, 256), 4)
+    round_ = make_round(r_target=stated, valid_rate=0.1)
+    assert round_.r_target == stated
+    assert make_round(r_target=10, valid_rate=1.0).every_nonce_counts
+
+
+@pytest.mark.parametrize(("r_target", "rate"), [(1.4, 0.1), (2.0, 0.5), (1.3, 1.0)])
+def test_target_and_rate_that_disagree_are_refused_with_both_values(r_target: float, rate: float) -> None:
+    with pytest.raises(FieldError, match=f"{rate:g} is r_target {r_target_for(rate, 256):.6f}") as caught:
+        make_round(r_target=r_target, valid_rate=rate)
+    assert caught.value.field == "r_target"
+    assert f"{valid_rate(r_target, 256):.6g}" in str(caught.value)
+
+
+def test_another_model_is_refused_with_both_names() -> None:
+    with pytest.raises(StateError, match=r"other/model.*org/model, alias"):
+        make_round(model="other/model")
+    assert make_round(model="alias").config.model == "alias"
+
+
+def test_batch_size_is_lowered_to_what_fits() -> None:
+    assert make_round(batch_size=100, seq_len=64).batch_size == 64  # max_sequences
+    assert make_round(batch_size=100, seq_len=256).batch_size == 32  # tokens
+    assert make_round(batch_size=100, seq_len=4096).batch_size == 2
+    assert make_round(batch_size=3).batch_size == 3
+
+
+@pytest.mark.parametrize(("limit", "longest"), [("max_model_len", 128), ("max_batched_tokens", 100)])
+def test_a_sequence_that_does_not_fit_is_refused(limit: str, longest: int) -> None:
+    small = dataclasses.replace(MODEL, **{limit: longest})
+    assert make_round(small, seq_len=longest).batch_size >= 1
+    with pytest.raises(FieldError, match=f"{limit.replace('batched', 'num_batched')} {longest}") as caught:
+        make_round(small, seq_len=longest + 1)
+    assert caught.value.field == "seq_len"
+
+
+@pytest.mark.parametrize(
+    ("rms", "power"), [(0.1, 0.125), (0.02, 2**-6), (1.0, 1.0), (1.39, 1.0), (1.44, 2.0), (0.72, 1.0)]
+)
+def test_input_scale_is_the_power_nearest_to_the_embeddings(rms: float, power: float) -> None:
+    assert nearest_power_of_two(rms) == power
+    assert make_round(dataclasses.replace(MODEL, embedding_rms=rms)).input_scale == power
+
+
+@pytest.mark.parametrize("exponent", [-7, -1, 0, 1])
+def test_near_a_boundary_the_input_scale_has_to_be_told(exponent: int) -> None:
+    boundary = 2.0 ** (exponent + 0.5)
+    for rms in (boundary, boundary * 1.009, boundary / 1.009):
+        with pytest.raises(FieldError, match="within 1 % of the boundary"):
+            nearest_power_of_two(rms)
+    assert nearest_power_of_two(boundary * 1.0101) == 2.0 ** (exponent + 1)
+    assert nearest_power_of_two(boundary / 1.0101) == 2.0**exponent
+    model = dataclasses.replace(MODEL, embedding_rms=boundary)
+    with pytest.raises(FieldError, match="input_scale"):
+        make_round(model)
+    assert make_round(model, input_scale=2.0**-5).input_scale == 2.0**-5
+
+
+@pytest.mark.parametrize("rms", [0.0, -1.0, math.nan, math.inf])
+def test_without_an_embedding_table_the_input_scale_has_to_be_told(rms: float) -> None:
+    model = dataclasses.replace(MODEL, embedding_rms=rms)
+    with pytest.raises(FieldError, match="input_scale"):
+        make_round(model)
+    assert make_round(model, input_scale=0.25).input_scale == 0.25
+    assert make_round(model, use_random_projection=False).input_scale == 1.0
+
+
+def test_backward_compatibility_by_an_optional_flag() -> None:
+    """Acceptance criterion 6.1: Backward compatibility with Phase 1-5 (optional flag)."""
+    plain = make_round(use_random_projection=False)
+    assert plain.input_scale == 1.0
+    assert not plain.spec().projection
+
+
+@pytest.mark.parametrize(
+    ("value", "decimal"),
+    [
+        (0.01, "0.01"),
+        (1e-5, "0.00001"),
+        (1e-6, "0.000001"),
+        (1.0, "1"),
+        (0.125, "0.125"),
+        (1 / 3, "0.3333333333333333"),
+        (0.1, "0.1"),
+        (0.020000000000000004, "0.020000000000000004"),
+    ],
+)
+def test_shortest_decimal(value: float, decimal: str) -> None:
+    assert shortest_decimal(value) == decimal
+    assert float(decimal) == value
+
+
+def test_digest_is_the_independent_verifier_s() -> None:
+    round_ = make_round(seq_len=64, projection_scale=1e-5)
+    assert round_.digest == independent_verifier.round_digest(256, 64, -3, "on", 1e-5, "")
+    plain = make_round(seq_len=64, use_random_projection=False)
+    assert plain.digest == independent_verifier.round_digest(256, 64, 0, "off", 0.01, "")
+
+
+def test_every_setting_that_changes_a_forward_changes_the_digest() -> None:
+    base = {
+        "hidden_size": 256,
+        "seq_len": 64,
+        "input_scale": 0.125,
+        "projection": True,
+        "projection_scale": 0.01,
+        "model": "",
+    }
+    changes = [
+        {},
+        {"hidden_size": 512},
+        {"seq_len": 128},
+        {"input_scale": 0.25},
+        {"projection": False},
+        {"projection_scale": 0.02},
+        {"model": "m"},
+    ]
+    assert len({round_digest(**{**base, **change}) for change in changes}) == len(changes)
+
+
+def test_tolerance_is_in_units_of_s() -> None:
+    round_ = make_round(distance_tolerance=0.5)
+    assert round_.distance_std == 1 / math.sqrt(512)
+    assert round_.tolerance == 0.5 * round_.distance_std
+    assert make_round(distance_tolerance=None).tolerance is None
+
+
+def test_spec_travels_as_plain_values() -> None:
+    spec = make_round(batch_size=5, projection_scale=0.02).spec()
+    wire = spec.to_wire()
+    assert {type(value) for value in wire.values()} == {str, int, float, bool}
+    assert RoundSpec.from_wire(wire) == spec
+    assert spec.block_hash == BLOCK
+    assert spec.batch_size == 5
+
+
+def test_a_specification_that_is_not_one_is_refused() -> None:
+    wire = make_round().spec().to_wire()
+    with pytest.raises(ValueError, match="keys"):
+        RoundSpec.from_wire({key: wire[key] for key in wire if key != "digest"})
+    with pytest.raises(ValueError, match="keys"):
+        RoundSpec.from_wire({**wire, "more": 1})
+    with pytest.raises(ValueError, match="seq_len"):
+        RoundSpec.from_wire({**wire, "seq_len": "64"})
+    with pytest.raises(ValueError, match="projection"):
+        RoundSpec.from_wire({**wire, "projection": 1})
+
+
+def test_the_public_key_is_not_part_of_the_settings() -> None:
+    assert make_round(public_key="one").digest == make_round(public_key="another").digest

@@ -1,0 +1,145 @@
+"""The wire's fields about distances."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from rounds import make_round
+
+from hallmark.poc.protocol.generated import WalkedBatch
+from hallmark.poc.protocol.nonces import NonceWalk
+from hallmark.poc.protocol.proof import ProofBatch
+from hallmark.poc.rounds.payloads import generated_template, validated_payload, verdict_fields
+from hallmark.poc.verdict.judge import judge
+
+ROUND = make_round(r_target=1.45, distance_tolerance=0.35)
+BATCH = ProofBatch(
+    public_key="02ff",
+    block_hash=ROUND.config.block_hash,
+    block_height=ROUND.config.block_height,
+    node_id=3,
+    nonces=(*range(300), 5),
+    dist=(*(1.4,) * 300, 1.4),
+)
+COMPUTED = dict.fromkeys(range(300), 1.4) | {7: math.nan, 8: 1.6}
+VALIDATED = judge(BATCH, COMPUTED, ROUND)
+
+ORIG_VALIDATED = {
+    "public_key",
+    "block_hash",
+    "block_height",
+    "nonces",
+    "node_id",
+    "dist",
+    "received_dist",
+    "r_target",
+    "fraud_threshold",
+    "n_invalid",
+    "probability_honest",
+    "fraud_detected",
+}
+G1_VALIDATED = {"computed_distances", "received_distances", "valid", "fraud_detected", "nonces", "public_key"}
+
+
+def test_validated_has_the_fields_of_both_older_generations() -> None:
+    payload = validated_payload(VALIDATED, "some-id")
+    assert payload.keys() >= ORIG_VALIDATED | G1_VALIDATED
+    assert payload["public_key"] == "02ff", "the batch's key, not the round's"
+    assert payload["node_id"] == 3
+    assert payload["request_id"] == "some-id"
+    assert payload["n_invalid"] == 1
+    assert payload["fraud_detected"] is False
+    assert payload["n_duplicates"] == 1
+
+
+def test_validated_arrays_run_in_step_and_hold_numbers_only() -> None:
+    payload = validated_payload(VALIDATED, "some-id")
+    json.dumps(payload, allow_nan=False)
+    assert payload["nonces"] == [nonce for nonce in range(300) if nonce != 7]
+    assert payload["failed_nonces"] == [7]
+    at_8 = payload["nonces"].index(8)
+    assert payload["dist"][at_8] == payload["computed_distances"][at_8] == 1.6
+    assert payload["received_dist"][at_8] == payload["received_distances"][at_8] == 1.4
+    assert payload["valid"][at_8] is False
+    assert payload["valid"].count(False) == 1
+    arrays = ("dist", "received_dist", "computed_distances", "received_distances", "valid")
+    assert {len(payload[field]) for field in arrays} == {299}
+
+
+def test_the_answer_runs_in_step_with_what_was_sent() -> None:
+    answer = verdict_fields(VALIDATED)
+    json.dumps(answer, allow_nan=False)
+    assert answer["nonces"] == [*range(300), 5]
+    assert len(answer["computed_distances"]) == len(answer["valid"]) == 301
+    assert answer["computed_distances"][7] is None
+    assert answer["valid"][7] is False
+    assert answer["computed_distances"][300] == 1.4
+    assert (answer["verdict"], answer["fraud_detected"]) == ("honest", False)
+
+
+def test_without_a_verdict_the_answer_says_so() -> None:
+    validated = judge(BATCH, dict.fromkeys(range(300), math.nan), ROUND)
+    answer = verdict_fields(validated)
+    assert (answer["verdict"], answer["fraud_detected"], answer["n_judged"]) == ("no_verdict", False, 0)
+
+
+def test_answers_and_callbacks_tell_the_p_value_of_each_test() -> None:
+    round_ = make_round(valid_rate=0.25, honest_sigma=0.08)
+    batch = replace(BATCH, nonces=tuple(range(40)), dist=(1.3,) * 40, covered=(0, 159))
+    validated = judge(batch, dict.fromkeys(range(40), 1.31), round_)
+    for payload in (validated_payload(validated, "some-id"), verdict_fields(validated)):
+        json.dumps(payload, allow_nan=False)
+        assert payload["tests"] == dict(validated.tests)
+        assert list(payload["tests"]) == ["binomial", "rms", "signed_mean", "density"]
+        assert payload["spoke"] == ["rms", "signed_mean"]
+        assert payload["probability_honest"] == 4 * min(payload["tests"].values())
+        assert payload["error_rms"] == pytest.approx(-payload["error_mean"], rel=1e-9)
+        assert payload["error_rms"] == validated.error_rms
+        assert (payload["n_covered"], payload["honest_sigma"]) == (160, 0.08)
+
+
+def test_what_was_not_measured_is_null() -> None:
+    validated = judge(BATCH, dict.fromkeys(range(300), math.nan), make_round(distance_tolerance=None))
+    for payload in (validated_payload(validated, "some-id"), verdict_fields(validated)):
+        json.dumps(payload, allow_nan=False)
+        assert (payload["tests"], payload["spoke"]) == ({"binomial": 1.0}, [])
+        assert [payload[name] for name in ("error_rms", "error_mean", "n_covered", "honest_sigma")] == [
+            None
+        ] * 4
+
+
+def test_of_a_sampled_batch_the_callback_has_the_sample_and_the_answer_null_for_the_others() -> None:
+    validated = judge(BATCH, {5: 1.4, 7: math.nan, 9: 1.41}, ROUND, sampled=[9, 5, 7])
+    payload = validated_payload(validated, "some-id")
+    assert (payload["nonces"], payload["dist"], payload["failed_nonces"]) == ([5, 9], [1.4, 1.41], [7])
+    answer = verdict_fields(validated)
+    json.dumps(answer, allow_nan=False)
+    assert answer["nonces"] == [*range(300), 5]
+    computed = {place: d for place, d in enumerate(answer["computed_distances"]) if d is not None}
+    assert computed == {5: 1.4, 9: 1.41, 300: 1.4}
+
+
+def test_at_rate_1_a_distance_of_2_is_valid() -> None:
+    round_ = make_round()
+    batch = replace(BATCH, nonces=(1,), dist=(2.0,))
+    validated = judge(batch, {1: 2.0}, round_)
+    assert validated.n_invalid == 0
+    assert verdict_fields(validated)["valid"] == [True]
+    assert validated_payload(validated, "some-id")["valid"] == [True]
+
+
+def test_generated_is_the_batch_with_the_target_it_was_found_under() -> None:
+    round_ = make_round(r_target=1.45, node_id=1, node_count=3)
+    numerics = {"dtype": "bfloat16", "batch_size": 32, "eager": True}
+    walked = WalkedBatch.sort_out(NonceWalk(1, 3).take(4), [1.4, math.nan, 1.5, 1.2], round_)
+    proof = walked.proof(round_, numerics)
+    assert proof is not None
+    payload = {**generated_template(round_, numerics), **walked.fields()}
+    assert payload == {**proof.as_dict(), "r_target": 1.45}
+    assert payload.keys() >= {"public_key", "block_hash", "block_height", "nonces", "dist", "node_id"}
+    assert ProofBatch.from_dict(json.loads(json.dumps(payload, allow_nan=False))) == proof
+
+
+def test_generated_never_has_a_node_id_that_is_none() -> None:
+    assert generated_template(make_round(), {})["node_id"] == 0

@@ -1,0 +1,415 @@
+"""`hallmark round`, against the real routes on a real server and a transformers model."""
+
+import asyncio
+import io
+import json
+import os
+import pty
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import Cli, Result
+from fastapi import FastAPI
+from runtime import QUICK, Engine, application, config, eventually, honest_proof, running_manager, serving
+
+from hallmark.poc.protocol.config import PoCState
+from hallmark.poc.protocol.proof import ProofBatch
+from hallmark.poc.rounds.manager import PoCManager
+from hallmark.poc.settings.settings import Settings
+from hallmark.server.http.status import snapshot
+from hallmark.server.processes.child import free_port
+
+ROUND = ("--block-hash", "0x8d3f2a", "--block-height", 7, "--public-key", "02a1b2c3")
+SHORT = ("--batch-size", 8, "--seq-len", 8)
+
+
+class Node:
+    """A server in this process, and the commands run against it."""
+
+    def __init__(self, cli: Cli, url: str, engine: Engine, manager: PoCManager) -> None:
+        self.url = url
+        self.engine = engine
+        self.manager = manager
+        self._cli = cli
+
+    async def round(self, command: str, *arguments: object) -> Result:
+        return await asyncio.to_thread(self._cli, "round", command, self.url, *arguments)
+
+
+@asynccontextmanager
+async def running(cli: Cli, settings: Settings = QUICK) -> AsyncIterator[Node]:
+    engine = Engine()
+    async with running_manager(engine, settings) as manager, serving(application(manager)) as url:
+        yield Node(cli, url, engine, manager)
+
+
+@pytest.fixture
+async def node(cli: Cli) -> AsyncIterator[Node]:
+    async with running(cli) as node:
+        yield node
+
+
+def as_json(result: Result) -> Any:
+    assert result.code == 0, result.err
+    return json.loads(result.out)
+
+
+async def test_start_generates_as_the_only_node_by_default(node: Node) -> None:
+    result = await node.round("start", *ROUND, *SHORT)
+    assert result.code == 0, result.err
+    assert "state" in result.out
+    assert "GENERATING" in result.out
+    assert node.manager.state is PoCState.GENERATING
+    assert node.manager.active is not None
+    asked = node.manager.active.round.config
+    assert (asked.node_id, asked.node_count, asked.valid_rate, asked.fraud_threshold) == (0, 1, None, 0.01)
+
+
+async def test_every_option_reaches_the_round(node: Node) -> None:
+    options: dict[str, object] = {
+        "valid-rate": 0.5,
+        "fraud-threshold": 1e-7,
+        "distance-tolerance": 0.25,
+        "honest-sigma": 0.06,
+        "honest-kurtosis": 4.5,
+        "node-id": 2,
+        "node-count": 5,
+        "group-id": 1,
+        "n-groups": 3,
+        "batch-size": 4,
+        "seq-len": 6,
+        "callback-url": "http://127.0.0.1:9/hook",
+        "projection-scale": 0.02,
+        "input-scale": 0.25,
+        "model": "tiny",
+        "phase": "validate",
+    }
+    flags = [part for name, value in options.items() for part in (f"--{name}", value)]
+    assert (await node.round("start", *ROUND, *flags)).code == 0
+    assert node.manager.state is PoCState.VALIDATING
+    assert node.manager.active is not None
+    asked = node.manager.active.round.config
+    shown = as_json(await node.round("status", "--json"))["config"]
+    del options["phase"]
+    for name, value in options.items():
+        assert getattr(asked, name.replace("-", "_")) == value
+        assert shown[name.replace("-", "_")] == value
+    assert asked.use_random_projection
+
+
+async def test_a_plain_round_by_the_older_rule(node: Node) -> None:
+    flags = ("--no-random-projection", "--distance-tolerance", "none", "--r-target", 1.4)
+    assert (await node.round("start", *ROUND, *SHORT, *flags, "--phase", "none")).code == 0
+    assert node.manager.state is PoCState.IDLE
+    assert node.manager.active is not None
+    asked = node.manager.active.round.config
+    assert (asked.use_random_projection, asked.distance_tolerance, asked.r_target) == (False, None, 1.4)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("--valid-rate", 2), "400: valid_rate: 2.0 is not allowed; allowed: a number above 0, at most 1"),
+        (("--node-id", 3), "400: node_count"),
+        (("--model", "other"), "409: the round is about model 'other', this server serves tiny"),
+        (
+            ("--distance-tolerance", "low"),
+            "--distance-tolerance: 'low' is not allowed; allowed: a number, or none",
+        ),
+    ],
+)
+async def test_a_refused_round_is_a_sentence(node: Node, options: tuple[object, ...], problem: str) -> None:
+    result = await node.round("start", *ROUND, *options)
+    assert result.code == 2
+    assert problem in result.err
+    assert "Traceback" not in result.err
+    assert node.manager.active is None
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    ("field", "allowed"),
+    [
+        ("r_target", "a finite number above 0"),
+        ("valid_rate", "a finite number above 0"),
+        ("input_scale", "a finite number above 0"),
+        ("distance_tolerance", "a finite number, or none"),
+    ],
+)
+def test_a_number_that_json_has_no_form_for_is_refused(
+    cli: Cli, field: str, value: str, allowed: str
+) -> None:
+    option = f"--{field.replace('_', '-')}={value}"
+    result = cli("round", "start", "http://127.0.0.1:9", *ROUND, option)
+    assert result.code == 2
+    assert result.err == f"hallmark: {field}: {value} is not allowed; allowed: {allowed}\n"
+
+
+async def test_a_batch_size_that_was_lowered_is_told(node: Node) -> None:
+    said = "batch_size 100 was lowered to 32"
+    lowered = await node.round("start", *ROUND, "--batch-size", 100, "--phase", "none")
+    assert said in lowered.out.splitlines()
+    kept = await node.round("start", *ROUND, *SHORT, "--phase", "none")
+    assert "lowered" not in kept.out
+
+
+async def test_watching_that_is_interrupted_says_how_to_end_the_round(node: Node) -> None:
+    await node.round("start", *ROUND, *SHORT)
+    watching = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "hallmark.server", "round", "status", node.url, "--watch"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert watching.stdout is not None
+    await watching.stdout.readline()
+    watching.send_signal(signal.SIGINT)
+    _, err = await watching.communicate()
+    assert watching.returncode == 130
+    assert err.decode() == f"the round goes on; end it with hallmark round stop {node.url}\n"
+    assert node.manager.state is PoCState.GENERATING
+
+
+async def test_watching_off_a_terminal_is_a_line_a_look_until_the_round_stops(node: Node) -> None:
+    watching = asyncio.create_task(node.round("start", *ROUND, *SHORT, "--watch", "--interval", 0.1))
+    await eventually(lambda: snapshot(node.manager)["total_checked"] >= 16)
+    await asyncio.sleep(0.5)
+    await node.manager.stop("enough seen")
+    result = await watching
+    assert result.code == 0
+    lines = result.out.splitlines()
+    assert len(lines) >= 2
+    assert all(line.startswith("GENERATING  checked ") for line in lines[:-1])
+    assert lines[-1].startswith("STOPPED  checked ")
+    assert lines[-1].endswith("  enough seen")
+    checked = [int(line.split()[2]) for line in lines]
+    assert checked == sorted(checked)
+
+
+async def test_watching_as_json(node: Node) -> None:
+    [look] = (await node.round("status", "--watch", "--json")).out.splitlines()
+    assert json.loads(look)["state"] == "IDLE"
+
+
+async def test_watching_on_a_terminal_redraws_the_table(node: Node) -> None:
+    await node.round("start", *ROUND, *SHORT)
+    controller, terminal = pty.openpty()
+    watching = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "hallmark.server", "round", "status", node.url),
+        *("--watch", "--interval", "0.1"),
+        stdout=terminal,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "50"},
+    )
+    os.close(terminal)
+    shown = b""
+    while b"STOPPED" not in shown:
+        shown += await asyncio.to_thread(os.read, controller, 65_536)
+        if b"GENERATING" in shown:
+            await node.manager.stop()
+    assert await watching.wait() == 0
+    os.close(controller)
+    assert b"\x1b[1A" in shown  # the cursor went up, to draw over the last table
+
+
+async def test_status_and_stop(node: Node) -> None:
+    assert "IDLE" in (await node.round("status")).out
+    await node.round("start", *ROUND, *SHORT)
+    assert as_json(await node.round("status", "--json"))["state"] == "GENERATING"
+    stopped = await node.round("stop")
+    assert "STOPPED" in stopped.out
+    assert "stopped by request" in stopped.out
+
+
+async def test_the_token_comes_from_an_option_or_the_environment(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(cli, Settings(**{**QUICK.model_dump(), "api_key": "secret"})) as node:
+        refused = await node.round("status")
+        assert refused.code == 2
+        assert "401: this route needs the header" in refused.err
+        assert "; set HALLMARK_API_KEY or --api-key\n" in refused.err
+        assert (await node.round("status", "--api-key", "secret")).code == 0
+        wrong = await node.round("status", "--api-key", "wrong")
+        assert wrong.code == 2
+        assert "401: the bearer token is wrong; set HALLMARK_API_KEY or --api-key\n" in wrong.err
+        monkeypatch.setenv("HALLMARK_API_KEY", "secret")
+        assert (await node.round("status")).code == 0
+
+
+def proofs(path: Path, *batches: ProofBatch) -> Path:
+    path.write_text(json.dumps([batch.as_dict() for batch in batches]))
+    return path
+
+
+async def test_honest_proofs_are_honest(node: Node, tmp_path: Path) -> None:
+    honest = await honest_proof(config(), range(12))
+    await node.round("start", *ROUND, *SHORT, "--phase", "validate")
+    single = tmp_path / "one.json"
+    single.write_text(json.dumps(honest.as_dict()))
+    result = await node.round("validate", single)
+    assert result.code == 0, result.err
+    assert "honest" in result.out
+    received = tmp_path / "received.json"
+    received.write_text(json.dumps({"id": 1, "kind": "generated", "body": honest.as_dict()}))
+    answer = as_json(await node.round("validate", received, "--json"))
+    assert answer["verdict"] == "honest"
+    assert answer["computed_distances"] == list(honest.dist)
+
+
+async def test_proofs_from_standard_input(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = await honest_proof(config(), range(3))
+    await node.round("start", *ROUND, *SHORT, "--phase", "validate")
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(honest.as_dict())))
+    assert (await node.round("validate", "-")).code == 0
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+async def test_the_exit_code_is_the_verdict_though_nobody_reads_it(
+    node: Node, tmp_path: Path, options: list[str]
+) -> None:
+    path = proofs(tmp_path / "p.json", await honest_proof(config(), range(2)))
+    await node.round("start", *ROUND, *SHORT, "--phase", "validate")
+    reading, writing = os.pipe()
+    os.close(reading)
+    validating = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "hallmark.server", "round", "validate", node.url, str(path)),
+        *options,
+        stdout=writing,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    os.close(writing)
+    _, err = await validating.communicate()
+    assert (validating.returncode, err) == (0, b"")
+
+
+async def test_fraud_among_several_is_code_1(node: Node, tmp_path: Path) -> None:
+    honest = await honest_proof(config(), range(12))
+    stolen = await honest_proof(config(), range(12), public_key="another")
+    other_block = await honest_proof(config(), range(12), block_hash="another")
+    await node.round("start", *ROUND, *SHORT, "--phase", "validate")
+    result = await node.round("validate", proofs(tmp_path / "p.json", honest, stolen, other_block))
+    assert result.code == 1
+    rows = [line for line in result.out.splitlines() if line.startswith("│")]
+    assert [word for row in rows for word in ("honest", "fraud", "error") if word in row] == [
+        "honest",
+        "fraud",
+        "error",
+    ]
+    # The keys' distances are unrelated; whether their mean is too low as well is chance.
+    assert "fraud (binomial, rms" in " ".join(result.out.replace("│", " ").split())
+    below = result.out.splitlines()[-1]
+    assert below.startswith("error of proof 3: POST /api/v1/pow/validate: 409: ")
+
+
+async def test_an_error_is_shown_in_full_however_narrow_the_terminal_is(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = await honest_proof(config(), range(2))
+    path = proofs(tmp_path / "p.json", honest)
+    [answer] = (await node.round("validate", path, "--json")).out.splitlines()
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = (await node.round("validate", path)).out.splitlines()
+    assert shown[-1] == f"error of proof 1: {json.loads(answer)['error']}"
+    assert len(shown[-1]) > 40
+
+
+async def test_what_looks_like_markup_is_shown_as_it_is(node: Node, tmp_path: Path) -> None:
+    proof = await honest_proof(config(public_key="[/x] [bold]"), range(2))
+    await node.round("start", *ROUND[:-1], "[/y]", *SHORT, "--phase", "validate")
+    assert "[/y]" in (await node.round("status")).out
+    judged = await node.round("validate", proofs(tmp_path / "p.json", proof))
+    assert judged.code == 0, judged.err
+    assert "[/x] [bold]" in judged.out
+
+
+async def test_an_error_without_fraud_is_code_2(node: Node, tmp_path: Path) -> None:
+    honest = await honest_proof(config(), range(4))
+    path = proofs(tmp_path / "p.json", honest)
+    no_round = await node.round("validate", path)
+    assert no_round.code == 2
+    assert "the state is IDLE" in " ".join(no_round.out.split())
+
+
+async def test_no_verdict_is_code_2(node: Node, tmp_path: Path) -> None:
+    honest = await honest_proof(config(), range(4))
+    node.engine.failed_nonces = {0, 1, 2, 3}
+    await node.round("start", *ROUND, *SHORT, "--phase", "validate")
+    result = await node.round("validate", proofs(tmp_path / "p.json", honest))
+    assert result.code == 2
+    assert "no verdict" in result.out
+
+
+async def test_a_batch_queued_while_generating_is_waited_for(node: Node, tmp_path: Path) -> None:
+    honest = await honest_proof(config(), range(4))
+    await node.round("start", *ROUND, *SHORT)
+    validating = asyncio.create_task(node.round("validate", proofs(tmp_path / "p.json", honest)))
+    await eventually(lambda: snapshot(node.manager)["validation"]["queued_jobs"] == 1)
+    await node.manager.switch_phase(PoCState.VALIDATING)
+    assert (await validating).code == 0
+
+
+async def test_a_batch_whose_round_ends_has_no_verdict(node: Node, tmp_path: Path) -> None:
+    honest = await honest_proof(config(), range(4))
+    await node.round("start", *ROUND, *SHORT)
+    validating = asyncio.create_task(node.round("validate", proofs(tmp_path / "p.json", honest)))
+    await eventually(lambda: snapshot(node.manager)["validation"]["queued_jobs"] == 1)
+    await node.manager.stop()
+    result = await validating
+    assert result.code == 2
+    assert "stopped by request" in " ".join(result.out.split())
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ("[]", "the array is empty"),
+        ("{", "a readable file of JSON"),
+        ("[1]", "PROOFS: 1 is not allowed"),
+        ('[{"body": 1}]', "PROOFS: {'body': 1} is not allowed"),
+        ("[" * 5000, "p.json' is not allowed; allowed: a readable file of JSON"),
+        ("{}", "public_key: None is not allowed"),
+        (None, "No such file"),
+    ],
+)
+def test_a_file_without_proofs_is_code_2(cli: Cli, tmp_path: Path, content: str | None, problem: str) -> None:
+    path = tmp_path / "p.json"
+    if content is not None:
+        path.write_text(content)
+    result = cli("round", "validate", "http://127.0.0.1:9", path)
+    assert result.code == 2
+    assert problem in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["status", "stop"])
+def test_a_server_that_is_not_there_is_a_sentence(cli: Cli, command: str) -> None:
+    port = free_port()
+    result = cli("round", command, f"127.0.0.1:{port}")
+    assert result.code == 2
+    assert result.err.startswith(f"hallmark: no answer from http://127.0.0.1:{port}: ")
+    assert len(result.err.splitlines()) == 1
+
+
+async def test_a_server_without_proof_of_compute_is_a_sentence(cli: Cli) -> None:
+    app = FastAPI()
+    app.add_api_route("/api/v1/pow/stop", lambda: "no object", methods=["GET"])
+    async with serving(app) as url:
+        result = await asyncio.to_thread(cli, "round", "status", url)
+    assert result.code == 2
+    assert result.err == "hallmark: GET /api/v1/pow/status: 404: Not Found\n"
+
+
+async def test_an_error_that_nobody_foresaw_is_no_verdict(cli: Cli, tmp_path: Path) -> None:
+    """Exit code 1 would say fraud."""
+    app = FastAPI()
+    app.add_api_route("/api/v1/pow/validate", lambda: 5, methods=["POST"])
+    path = proofs(tmp_path / "p.json", await honest_proof(config(), range(2)))
+    async with serving(app) as url:
+        result = await asyncio.to_thread(cli, "round", "validate", url, path)
+    assert result.code == 2
+    assert result.err.startswith("Traceback (most recent call last):\n")
+    assert result.err.splitlines()[-1].startswith("hallmark: unexpected error: TypeError: ")

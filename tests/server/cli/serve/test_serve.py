@@ -1,0 +1,107 @@
+"""`hallmark serve` on real vLLM: ready when proof of compute is, and nothing left behind."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from descendants import descendants, wait_until_gone
+
+from hallmark.server.processes.child import ChildProcess, free_port
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(1200)]
+
+
+@contextmanager
+def serving(model: Path, log: Path, *flags: str, port: int) -> Iterator[ChildProcess]:
+    command = (sys.executable, "-P", "-m", "hallmark.server", "serve", str(model))
+    options = ("--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16", "--enforce-eager")
+    with ChildProcess("hallmark serve", (*command, *options, *flags), log=log) as process:
+        yield process
+
+
+def wait_for(text: str, process: ChildProcess) -> None:
+    """Return when the text stands in the log."""
+    assert process.log is not None
+    log = process.log
+    process.wait_until(lambda: text in log.read_text(errors="replace"), seconds=600)
+
+
+@pytest.mark.slow
+def test_it_says_ready_once_chat_and_proofs_are_and_ends_as_vllm_ends(
+    demo_model_directory: Path, tmp_path: Path
+) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    flags = ("--served-model-name", "demo", "--max-num-seqs", "32")
+    with serving(demo_model_directory, tmp_path / "log", *flags, port=port) as process:
+        wait_for(f"hallmark: ready: {url}, chat at /v1, proof of compute at /api/v1/pow\n", process)
+        status = httpx.get(f"{url}/api/v1/pow/status").raise_for_status().json()
+        assert status["state"] == "IDLE"
+        body = {"model": "demo", "prompt": "Hello", "max_tokens": 2}
+        completion = httpx.post(f"{url}/v1/completions", json=body, timeout=60).raise_for_status()
+        assert completion.json()["usage"]["completion_tokens"] == 2
+        below = descendants(process.pid)
+        assert len(below) >= 2  # the API server and its engine
+        assert process.terminate(seconds=60) == 0
+    wait_until_gone(below)
+    log = (tmp_path / "log").read_text(errors="replace")
+    assert "hallmark: --max-num-batched-tokens is set to 8192" in log
+    assert log.count("hallmark: ready") == 1
+
+
+@pytest.mark.slow
+def test_a_server_that_came_up_without_proof_of_compute_is_stopped(
+    demo_model_directory: Path, tmp_path: Path
+) -> None:
+    """vLLM leaves our routes out of a server that does not generate text, and only says so in its log."""
+    flags = ("--runner", "pooling", "--convert", "embed")
+    with serving(demo_model_directory, tmp_path / "log", *flags, port=free_port()) as process:
+        wait_for("Initializing a V1 LLM engine", process)
+        below = descendants(process.pid)
+        assert process.wait(600) == 2
+    wait_until_gone(below)
+    assert (
+        "hallmark: the server is up without proof of compute and is stopped: "
+        "GET /api/v1/pow/status answers 404 (Not Found)"
+    ) in process.log_tail(100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_stays_of_a_server_that_is_stopped_while_it_starts(
+    demo_model_directory: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    with serving(demo_model_directory, tmp_path / "log", port=free_port()) as process:
+        wait_for("Initializing a V1 LLM engine", process)
+        below = descendants(process.pid)
+        assert len(below) >= 2
+        os.kill(process.pid, number)
+        code = process.wait(60)
+        assert code is not None
+        assert code != 0
+    wait_until_gone(below)
+
+
+def test_the_exit_code_is_vllms(tmp_path: Path) -> None:
+    (tmp_path / "no-model").mkdir()
+    with serving(tmp_path / "no-model", tmp_path / "log", port=free_port()) as process:
+        assert process.wait(600) == 1
+    assert "no-model" in process.log_tail(100)
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_it_at_once(demo_model_directory: Path, tmp_path: Path) -> None:
+    with serving(demo_model_directory, tmp_path / "log", port=free_port()) as process:
+        wait_for("Initializing a V1 LLM engine", process)
+        below = descendants(process.pid)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)  # two equal signals at once would be one
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) in (1, 128 + signal.SIGKILL)
+    wait_until_gone(below)

@@ -1,0 +1,72 @@
+"""What the documents say is so: settings, routes, commands, links."""
+
+import re
+from pathlib import Path
+
+import pytest
+from command_line import Cli
+from fastapi import FastAPI
+
+from hallmark.poc.settings.settings import NEVER_IN_THE_SECTION, Settings
+from hallmark.server.http.app import mount
+
+ROOT = Path(__file__).parents[3]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def shown(default: object) -> str:
+    if default is None:
+        return "none"
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:,}" if isinstance(default, int) else f"{default:,g}"
+
+
+def test_the_table_of_settings_is_complete_and_right() -> None:
+    section = (ROOT / "docs/operations.md").read_text().partition("## Settings")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    assert rows == [
+        f"| `{name}` | {shown(field.default)} | {field.description} |"
+        for name, field in Settings.model_fields.items()
+        if name not in NEVER_IN_THE_SECTION
+    ]
+
+
+def test_the_table_of_routes_is_complete() -> None:
+    app = FastAPI()
+    mount(app)
+    routes = {
+        f"{method.upper()} {path.removeprefix('/api/v1/pow')}"
+        for path, methods in app.openapi()["paths"].items()
+        for method in methods
+    }
+    section = (ROOT / "README.md").read_text().partition("## API")[2].partition("\n## ")[0]
+    named = set()
+    for first_column in re.findall(r"^\| ([^|]*) \|", section, re.MULTILINE):
+        method = ""
+        # A method holds for all the paths up to the next one.
+        for match in re.finditer(r"(GET|POST)|`(/[^`]*)`", first_column):
+            method = match[1] or method
+            if match[2]:
+                named.add(f"{method} {match[2]}")
+    assert named == routes
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", document.read_text())
+    missing = [link for link in links if not (document.parent / link).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_options_of_commands_exist(document: Path, cli: Cli) -> None:
+    """In every `hallmark ...` of the documents but serve, whose flags are vLLM's."""
+    text = document.read_text().replace("\\\n", " ")
+    for line in re.findall(r"^hallmark (?!serve).*", text, re.MULTILINE):
+        words = line.split()
+        command = words[1:3] if words[1] in ("round", "outbox") else words[1:2]
+        help_ = cli(*command, "--help")
+        assert help_.code == 0, line
+        for option in re.findall(r"--[a-z-]+", line):
+            assert option in help_.out, line

@@ -1,0 +1,23 @@
+"""What the demo reads from its receiver."""
+
+from pathlib import Path
+
+from hallmark.server.demo.node import running_receiver
+
+
+def test_a_proof_is_joined_from_more_batches_than_a_page_holds(tmp_path: Path) -> None:
+    batch = {
+        "public_key": "a key",
+        "block_hash": "a block",
+        "block_height": 7,
+        "node_id": 3,
+        "dist": [1.4],
+        "round": "0f",
+    }
+    with running_receiver(tmp_path) as receiver:
+        for nonce in range(103):
+            receiver.http.post("/generated", json={**batch, "nonces": [nonce]}).raise_for_status()
+        assert receiver.count("a key", "a block") == 103
+        proof = receiver.proof("a key", "a block")
+    assert proof.nonces == tuple(range(103))
+    assert (proof.node_id, proof.round) == (3, "0f")

@@ -1,0 +1,24 @@
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from runtime import Engine, application, client_of, running_manager
+
+from hallmark.poc.rounds.manager import PoCManager
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+async def manager(engine: Engine) -> AsyncIterator[PoCManager]:
+    async with running_manager(engine) as manager:
+        yield manager
+
+
+@pytest.fixture
+async def http(manager: PoCManager) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(application(manager)) as client:
+        yield client

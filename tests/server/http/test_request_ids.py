@@ -1,0 +1,173 @@
+"""The id of a request, in its answer and in the log."""
+
+import logging
+import re
+from urllib.parse import quote
+
+import httpx
+import pytest
+from runtime import POC, Engine, application, client_of, config, honest_proof, request, running_manager
+
+from hallmark.poc.rounds.manager import PoCManager
+from hallmark.poc.settings.settings import Settings
+
+ANY_ID = re.compile(r"[0-9a-f]{32}")
+KEY = "hunter2-hunter2"
+
+
+@pytest.fixture(autouse=True)
+def _log_everything(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "hallmark.server")
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.startswith("hallmark.server")]
+
+
+@pytest.mark.parametrize("given", ["a", "0f-_.9", "A" * 64])
+async def test_a_clients_id_is_kept(http: httpx.AsyncClient, given: str) -> None:
+    for method, path in (
+        ("GET", "/status"),
+        ("POST", "/init"),
+        ("GET", "/validate/unknown"),
+        ("PUT", "/stop"),
+    ):
+        answer = await http.request(method, POC + path, headers={"X-Request-Id": given})
+        assert answer.headers.get_list("X-Request-Id") == [given]
+        if answer.is_error:
+            assert answer.json()["request_id"] == given
+
+
+@pytest.mark.parametrize(
+    "given", [b"", b"A" * 65, b"a b", b"a\tb", b"\xc3\xa9", b"a,b", b"a;b", b"<a>", b"a\\nb", b"%0a"]
+)
+async def test_another_one_is_replaced(http: httpx.AsyncClient, given: bytes) -> None:
+    answer = await http.post(f"{POC}/phase/generate", headers={b"X-Request-Id": given})
+    assert ANY_ID.fullmatch(answer.headers["X-Request-Id"])
+    assert answer.json()["request_id"] == answer.headers["X-Request-Id"]
+
+
+async def test_two_ids_are_none(http: httpx.AsyncClient) -> None:
+    answer = await http.get(f"{POC}/status", headers=[("X-Request-Id", "a"), ("X-Request-Id", "b")])
+    assert ANY_ID.fullmatch(answer.headers["X-Request-Id"])
+
+
+async def test_without_one_each_request_gets_its_own(http: httpx.AsyncClient) -> None:
+    ids = {(await http.get(f"{POC}/status")).headers["X-Request-Id"] for _ in range(5)}
+    assert len(ids) == 5
+
+
+async def test_another_method_is_a_405_in_our_form(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await http.get(f"{POC}/init", headers={"X-Request-Id": "me"})
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
+    assert answer.json() == {"detail": "this path takes POST, not GET", "request_id": "me"}
+    assert lines(caplog) == ["Request me: GET /api/v1/pow/init: 405: this path takes POST, not GET"]
+
+
+async def test_what_changes_the_state_has_one_line_each(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = []
+    for path in (
+        *(f"{POC}/init", f"{POC}/init/generate", f"{POC}/init/validate", f"{POC}/phase/generate"),
+        *(f"{POC}/phase/validate", f"{POC}/stop", "/api/v1/stop"),
+    ):
+        answer = await http.post(path, json=request(), headers={"X-Request-Id": path.replace("/", ".")})
+        assert answer.status_code == 200
+        expected.append(f"Request {path.replace('/', '.')}: POST {path}: 200")
+    assert lines(caplog) == expected
+
+
+async def test_what_only_asks_has_none(
+    http: httpx.AsyncClient, manager: PoCManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    await http.post(f"{POC}/init/validate", json=request())
+    caplog.clear()
+    proof = (await honest_proof(config(), range(4))).as_dict()
+    verdict = await http.post(f"{POC}/validate", json=proof)
+    answer = await http.get(f"{POC}/validate/{verdict.json()['request_id']}")
+    for path in (f"{POC}/status", f"{POC}/versions", "/api/v1/state"):
+        await http.get(path)
+    assert lines(caplog) == []
+    assert answer.json()["request_id"] == verdict.json()["request_id"], "the batch's id, not the request's"
+    assert answer.headers["X-Request-Id"] != answer.json()["request_id"]
+
+
+async def test_a_refused_request_has_one_line_with_what_it_was_told(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await http.post(f"{POC}/init", json=request(block_height=-1), headers={"X-Request-Id": "me"})
+    assert lines(caplog) == [f"Request me: POST /api/v1/pow/init: 400: {answer.json()['detail']}"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a\nRequest forged: GET x: 200",
+        "a\r\nb",
+        "a\x1b[2Jb",
+        "a\x85b\u2028c",
+        "\u202egnp",
+        "\x00",
+        "\x7f\x9b",
+    ],
+)
+async def test_no_request_writes_a_line_of_its_own(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, text: str
+) -> None:
+    await http.post(f"{POC}/init", json=request(model=text))
+    await http.get(f"{POC}/validate/{quote(text, safe='')}")
+    await http.post(f"{POC}/init", json=request(callback_url=text))
+    found = lines(caplog)
+    assert len(found) == 3
+    for line in found:
+        assert line.isascii()
+        assert line.isprintable()
+
+
+async def test_a_line_is_bounded(http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
+    await http.post(f"{POC}/init", json=request(model="\U0001f600" * 4096))
+    await http.get(f"{POC}/validate/{'x' * 20_000}")
+    assert len(lines(caplog)) == 2
+    assert all(len(line) < 800 for line in lines(caplog))
+
+
+async def test_no_secret_is_in_a_line(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    settings = Settings.from_additional_config({}, {"HALLMARK_API_KEY": KEY})
+    async with running_manager(engine, settings) as manager, client_of(application(manager)) as http:
+        wrong = await http.post(f"{POC}/stop?key={KEY}x", headers={"Authorization": f"Bearer {KEY}x"})
+        http.headers["Authorization"] = f"Bearer {KEY}"
+        for body in (
+            request(url=f"http://user:{KEY}@a.example"),
+            request(url=f"http://user:{KEY}@a.example", callback_url="http://b.example"),
+            request(url=f"http://user:{KEY}@a.example/{'x' * 5000}"),
+        ):
+            assert (await http.post(f"{POC}/init", json=body)).status_code == 400
+        assert (await http.post(f"{POC}/stop", headers={"X-Request-Id": "ok"})).status_code == 200
+    assert (wrong.status_code, len(lines(caplog))) == (401, 5)
+    told = f"Request {wrong.json()['request_id']}: POST /api/v1/pow/stop: 401: the bearer token is wrong"
+    assert lines(caplog)[0] == told
+    assert "hunter2" not in caplog.text
+
+
+async def test_an_error_that_was_not_foreseen_is_a_500_with_an_id_and_its_traceback_in_the_log(
+    http: httpx.AsyncClient,
+    manager: PoCManager,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail(_: object) -> None:
+        raise ZeroDivisionError("what nobody thought of")
+
+    monkeypatch.setattr(manager, "switch_phase", fail)
+    answer = await http.post(f"{POC}/phase/generate", headers={"X-Request-Id": "me"})
+    assert answer.status_code == 500
+    assert answer.json()["request_id"] == answer.headers["X-Request-Id"] == "me"
+    assert "nobody thought of" not in answer.text
+    assert "ZeroDivisionError: what nobody thought of" in caplog.text
+    assert lines(caplog) == [
+        "Request me failed",
+        f"Request me: POST /api/v1/pow/phase/generate: 500: {answer.json()['detail']}",
+    ]
