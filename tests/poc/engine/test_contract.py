@@ -52,7 +52,7 @@ def test_whoever_needs_a_part_is_there() -> None:
     for pin in PINS:
         for needed_by in pin.needed_by.split(":")[0].split(", "):
             module, *names = needed_by.split(" ")[0].split(".")
-            path = ROOT / "server" / "plugin.py" if module == "server" else ENGINE / f"{module}.py"
+            path = ROOT / "server" / "http" / "plugin.py" if module == "server" else ENGINE / f"{module}.py"
             assert all(name in path.read_text() for name in names), needed_by
 
 

@@ -8,7 +8,7 @@ import pytest
 import typer.main
 from command_line import Cli
 
-from hallmark.server.cli.app import app
+from hallmark.server.commands import app
 
 
 def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -203,7 +203,7 @@ def test_the_command_line_needs_nothing_that_only_vllm_brings() -> None:
     script = (
         "import sys\n"
         "sys.modules.update(dict.fromkeys(['vllm', 'safetensors', 'tokenizers', 'transformers']))\n"
-        "from hallmark.server.cli.app import app; app(['round', '--help'])"
+        "from hallmark.server.commands import app; app(['round', '--help'])"
     )
     result = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
