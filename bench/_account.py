@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from _shown import Shown
+from _status_history import StatusHistory
 
-from hallmark.poc.protocol.round import counts
+from hallmark.poc.protocol.round import is_below_target
 from hallmark.server.cli.client import PoCClient
 from hallmark.server.receiver.store import BatchStore
 
@@ -56,12 +56,12 @@ class Received:
         return sum(self.deliveries) - len(self.deliveries)
 
 
-def lost(received: Received, shown: Shown) -> list[int]:
+def lost(received: Received, shown: StatusHistory) -> list[int]:
     """Nonces that were shown as found and did not arrive."""
     return sorted(shown.distances.keys() - received.distances.keys())
 
 
-def problems(received: Received, shown: Shown, request: Mapping[str, Any], queued: int) -> list[str]:
+def problems(received: Received, shown: StatusHistory, request: Mapping[str, Any], queued: int) -> list[str]:
     """What is not as it should be with what arrived; empty where all is.
 
     Args:
@@ -99,7 +99,7 @@ def problems(received: Received, shown: Shown, request: Mapping[str, Any], queue
     return found
 
 
-def _wrong_counts(received: Received, shown: Shown, request: Mapping[str, Any]) -> list[str]:
+def _wrong_counts(received: Received, shown: StatusHistory, request: Mapping[str, Any]) -> list[str]:
     """Counts of the status that are not those of what arrived, for as much of the walk."""
     at = {(nonce - request["node_id"]) // request["node_count"] for nonce in received.distances}
     valid_before = [0]
@@ -133,6 +133,6 @@ def differing(received: Received, request: Mapping[str, Any], validator: PoCClie
             if nonce in reported:
                 wrong += distance != reported[nonce]
             else:
-                wrong += counts(distance, r_target)
+                wrong += is_below_target(distance, r_target)
     validator.post("/stop")
     return wrong

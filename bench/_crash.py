@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, get_args
 
 import psutil
 from _leftovers import counted, left_in
-from _shown import Shown
+from _status_history import StatusHistory
 
 from hallmark.server.cli.client import PoCClient, UnreachableError
 from hallmark.server.demo.model import demo_dtype
@@ -32,7 +32,7 @@ _START_SECONDS: Final = 300.0
 _END_SECONDS: Final = 120.0
 _ANSWER_SECONDS: Final = 120.0
 _POLL_SECONDS: Final = 0.05
-_LONGEST_WAIT_FOR_A_WRITE: Final = 3.0
+_MAX_WAIT_FOR_A_WRITE: Final = 3.0
 
 # What keeps starts short: no tokenizer, and the worker in the engine's process, as vLLM has it on one GPU.
 _FLAGS: Final = (
@@ -121,7 +121,7 @@ class Victim:
             "seq_len": SEQ_LEN,
             "callback_url": receiver_url,
         }
-        self.shown = Shown()
+        self.shown = StatusHistory()
         self.starts = 0
         self.outbox = directory / f"outbox-{node_id}.db"
         self.log = directory / f"server-{node_id}.log"
@@ -338,7 +338,7 @@ class Victim:
 
 def _wait_for_a_write(path: Path) -> None:
     """Return as soon as a file has changed; after a while in any case."""
-    before, until = _changed_at(path), time.monotonic() + _LONGEST_WAIT_FOR_A_WRITE
+    before, until = _changed_at(path), time.monotonic() + _MAX_WAIT_FOR_A_WRITE
     while _changed_at(path) == before and time.monotonic() < until:
         time.sleep(0.0002)
 

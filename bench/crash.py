@@ -26,9 +26,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script's own folder out
 
 from _crash import MOMENTS, TARGETS, Kill, Moment, Target, Victim
+from _drain import drain
 from _outages import Outages, Receiver
 from _report import print_table, target, write_results
-from _settle import settle
 
 from hallmark.server.demo.model import build_demo_model, demo_dtype
 
@@ -153,7 +153,7 @@ def main() -> int:
                 for node in range(arguments.nodes)
             ]
             kills = run(victims, receiver, arguments.kills, arguments.seed)
-            nodes = settle(victims, receiver.database)
+            nodes = drain(victims, receiver.database)
     seconds = time.monotonic() - begun
     rows = summary(kills)
     print_table(rows)

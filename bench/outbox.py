@@ -182,7 +182,7 @@ def file_bytes(path: Path) -> int:
 
 async def _started(settings: Settings, path: Path) -> Outbox:
     outbox = Outbox(settings, OutboxStore(path))
-    await outbox.take_up()
+    await outbox.recover()
     return outbox
 
 

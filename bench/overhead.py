@@ -86,7 +86,7 @@ class Case:
     def __init__(self, shape: ModelShape) -> None:
         self.shape = shape
         self.model = random_model(shape)
-        self.postponed = without_final_norm(self.model)
+        self.deferred = without_final_norm(self.model)
         spec = bench_round(shape.hidden_size, seq_len=SEQ_LEN, batch_size=BATCH_SIZE)
         self.spec = spec
         self.tensors = RoundTensors(spec, DTYPE, DEVICE)
@@ -114,7 +114,7 @@ class Case:
     def round(self) -> Tensor:
         """Batches as a round runs them; the last one's distances."""
         for _ in range(BATCHES):
-            hidden_states = self.hidden_states(self.postponed, self.tensors.inputs(self.keys))
+            hidden_states = self.hidden_states(self.deferred, self.tensors.inputs(self.keys))
             distances = self.tensors.distances(hidden_states, self.keys, self.norm)
         return distances
 
@@ -155,7 +155,7 @@ class Case:
             for scale, dtype in ((spec.input_scale, DTYPE), (1.0, torch.bfloat16))
         )
         p = draw_matrix(torch.tensor([1, 2, 3, 4]), width, width, spec.projection_scale, DEVICE)
-        hidden_states = self.hidden_states(self.postponed, self.inputs)
+        hidden_states = self.hidden_states(self.deferred, self.inputs)
         return median_seconds(
             {
                 "draw": partial(draw_embeddings, streams, SEQ_LEN, width, table),

@@ -22,7 +22,7 @@ __all__ = [
     "launch_draw_normals",
     "stream_words",
     "streams_tensor",
-    "table_places",
+    "table_indices",
 ]
 
 STREAM_ELEMENTS = 2**35
@@ -37,7 +37,7 @@ _CALLS_PER_PROGRAM = 1024
 _NUM_WARPS = 4
 
 _TABLE_ENTRIES = tl.constexpr(2048)
-_PLACE_BITS = tl.constexpr(0x7FF)
+_INDEX_BITS = tl.constexpr(0x7FF)
 _SIGN_BIT = tl.constexpr(0x8000)
 
 
@@ -69,10 +69,10 @@ def stream_words(
 
 
 @triton.jit
-def table_places(words: tl.tensor, WORDS: tl.constexpr) -> tl.tensor:
+def table_indices(words: tl.tensor, WORDS: tl.constexpr) -> tl.tensor:
     """Where the table has the entries of the words' halves: int32 [2 · WORDS]."""
-    low = words & _PLACE_BITS
-    high = (words >> 16) & _PLACE_BITS
+    low = words & _INDEX_BITS
+    high = (words >> 16) & _INDEX_BITS
     return tl.reshape(tl.join(low, high), [2 * WORDS]).to(tl.int32)
 
 
@@ -112,7 +112,7 @@ def _draw_normals_kernel(
     call = done.to(tl.uint32) + tl.arange(0, CALLS).to(tl.uint32)
     words = stream_words(call, k0, k1, c2, c3, 4 * CALLS)
     table = tl.load(table_ptr + tl.arange(0, _TABLE_ENTRIES))
-    entries = tl.gather(table, table_places(words, 4 * CALLS), 0)
+    entries = tl.gather(table, table_indices(words, 4 * CALLS), 0)
     if BITS == 16:
         low, high = tl.split(tl.reshape(entries.to(tl.uint16, bitcast=True), [4 * CALLS, 2]))
         signs = words & (_SIGN_BIT << 16 | _SIGN_BIT)

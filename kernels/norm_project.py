@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hallmark.kernels.distance import distance_reference
 from hallmark.kernels.draw_embeddings import draw_embeddings_reference
-from hallmark.kernels.draw_normals import stream_words, table_places
+from hallmark.kernels.draw_normals import stream_words, table_indices
 from hallmark.kernels.final_norm import FinalNorm, final_norm_reference, launch_final_norm
 from hallmark.kernels.launch import Launch, dense, kernels_are_interpreted
 from hallmark.kernels.path import KernelPath, kernel_path
@@ -105,7 +105,7 @@ def _project_kernel(
     WORDS: tl.constexpr = BLOCK_M * BLOCK_N // 2
     words = stream_words(calls, k0, k1, c2, c3, WORDS)
     table = tl.load(table_ptr + tl.arange(0, _TABLE_ENTRIES))
-    entries = tl.gather(table, table_places(words, WORDS), 0).to(tl.uint16, bitcast=True).to(tl.uint32)
+    entries = tl.gather(table, table_indices(words, WORDS), 0).to(tl.uint16, bitcast=True).to(tl.uint32)
     signs = tl.reshape(tl.join(words & _SIGN_BIT, (words >> 16) & _SIGN_BIT), [BLOCK_M * BLOCK_N])
     z = ((entries | signs) << 16).to(tl.float32, bitcast=True)
 

@@ -4,9 +4,9 @@ from enum import StrEnum
 
 import torch
 
-__all__ = ["WIDEST", "KernelPath", "kernel_path"]
+__all__ = ["MAX_WIDTH", "KernelPath", "kernel_path"]
 
-WIDEST = 16_384
+MAX_WIDTH = 16_384
 """The widest hidden state that the kernels are compiled and tested for."""
 
 
@@ -17,7 +17,7 @@ class KernelPath(StrEnum):
     REFERENCE = "reference"
 
 
-def kernel_path(device: torch.device, size: int, most: int = WIDEST) -> KernelPath:
+def kernel_path(device: torch.device, size: int, most: int = MAX_WIDTH) -> KernelPath:
     """The implementation for tensors of a size on a device.
 
     Args:

@@ -26,7 +26,7 @@ ARCHITECTURES: tuple[Architecture, ...] = ("sm_80", "sm_90", "sm_100", "sm_120",
 
 Shape = Literal["narrow", "wide"]
 
-_WIDEST_NARROW = 2048
+_MAX_NARROW_WIDTH = 2048
 
 
 class Tile(NamedTuple):
@@ -110,7 +110,7 @@ NORM_PROJECT_TILES: dict[tuple[Architecture, torch.dtype, Shape], Tile] = {
 
 def shape_of(width: int) -> Shape:
     """The class of a hidden state's width."""
-    return "narrow" if width <= _WIDEST_NARROW else "wide"
+    return "narrow" if width <= _MAX_NARROW_WIDTH else "wide"
 
 
 def architecture_of(device: torch.device) -> Architecture:

@@ -41,7 +41,7 @@ def measure(name: str) -> dict[str, Any]:
     table = signed_table(spec.input_scale, case.inputs.dtype, DEVICE)
     targets = signed_table(1.0, torch.bfloat16, DEVICE)
     streams = torch.randint(0, 2**32, (BATCH_SIZE, 4), device=DEVICE)
-    hidden = case.hidden_states(case.postponed, case.inputs)
+    hidden = case.hidden_states(case.deferred, case.inputs)
 
     def draw() -> Tensor:
         return embed_project(streams, SEQ_LEN, width, table, pair.pre_proj)
@@ -52,7 +52,7 @@ def measure(name: str) -> dict[str, Any]:
     seconds = by_turns(
         {
             "bare": lambda: case.hidden_states(case.model, case.inputs),
-            "round": lambda: distances(case.hidden_states(case.postponed, draw())),
+            "round": lambda: distances(case.hidden_states(case.deferred, draw())),
         },
         TURNS,
     )

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from _noise_compare import Computed, against_truth, by_pair, compare
 from _noise_inputs import SIZES, Inputs, Size
-from _noise_ways import TRANSFORMERS, Numbers, compute, running
+from _noise_variants import TRANSFORMERS, Numbers, compute, running
 from _report import RESULTS, device, machine, print_table, target, versions, write_results
 from _smollm2 import Llama, read_smollm2
 

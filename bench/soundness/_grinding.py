@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy.special import bdtr, bdtrc, ndtr, ndtri, owens_t
 
 from hallmark.poc.verdict.hypothesis_tests import density_test
-from hallmark.poc.verdict.judge import MOST_FAILED
+from hallmark.poc.verdict.judge import MAX_FAILED
 
 TESTS = 4
 """How many tests a verdict combines below rate 1, by Bonferroni: binomial, RMS, signed mean, density."""
@@ -113,7 +113,7 @@ def density_power(covered: int, rate: float, density: float, threshold: float) -
 
 def reported_density(rate: float, found: float) -> float:
     """The density of a grinder that declares as failed what the protocol lets it, of what it did not run."""
-    return min(1.0, rate * found / (1 - MOST_FAILED))
+    return min(1.0, rate * found / (1 - MAX_FAILED))
 
 
 def covered_to_convict(

@@ -31,7 +31,7 @@ TOLERANCE = 0.35
 POWER = 0.99
 TESTS_AT_RATE_1 = 3
 """Binomial, RMS and signed mean: what the combined verdict multiplies the least p-value by."""
-MOST_NONCES = 100_000
+MAX_NONCES = 100_000
 _SIMULATED = 64
 """Up to so many nonces a sum of squares is simulated; beyond, a gamma distribution has its moments."""
 
@@ -124,12 +124,12 @@ class Sample:
         )
 
     def binomial_nonces(self, threshold: float) -> int | None:
-        """The least number of nonces with which the binomial test has the power; None: above `MOST_NONCES`.
+        """The least number of nonces with which the binomial test has the power; None: above `MAX_NONCES`.
 
         Its power is a saw of n. With k invalid claims to convict, n may be so large that k still convicts,
         and must be so large that k are likely: the first k for which both can be.
         """
-        for count in range(1, MOST_NONCES):
+        for count in range(1, MAX_NONCES):
             largest = _last(lambda n, k=count: n < k or binomial_test(k, n) < threshold)
             if largest < count:
                 continue
@@ -137,7 +137,7 @@ class Sample:
                 return 1 + _last(
                     lambda n, k=count: probability_at_least(k, n, self.invalid_share) < POWER, largest
                 )
-            if largest >= MOST_NONCES:
+            if largest >= MAX_NONCES:
                 return None
             if self.invalid_share <= PROBABILITY_MISMATCH:
                 return None
@@ -194,14 +194,14 @@ def doubling(first: int, most: int) -> Iterator[int]:
 
 
 def _first(is_enough: Callable[[int], bool]) -> int | None:
-    """The least number for which a monotone condition holds; None where none up to `MOST_NONCES` is."""
-    for n in (*doubling(1, MOST_NONCES), MOST_NONCES):
+    """The least number for which a monotone condition holds; None where none up to `MAX_NONCES` is."""
+    for n in (*doubling(1, MAX_NONCES), MAX_NONCES):
         if is_enough(n):
             return 1 + _last(lambda m: not is_enough(m), n)
     return None
 
 
-def _last(holds: Callable[[int], bool], most: int = MOST_NONCES) -> int:
+def _last(holds: Callable[[int], bool], most: int = MAX_NONCES) -> int:
     """The largest number up to `most` for which a condition that ends once holds; 0 where it never does."""
     if holds(most):
         return most

@@ -24,7 +24,7 @@ from hallmark.poc.protocol.projection import RandomProjection
 HONEST_SIGMA = 0.10
 """The largest honest noise that the protocol's tolerance is made for, in s; added to every error."""
 THRESHOLDS = {"nonces_0.01": 0.01, "nonces_1e-7": 1e-7}
-MOST_NONCES = 10_000
+MAX_NONCES = 10_000
 TARGETS = 8
 """Independent targets for each nonce: the more errors from as many forwards."""
 FITTED_SHARE = 0.27
@@ -250,7 +250,7 @@ def conviction(errors: Distances) -> dict[str, Any]:
     sample = Sample(np.concatenate([noisy, -noisy]))
     found: dict[str, Any] = {"test": ""}
     for name, threshold in THRESHOLDS.items():
-        if sample.combined_power(MOST_NONCES, threshold, HONEST_SIGMA) < 0.99:
+        if sample.combined_power(MAX_NONCES, threshold, HONEST_SIGMA) < 0.99:
             found[name] = None
             continue
         n = sample.combined_nonces(threshold, HONEST_SIGMA)

@@ -56,7 +56,7 @@ from matplotlib.figure import Figure
 
 from hallmark.poc.protocol.law import r_target_for
 from hallmark.poc.verdict.hypothesis_tests import density_bounds
-from hallmark.poc.verdict.judge import MOST_FAILED
+from hallmark.poc.verdict.judge import MAX_FAILED
 
 RATE = 0.1
 RATES = (0.01, 0.05, 0.1, 0.3, 0.5, 1.0)
@@ -148,7 +148,7 @@ def hidden_rows(found: Predictions, rate: float) -> Iterator[Row]:
                 row: Row = {"predictor": predictor, "rate": rate, "threshold": threshold, "covered": covered}
                 for name, power in POWERS.items():
                     density = least_density(covered, rate, threshold, power)
-                    part = min(1.0, density * (1 - MOST_FAILED) / rate)
+                    part = min(1.0, density * (1 - MAX_FAILED) / rate)
                     share = smallest_share(rate, cosines, part)
                     part = found_share(rate, share, cosines)
                     row[f"share_{name}"] = round(share, 4)
@@ -161,7 +161,7 @@ def hidden_rows(found: Predictions, rate: float) -> Iterator[Row]:
 
 def unseen_rows(found: Predictions, rate: float) -> Iterator[Row]:
     """What a grinder gains whose density is the lowest that an honest prover may have."""
-    part = density_bounds(rate, SIGMA)[0] * (1 - MOST_FAILED) / rate
+    part = density_bounds(rate, SIGMA)[0] * (1 - MAX_FAILED) / rate
     for predictor, cost in found.costs.items():
         share = smallest_share(rate, found.cosines[predictor].numpy(), part)
         yield {

@@ -29,8 +29,8 @@ import numpy as np
 from _architectures import LLAMA, MOE, QWEN3, TINY, Architecture, Weights, load
 from _experiment import new_figure, options, write
 from _forward import Distances, in_units_of_s, round_of
+from _variants import Variant, in_a_process
 from _vllm import vllm_is_installed
-from _ways import Way, in_a_process
 from scipy.stats import chi2
 
 TOLERANCE = 0.35
@@ -53,8 +53,8 @@ class Pair:
     """
 
     name: str
-    one: Way
-    other: Way
+    one: Variant
+    other: Variant
 
     @property
     def kind(self) -> str:
@@ -62,8 +62,8 @@ class Pair:
         return "same dtype" if self.one.dtype == self.other.dtype else "other dtype"
 
 
-FP32 = Way()
-BF16 = Way("bfloat16", batch_size=8, nonces=64)
+FP32 = Variant()
+BF16 = Variant("bfloat16", batch_size=8, nonces=64)
 FP16 = replace(BF16, dtype="float16")
 VLLM = replace(FP32, engine="vllm")
 VLLM_BF16 = replace(BF16, engine="vllm")
@@ -122,7 +122,7 @@ def measure(
     model = load(architecture, weights)
     spec = round_of(model, block_hash="honest noise", seq_len=seq_len)
     ways = list(dict.fromkeys(way for pair in pairs for way in (pair.one, pair.other)))
-    computed: dict[Way, Distances] = {}
+    computed: dict[Variant, Distances] = {}
     with TemporaryDirectory() as folder:
         model.bfloat16().save_pretrained(folder)
         for group in in_processes(ways):
@@ -145,9 +145,9 @@ def measure(
     return rows
 
 
-def in_processes(ways: Sequence[Way]) -> list[list[Way]]:
+def in_processes(ways: Sequence[Variant]) -> list[list[Variant]]:
     """Group ways by the processes that compute them: one for each instruction set, one for each of vLLM's."""
-    groups: dict[object, list[Way]] = {}
+    groups: dict[object, list[Variant]] = {}
     for way in ways:
         groups.setdefault(way if way.engine == "vllm" else way.baseline, []).append(way)
     return list(groups.values())

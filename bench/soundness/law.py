@@ -56,7 +56,7 @@ RATES = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5)
 CONTRAST_RATE = 0.1
 COMMON_RATE = 0.01
 """From here on there are enough valid distances to speak of a deviation in percent."""
-LEAST_P_VALUE = 1e-6
+MIN_P_VALUE = 1e-6
 """Below it the law would be refuted; every p-value that is held against it is of a whole test, not picked."""
 
 
@@ -282,7 +282,7 @@ def main() -> None:
         "least_p_rate_times_tests": min(row["p_value"] for row in rates) * len(rates),
     }
     for name, p_value in combined.items():
-        assert p_value > LEAST_P_VALUE, f"the law is refuted: {name} = {p_value}"
+        assert p_value > MIN_P_VALUE, f"the law is refuted: {name} = {p_value}"
     figure = draw(rates, blocks, results)
     write(
         "law",

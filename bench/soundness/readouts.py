@@ -35,7 +35,7 @@ from _architectures import QWEN3, TINY, Architecture, Weights, load
 from _decoder import Decoder, Plan
 from _experiment import new_figure, options, write
 from _forward import round_of
-from _kept import kept
+from _row_cache import cached_rows
 from _substitutes import HONEST_SIGMA, Comparison, Counts, Nonces, Output
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -373,7 +373,7 @@ def main() -> None:
         sources = [inspect.getsource(part) for part in (measure, read, readouts, candidates, missing_rows)]
         key = [*sources, base.name, weights, chosen.small]
         run = partial(measure, setting, small=chosen.small)
-        rows += run() if chosen.small else kept(key, run)
+        rows += run() if chosen.small else cached_rows(key, run)
     for row in rows:
         assert row["kind"] != "exact" or row["error"] < 0.01, f"the whole model is off: {row}"
     extra = {

@@ -30,7 +30,7 @@ from _decoder import Decoder
 from _distill import distilled, students
 from _experiment import new_figure, options, write
 from _forward import round_of
-from _kept import kept
+from _row_cache import cached_rows
 from _substitutes import HONEST_SIGMA, Bench, Counts, Nonces, outputs
 from matplotlib.figure import Figure
 
@@ -105,7 +105,7 @@ def measure(small: bool) -> list[Row]:
     rows: list[Row] = []
     for cell in cells(small):
         run = partial(measure_cell, cell, drawn)
-        rows += run() if small else kept([asdict(cell), small], run)
+        rows += run() if small else cached_rows([asdict(cell), small], run)
         print(
             f"{cell.varied}: {cell.architecture.name}, {cell.weights}, scale {cell.input_scale}", flush=True
         )

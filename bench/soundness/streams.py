@@ -39,7 +39,7 @@ from hallmark.kernels.draw_normals import draw_normals_reference, streams_tensor
 from hallmark.kernels.normal_table import signed_table
 from hallmark.poc.protocol.streams import Stream, embeds_stream, post_stream, pre_stream, target_stream
 
-LEAST_P_VALUE = 1e-6
+MIN_P_VALUE = 1e-6
 BLOCK = "00000000000000000001a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f7"
 KEY = "a prover"
 ROUND = "8d969eef6ecad3c29a3a629280e686cf0c3f5d5a86aff3ca12020c923adc6c92"
@@ -160,7 +160,7 @@ def main() -> None:
     rows = [{"family": title, **outcome.row()} for title, outcome in outcomes]
     least = min(rows, key=lambda row: row["p_value"])
     combined = {"tests": len(rows), "least_p": least["p_value"], "bonferroni": least["p_value"] * len(rows)}
-    assert combined["bonferroni"] > LEAST_P_VALUE, f"the streams are not random: {least}"
+    assert combined["bonferroni"] > MIN_P_VALUE, f"the streams are not random: {least}"
     matrix = stretching(64 if chosen.small else 512)
     # As many of the first names as a node with 32-bit seeds would have gone through.
     fewer = 300_000
@@ -237,7 +237,7 @@ def draw(rows: Sequence[dict[str, Any]], matrix: Sequence[dict[str, Any]], width
     place = (np.arange(len(p_values)) + 0.5) / len(p_values)
     uniform.plot(place, p_values, ".", ms=4)
     uniform.plot([place[0], 1], [place[0], 1], color="black", lw=0.8)
-    uniform.axhline(LEAST_P_VALUE / len(p_values), color="C3", ls="--", label="the experiment fails below")
+    uniform.axhline(MIN_P_VALUE / len(p_values), color="C3", ls="--", label="the experiment fails below")
     uniform.set(xscale="log", yscale="log", xlabel="quantile of the uniform distribution", ylabel="p-value")
     uniform.legend(frameon=False)
 

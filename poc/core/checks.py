@@ -24,7 +24,7 @@ __all__ = [
 INTEGER_LIMIT = 2**63
 """Integers of the protocol are below this."""
 
-_LONGEST_TEXT = 4096
+_MAX_TEXT = 4096
 
 _ALLOWED_IN_WORDS = MappingProxyType(
     {
@@ -72,8 +72,8 @@ def check_bool(field: str, value: object) -> bool:
 
 def check_text(field: str, value: object, *, empty: bool = False) -> str:
     """Text that has a UTF-8 form, used as it is; `empty` says whether it may be empty."""
-    allowed = f"text of {0 if empty else 1} to {_LONGEST_TEXT} characters without lone surrogates"
-    if not isinstance(value, str) or len(value) > _LONGEST_TEXT or not (value or empty):
+    allowed = f"text of {0 if empty else 1} to {_MAX_TEXT} characters without lone surrogates"
+    if not isinstance(value, str) or len(value) > _MAX_TEXT or not (value or empty):
         raise FieldError(field, value, allowed)
     try:
         value.encode("utf-8")

@@ -31,7 +31,7 @@ __all__ = [
     "UnsupportedError",
 ]
 
-_LONGEST_VALUE = 200
+_MAX_VALUE = 200
 
 
 class HallmarkError(Exception):
@@ -56,7 +56,7 @@ class FieldError(HallmarkError, ValueError):
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}…"
+    return text if len(text) <= _MAX_VALUE else f"{text[:_MAX_VALUE]}…"
 
 
 class StateError(HallmarkError):

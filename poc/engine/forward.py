@@ -13,11 +13,11 @@ from vllm.forward_context import create_forward_context, override_forward_contex
 from hallmark.kernels.final_norm import FinalNorm
 from hallmark.poc.core.errors import EngineError
 from hallmark.poc.engine.attention import PrivateAttention
+from hallmark.poc.engine.deferred_norm import DeferredNorm, defer_final_norm
 from hallmark.poc.engine.eager_operators import EagerOperators
-from hallmark.poc.engine.postponed_norm import PostponedNorm, postpone_final_norm
 
 # Rounding moves hidden states by a few percent in deep models; other inputs would move them by all they are.
-_LARGEST_COMPILED_DIFFERENCE = 0.3
+_MAX_COMPILED_DIFFERENCE = 0.3
 
 
 def compiles_embeddings(config: VllmConfig) -> bool:
@@ -84,27 +84,27 @@ class ModelForward:
         self._attention = attention
         self._operators = operators
         self._device = device
-        self._postponed: PostponedNorm | None = None
+        self._deferred: DeferredNorm | None = None
         self.is_compiled = compiles_embeddings(config)
         self._model = model if self.is_compiled else operators.copy_model(model)
 
     @property
-    def postpones_norm(self) -> bool:
+    def defers_norm(self) -> bool:
         """Whether the final norm is left to whoever takes the last rows."""
-        return self._postponed is not None
+        return self._deferred is not None
 
-    def postpone_norm(self, inputs: Tensor) -> None:
+    def defer_norm(self, inputs: Tensor) -> None:
         """Leave the final norm out from now on, if the model's output turns out to be what the norm returns.
 
         Args:
             inputs: as for `final_hidden`, to try it with.
         """
-        postponed = postpone_final_norm(self._model)
-        if self.is_compiled or postponed is None:
+        deferred = defer_final_norm(self._model)
+        if self.is_compiled or deferred is None:
             return  # the compiled graph has its norm in it
-        without_norm, stand_in = postponed
+        without_norm, stand_in = deferred
         if stand_in.take(self._run(without_norm, inputs)) is not None:
-            self._model, self._postponed = without_norm, stand_in
+            self._model, self._deferred = without_norm, stand_in
 
     def check_compiled(self, inputs: Tensor) -> None:
         """Compare the compiled model with the model itself, where a batch runs the compiled one.
@@ -123,7 +123,7 @@ class ModelForward:
         compiled = self._run(self._model, inputs.clone()).float()
         eager = self._run(self._model, inputs, skip_compiled=True).float()
         difference = float((compiled - eager).norm() / eager.norm())
-        if not difference < _LARGEST_COMPILED_DIFFERENCE:
+        if not difference < _MAX_COMPILED_DIFFERENCE:
             raise EngineError(
                 "the model that vLLM compiled for --enable-prompt-embeds computes something else than the "
                 f"model itself: hidden states differ by {difference:.3g} of their norm; leave that flag out"
@@ -139,9 +139,9 @@ class ModelForward:
             EngineError: the model has changed since the norm was left out.
         """
         hidden_states = self._run(self._model, inputs)
-        if self._postponed is None:
+        if self._deferred is None:
             return FinalHidden(hidden_states, None)
-        norm = self._postponed.take(hidden_states)
+        norm = self._deferred.take(hidden_states)
         if norm is None:
             raise EngineError("the model's output is no longer what its final norm returns")
         return FinalHidden(hidden_states, norm)

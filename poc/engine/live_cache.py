@@ -25,7 +25,7 @@ _UNTOUCHED: Final = {1: 0x25, 2: 0x2525, 4: 0x25252525, 8: 0x2525252525252525}
 
 # A value may happen to be the pattern, and a layout may have room for more than keys and values. Where one is
 # twice as wide as the other, keys or values alone are two thirds.
-_LEAST_SHARE: Final = 0.75
+_MIN_SHARE: Final = 0.75
 
 
 class LiveCacheGuard:
@@ -108,7 +108,7 @@ class LiveCacheGuard:
         missed = [
             name
             for name, expected in self._expected.items()
-            if name not in self._written or int(self._written[name]) < _LEAST_SHARE * expected
+            if name not in self._written or int(self._written[name]) < _MIN_SHARE * expected
         ]
         if missed:
             raise UnsupportedError(

@@ -254,7 +254,7 @@ PINS: Final = (
         "model_executor/layers/layernorm.py",
         "RMSNorm",
         ("has_weight", "variance_epsilon", "variance_size_override", "weight"),
-        needed_by="postponed_norm.postpone_final_norm",
+        needed_by="deferred_norm.defer_final_norm",
     ),
     Pin(
         "config/parallel.py",

@@ -19,7 +19,7 @@ LAST_VERSION: Final = (0, 33)
 TESTED: Final = ".".join(map(str, FIRST_VERSION)) + " to " + ".".join(map(str, LAST_VERSION))
 """The tested range, for people."""
 
-_MOST_MISSING: Final = 3
+_MAX_MISSING: Final = 3
 
 
 def version_in(read: ReadFile) -> str:
@@ -64,9 +64,9 @@ def check_version(version: str, read: ReadFile, *, allow_unsupported: bool) -> s
     missing = missing_pins(read)
     if not missing:
         return f"{untested}. Every part of it that Hallmark uses is there, so it starts"
-    shown = "; ".join(missing[:_MOST_MISSING])
-    if len(missing) > _MOST_MISSING:
-        shown += f"; and {len(missing) - _MOST_MISSING} more"
+    shown = "; ".join(missing[:_MAX_MISSING])
+    if len(missing) > _MAX_MISSING:
+        shown += f"; and {len(missing) - _MAX_MISSING} more"
     if not allow_unsupported:
         raise UnsupportedError(
             f"{untested}, and parts that Hallmark uses are missing: {shown}. "

@@ -21,7 +21,6 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, 
 
 from hallmark.kernels.self_check import check_ops
 from hallmark.poc.core.errors import EngineError, HallmarkError
-from hallmark.poc.engine.agreement import Agreement
 from hallmark.poc.engine.attention import PrivateAttention
 from hallmark.poc.engine.device_time import DeviceTime
 from hallmark.poc.engine.eager_operators import EagerOperators
@@ -31,7 +30,8 @@ from hallmark.poc.engine.forward import ModelForward, compiles_embeddings, infer
 from hallmark.poc.engine.input_share import InputShare
 from hallmark.poc.engine.live_cache import LiveCacheGuard
 from hallmark.poc.engine.memory import check_free, measure_peak, step_memory
-from hallmark.poc.engine.preemption import Preemptible
+from hallmark.poc.engine.pausable_forward import PausableForward
+from hallmark.poc.engine.rank_vote import RankVote
 from hallmark.poc.engine.stream import SameStream
 from hallmark.poc.engine.support import attention_layers
 from hallmark.poc.protocol.model_facts import sum_of_squares
@@ -97,9 +97,9 @@ class PoCWorker:
         self._dtype: torch.dtype = config.model_config.dtype
         ranks = get_tp_group()
         parallel = config.parallel_config.tensor_parallel_size > 1
-        self._agreement = Agreement(ranks.cpu_group if parallel else None, _SET_UP_TIMEOUT)
+        self._rank_vote = RankVote(ranks.cpu_group if parallel else None, _SET_UP_TIMEOUT)
         self._share = InputShare(ranks)
-        self._preemptible = Preemptible(
+        self._pausable = PausableForward(
             SameStream(self._device), partial(inferences_turn, self.operators), _SET_UP_TIMEOUT
         )
         self.attention = PrivateAttention(
@@ -111,7 +111,7 @@ class PoCWorker:
             runner.kv_cache_config.num_blocks,
             self.settings.batch_size,
             self.settings.seq_len,
-            self._preemptible.checkpoint,
+            self._pausable.checkpoint,
         )
         self._forward = ModelForward(self._model, config, self.attention, self.operators, self._device)
         self._step_memory = partial(step_memory, worker, config)
@@ -158,11 +158,11 @@ class PoCWorker:
             projection_scale=0.01,
         )
         keys = [("", nonce) for nonce in range(spec.batch_size)]
-        self._agreement.without_collectives(
+        self._rank_vote.without_collectives(
             "trying PoC's kernels", lambda: check_ops(self._dtype, spec.hidden_size, self._device)
         )
         with measure_peak(self._device) as peak:
-            self._agreement.without_collectives("opening the warm-up", lambda: self.open_round(spec))
+            self._rank_vote.without_collectives("opening the warm-up", lambda: self.open_round(spec))
             self._try(lambda: self._settle_forward(keys))
             # One after the other, as on a device that is kept fed, and one that stands still at every layer.
             self.start([keys] if self._device.type == "cpu" else [keys, keys], None)
@@ -171,11 +171,11 @@ class PoCWorker:
                 done = self.advance(1)["batches"]
             self.close_round()
         check_free(self._device, peak.bytes, self._step_memory(peak.bytes, spec.batch_size * spec.seq_len))
-        self._agreement.timeout = timedelta(seconds=self.settings.engine_timeout)
+        self._rank_vote.timeout = timedelta(seconds=self.settings.engine_timeout)
         # Longer, so that a rank which has failed says so before the wait for its forward ends.
-        self._preemptible.timeout = 1.5 * self._agreement.timeout
+        self._pausable.timeout = 1.5 * self._rank_vote.timeout
         numerics = self._fingerprint(
-            is_compiled=self._forward.is_compiled, postpones_norm=self._forward.postpones_norm
+            is_compiled=self._forward.is_compiled, defers_norm=self._forward.defers_norm
         )
         return {"peak_bytes": peak.bytes, "numerics": numerics}
 
@@ -187,7 +187,7 @@ class PoCWorker:
 
     def close_round(self) -> None:
         """Free the round's tensors, giving up suspended batches; without a round nothing happens."""
-        self._preemptible.cancel()
+        self._pausable.cancel()
         self._round = None
 
     def start(self, batches: Sequence[Sequence[NonceKey]], layers: int | None) -> dict[str, Any]:
@@ -203,9 +203,9 @@ class PoCWorker:
             EngineError: no round is open, or other batches are suspended.
             FieldError: the number of keys does not fit.
         """
-        if self._preemptible.is_suspended:
+        if self._pausable.is_suspended:
             raise EngineError("PoC batches are suspended on this worker; no others can begin")
-        self._preemptible.start(partial(self._compute, batches))
+        self._pausable.start(partial(self._compute, batches))
         return self.advance(layers)
 
     def advance(self, layers: int | None) -> dict[str, Any]:
@@ -219,24 +219,24 @@ class PoCWorker:
         Raises:
             EngineError: none are suspended.
         """
-        if not self._preemptible.is_suspended:
+        if not self._pausable.is_suspended:
             raise EngineError("no PoC batch is suspended on this worker")
         busy = DeviceTime(self._device)
 
         def go_on() -> tuple[int, list[Any]]:
-            progress = self._preemptible.advance(layers)
+            progress = self._pausable.advance(layers)
             busy.stop()
             # A slice is over when the device has done it, or slices would pile up behind the launch queue.
-            self._agreement.wait_for_device(busy.has_arrived)
+            self._rank_vote.wait_for_device(busy.has_arrived)
             return progress
 
         # Where one rank has failed and another stands at a checkpoint, their collectives no longer pair.
-        passed, done = self._agreement.with_collectives("a slice of a PoC batch", go_on)
+        passed, done = self._rank_vote.with_collectives("a slice of a PoC batch", go_on)
         return {"seconds": busy.seconds, "layers": passed, "batches": done[0] if done else None}
 
     def _try(self, action: Callable[[], None]) -> None:
-        self._preemptible.start(action)
-        self._preemptible.advance(None)
+        self._pausable.start(action)
+        self._pausable.advance(None)
 
     @torch.inference_mode()
     def _settle_forward(self, keys: Sequence[NonceKey]) -> None:
@@ -246,10 +246,10 @@ class PoCWorker:
         """
         self._watch_live_cache(keys)
         inputs = self._inputs(keys)
-        self._agreement.with_collectives(
-            "trying the final norm", lambda: self._forward.postpone_norm(inputs[:1].clone())
+        self._rank_vote.with_collectives(
+            "trying the final norm", lambda: self._forward.defer_norm(inputs[:1].clone())
         )
-        self._agreement.with_collectives(
+        self._rank_vote.with_collectives(
             "trying the compiled model", lambda: self._forward.check_compiled(inputs[:1])
         )
 
@@ -262,11 +262,11 @@ class PoCWorker:
         guard = LiveCacheGuard(name, self._model, self._layers, self.attention)
         inputs = self._inputs(keys)
         batch_size, seq_len, _ = inputs.shape
-        self._agreement.with_collectives(
+        self._rank_vote.with_collectives(
             "the first forward",
             lambda: guard.watch(lambda: self._forward.final_hidden(inputs), batch_size, seq_len),
         )
-        self._agreement.without_collectives("looking for what it has written", guard.check)
+        self._rank_vote.without_collectives("looking for what it has written", guard.check)
 
     @torch.inference_mode()
     def _compute(self, batches: Sequence[Sequence[NonceKey]]) -> list[dict[str, Any]]:
@@ -283,23 +283,23 @@ class PoCWorker:
 
     def _launch(self, keys: Sequence[NonceKey]) -> _RunningBatch:
         begun = time.thread_time()  # which stands still where the thread does
-        batch = self._agreement.without_collectives("preparing a PoC batch", lambda: self._prepare(keys))
+        batch = self._rank_vote.without_collectives("preparing a PoC batch", lambda: self._prepare(keys))
 
         def run() -> HostCopy:
             hidden_states, norm = self._forward.final_hidden(self._all_inputs(batch))
             return HostCopy(batch.tensors.distances(hidden_states, batch.keys, norm))
 
-        distances = self._agreement.with_collectives("the forward of a PoC batch", run)
+        distances = self._rank_vote.with_collectives("the forward of a PoC batch", run)
         return _RunningBatch(distances, len(keys), time.thread_time() - begun)
 
     def _read(self, batch: _RunningBatch) -> dict[str, Any]:
         # What fails on the device is seen here, after the collectives: a divided vote has to stop the engine.
         def read() -> list[float]:
-            self._agreement.wait_for_device(batch.distances.has_arrived)
+            self._rank_vote.wait_for_device(batch.distances.has_arrived)
             distances: list[float] = batch.distances.tensor.tolist()
             return distances
 
-        distances = self._agreement.with_collectives("reading a PoC batch", read)
+        distances = self._rank_vote.with_collectives("reading a PoC batch", read)
         return {"distances": distances[: batch.size], "host_seconds": batch.host_seconds}
 
     def _prepare(self, keys: Sequence[NonceKey]) -> _PreparedBatch:
@@ -317,8 +317,8 @@ class PoCWorker:
 
     def _inputs(self, keys: Sequence[NonceKey]) -> Tensor:
         """Prepare a batch for the warm-up and return its inputs."""
-        batch = self._agreement.without_collectives("preparing the warm-up", lambda: self._prepare(keys))
-        return self._agreement.with_collectives("sharing the warm-up", lambda: self._all_inputs(batch))
+        batch = self._rank_vote.without_collectives("preparing the warm-up", lambda: self._prepare(keys))
+        return self._rank_vote.with_collectives("sharing the warm-up", lambda: self._all_inputs(batch))
 
     def _embedding_moments(self) -> tuple[float, int]:
         """Return sum of squares and size of this rank's part of the embedding table, without padding.

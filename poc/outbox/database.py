@@ -18,7 +18,7 @@ MEMORY: Final = "memory"
 
 _APPLICATION_ID: Final = 0x484C4D4B  # "HLMK"
 _BUSY_SECONDS: Final = 5.0
-_LARGEST_LOG_BYTES: Final = 2**22
+_MAX_LOG_BYTES: Final = 2**22
 
 # One script a version; a file of version n gets those from n on. A script that was released is never changed.
 _MIGRATIONS: Final = (
@@ -210,7 +210,7 @@ class OutboxDatabase:
                 if not version:
                     database.execute("PRAGMA auto_vacuum = INCREMENTAL")
             database.execute("PRAGMA journal_mode = WAL")
-            database.execute(f"PRAGMA journal_size_limit = {_LARGEST_LOG_BYTES}")
+            database.execute(f"PRAGMA journal_size_limit = {_MAX_LOG_BYTES}")
             database.execute("PRAGMA synchronous = FULL")
             for number, script in enumerate(_MIGRATIONS[version:], version + 1):
                 database.executescript(

@@ -23,7 +23,7 @@ from hallmark.poc.outbox.sender import (
 )
 from hallmark.poc.outbox.store import OutboxStore, in_background
 from hallmark.poc.protocol.config import PoCConfig, PoCState
-from hallmark.poc.protocol.generated import WalkedBatch
+from hallmark.poc.protocol.generated import ComputedSpan
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.webhooks.signature import parse_secret
 from hallmark.poc.webhooks.transport import callback_client
@@ -33,7 +33,7 @@ __all__ = ["Outbox"]
 
 logger = logging.getLogger(__name__)
 
-_MOST_IDLE = 16
+_MAX_IDLE = 16
 _RETRY_PAUSE = 5.0
 # Seconds between two looks for what a tool beside the server has made due.
 _WATCH_PERIOD = 1.0
@@ -79,7 +79,7 @@ class Outbox:
         self._watching: asyncio.Task[None] | None = None
         self._last_stats: dict[str, Any] | None = None
 
-    async def take_up(self) -> InterruptedRound | None:
+    async def recover(self) -> InterruptedRound | None:
         """Begin to deliver what the last server left.
 
         Returns:
@@ -88,10 +88,10 @@ class Outbox:
         Raises:
             OutboxError: The store cannot be read or written.
         """
-        interrupted, dropped = await self._store.run(self._store.journal.take_up, self._clock())
+        interrupted, dropped = await self._store.run(self._store.journal.recover, self._clock())
         self._note_dropped(dropped)
         for url, totals in self._store.queue.receivers().items():
-            if totals.queued and await self._take_up_receiver(url, totals.queued):
+            if totals.queued and await self._recover_receiver(url, totals.queued):
                 logger.info("%d callbacks to %s are left from the last server", totals.queued, url)
         if self._store.is_durable:
             self._watching = asyncio.create_task(self._watch(), name="hallmark outbox")
@@ -105,12 +105,12 @@ class Outbox:
                 for url, totals in self._store.queue.receivers().items():
                     sender = self._senders.get(url)
                     if totals.queued and (sender is None or not sender.is_working):
-                        await self._take_up_receiver(url, totals.queued)
+                        await self._recover_receiver(url, totals.queued)
             except OutboxError as exc:
                 # Once a second would be too often; those who have something to write say it aloud.
                 logger.debug("The outbox was not looked through: %s", exc)
 
-    async def _take_up_receiver(self, url: str, queued: int) -> bool:
+    async def _recover_receiver(self, url: str, queued: int) -> bool:
         """Deliver what is queued for a receiver, where it is allowed; returns whether it is."""
         try:
             check_callback_url(url, self._settings.callback_allowed_hosts)
@@ -179,7 +179,7 @@ class Outbox:
             f"The change to {phase} is not in the journal",
         )
 
-    async def record(self, identifier: int, url: str | None, walked: Sequence[WalkedBatch]) -> None:
+    async def record(self, identifier: int, url: str | None, walked: Sequence[ComputedSpan]) -> None:
         """Keep what a round has computed; what it found is merged and delivered in the background.
 
         Args:
@@ -306,7 +306,7 @@ class Outbox:
             timer.cancel()
         for url, totals in self._store.queue.receivers().items():
             if totals.queued:
-                await self._take_up_receiver(url, totals.queued)
+                await self._recover_receiver(url, totals.queued)
         await asyncio.gather(*(sender.close(deadline) for sender in self._senders.values()))
         await asyncio.gather(*self._disconnecting)
         self._note_the_rest()
@@ -351,7 +351,7 @@ class Outbox:
     def _forget_idle(self) -> None:
         """Keep the number of receivers bounded; their totals stay in the sums."""
         idle = [url for url, sender in self._senders.items() if not sender.is_working]
-        for url in idle[: max(0, len(idle) - _MOST_IDLE + 1)]:
+        for url in idle[: max(0, len(idle) - _MAX_IDLE + 1)]:
             sender = self._senders.pop(url)
             self._forgotten.delivered += sender.counters.delivered
             self._forgotten.retried += sender.counters.retried

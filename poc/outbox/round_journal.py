@@ -11,7 +11,7 @@ from hallmark.poc.core.errors import OutboxError
 from hallmark.poc.outbox.database import OutboxDatabase
 from hallmark.poc.outbox.delivery_queue import DeliveryQueue, Dropped
 from hallmark.poc.protocol.config import PoCConfig, PoCState
-from hallmark.poc.protocol.generated import WalkedBatch, merged_bodies
+from hallmark.poc.protocol.generated import ComputedSpan, merged_bodies
 
 __all__ = ["InterruptedRound", "JournalLimits", "RoundJournal"]
 
@@ -127,11 +127,11 @@ class RoundJournal:
                 "UPDATE rounds SET phase = ?, updated_at = ? WHERE id = ?", (phase, now, identifier)
             )
 
-    def record(self, identifier: int, walked: Sequence[WalkedBatch], now: float) -> None:
-        """Note computed stretches of the walk, each right after the last.
+    def record(self, identifier: int, walked: Sequence[ComputedSpan], now: float) -> None:
+        """Note computed spans of the walk, each right after the last.
 
         Raises:
-            OutboxError: The database cannot be written, or the stretches do not go on where the round stood.
+            OutboxError: The database cannot be written, or the spans do not go on where the round stood.
         """
         with self._database.transaction() as connection:
             for batch in walked:
@@ -185,7 +185,7 @@ class RoundJournal:
         walked = []
         for last, nonces, dist, failed_nonces in found:
             walked.append(
-                WalkedBatch(
+                ComputedSpan(
                     covered=(reported, position - 1 if last == found[-1][0] else last),
                     nonces=tuple(nonces),
                     dist=tuple(dist),
@@ -221,7 +221,7 @@ class RoundJournal:
                 (reason is None, reason, now, identifier),
             )
 
-    def take_up(self, now: float) -> tuple[InterruptedRound | None, list[Dropped]]:
+    def recover(self, now: float) -> tuple[InterruptedRound | None, list[Dropped]]:
         """What the last server left: its findings are queued, and rounds that are over are forgotten.
 
         So is one that another version of Hallmark has begun and this one cannot read, which is logged.

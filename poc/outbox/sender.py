@@ -27,9 +27,9 @@ __all__ = ["DROP_REASONS", "CallbackCounters", "CallbackSender", "CallbackStats"
 logger = logging.getLogger(__name__)
 
 # No wait is longer: one that seems to be comes of a clock that was set back.
-_LONGEST_WAIT = 86_400.0
+_MAX_WAIT = 86_400.0
 # A tool beside the server may have changed what is due.
-_LONGEST_SLEEP = 1.0
+_MAX_SLEEP = 1.0
 _STORE_PAUSE = 5.0
 
 DROP_REASONS: Final = {
@@ -271,7 +271,7 @@ class CallbackSender:
             elif pause:
                 # Not `wait_for`, which loses a cancellation that comes together with what it waits for.
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(min(pause, _LONGEST_SLEEP)):
+                    async with asyncio.timeout(min(pause, _MAX_SLEEP)):
                         await self._woken.wait()
 
     async def _settle_oldest(self, *, is_last: bool = False) -> float | None:
@@ -295,7 +295,7 @@ class CallbackSender:
                 return 0
             self._not_before = delivery.not_before
             pause = delivery.not_before - self._clock()
-            if 0 < pause <= _LONGEST_WAIT and not is_last:
+            if 0 < pause <= _MAX_WAIT and not is_last:
                 return pause
             try:
                 async with self._failing_limit if self._is_failing else self._limit:

@@ -9,7 +9,7 @@ from hallmark.poc.core.errors import FieldError
 
 __all__ = [
     "DEFAULT_TOLERANCE",
-    "LEAST_TOLERANCE",
+    "MIN_TOLERANCE",
     "DeployedModel",
     "PoCConfig",
     "PoCState",
@@ -19,10 +19,10 @@ __all__ = [
 DEFAULT_TOLERANCE = 0.35
 """A round's `distance_tolerance` where it states none, in units of s."""
 
-LEAST_TOLERANCE = 3.48
+MIN_TOLERANCE = 3.48
 """In units of the honest sigma: a Gaussian error is beyond it with probability 5e-4."""
 
-_LARGEST_SIZE = 2**31 - 1
+_MAX_SIZE = 2**31 - 1
 
 
 class PoCState(StrEnum):
@@ -107,8 +107,8 @@ class PoCConfig:
             check_integer("node_count", self.node_count, least=1)
         check_integer("n_groups", self.n_groups, least=1)
         check_integer("group_id", self.group_id, most=self.n_groups - 1)
-        check_integer("batch_size", self.batch_size, least=1, most=_LARGEST_SIZE)
-        check_integer("seq_len", self.seq_len, least=1, most=_LARGEST_SIZE)
+        check_integer("batch_size", self.batch_size, least=1, most=_MAX_SIZE)
+        check_integer("seq_len", self.seq_len, least=1, most=_MAX_SIZE)
         check_bool("use_random_projection", self.use_random_projection)
         self._check_number("r_target", least=math.ulp(0.0), allowed="a finite number above 0")
         self._check_number("valid_rate", least=math.ulp(0.0), most=1.0, allowed="a number above 0, at most 1")
@@ -135,11 +135,11 @@ class PoCConfig:
     def _check_tolerance(self) -> None:
         """An honest claim must be within the tolerance but for one in 2,000, if errors are Gaussian."""
         tolerance, sigma = self.distance_tolerance, self.honest_sigma
-        if tolerance is not None and sigma is not None and tolerance < LEAST_TOLERANCE * sigma:
+        if tolerance is not None and sigma is not None and tolerance < MIN_TOLERANCE * sigma:
             raise FieldError(
                 "distance_tolerance",
                 tolerance,
-                f"at least {LEAST_TOLERANCE} · honest_sigma = {LEAST_TOLERANCE * sigma:g}, "
+                f"at least {MIN_TOLERANCE} · honest_sigma = {MIN_TOLERANCE * sigma:g}, "
                 "or null for the older rule",
             )
 

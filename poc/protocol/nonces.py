@@ -5,13 +5,13 @@ from typing import NamedTuple
 from hallmark.poc.core.checks import INTEGER_LIMIT
 from hallmark.poc.core.errors import FieldError, StateError
 
-__all__ = ["NonceKey", "NonceWalk", "Stretch"]
+__all__ = ["NonceKey", "NonceSchedule", "NonceSpan"]
 
 NonceKey = tuple[str, int]
 """A public key and one of its nonces."""
 
 
-class Stretch(NamedTuple):
+class NonceSpan(NamedTuple):
     """Consecutive nonces of a walk.
 
     Attributes:
@@ -23,7 +23,7 @@ class Stretch(NamedTuple):
     nonces: tuple[int, ...]
 
 
-class NonceWalk:
+class NonceSchedule:
     """The nonces of one engine: number k is ``node_id + group_id·node_count + k·node_count·n_groups``.
 
     Over all nodes and groups the walks are disjoint and leave no nonce out.
@@ -39,19 +39,19 @@ class NonceWalk:
         self._nonces = range(first, INTEGER_LIMIT, node_count * n_groups)
         self.position = 0
 
-    def take_several(self, stretches: int, count: int) -> list[Stretch]:
-        """Take up to `stretches` stretches of `count` nonces; fewer only where the walk ends.
+    def take_several(self, spans: int, count: int) -> list[NonceSpan]:
+        """Take up to `spans` spans of `count` nonces; fewer only where the walk ends.
 
         Raises:
             StateError: No nonce below 2^63 is left.
         """
         taken = [self.take(count)]
         # The walk itself may be longer than what `len` can say.
-        while len(taken) < stretches and self._nonces[self.position : self.position + 1]:
+        while len(taken) < spans and self._nonces[self.position : self.position + 1]:
             taken.append(self.take(count))
         return taken
 
-    def take(self, count: int) -> Stretch:
+    def take(self, count: int) -> NonceSpan:
         """Take the next `count` nonces; fewer only where the walk ends.
 
         Raises:
@@ -62,4 +62,4 @@ class NonceWalk:
         if not nonces:
             raise StateError(f"the walk is at its end: nonce number {first} would not be below 2^63")
         self.position = first + len(nonces)
-        return Stretch((first, self.position - 1), nonces)
+        return NonceSpan((first, self.position - 1), nonces)

@@ -9,7 +9,7 @@ from hallmark.poc.core.errors import FieldError, StateError
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.protocol.streams import PROTOCOL
 
-__all__ = ["MOST_NUMERICS", "Numerics", "ProofBatch"]
+__all__ = ["MAX_NUMERICS", "Numerics", "ProofBatch"]
 
 Numerics = Mapping[str, str | int | bool]
 """A numerics fingerprint: information that travels with batches, never a reason for a verdict.
@@ -19,7 +19,7 @@ A batch of another `dtype` than the engine's is not judged at all.
 
 _REQUIRED = ("public_key", "block_hash", "block_height", "node_id", "nonces", "dist")
 _OPTIONAL = ("protocol", "round", "covered", "failed_nonces", "numerics")
-MOST_NUMERICS = 64
+MAX_NUMERICS = 64
 """Entries that a fingerprint may have."""
 
 
@@ -193,8 +193,8 @@ def _check_covered(value: object) -> tuple[int, int]:
 
 
 def _check_numerics(value: object) -> None:
-    allowed = f"an object of at most {MOST_NUMERICS} texts, integers and booleans"
-    if not isinstance(value, Mapping) or len(value) > MOST_NUMERICS:
+    allowed = f"an object of at most {MAX_NUMERICS} texts, integers and booleans"
+    if not isinstance(value, Mapping) or len(value) > MAX_NUMERICS:
         raise FieldError("numerics", value, allowed)
     for name, item in value.items():
         check_text("numerics", name)

@@ -15,7 +15,7 @@ from hallmark.poc.protocol.streams import length_prefixed
 __all__ = [
     "Round",
     "RoundSpec",
-    "counts",
+    "is_below_target",
     "nearest_power_of_two",
     "round_digest",
     "round_settings",
@@ -28,7 +28,7 @@ _TOLERANCE_IN_SIGMAS = 3.5
 """What a tolerance is taken to be of an honest sigma that is not stated."""
 
 
-def counts(distance: float, r_target: float) -> bool:
+def is_below_target(distance: float, r_target: float) -> bool:
     """Whether a nonce with this distance counts; never where the distance is NaN.
 
     An `r_target` from 2 on is rate 1: no distance is too large, 2 itself included.
@@ -252,7 +252,7 @@ class Round:
 
     def is_valid(self, distance: float) -> bool:
         """Whether a nonce with this distance counts; never where the distance is NaN."""
-        return counts(distance, self.r_target)
+        return is_below_target(distance, self.r_target)
 
     def spec(self) -> RoundSpec:
         """What a worker has to know."""

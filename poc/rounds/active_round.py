@@ -17,13 +17,13 @@ from hallmark.poc.core.errors import (
 from hallmark.poc.outbox.outbox import Outbox
 from hallmark.poc.outbox.round_journal import InterruptedRound
 from hallmark.poc.protocol.config import PoCConfig, PoCState
-from hallmark.poc.protocol.generated import WalkedBatch
-from hallmark.poc.protocol.nonces import NonceKey, NonceWalk, Stretch
+from hallmark.poc.protocol.generated import ComputedSpan
+from hallmark.poc.protocol.nonces import NonceKey, NonceSchedule, NonceSpan
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.rounds.batch_times import BatchTimes
 from hallmark.poc.rounds.engine_protocol import PoCEngine
-from hallmark.poc.rounds.inference_activity import InferenceLoad
+from hallmark.poc.rounds.inference_activity import InferenceActivity
 from hallmark.poc.rounds.payloads import generated_template, validated_payload
 from hallmark.poc.rounds.scheduler import Scheduler
 from hallmark.poc.rounds.statistics import RoundStatistics
@@ -35,7 +35,7 @@ __all__ = ["ActiveRound"]
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_REASON = 500
+_MAX_REASON = 500
 
 _Result = TypeVar("_Result")
 
@@ -72,7 +72,7 @@ class ActiveRound:
         state: PoCState,
         *,
         engine: PoCEngine,
-        load: InferenceLoad,
+        activity: InferenceActivity,
         settings: Settings,
         queue: ValidationQueue,
         outbox: Outbox,
@@ -87,7 +87,7 @@ class ActiveRound:
         self.last_progress = time.monotonic()
         self.engine_is_gone = False
         self.owner: asyncio.Task[None] | None = None
-        self.scheduler = Scheduler(engine, load, settings, lambda: self.refuses_inference)
+        self.scheduler = Scheduler(engine, activity, settings, lambda: self.refuses_inference)
         self._engine = engine
         self._settings = settings
         self._queue = queue
@@ -203,7 +203,7 @@ class ActiveRound:
             return
         block = self.round.config.block_hash
         cancelled = RoundCancelledError(f"the round for block {block!r} has ended: {reason}")
-        self.state, self.reason = PoCState.STOPPED, reason[:_LONGEST_REASON]
+        self.state, self.reason = PoCState.STOPPED, reason[:_MAX_REASON]
         self._ended.set()
         self.statistics.end()
         self._note_end()
@@ -309,19 +309,19 @@ class ActiveRound:
         walk, public_key = self._walk, self.round.config.public_key
         if walk is None:
             raise RuntimeError("generating without a walk")
-        stretches: list[Stretch] = []
+        spans: list[NonceSpan] = []
 
         def choose() -> list[list[NonceKey]]:
             several = self.times.batches_per_call() if self.scheduler.has_the_engine_to_itself else 1
-            stretches.extend(walk.take_several(several, self.round.batch_size))
-            return [[(public_key, nonce) for nonce in stretch.nonces] for stretch in stretches]
+            spans.extend(walk.take_several(several, self.round.batch_size))
+            return [[(public_key, nonce) for nonce in span.nonces] for span in spans]
 
         computed = await self._compute(choose)
         if computed is None:
             return
         walked = [
-            WalkedBatch.sort_out(stretch, distances, self.round)
-            for stretch, distances in zip(stretches, computed, strict=True)
+            ComputedSpan.sort_out(span, distances, self.round)
+            for span, distances in zip(spans, computed, strict=True)
         ]
         # What is told, by the status or to those who wait, is kept already.
         await self._outbox.record(self._journal_number, self.round.config.callback_url, walked)
@@ -389,7 +389,7 @@ class ActiveRound:
             await self._outbox.post(url, "validated", validated_payload(validated, job.request_id))
 
 
-def _walk(config: PoCConfig) -> NonceWalk | None:
+def _walk(config: PoCConfig) -> NonceSchedule | None:
     if config.node_id is None or config.node_count is None:
         return None
-    return NonceWalk(config.node_id, config.node_count, config.group_id, config.n_groups)
+    return NonceSchedule(config.node_id, config.node_count, config.group_id, config.n_groups)

@@ -5,12 +5,12 @@ from typing import TypedDict
 
 from hallmark.poc.rounds.engine_protocol import ComputedBatch
 
-__all__ = ["CALL_SECONDS", "MOST_BATCHES", "BatchStats", "BatchTimes"]
+__all__ = ["CALL_SECONDS", "MAX_BATCHES", "BatchStats", "BatchTimes"]
 
 CALL_SECONDS = 0.5
 """About how long one call of an idle engine may take, so that stopping a round is prompt."""
 
-MOST_BATCHES = 64
+MAX_BATCHES = 64
 """Most batches in one call."""
 
 
@@ -52,4 +52,4 @@ class BatchTimes:
         """How many batches fill `CALL_SECONDS`, going by the last call; 1 as long as nothing is known."""
         if self._seconds_each is None:
             return 1
-        return max(1, min(MOST_BATCHES, int(CALL_SECONDS / max(self._seconds_each, 1e-9))))
+        return max(1, min(MAX_BATCHES, int(CALL_SECONDS / max(self._seconds_each, 1e-9))))

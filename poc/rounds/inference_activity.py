@@ -6,10 +6,10 @@ from contextlib import contextmanager
 
 from hallmark.poc.rounds.engine_protocol import PoCEngine
 
-__all__ = ["InferenceLoad"]
+__all__ = ["InferenceActivity"]
 
 
-class InferenceLoad:
+class InferenceActivity:
     """Inference in flight: what the server's middleware counts, and what the engine still has to finish.
 
     The one knows requests before they reach the engine, the other knows work that no connection waits for.

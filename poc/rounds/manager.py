@@ -12,7 +12,7 @@ from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.rounds.active_round import ActiveRound
 from hallmark.poc.rounds.engine_protocol import PoCEngine
-from hallmark.poc.rounds.inference_activity import InferenceLoad
+from hallmark.poc.rounds.inference_activity import InferenceActivity
 from hallmark.poc.rounds.validation import ValidationJob, ValidationQueue
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.verdict.judge import ValidatedBatch
@@ -36,7 +36,7 @@ class PoCManager:
         outbox: Where callbacks go; None makes one in memory. Closed by `shutdown`.
 
     Attributes:
-        load: The inference that is at work; the server's middleware counts in it.
+        activity: The inference that is at work; the server's middleware counts in it.
         active: The round that is set, or was last.
         queue: The batches that wait for validation, and the results.
         interrupted: The round in which the last server ended, until another is set or a stop gives it up.
@@ -46,7 +46,7 @@ class PoCManager:
         self.engine = engine
         self.settings = settings
         self.outbox = outbox or Outbox(settings)
-        self.load = InferenceLoad(engine)
+        self.activity = InferenceActivity(engine)
         self.queue = ValidationQueue(settings.max_queued_nonces)
         self.active: ActiveRound | None = None
         self.interrupted: InterruptedRound | None = None
@@ -73,7 +73,7 @@ class PoCManager:
         Raises:
             OutboxError: The outbox cannot be read or written.
         """
-        self.interrupted = interrupted = await self.outbox.take_up()
+        self.interrupted = interrupted = await self.outbox.recover()
         if interrupted is None:
             return
         block = interrupted.config.block_hash
@@ -253,7 +253,7 @@ class PoCManager:
             Round.resolve(config, self.engine.model),
             state,
             engine=self.engine,
-            load=self.load,
+            activity=self.activity,
             settings=self.settings,
             queue=self.queue,
             outbox=self.outbox,

@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from hallmark.poc.protocol.proof import Numerics
-from hallmark.poc.protocol.round import Round, counts
+from hallmark.poc.protocol.round import Round, is_below_target
 from hallmark.poc.protocol.streams import PROTOCOL
 from hallmark.poc.verdict.judge import ValidatedBatch
 
@@ -57,7 +57,7 @@ def validated_payload(validated: ValidatedBatch, request_id: str) -> dict[str, A
         "received_dist": received,
         "computed_distances": computed,
         "received_distances": received,
-        "valid": [counts(distance, validated.r_target) for distance in computed],
+        "valid": [is_below_target(distance, validated.r_target) for distance in computed],
         **_conclusion(validated),
     }
 
@@ -74,7 +74,7 @@ def verdict_fields(validated: ValidatedBatch) -> dict[str, Any]:
     return {
         "nonces": list(validated.proof.nonces),
         "computed_distances": [distance if math.isfinite(distance) else None for distance in distances],
-        "valid": [counts(distance, validated.r_target) for distance in distances],
+        "valid": [is_below_target(distance, validated.r_target) for distance in distances],
         **_conclusion(validated),
     }
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from hallmark.poc.core.errors import EngineError
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.rounds.engine_protocol import ComputedBatch, PoCEngine
-from hallmark.poc.rounds.inference_activity import InferenceLoad
+from hallmark.poc.rounds.inference_activity import InferenceActivity
 from hallmark.poc.rounds.slices import SliceStats, SliceTimes
 from hallmark.poc.settings.settings import Settings
 
@@ -24,7 +24,7 @@ class Scheduler:
 
     Args:
         engine: The engine; this is its only caller while it computes.
-        load: What inference is at work.
+        activity: What inference is at work.
         settings: The server's settings.
         refuses_inference: Whether new requests are refused at present.
     """
@@ -32,12 +32,12 @@ class Scheduler:
     def __init__(
         self,
         engine: PoCEngine,
-        load: InferenceLoad,
+        activity: InferenceActivity,
         settings: Settings,
         refuses_inference: Callable[[], bool],
     ) -> None:
         self._engine = engine
-        self._load = load
+        self._activity = activity
         self._settings = settings
         self._refuses_inference = refuses_inference
         self._times = SliceTimes()
@@ -51,7 +51,7 @@ class Scheduler:
     @property
     def has_the_engine_to_itself(self) -> bool:
         """Whether a long call keeps nobody waiting: no inference is at work, and none can come."""
-        return self._refuses_inference() and not self._load.is_active
+        return self._refuses_inference() and not self._activity.is_active
 
     async def compute(
         self,
@@ -86,7 +86,7 @@ class Scheduler:
                 batches = choose()
                 done = await self._engine.start(batches, self._layers())
             self._last_seconds = done.seconds
-            self._times.record(done, beside_inference=self._load.is_active)
+            self._times.record(done, concurrent_with_inference=self._activity.is_active)
             on_slice()
             if done.batches is not None:
                 _check(done.batches, batches)
@@ -100,17 +100,17 @@ class Scheduler:
     def _layers(self) -> int | None:
         if self.has_the_engine_to_itself:
             return None
-        longest = self._settings.max_stall_ms if self._load.is_active else self._settings.idle_slice_ms
+        longest = self._settings.max_stall_ms if self._activity.is_active else self._settings.idle_slice_ms
         return self._times.layers_within(longest / 1e3)
 
     async def _leave_to_inference(self, ended: asyncio.Event) -> None:
         """Wait as long as inference is owed after the last slice, or until it is at its end."""
-        if self._refuses_inference() or not self._load.is_active:
+        if self._refuses_inference() or not self._activity.is_active:
             return
         share = self._settings.validation_share
         waits = {asyncio.create_task(ended.wait())}
-        if self._load.connections:
-            waits.add(asyncio.create_task(self._load.all_served.wait()))
+        if self._activity.connections:
+            waits.add(asyncio.create_task(self._activity.all_served.wait()))
         try:
             await asyncio.wait(
                 waits, timeout=self._last_seconds * (1 - share) / share, return_when=asyncio.FIRST_COMPLETED

@@ -30,7 +30,7 @@ class SliceStats(TypedDict):
     """
 
     slices: int
-    slices_beside_inference: int
+    slices_concurrent_with_inference: int
     layer_ms: float | None
     max_stall_is_met: bool | None
     stall_ms: StallStats
@@ -46,7 +46,7 @@ class SliceTimes:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._slices = self._slices_beside_inference = 0
+        self._slices = self._slices_concurrent_with_inference = 0
         self._layer_seconds: float | None = None
         self._stalls: deque[float] = deque(maxlen=_KEPT)
         # Of a slice beside inference: its seconds, and those from its beginning to the next one's.
@@ -59,7 +59,7 @@ class SliceTimes:
         stalls = sorted(self._stalls)
         return SliceStats(
             slices=self._slices,
-            slices_beside_inference=self._slices_beside_inference,
+            slices_concurrent_with_inference=self._slices_concurrent_with_inference,
             layer_ms=layer_ms,
             max_stall_is_met=None if layer_ms is None else layer_ms <= max_stall_ms,
             stall_ms=StallStats(
@@ -76,7 +76,7 @@ class SliceTimes:
             return 1
         return max(1, int(min(seconds / max(self._layer_seconds, 1e-9), 1e6)))
 
-    def record(self, done: Slice, *, beside_inference: bool) -> None:
+    def record(self, done: Slice, *, concurrent_with_inference: bool) -> None:
         """Note a slice that has just ended."""
         self._slices += 1
         cost = done.seconds / max(1, done.layers)
@@ -90,8 +90,8 @@ class SliceTimes:
             was_begun, seconds = self._latest
             self._periods.append((seconds, max(seconds, begun - was_begun)))
         self._latest = None
-        if beside_inference:
-            self._slices_beside_inference += 1
+        if concurrent_with_inference:
+            self._slices_concurrent_with_inference += 1
             self._stalls.append(done.seconds)
             self._latest = begun, done.seconds
 

@@ -4,11 +4,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from hallmark.poc.protocol.generated import WalkedBatch
+from hallmark.poc.protocol.generated import ComputedSpan
 
-__all__ = ["MOST_SHOWN", "RoundStatistics"]
+__all__ = ["MAX_SHOWN", "RoundStatistics"]
 
-MOST_SHOWN = 1_000
+MAX_SHOWN = 1_000
 """How many of the latest valid nonces are kept to be shown; the totals are exact."""
 
 
@@ -26,7 +26,7 @@ class RoundStatistics:
         self.total_valid = 0
         self.total_failed = 0
         self._resumed_at = 0
-        self._latest: deque[tuple[int, float]] = deque(maxlen=MOST_SHOWN)
+        self._latest: deque[tuple[int, float]] = deque(maxlen=MAX_SHOWN)
         self._clock = clock
         self._started = clock()
         self._ended: float | None = None
@@ -38,7 +38,7 @@ class RoundStatistics:
         self.total_checked, self.total_valid, self.total_failed = checked, valid, failed
         self._resumed_at = checked
 
-    def record(self, batch: WalkedBatch) -> None:
+    def record(self, batch: ComputedSpan) -> None:
         """Count a computed batch."""
         self.total_checked += batch.n_checked
         self.total_valid += len(batch.nonces)

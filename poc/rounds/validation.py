@@ -15,8 +15,8 @@ from hallmark.poc.verdict.judge import ValidatedBatch, judge
 __all__ = ["JobStatus", "QueueStats", "ValidationJob", "ValidationQueue"]
 
 RESULT_LIFETIME = 3600.0
-MOST_RESULTS = 1_000
-MOST_RESULT_NONCES = 1_000_000
+MAX_RESULTS = 1_000
+MAX_RESULT_NONCES = 1_000_000
 _SECONDS_PER_NONCE = 0.05
 
 JobStatus = Literal["queued", "running", "completed", "failed"]
@@ -217,7 +217,7 @@ class ValidationQueue:
             return self._settled[request_id][1]
         raise UnknownRequestError(
             f"request {request_id!r} is not known; results are kept for {RESULT_LIFETIME / 60:.0f} minutes, "
-            f"the latest {MOST_RESULTS}"
+            f"the latest {MAX_RESULTS}"
         )
 
     def take(self, count: int) -> list[tuple[ValidationJob, int]]:
@@ -311,8 +311,8 @@ class ValidationQueue:
         """Forget results that are too old or too many; the latest is kept whatever its size."""
         while self._settled:
             request_id, (settled_at, job) = next(iter(self._settled.items()))
-            too_many = len(self._settled) > MOST_RESULTS or (
-                self._settled_size > MOST_RESULT_NONCES and len(self._settled) > 1
+            too_many = len(self._settled) > MAX_RESULTS or (
+                self._settled_size > MAX_RESULT_NONCES and len(self._settled) > 1
             )
             if not too_many and self._clock() - settled_at <= RESULT_LIFETIME:
                 return

@@ -14,7 +14,7 @@ from hallmark.poc.webhooks.signature import parse_secret
 
 __all__ = [
     "API_KEY_VARIABLE",
-    "MOST_WEBHOOK_SECRETS",
+    "MAX_WEBHOOK_SECRETS",
     "NOT_SHOWN",
     "WEBHOOK_SECRETS_VARIABLE",
     "read_api_key",
@@ -24,13 +24,13 @@ __all__ = [
 API_KEY_VARIABLE: Final = "HALLMARK_API_KEY"
 WEBHOOK_SECRETS_VARIABLE: Final = "HALLMARK_WEBHOOK_SECRETS"
 
-MOST_WEBHOOK_SECRETS: Final = 2
+MAX_WEBHOOK_SECRETS: Final = 2
 """The one that is valid, and during a change of secrets the other one."""
 
 NOT_SHOWN: Final = "(not shown)"
 """In the place of a value that is a secret, or may be one."""
 
-_LONGEST_FILE = 2**16
+_MAX_FILE = 2**16
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -100,8 +100,8 @@ def _check_token(field: str, token: str, shown: str, allowed: str) -> None:
 
 
 def _check_secrets(field: str, shown: str, secrets: list[str]) -> None:
-    form = f"1 to {MOST_WEBHOOK_SECRETS} secrets, each whsec_ and then base64 of 24 to 64 bytes"
-    if not 1 <= len(secrets) <= MOST_WEBHOOK_SECRETS:
+    form = f"1 to {MAX_WEBHOOK_SECRETS} secrets, each whsec_ and then base64 of 24 to 64 bytes"
+    if not 1 <= len(secrets) <= MAX_WEBHOOK_SECRETS:
         raise FieldError(field, shown, f"{form}; {len(secrets)} are given")
     for number, secret in enumerate(secrets, 1):
         if not _is_webhook_secret(secret):
@@ -123,8 +123,8 @@ def _read(field: str, path: str, what: str) -> str:
     """
     try:
         with open(path, "rb") as file:
-            content = file.read(_LONGEST_FILE + 1)
-        why = f"it is longer than {_LONGEST_FILE} bytes" if len(content) > _LONGEST_FILE else ""
+            content = file.read(_MAX_FILE + 1)
+        why = f"it is longer than {_MAX_FILE} bytes" if len(content) > _MAX_FILE else ""
     except OSError as exc:
         why = exc.strerror or type(exc).__name__
     except ValueError as exc:  # a null byte in the path

@@ -11,7 +11,7 @@ from hallmark.poc.core.checks import allowed_in_words
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.settings.secret_sources import (
     API_KEY_VARIABLE,
-    MOST_WEBHOOK_SECRETS,
+    MAX_WEBHOOK_SECRETS,
     NOT_SHOWN,
     WEBHOOK_SECRETS_VARIABLE,
     read_api_key,
@@ -126,7 +126,7 @@ class Settings(BaseModel):
     )
 
     webhook_secrets: tuple[SecretStr, ...] = Field(
-        (), max_length=MOST_WEBHOOK_SECRETS, description="What callbacks are signed with."
+        (), max_length=MAX_WEBHOOK_SECRETS, description="What callbacks are signed with."
     )
     webhook_secrets_file: str | None = Field(
         None,

@@ -15,26 +15,26 @@ import numpy as np
 import numpy.typing as npt
 
 from hallmark.poc.core.errors import FieldError, StateError
-from hallmark.poc.protocol.config import DEFAULT_TOLERANCE, LEAST_TOLERANCE
+from hallmark.poc.protocol.config import DEFAULT_TOLERANCE, MIN_TOLERANCE
 from hallmark.poc.protocol.law import distance_std
 from hallmark.poc.verdict.hypothesis_tests import LAW_MARGIN, PROBABILITY_MISMATCH, probability_at_least
 
 __all__ = [
     "ENOUGH_NONCES",
-    "LEAST_NONCES",
-    "LEAST_SIGMA",
+    "MIN_NONCES",
+    "MIN_SIGMA",
     "Calibration",
     "check_law",
     "sigma_bound",
 ]
 
-LEAST_NONCES: Final = 100
+MIN_NONCES: Final = 100
 """With fewer the bounds are too wide to be of use."""
 
 ENOUGH_NONCES: Final = 6_000
 """As many without one beyond the tolerance show with 95 % confidence that p0 = 5e-4 holds: 3/6,000."""
 
-LEAST_SIGMA: Final = 0.01
+MIN_SIGMA: Final = 0.01
 """The least `honest_sigma` that is proposed, in units of s.
 
 Two machines of one kind differ by exactly 0, and a test against 0 would call the next driver's last bits
@@ -66,7 +66,7 @@ class Calibration:
         n_beyond: Errors beyond `DEFAULT_TOLERANCE`.
         beyond_bound: What their share is at most, with 95 % confidence (Clopper and Pearson, Biometrika 26
             (1934)).
-        honest_sigma: The bound on sigma, at least `LEAST_SIGMA`.
+        honest_sigma: The bound on sigma, at least `MIN_SIGMA`.
         honest_kurtosis: The kurtosis, at least that of Gaussian errors.
         distance_tolerance: The default, unless sigma, or the share of errors beyond it, demands more.
     """
@@ -93,7 +93,7 @@ class Calibration:
             hidden_size: Width of the model.
 
         Raises:
-            FieldError: There are fewer than `LEAST_NONCES`.
+            FieldError: There are fewer than `MIN_NONCES`.
             StateError: The distances have little to do with each other.
             ValueError: There are not as many on either side, or one is not finite.
         """
@@ -114,10 +114,10 @@ class Calibration:
         sizes = np.sort(np.abs(errors))
         n_beyond = int(np.count_nonzero(sizes > DEFAULT_TOLERANCE))
         bound = sigma_bound(sigma, n, honest_kurtosis)
-        honest_sigma = max(LEAST_SIGMA, _rounded_up(bound, 4))
+        honest_sigma = max(MIN_SIGMA, _rounded_up(bound, 4))
         # So many may lie beyond it that their share is still p0.
         beyond_allowed = math.floor(PROBABILITY_MISMATCH * n)
-        least_tolerance = max(LEAST_TOLERANCE * honest_sigma, float(sizes[n - 1 - beyond_allowed]))
+        least_tolerance = max(MIN_TOLERANCE * honest_sigma, float(sizes[n - 1 - beyond_allowed]))
         return cls(
             n=n,
             sigma=sigma,
@@ -185,11 +185,11 @@ def _checked(
     left, right = (np.asarray(values, dtype=np.float64) for values in (first, second))
     if left.shape != right.shape or left.ndim != 1 or not np.isfinite(left - right).all():
         raise ValueError("two sequences of as many finite distances are needed")
-    if left.size < LEAST_NONCES:
+    if left.size < MIN_NONCES:
         raise FieldError(
             "nonces",
             left.size,
-            f"at least {LEAST_NONCES} that both platforms computed, better {ENOUGH_NONCES:,}",
+            f"at least {MIN_NONCES} that both platforms computed, better {ENOUGH_NONCES:,}",
         )
     return left, right
 

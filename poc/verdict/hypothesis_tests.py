@@ -231,8 +231,8 @@ def density_test(n_valid: int, n_covered: int, rate: float, sigma: float) -> flo
     ``p = min(1, 2·min(P[B(n, low) ≤ k], P[B(n, high) ≥ k]))``.
 
     Args:
-        n_valid: Valid nonces in the stretch, k.
-        n_covered: Nonces of the stretch that count, n.
+        n_valid: Valid nonces in the span, k.
+        n_covered: Nonces of the span that count, n.
         rate: The round's valid rate, below 1.
         sigma: RMS of honest errors in units of s; may be 0.
 

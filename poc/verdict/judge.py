@@ -23,9 +23,9 @@ from hallmark.poc.verdict.hypothesis_tests import (
     signed_mean_test,
 )
 
-__all__ = ["MOST_FAILED", "ValidatedBatch", "Verdict", "judge"]
+__all__ = ["MAX_FAILED", "ValidatedBatch", "Verdict", "judge"]
 
-MOST_FAILED: Final = 0.01
+MAX_FAILED: Final = 0.01
 """With a larger share of the nonces not recomputed there is no verdict.
 
 Nor is there one of honesty where the prover itself declares a larger share as failed: it could else choose
@@ -159,7 +159,7 @@ def judge(
         tests["density"] = density_test(n_valid, n_covered, round_.valid_rate, sigma)
     threshold = round_.config.fraud_threshold
     probability = bonferroni(tests.values())
-    if not judged or len(failed) > MOST_FAILED * len(received):
+    if not judged or len(failed) > MAX_FAILED * len(received):
         verdict = Verdict.NO_VERDICT
     elif probability < threshold:
         verdict = Verdict.FRAUD
@@ -213,22 +213,22 @@ def _tests_of_errors(errors: npt.NDArray[np.float64], round_: Round) -> Iterator
 def _n_covered(proof: ProofBatch, round_: Round) -> int | None:
     """Among how many nonces valid ones are to be expected; None where the density test does not run.
 
-    Nonces that the prover declares as failed are not among them up to a share of `MOST_FAILED`: beyond it a
+    Nonces that the prover declares as failed are not among them up to a share of `MAX_FAILED`: beyond it a
     prover could skip what looks unpromising and call it failed.
     """
     if proof.covered is None or round_.every_nonce_counts or round_.tolerance is None:
         return None
     length = proof.covered[1] - proof.covered[0] + 1
-    return length - min(len(set(proof.failed_nonces)), math.floor(MOST_FAILED * length))
+    return length - min(len(set(proof.failed_nonces)), math.floor(MAX_FAILED * length))
 
 
 def _declares_too_many_failed(proof: ProofBatch) -> bool:
-    """Whether more than a share of `MOST_FAILED` of what the prover walked failed, as it says."""
+    """Whether more than a share of `MAX_FAILED` of what the prover walked failed, as it says."""
     failed = len(set(proof.failed_nonces))
     walked = len(set(proof.nonces)) + failed
     if proof.covered is not None:
         walked = max(walked, proof.covered[1] - proof.covered[0] + 1)
-    return failed > MOST_FAILED * walked
+    return failed > MAX_FAILED * walked
 
 
 def _differing(theirs: Numerics, ours: Numerics) -> tuple[str, ...]:

@@ -7,9 +7,9 @@ from itertools import pairwise
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.streams import length_prefixed
 
-__all__ = ["draw_sample", "gaps", "joined_stretch"]
+__all__ = ["draw_sample", "gaps", "joined_range"]
 
-Stretch = tuple[int, int]
+IndexRange = tuple[int, int]
 
 
 def draw_sample(proof: ProofBatch, count: int, seed: str) -> tuple[int, ...]:
@@ -36,30 +36,30 @@ def draw_sample(proof: ProofBatch, count: int, seed: str) -> tuple[int, ...]:
     return tuple(nonce for nonce in nonces if nonce in chosen)
 
 
-def joined_stretch(proofs: Iterable[ProofBatch]) -> Stretch | None:
-    """The stretch of one walk that batches cover together; None where that cannot be said.
+def joined_range(proofs: Iterable[ProofBatch]) -> IndexRange | None:
+    """The range_ of one walk that batches cover together; None where that cannot be said.
 
     They must be of one node, say what they cover, and follow one another without a gap or an overlap; a batch
     that came twice counts once. Two groups of a node walk other nonces by the same indices, and so overlap.
     """
     nodes: set[int] = set()
-    claimed: dict[Stretch, frozenset[int]] = {}
+    claimed: dict[IndexRange, frozenset[int]] = {}
     for proof in proofs:
         nonces = frozenset(proof.nonces)
         if proof.covered is None or claimed.setdefault(proof.covered, nonces) != nonces:
             return None
         nodes.add(proof.node_id)
-    stretches = sorted(claimed)
-    follow = all(last + 1 == first for (_, last), (first, _) in pairwise(stretches))
+    ranges = sorted(claimed)
+    follow = all(last + 1 == first for (_, last), (first, _) in pairwise(ranges))
     if len(nodes) != 1 or not follow:
         return None
-    return stretches[0][0], stretches[-1][1]
+    return ranges[0][0], ranges[-1][1]
 
 
-def gaps(stretches: Iterable[Stretch]) -> Iterator[Stretch]:
-    """The stretches of a walk that lie between those that are covered, in order."""
+def gaps(ranges: Iterable[IndexRange]) -> Iterator[IndexRange]:
+    """The ranges of a walk that lie between those that are covered, in order."""
     end: int | None = None
-    for first, last in sorted(stretches):
+    for first, last in sorted(ranges):
         if end is not None and first > end + 1:
             yield end + 1, first - 1
         end = last if end is None else max(end, last)

@@ -18,9 +18,9 @@ __all__ = ["Failure", "attempt"]
 logger = logging.getLogger(__name__)
 
 _TRANSIENT_CLIENT_ERRORS = frozenset({408, 425, 429})
-_LONGEST_RETRY_AFTER = 600.0
-_LONGEST_ERROR = 200
-_MOST_READ = 2**16
+_MAX_RETRY_AFTER = 600.0
+_MAX_ERROR = 200
+_MAX_READ = 2**16
 _READ_SECONDS = 1.0
 
 
@@ -77,11 +77,11 @@ async def attempt(
     except TimeoutError:
         return Failure(f"no answer within {timeout:g} s")
     except httpx.HTTPError as exc:
-        return Failure(f"{type(exc).__name__}: {exc}"[:_LONGEST_ERROR])
+        return Failure(f"{type(exc).__name__}: {exc}"[:_MAX_ERROR])
     except Exception as exc:
         # Not foreseen, and yet no reason to keep what is queued behind it from being delivered.
         logger.exception("Callback %s/%s failed unexpectedly", url, kind)
-        return Failure(f"{type(exc).__name__}: {exc}"[:_LONGEST_ERROR])
+        return Failure(f"{type(exc).__name__}: {exc}"[:_MAX_ERROR])
     with suppress(httpx.HTTPError):
         try:
             await _read_a_little(response)
@@ -106,7 +106,7 @@ async def _read_a_little(response: httpx.Response) -> None:
         async with asyncio.timeout(_READ_SECONDS):
             async for chunk in response.aiter_raw():
                 read += len(chunk)
-                if read > _MOST_READ:
+                if read > _MAX_READ:
                     return
 
 
@@ -121,4 +121,4 @@ def _seconds(retry_after: str | None) -> float:
             seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
     except (ValueError, OverflowError):
         return 0.0
-    return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER)
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER)

@@ -15,12 +15,12 @@ STYLES: Final[Mapping[Verdict, str]] = MappingProxyType(
 )
 """The colour of a verdict's row."""
 
-_LONGEST_KEY: Final = 24
+_MAX_KEY: Final = 24
 
 
 def shortened(public_key: str) -> str:
     """A public key as a table has room for it."""
-    return public_key if len(public_key) <= _LONGEST_KEY else f"{public_key[: _LONGEST_KEY - 1]}…"
+    return public_key if len(public_key) <= _MAX_KEY else f"{public_key[: _MAX_KEY - 1]}…"
 
 
 def print_or_drop(text: str) -> None:

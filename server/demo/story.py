@@ -96,7 +96,7 @@ class Story:
             (self._folder / "proof.json").write_text(json.dumps(honest.as_dict()), encoding="utf-8")
             with self._node("the validator, which has the honest model", model) as node:
                 node.poc.post("/init/validate", _round("validator", height=2))
-                yield self._validate_beside_chat(node, honest)
+                yield self._validate_during_chat(node, honest)
                 for claim in forgeries(honest, earlier, other, valid_rate=_VALID_RATE):
                     with self._steps.step(f"Validate: {claim.title}"):
                         answer = submit_and_wait(node.poc, claim.proof, seconds=_STALL_SECONDS)
@@ -146,7 +146,7 @@ class Story:
             )
         return receiver.proof(public_key, block_hash)
 
-    def _validate_beside_chat(self, node: Node, honest: ProofBatch) -> Judged:
+    def _validate_during_chat(self, node: Node, honest: ProofBatch) -> Judged:
         """Have the honest proof judged, and chat as long as that takes."""
         claim = Claim("the honest node's proof", honest, Verdict.HONEST)
         problems = []

@@ -62,7 +62,7 @@ class InferenceGate:
                 if manager.gate_closed:
                     await _refuse(scope, receive, send)
                     return
-                with manager.load.connection():
+                with manager.activity.connection():
                     await self._app(scope, receive, send)
                 return
         await self._app(scope, receive, send)

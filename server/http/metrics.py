@@ -22,7 +22,7 @@ from hallmark.server.http.status import snapshot
 __all__ = ["PoCCollector", "register"]
 
 # Prometheus has given a scrape up by then, unless told otherwise.
-_LONGEST_READ: Final = 10.0
+_MAX_READ: Final = 10.0
 
 
 class PoCCollector(Collector):
@@ -49,7 +49,7 @@ class PoCCollector(Collector):
             return _families(self._manager)
         # vLLM answers /metrics in a thread of its own, while the manager belongs to the event loop: read from
         # another thread, what it counts in could change in the middle of it.
-        return asyncio.run_coroutine_threadsafe(self._read(), self._loop).result(_LONGEST_READ)
+        return asyncio.run_coroutine_threadsafe(self._read(), self._loop).result(_MAX_READ)
 
     async def _read(self) -> list[Metric]:
         return _families(self._manager)

@@ -14,8 +14,8 @@ logger = logging.getLogger(__name__)
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
-_LONGEST_PATH: Final = 200
-_LONGEST_DETAIL: Final = 400
+_MAX_PATH: Final = 200
+_MAX_DETAIL: Final = 400
 _CREDENTIALS = re.compile(r"//[^/\s]*@")
 
 
@@ -39,9 +39,9 @@ def log_request(request: Request, identifier: str, status: int, detail: str | No
         "Request %s: %s %s: %d%s",
         identifier,
         request.method,
-        _printable(request.url.path, _LONGEST_PATH),
+        _printable(request.url.path, _MAX_PATH),
         status,
-        "" if detail is None else f": {_printable(_CREDENTIALS.sub('//…@', detail), _LONGEST_DETAIL)}",
+        "" if detail is None else f": {_printable(_CREDENTIALS.sub('//…@', detail), _MAX_DETAIL)}",
     )
 
 

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from hallmark.poc.core.checks import allowed_in_words
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.protocol.config import DEFAULT_TOLERANCE, PoCConfig
-from hallmark.poc.protocol.proof import MOST_NUMERICS, ProofBatch
+from hallmark.poc.protocol.proof import MAX_NUMERICS, ProofBatch
 from hallmark.poc.webhooks.url import without_secrets
 
 __all__ = ["ProofBatchRequest", "RoundRequest"]
@@ -153,7 +153,7 @@ class ProofBatchRequest(_Request):
     failed_nonces: Annotated[list[int], FailFast()] = Field(
         default_factory=list, description="Nonces that the prover could not compute."
     )
-    numerics: Annotated[dict[str, str | int | bool], _at_most(MOST_NUMERICS)] | None = Field(
+    numerics: Annotated[dict[str, str | int | bool], _at_most(MAX_NUMERICS)] | None = Field(
         None, description="The prover's numerics fingerprint; another dtype than the server's is refused."
     )
 

@@ -57,7 +57,7 @@ def snapshot(manager: "PoCManager") -> dict[str, Any]:
             "share": settings.validation_share,
             **(active.scheduler.stats if active is not None else SliceTimes().stats(settings.max_stall_ms)),
         },
-        "inference": {"connections": manager.load.connections, "is_active": manager.load.is_active},
+        "inference": {"connections": manager.activity.connections, "is_active": manager.activity.is_active},
         "callbacks": manager.outbox.stats(),
         "interrupted_round": _interrupted(manager),
         "numerics": dict(manager.engine.numerics if active is None or active.ended else active.numerics),

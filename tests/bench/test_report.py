@@ -9,7 +9,7 @@ from _models import SHAPES
 from _report import RESULTS, write_results
 from report import DOCUMENTS, document
 
-from hallmark.kernels.path import WIDEST
+from hallmark.kernels.path import MAX_WIDTH
 
 FILES = sorted(RESULTS.glob("*.json"))
 
@@ -72,4 +72,4 @@ def test_shapes_have_the_published_number_of_parameters(name: str, billions: flo
     shape = SHAPES[name]
     # Two operations a weight and token; with one token a sequence, attention adds next to nothing.
     assert shape.forward_flops(1000, 1) / 2000 == pytest.approx(billions * 1e9, rel=0.01)
-    assert shape.hidden_size <= WIDEST
+    assert shape.hidden_size <= MAX_WIDTH

@@ -5,7 +5,7 @@ from pathlib import Path
 import honest_noise
 import numpy as np
 import pytest
-from _ways import Way, in_order, order_of
+from _variants import Variant, in_order, order_of
 from experiments import shortened
 
 from hallmark.poc.verdict.hypothesis_tests import rms_test
@@ -45,13 +45,19 @@ def test_errors_that_are_no_numbers_are_refused() -> None:
 
 
 def test_shuffled_nonces_are_put_back() -> None:
-    way = Way(nonces=40, shuffled=True)
+    way = Variant(nonces=40, shuffled=True)
     order = order_of(way)
     assert sorted(order) == list(range(40)) != order
     assert in_order([0.5 * nonce for nonce in order], order) == [0.5 * nonce for nonce in range(40)]
 
 
 def test_ways_share_a_process_where_they_can() -> None:
-    ways = [Way(), Way(threads=1), Way(baseline=True), Way(engine="vllm"), Way(engine="vllm", compiled=True)]
+    ways = [
+        Variant(),
+        Variant(threads=1),
+        Variant(baseline=True),
+        Variant(engine="vllm"),
+        Variant(engine="vllm", compiled=True),
+    ]
     groups = honest_noise.in_processes(ways)
     assert groups == [ways[:2], *([way] for way in ways[2:])]

@@ -15,7 +15,7 @@ def test_distances_of_models_follow_the_law(tmp_path: Path) -> None:
     results = shortened("law", tmp_path)
     assert {row["projection"] for row in results["rows"]} == {"on", "off"}
     assert 3 <= len(results["findings"]) <= 8
-    assert min(results["combined"][name] for name in ("p_own", "p_more")) > law.LEAST_P_VALUE
+    assert min(results["combined"][name] for name in ("p_own", "p_more")) > law.MIN_P_VALUE
     for row in results["rates"]:
         assert row["low"] < 1 < row["high"]
 
@@ -26,7 +26,7 @@ def test_the_test_of_the_law_sees_another_law() -> None:
     places = draw.standard_normal((400, width))
     distances = np.sqrt(2 - 2 * places[:, 0] / np.linalg.norm(places, axis=1))
     assert law.p_value_of_law(distances, width) > 1e-3
-    assert law.p_value_of_law(distances - 0.3 / np.sqrt(2 * width), width) < law.LEAST_P_VALUE
+    assert law.p_value_of_law(distances - 0.3 / np.sqrt(2 * width), width) < law.MIN_P_VALUE
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.3])

@@ -19,7 +19,7 @@ def test_streams_pass_every_test(tmp_path: Path) -> None:
     assert 3 <= len(results["findings"]) <= 8
     assert {row["family"] for row in results["rows"]} >= streams.FAMILIES.keys()
     assert results["combined"]["tests"] == len(results["rows"])
-    assert results["combined"]["bonferroni"] > streams.LEAST_P_VALUE
+    assert results["combined"]["bonferroni"] > streams.MIN_P_VALUE
 
 
 def good_halves() -> Tensor:
@@ -45,7 +45,7 @@ def test_bad_halves_are_seen(spoil: Callable[[Tensor], Tensor], seen_by: str) ->
         outcome.name: outcome.p_value for outcome in _randomness.of_halves(spoil(good_halves()).contiguous())
     }
     assert min(good.values()) * len(good) > 1e-3
-    assert bad[seen_by] < streams.LEAST_P_VALUE
+    assert bad[seen_by] < streams.MIN_P_VALUE
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_bad_numbers_are_seen(spoil: Callable[[Tensor], Tensor], seen_by: str) -
     good = table[good_halves().long()]
     assert min(outcome.p_value for outcome in _randomness.of_values(good)) > 1e-4
     bad = {outcome.name: outcome.p_value for outcome in _randomness.of_values(spoil(good))}
-    assert bad[seen_by] < streams.LEAST_P_VALUE
+    assert bad[seen_by] < streams.MIN_P_VALUE
 
 
 def test_laws_of_singular_values_hold_for_normal_matrices() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from _crash import Kill, Moment, Target, Victim
+from _drain import drain
 from _outages import Outages, Receiver
-from _settle import settle
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -51,7 +51,7 @@ def test_what_was_shown_arrives_once_and_true_over_crashes_and_outages(
             ThreadPoolExecutor() as pool,
         ):
             kills = [kill for made in pool.map(carry_out, victims, PLANS) for kill in made]
-        rows = settle(victims, receiver.database)
+        rows = drain(victims, receiver.database)
     assert Counter(kill.target for kill in kills) == {"API server": 2, "engine": 2}
     assert all(kill.was_ready for kill in kills)
     # A killed API server is a failure to whoever started it.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tolerances import KERNEL_DISTANCE_TOLERANCES, ROUNDOFF, SMALLEST_HALF_STEP, SUM_TOLERANCES
+from tolerances import KERNEL_DISTANCE_TOLERANCES, MIN_HALF_STEP, ROUNDOFF, SUM_TOLERANCES
 
 from hallmark.kernels import (
     FinalNorm,
@@ -111,7 +111,7 @@ def test_projections_of_real_size_agree_with_float64_in_every_run(
         bound = SUM_TOLERANCES[dtype, "cuda"] * (width + 1) * (part.abs() + part.abs() @ p.double().abs())
         assert bool(((found[start : start + 1024].double() - exact).abs() <= bound).all())
     rounded = project_residual(x, p, dtype)
-    bound = ROUNDOFF[dtype] * found.double().abs() + SMALLEST_HALF_STEP[dtype]
+    bound = ROUNDOFF[dtype] * found.double().abs() + MIN_HALF_STEP[dtype]
     assert bool(((rounded.double() - found.double()).abs() <= bound).all())
     for _ in range(REPEATS):
         assert torch.equal(project_residual(x, p, dtype), rounded)

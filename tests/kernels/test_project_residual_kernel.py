@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tolerances import ROUNDOFF, SMALLEST_HALF_STEP, SUM_TOLERANCES
+from tolerances import MIN_HALF_STEP, ROUNDOFF, SUM_TOLERANCES
 
 from hallmark.kernels.draw_matrix import draw_matrix_reference
 from hallmark.kernels.draw_normals import draw_normals_reference
@@ -49,7 +49,7 @@ def assert_projected(
     terms = x.double().abs() + x.double().abs() @ p.double().abs()
     bound = SUM_TOLERANCES[x.dtype, where] * (x.shape[1] + 1) * terms
     if out_dtype is not torch.float32:
-        bound = bound + ROUNDOFF[out_dtype] * (exact.abs() + bound) + SMALLEST_HALF_STEP[out_dtype]
+        bound = bound + ROUNDOFF[out_dtype] * (exact.abs() + bound) + MIN_HALF_STEP[out_dtype]
     assert bool(((found.double() - exact).abs() <= bound).all())
 
 

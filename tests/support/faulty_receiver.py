@@ -29,8 +29,8 @@ from typing import Any
 from hallmark.poc.core.errors import StateError
 from hallmark.server.receiver.store import BatchStore
 
-_LONGEST_BODY = 2**26
-_LONGEST_HEAD = 2**16
+_MAX_BODY = 2**26
+_MAX_HEAD = 2**16
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
         pairs = (line.split(":", 1) for line in lines)
         headers = {name.lower(): value.strip() for name, value in pairs}
         length = int(headers.get("content-length", 0))
-        if length > _LONGEST_BODY:
+        if length > _MAX_BODY:
             return None
         return Request(method, target, headers, await reader.readexactly(length))
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
@@ -202,7 +202,7 @@ async def _main() -> None:
         context.load_cert_chain(arguments.certificate, arguments.key)
     receiver = FaultyReceiver(arguments.database)
     server = await asyncio.start_server(
-        receiver.serve, "127.0.0.1", arguments.port, ssl=context, limit=_LONGEST_HEAD
+        receiver.serve, "127.0.0.1", arguments.port, ssl=context, limit=_MAX_HEAD
     )
     async with server:
         await server.serve_forever()

@@ -38,7 +38,7 @@ async def send(database: Path, url: str, name: str, first: int, is_last: bool) -
         callback_backoff_base=0.01, callback_backoff_cap=0.1, callback_timeout=2.0, callback_max_retries=None
     )
     outbox = Outbox(settings, OutboxStore(database))
-    await outbox.take_up()
+    await outbox.recover()
     numbers = range(first, first + _LAST_ONES) if is_last else itertools.count(first)
     for number in numbers:
         await outbox.post(url, "generated", payload(name, number))

@@ -87,7 +87,7 @@ class Probe(Base):
         Whoever waits for the others is given five seconds, and whoever waits for a forward ten.
         """
         state = getattr(self, STATE_ATTRIBUTE)
-        state._agreement.timeout, state._preemptible.timeout = timedelta(seconds=5), timedelta(seconds=10)
+        state._rank_vote.timeout, state._pausable.timeout = timedelta(seconds=5), timedelta(seconds=10)
         if rank not in (None, self.rank):
             return {}
         impl = state.attention.layers[sorted(self._probe_live_layers())[2]].impl

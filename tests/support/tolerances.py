@@ -37,7 +37,7 @@ ROUNDOFF: dict[torch.dtype, float] = {
 }
 """dtype → largest relative error of one rounding to it."""
 
-SMALLEST_HALF_STEP: dict[torch.dtype, float] = {
+MIN_HALF_STEP: dict[torch.dtype, float] = {
     torch.bfloat16: 2.0**-134,  # subnormal numbers are 2^-133 apart
     torch.float16: 2.0**-25,  # 2^-24
     torch.float32: 2.0**-150,  # 2^-149

@@ -9,7 +9,7 @@ from hallmark.poc.core.errors import HallmarkError
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.verdict.judge import ValidatedBatch, Verdict
-from hallmark.poc.verdict.sampling import gaps, joined_stretch
+from hallmark.poc.verdict.sampling import gaps, joined_range
 
 __all__ = ["JudgedCase", "identity", "joined", "summarize"]
 
@@ -71,7 +71,7 @@ def joined(cases: Iterable[JudgedCase]) -> Iterator[JudgedCase]:
             nonces=tuple(nonce for case in group for nonce in case.proof.nonces),
             dist=tuple(distance for case in group for distance in case.proof.dist),
             round=round_.digest,
-            covered=joined_stretch(case.proof for case in group),
+            covered=joined_range(case.proof for case in group),
             failed_nonces=tuple(nonce for nonce in failed if nonce not in claimed),
         )
         yield JudgedCase(
@@ -113,8 +113,8 @@ def summarize(
         "claimed_again": sum(case.n_claimed_before for case in single),
         "gaps": [
             {"public_key": round_.config.public_key, "node_id": node_id, "indices": [first, last]}
-            for (round_, node_id), stretches in walks.items()
-            for first, last in gaps(stretches)
+            for (round_, node_id), ranges in walks.items()
+            for first, last in gaps(ranges)
         ],
         "sample": sample,
         "numerics": dict(numerics),

@@ -17,7 +17,7 @@ from hallmark.server.cli.verdicts import STYLES, shortened
 __all__ = ["as_json", "as_table"]
 
 _WIDTH_OFF_A_TERMINAL = 140
-_MOST_SHOWN = 12
+_MAX_SHOWN = 12
 
 
 def as_json(judged: Sequence[JudgedCase], summary: Mapping[str, Any]) -> str:
@@ -136,8 +136,8 @@ def _said(summary: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _listed(nonces: Sequence[int]) -> str:
-    shown = ", ".join(map(str, nonces[:_MOST_SHOWN]))
-    more = len(nonces) - _MOST_SHOWN
+    shown = ", ".join(map(str, nonces[:_MAX_SHOWN]))
+    more = len(nonces) - _MAX_SHOWN
     return f"{shown} and {more} more" if more > 0 else shown
 
 

@@ -24,8 +24,8 @@ _ENDPOINT_GROUP = "vllm.endpoint_plugins"
 _OPT_IN_PLUGINS = frozenset({"lora_hf_hub_resolver"})
 
 # vLLM's smallest defaults on CPUs and GPUs: what fits into them needs no flag of ours.
-_LEAST_BATCHED_TOKENS = 2048
-_LEAST_SEQUENCES = 128
+_MIN_BATCHED_TOKENS = 2048
+_MIN_SEQUENCES = 128
 
 _DEFAULT_PORT = 8000
 
@@ -145,13 +145,13 @@ def _sizes(flags: VllmFlags, settings: Settings) -> tuple[list[str], list[str]]:
         (
             "max-num-batched-tokens",
             tokens,
-            _LEAST_BATCHED_TOKENS,
+            _MIN_BATCHED_TOKENS,
             f"{SECTION}.batch_size {settings.batch_size} x {SECTION}.seq_len {settings.seq_len} = {tokens}",
         ),
         (
             "max-num-seqs",
             settings.batch_size,
-            _LEAST_SEQUENCES,
+            _MIN_SEQUENCES,
             f"{SECTION}.batch_size {settings.batch_size}",
         ),
     ):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from _noise_compare import Computed, clipped_sigma, compare, describe
 from _noise_inputs import KINDS, Batch, Inputs, Size, signed_groups, words
-from _noise_ways import numbers
+from _noise_variants import numbers
 
 ROOT = Path(__file__).parents[3]
 

@@ -25,7 +25,7 @@ from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
 from hallmark.poc.engine import eager_operators
 from hallmark.poc.engine.eager_operators import EagerOperators
 from hallmark.poc.engine.forward import inferences_turn
-from hallmark.poc.engine.preemption import Preemptible
+from hallmark.poc.engine.pausable_forward import PausableForward
 
 WIDTH = 32
 X = torch.ones(2, WIDTH)
@@ -209,47 +209,47 @@ def provider() -> str:
 @pytest.mark.usefixtures("stand_in")
 def test_a_batch_has_the_eager_servers_and_inference_its_own_meanwhile() -> None:
     operators = EagerOperators(configured("none"))
-    preemptible = Preemptible(lambda: None, partial(inferences_turn, operators), TIMEOUT)
+    pausable = PausableForward(lambda: None, partial(inferences_turn, operators), TIMEOUT)
     seen = []
 
     def batch() -> str:
         with operators.chosen():
             for _ in range(3):
                 seen.append(provider())
-                preemptible.checkpoint()
+                pausable.checkpoint()
             return provider()
 
-    preemptible.start(batch)
+    pausable.start(batch)
     assert provider() == "wrapped native"
     for passed in (0, 1, 1):
-        assert preemptible.advance(passed) == (passed, [])
+        assert pausable.advance(passed) == (passed, [])
         assert provider() == "wrapped native", "inference's turn"
-    assert preemptible.advance(None) == (1, ["stand_in"])
+    assert pausable.advance(None) == (1, ["stand_in"])
     assert (seen, provider()) == (["stand_in"] * 3, "wrapped native")
 
 
 @pytest.mark.usefixtures("stand_in")
 def test_a_batch_that_fails_or_is_given_up_leaves_inference_its_own() -> None:
     operators = EagerOperators(configured("none"))
-    preemptible = Preemptible(lambda: None, partial(inferences_turn, operators), TIMEOUT)
+    pausable = PausableForward(lambda: None, partial(inferences_turn, operators), TIMEOUT)
     seen = []
 
     def batch() -> None:
         with operators.chosen():
             seen.append(provider())
-            preemptible.checkpoint()
+            pausable.checkpoint()
             raise ValueError("a layer failed")
 
     for stands_still in (False, True):
-        preemptible.start(batch)
+        pausable.start(batch)
         if stands_still:
-            preemptible.advance(0)
+            pausable.advance(0)
         with pytest.raises(ValueError, match="a layer failed"):
-            preemptible.advance(None)
+            pausable.advance(None)
         assert provider() == "wrapped native"
-    preemptible.start(batch)
-    preemptible.advance(0)
-    preemptible.cancel()
+    pausable.start(batch)
+    pausable.advance(0)
+    pausable.cancel()
     assert (seen, provider()) == (["stand_in"] * 3, "wrapped native")
 
 

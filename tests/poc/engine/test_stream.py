@@ -16,7 +16,7 @@ import torch
 import vllm.platforms
 from vllm.utils import torch_utils
 
-from hallmark.poc.engine.preemption import Preemptible
+from hallmark.poc.engine.pausable_forward import PausableForward
 from hallmark.poc.engine.stream import SameStream
 
 TIMEOUT = timedelta(seconds=30)
@@ -69,11 +69,11 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> Streams:
 
 
 @pytest.fixture
-def preemptible(streams: Streams) -> Preemptible:
-    return Preemptible(SameStream(CUDA), nullcontext, TIMEOUT)
+def pausable(streams: Streams) -> PausableForward:
+    return PausableForward(SameStream(CUDA), nullcontext, TIMEOUT)
 
 
-def where(preemptible: Preemptible, stops: int) -> Callable[[], list[tuple[str, str]]]:
+def where(pausable: PausableForward, stops: int) -> Callable[[], list[tuple[str, str]]]:
     """A task that notes at each stop which stream PyTorch and vLLM take it to be on."""
 
     def task() -> list[tuple[str, str]]:
@@ -81,59 +81,59 @@ def where(preemptible: Preemptible, stops: int) -> Callable[[], list[tuple[str, 
         for stop in range(stops + 1):
             seen.append((torch.cuda.current_stream().name, torch_utils.current_stream().name))
             if stop < stops:
-                preemptible.checkpoint()
+                pausable.checkpoint()
         return seen
 
     return task
 
 
-def test_it_starts_where_the_worker_is(streams: Streams, preemptible: Preemptible) -> None:
-    preemptible.start(where(preemptible, 0))
-    assert preemptible.advance(None)[1] == [[("default", "default")]]
-    preemptible.start(threading.get_ident)
-    [thread] = preemptible.advance(None)[1]
+def test_it_starts_where_the_worker_is(streams: Streams, pausable: PausableForward) -> None:
+    pausable.start(where(pausable, 0))
+    assert pausable.advance(None)[1] == [[("default", "default")]]
+    pausable.start(threading.get_ident)
+    [thread] = pausable.advance(None)[1]
     assert streams.devices == {thread: CUDA}
     assert torch.cuda.current_stream().name == "default", "the worker is left where it is"
 
 
 def test_a_stream_that_vllm_makes_between_batches_is_followed(
-    streams: Streams, preemptible: Preemptible
+    streams: Streams, pausable: PausableForward
 ) -> None:
     made = torch_utils.current_stream().name  # what an eager server's layer of experts calls in a small step
     assert torch.cuda.current_stream().name == made == "stream 1"
     waits = len(streams.waits)
-    preemptible.start(where(preemptible, 0))
-    assert preemptible.advance(None)[1] == [[(made, made)]]
+    pausable.start(where(pausable, 0))
+    assert pausable.advance(None)[1] == [[(made, made)]]
     assert streams.waits[waits:] == [(made, "default")], "behind what was launched on the old one"
 
 
 def test_a_stream_that_vllm_makes_while_a_batch_stands_still_is_followed(
-    streams: Streams, preemptible: Preemptible
+    streams: Streams, pausable: PausableForward
 ) -> None:
-    preemptible.start(where(preemptible, 3))
-    preemptible.advance(0)
+    pausable.start(where(pausable, 3))
+    pausable.advance(0)
     made = torch_utils.current_stream().name
     waits = len(streams.waits)
-    preemptible.advance(1)
-    preemptible.advance(1)
+    pausable.advance(1)
+    pausable.advance(1)
     old, new = ("default", "default"), (made, made)
-    assert preemptible.advance(None)[1] == [[old, new, new, new]]
+    assert pausable.advance(None)[1] == [[old, new, new, new]]
     assert streams.waits[waits:] == [(made, "default")], "once, where it has changed"
 
 
 def test_a_stream_that_the_forward_is_on_for_a_while_is_left_to_it(
-    streams: Streams, preemptible: Preemptible
+    streams: Streams, pausable: PausableForward
 ) -> None:
     side = streams.make("side")
 
     def task() -> str:
         torch.cuda.set_stream(side)
-        preemptible.checkpoint()
+        pausable.checkpoint()
         return str(torch.cuda.current_stream().name)
 
-    preemptible.start(task)
-    preemptible.advance(0)
-    assert preemptible.advance(None)[1] == ["side"]
+    pausable.start(task)
+    pausable.advance(0)
+    assert pausable.advance(None)[1] == ["side"]
 
 
 def test_on_a_cpu_there_is_nothing_to_follow() -> None:

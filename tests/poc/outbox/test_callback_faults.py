@@ -135,7 +135,7 @@ async def running_outbox(
     path: Path, connect: Any = callback_client, deadline: float = 5.0, **settings: Any
 ) -> AsyncIterator[Outbox]:
     outbox = Outbox(Settings(**{**SETTINGS, **settings}), OutboxStore(path), connect=connect)
-    await outbox.take_up()
+    await outbox.recover()
     try:
         yield outbox
     finally:

@@ -17,7 +17,7 @@ from hallmark.poc.outbox.database import OutboxDatabase
 from hallmark.poc.outbox.delivery_queue import DeliveryQueue
 from hallmark.poc.outbox.round_journal import InterruptedRound, JournalLimits, RoundJournal
 from hallmark.poc.protocol.config import PoCConfig, PoCState
-from hallmark.poc.protocol.generated import WalkedBatch
+from hallmark.poc.protocol.generated import ComputedSpan
 
 IDLE, GENERATING, VALIDATING, STOPPED = PoCState
 
@@ -44,13 +44,13 @@ class Kept:
         """The bodies in the queue."""
         return [body for _, body in self.queue.exported()]
 
-    def take_up(self, now: float = 1e9) -> InterruptedRound | None:
-        interrupted, dropped = self.journal.take_up(now)
+    def recover(self, now: float = 1e9) -> InterruptedRound | None:
+        interrupted, dropped = self.journal.recover(now)
         assert dropped == []
         return interrupted
 
     def interrupted(self) -> InterruptedRound:
-        interrupted = self.take_up()
+        interrupted = self.recover()
         assert interrupted is not None
         return interrupted
 
@@ -69,8 +69,8 @@ def kept() -> Iterator[Kept]:
 
 def walked(
     first: int, nonces: tuple[int, ...] = (), failed: tuple[int, ...] = (), count: int = 4
-) -> WalkedBatch:
-    return WalkedBatch(
+) -> ComputedSpan:
+    return ComputedSpan(
         covered=(first, first + count - 1), nonces=nonces, dist=(1.25,) * len(nonces), failed_nonces=failed
     )
 
@@ -126,7 +126,7 @@ class TestRecord:
     def test_distances_come_back_to_the_last_bit(self, kept: Kept) -> None:
         identifier = kept.begin()
         dist = (1.4000000000000001, 5e-324, 1.9999999999999998)
-        batch = WalkedBatch(covered=(0, 2), nonces=(1, 2, 2**63 - 1), dist=dist, failed_nonces=())
+        batch = ComputedSpan(covered=(0, 2), nonces=(1, 2, 2**63 - 1), dist=dist, failed_nonces=())
         kept.journal.record(identifier, [batch], 1e9)
         kept.journal.merge(identifier, 1e9)
         [body] = kept.bodies()
@@ -139,7 +139,7 @@ class TestRecord:
         assert kept.journal.merge(identifier, 1e9) == []
         assert (kept.interrupted().position, kept.interrupted().valid) == (4, 1)
         kept.journal.end(identifier, None, 1e9)
-        assert kept.take_up() is None
+        assert kept.recover() is None
         assert kept.bodies() == []
 
 
@@ -206,17 +206,17 @@ class TestMerge:
                     st.tuples(st.booleans(), st.lists(st.integers(1, 9), min_size=1, max_size=4)), max_size=8
                 )
             ):
-                stretches = []
+                spans = []
                 for size in sizes:
                     kinds = data.draw(st.lists(st.sampled_from("vf-"), min_size=size, max_size=size))
                     walk = range(position, position + size)
                     valid = tuple(n for n, kind in zip(walk, kinds, strict=True) if kind == "v")
                     lost = tuple(n for n, kind in zip(walk, kinds, strict=True) if kind == "f")
-                    stretches.append(walked(position, valid, lost, size))
+                    spans.append(walked(position, valid, lost, size))
                     nonces += valid
                     failed += lost
                     position += size
-                kept.journal.record(identifier, stretches, 1e9)
+                kept.journal.record(identifier, spans, 1e9)
                 if is_merged:
                     kept.journal.merge(identifier, 1e9)
             kept.journal.merge(identifier, 1e9)
@@ -269,7 +269,7 @@ class TestNextStart:
     """What the next server finds."""
 
     def test_a_new_file_has_no_round(self, kept: Kept) -> None:
-        assert kept.take_up() is None
+        assert kept.recover() is None
 
     def test_findings_are_merged_and_the_round_is_where_it_was(self, tmp_path: Path) -> None:
         first = Kept(tmp_path / "outbox.db")
@@ -277,7 +277,7 @@ class TestNextStart:
         first.journal.record(identifier, [walked(0, (3,)), walked(4)], 1e9 + 7)
         first.database.close()
         second = Kept(tmp_path / "outbox.db")
-        interrupted = second.take_up(2e9)
+        interrupted = second.recover(2e9)
         assert interrupted is not None
         assert (interrupted.config, interrupted.position, interrupted.updated_at) == (CONFIG, 8, 1e9 + 7)
         assert [body["covered"] for body in second.bodies()] == [[0, 7]]
@@ -298,7 +298,7 @@ class TestNextStart:
         identifier = kept.begin()
         kept.journal.record(identifier, [walked(0, (3,))], 1e9)
         kept.journal.end(identifier, None, 1e9)
-        assert kept.take_up() is None
+        assert kept.recover() is None
         assert [body["nonces"] for body in kept.bodies()] == [[3]]
         assert (kept.rows("rounds"), kept.rows("findings")) == (0, 0)
 
@@ -316,7 +316,7 @@ class TestNextStart:
         identifier = kept.begin()
         kept.journal.end(identifier, "CUDA error", 1e9)
         kept.journal.end(identifier, None, 1e9)
-        assert kept.take_up() is None
+        assert kept.recover() is None
 
     def test_a_new_round_takes_the_place_of_what_was_there(self, kept: Kept) -> None:
         first = kept.begin()
@@ -348,7 +348,7 @@ class TestNextStart:
         identifier = kept.begin()
         kept.journal.record(identifier, [walked(0, (3,))], 1e9)
         assert kept.journal.forget(1e9) == []
-        assert kept.take_up() is None
+        assert kept.recover() is None
         assert [body["nonces"] for body in kept.bodies()] == [[3]]
         assert kept.rows("findings") == 0
 
@@ -374,10 +374,10 @@ class TestNextStart:
                 value = json.dumps(json.loads(config) | value)
             raw.execute(f"UPDATE rounds SET {column} = ?", (value or "",))  # noqa: S608
         kept = Kept(path)
-        assert kept.journal.take_up(1e9) == (None, [])
+        assert kept.journal.recover(1e9) == (None, [])
         assert "A round of another version of Hallmark is not gone on with: " in caplog.text
         assert problem in caplog.text
         caplog.clear()
-        assert kept.journal.take_up(1e9) == (None, [])
+        assert kept.journal.recover(1e9) == (None, [])
         assert caplog.text == "", "it is forgotten"
         kept.database.close()

@@ -534,7 +534,7 @@ class TestOutbox:
 
         second = Receiver()
         outbox = self.outbox(second, Settings(), store=OutboxStore(path), wait=NO_WAIT)
-        assert await outbox.take_up() is None
+        assert await outbox.recover() is None
         # What the last server was told to wait for is not forgotten.
         await eventually(lambda: outbox.stats()["next_attempt"])
         assert second.requests == []
@@ -552,7 +552,7 @@ class TestOutbox:
         receiver = Receiver()
         settings = Settings(callback_allowed_hosts=("receiver.example",))
         outbox = self.outbox(receiver, settings, store=store)
-        await outbox.take_up()
+        await outbox.recover()
         await eventually(lambda: outbox.stats()["delivered"] == 1)
         assert {request.url.host for request in receiver.requests} == {"receiver.example"}
         assert outbox.stats()["dropped_by_reason"]["forbidden"] == 1

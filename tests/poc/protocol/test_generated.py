@@ -9,41 +9,41 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rounds import make_round
 
-from hallmark.poc.protocol.generated import WalkedBatch, merged_bodies
-from hallmark.poc.protocol.nonces import NonceWalk
+from hallmark.poc.protocol.generated import ComputedSpan, merged_bodies
+from hallmark.poc.protocol.nonces import NonceSchedule
 
 
-def walked(first: int, nonces: tuple[int, ...], failed: tuple[int, ...] = (), count: int = 4) -> WalkedBatch:
-    return WalkedBatch(
+def walked(first: int, nonces: tuple[int, ...], failed: tuple[int, ...] = (), count: int = 4) -> ComputedSpan:
+    return ComputedSpan(
         covered=(first, first + count - 1), nonces=nonces, dist=(1.25,) * len(nonces), failed_nonces=failed
     )
 
 
 def test_every_nonce_of_a_stretch_is_valid_or_failed_or_above_the_target() -> None:
     round_ = make_round(node_id=0, node_count=10, r_target=1.4)
-    stretch = NonceWalk(3, 10).take(5)
-    batch = WalkedBatch.sort_out(stretch, [1.3, math.nan, 1.4, 1.5, math.inf], round_)
-    assert batch == WalkedBatch(covered=(0, 4), nonces=(3,), dist=(1.3,), failed_nonces=(13, 43))
+    span = NonceSchedule(3, 10).take(5)
+    batch = ComputedSpan.sort_out(span, [1.3, math.nan, 1.4, 1.5, math.inf], round_)
+    assert batch == ComputedSpan(covered=(0, 4), nonces=(3,), dist=(1.3,), failed_nonces=(13, 43))
     assert batch.n_checked == 5
 
 
 def test_at_rate_1_a_distance_of_2_counts_and_an_infinite_one_has_failed() -> None:
     round_ = make_round(node_id=0, node_count=1)
-    batch = WalkedBatch.sort_out(NonceWalk(0, 1).take(2), [2.0, math.inf], round_)
+    batch = ComputedSpan.sort_out(NonceSchedule(0, 1).take(2), [2.0, math.inf], round_)
     assert (batch.nonces, batch.failed_nonces) == ((0,), (1,))
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_distance_too_few_or_too_many_is_an_error(count: int) -> None:
     with pytest.raises(ValueError, match="zip"):
-        WalkedBatch.sort_out(NonceWalk(0, 1).take(2), [1.0] * count, make_round())
+        ComputedSpan.sort_out(NonceSchedule(0, 1).take(2), [1.0] * count, make_round())
 
 
 def test_the_report_of_a_stretch_holds_against_its_round() -> None:
     round_ = make_round(node_id=1, node_count=3, n_groups=2, group_id=1)
-    stretch = NonceWalk(1, 3, 1, 2).take(4)
+    span = NonceSchedule(1, 3, 1, 2).take(4)
     numerics = {"dtype": "bfloat16"}
-    proof = WalkedBatch.sort_out(stretch, [1.0, 1.1, math.nan, 1.3], round_).proof(round_, numerics)
+    proof = ComputedSpan.sort_out(span, [1.0, 1.1, math.nan, 1.3], round_).proof(round_, numerics)
     assert proof is not None
     proof.check_against(round_)
     assert (proof.node_id, proof.nonces, proof.dist) == (1, (4, 10, 22), (1.0, 1.1, 1.3))
@@ -57,7 +57,7 @@ def test_a_stretch_without_valid_and_failed_nonces_is_no_report() -> None:
 
 
 class TestMergedBodies:
-    """Callbacks that report several stretches."""
+    """Callbacks that report several spans."""
 
     TEMPLATE: ClassVar = {"public_key": "02ff", "numerics": {"dtype": "bfloat16"}, "r_target": 1.4}
 
@@ -77,12 +77,12 @@ class TestMergedBodies:
 
     def test_numbers_come_back_to_the_last_bit(self) -> None:
         dist = (1.4000000000000001, 5e-324, math.nextafter(2.0, 0.0))
-        batch = WalkedBatch(covered=(0, 2), nonces=(0, 1, 2**63 - 1), dist=dist, failed_nonces=())
+        batch = ComputedSpan(covered=(0, 2), nonces=(0, 1, 2**63 - 1), dist=dist, failed_nonces=())
         [body] = merged_bodies({}, [batch], 2**20)
         assert json.loads(body) == batch.fields()
 
     def test_a_number_that_json_does_not_have_is_an_error(self) -> None:
-        batch = WalkedBatch(covered=(0, 0), nonces=(0,), dist=(math.nan,), failed_nonces=())
+        batch = ComputedSpan(covered=(0, 0), nonces=(0,), dist=(math.nan,), failed_nonces=())
         with pytest.raises(ValueError, match="JSON"):
             merged_bodies({}, [batch], 2**20)
 
@@ -99,7 +99,7 @@ class TestMergedBodies:
             nonces = tuple(range(position, position + valid))
             lost = tuple(range(position + valid, position + valid + failed))
             batches.append(
-                WalkedBatch(
+                ComputedSpan(
                     covered=(position, position + 80),
                     nonces=nonces,
                     dist=(1.4142135623730951,) * valid,
@@ -118,6 +118,6 @@ class TestMergedBodies:
         assert ends[2::2] == [last + 1 for last in ends[1:-1:2]]
         alone = [merged_bodies(self.TEMPLATE, [batch], 0)[0] for batch in batches]
         for body in found:
-            assert len(body) <= max_bytes or body in alone, "only a stretch that does not fit alone is longer"
+            assert len(body) <= max_bytes or body in alone, "only a span that does not fit alone is longer"
         if sum(map(len, alone)) <= max_bytes:
             assert len(found) <= 1, "as few as fit"

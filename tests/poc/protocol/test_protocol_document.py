@@ -15,12 +15,12 @@ from scipy.special import betaincinv
 from scipy.stats import norm
 
 from hallmark.kernels.normal_table import normal_table
-from hallmark.poc.protocol.config import LEAST_TOLERANCE, PoCConfig
+from hallmark.poc.protocol.config import MIN_TOLERANCE, PoCConfig
 from hallmark.poc.protocol.law import r_target_for
 from hallmark.poc.protocol.projection import RandomProjection
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.verdict.hypothesis_tests import LAW_MARGIN, PROBABILITY_MISMATCH, probability_at_least
-from hallmark.poc.verdict.judge import MOST_FAILED, judge
+from hallmark.poc.verdict.judge import MAX_FAILED, judge
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -149,11 +149,11 @@ def test_defaults_and_constants() -> None:
     honest_sigma = make_round().honest_sigma
     assert honest_sigma is not None
     assert f"`distance_tolerance` / {tolerance / honest_sigma:g}" in PAGE
-    assert f"The tolerance must be {LEAST_TOLERANCE} " in PAGE
-    assert 2 * norm.sf(LEAST_TOLERANCE) == pytest.approx(PROBABILITY_MISMATCH, rel=0.01)
+    assert f"The tolerance must be {MIN_TOLERANCE} " in PAGE
+    assert 2 * norm.sf(MIN_TOLERANCE) == pytest.approx(PROBABILITY_MISMATCH, rel=0.01)
     assert f"`E[e⁴]/E[e²]²`, {defaults.honest_kurtosis:g} by default" in PAGE
     assert f"plus {LAW_MARGIN * 100:.1f} % of themselves" in PAGE
-    assert f"more than {MOST_FAILED * 100:.0f} % of the nonces" in PAGE
+    assert f"more than {MAX_FAILED * 100:.0f} % of the nonces" in PAGE
 
 
 def measured(bench: str) -> list[dict[str, Any]]:

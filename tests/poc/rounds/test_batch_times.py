@@ -2,7 +2,7 @@
 
 import pytest
 
-from hallmark.poc.rounds.batch_times import MOST_BATCHES, BatchTimes
+from hallmark.poc.rounds.batch_times import MAX_BATCHES, BatchTimes
 from hallmark.poc.rounds.engine_protocol import ComputedBatch
 
 
@@ -23,7 +23,7 @@ def test_begins_with_one_batch_and_no_times() -> None:
 
 @pytest.mark.parametrize(
     ("seconds_each", "expected"),
-    [(2.0, 1), (0.5, 1), (0.26, 1), (0.25, 2), (0.1, 5), (0.001, MOST_BATCHES), (0.0, MOST_BATCHES)],
+    [(2.0, 1), (0.5, 1), (0.26, 1), (0.25, 2), (0.1, 5), (0.001, MAX_BATCHES), (0.0, MAX_BATCHES)],
 )
 def test_a_call_takes_about_half_a_second(seconds_each: float, expected: int) -> None:
     times = BatchTimes()

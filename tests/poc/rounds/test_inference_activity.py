@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import pytest
 from runtime import Engine
 
-from hallmark.poc.rounds.inference_activity import InferenceLoad
+from hallmark.poc.rounds.inference_activity import InferenceActivity
 
 
 @pytest.fixture
@@ -17,17 +17,17 @@ def engine() -> Engine:
 
 
 @pytest.fixture
-def load(engine: Engine) -> InferenceLoad:
-    return InferenceLoad(engine)
+def load(engine: Engine) -> InferenceActivity:
+    return InferenceActivity(engine)
 
 
-def test_at_first_nothing_is_at_work(load: InferenceLoad) -> None:
+def test_at_first_nothing_is_at_work(load: InferenceActivity) -> None:
     assert load.connections == 0
     assert not load.is_active
     assert load.all_served.is_set()
 
 
-def test_a_connection_is_at_work_from_its_beginning_to_its_end(load: InferenceLoad) -> None:
+def test_a_connection_is_at_work_from_its_beginning_to_its_end(load: InferenceActivity) -> None:
     with load.connection():
         assert load.connections == 1
         assert load.is_active, "the engine need not know of it yet"
@@ -37,7 +37,7 @@ def test_a_connection_is_at_work_from_its_beginning_to_its_end(load: InferenceLo
     assert load.all_served.is_set()
 
 
-def test_all_are_served_when_the_last_one_is_whatever_their_order(load: InferenceLoad) -> None:
+def test_all_are_served_when_the_last_one_is_whatever_their_order(load: InferenceActivity) -> None:
     first, second = ExitStack(), ExitStack()
     first.enter_context(load.connection())
     second.enter_context(load.connection())
@@ -55,7 +55,7 @@ def test_all_are_served_when_the_last_one_is_whatever_their_order(load: Inferenc
 
 
 @pytest.mark.parametrize("error", [RuntimeError("the app failed"), asyncio.CancelledError()])
-def test_a_connection_that_ends_in_an_error_has_ended(load: InferenceLoad, error: BaseException) -> None:
+def test_a_connection_that_ends_in_an_error_has_ended(load: InferenceActivity, error: BaseException) -> None:
     with pytest.raises(type(error)), load.connection():
         raise error
     assert load.connections == 0
@@ -63,7 +63,7 @@ def test_a_connection_that_ends_in_an_error_has_ended(load: InferenceLoad, error
 
 
 def test_what_the_engine_has_to_finish_is_at_work_without_a_connection(
-    engine: Engine, load: InferenceLoad
+    engine: Engine, load: InferenceActivity
 ) -> None:
     engine.is_idle = False
     assert load.is_active
@@ -74,7 +74,7 @@ def test_what_the_engine_has_to_finish_is_at_work_without_a_connection(
 
 
 def test_a_connection_is_over_before_the_engine_has_finished_its_work(
-    engine: Engine, load: InferenceLoad
+    engine: Engine, load: InferenceActivity
 ) -> None:
     with load.connection():
         engine.is_idle = False
@@ -82,7 +82,7 @@ def test_a_connection_is_over_before_the_engine_has_finished_its_work(
     assert load.all_served.is_set()
 
 
-async def test_who_waits_for_the_last_connection_is_woken_by_its_end(load: InferenceLoad) -> None:
+async def test_who_waits_for_the_last_connection_is_woken_by_its_end(load: InferenceActivity) -> None:
     with load.connection():
         waiting = asyncio.create_task(load.all_served.wait())
         with load.connection():

@@ -31,7 +31,7 @@ from hallmark.poc.core.errors import (
 from hallmark.poc.protocol.config import PoCState
 from hallmark.poc.protocol.round import RoundSpec
 from hallmark.poc.rounds import active_round
-from hallmark.poc.rounds.batch_times import MOST_BATCHES
+from hallmark.poc.rounds.batch_times import MAX_BATCHES
 from hallmark.poc.rounds.engine_protocol import Slice
 from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.settings.settings import Settings
@@ -621,7 +621,7 @@ class TestFailures:
         assert status["total_checked"] == len(walked), "a call in flight at the stop is counted"
         batches = status["batches"]
         assert batches["computed"] == len(engine.keys)
-        assert 1 <= batches["in_last_call"] <= MOST_BATCHES
+        assert 1 <= batches["in_last_call"] <= MAX_BATCHES
         assert 0 < batches["host_seconds_each"] <= batches["seconds_each"]
 
     async def test_beside_inference_a_call_computes_one_batch(

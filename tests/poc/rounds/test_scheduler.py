@@ -20,7 +20,7 @@ from hallmark.poc.core.errors import EngineError
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.rounds import scheduler as scheduler_module
 from hallmark.poc.rounds.engine_protocol import ComputedBatch, Slice
-from hallmark.poc.rounds.inference_activity import InferenceLoad
+from hallmark.poc.rounds.inference_activity import InferenceActivity
 from hallmark.poc.rounds.scheduler import Scheduler
 from hallmark.poc.rounds.slices import SliceTimes
 from hallmark.poc.settings.settings import Settings
@@ -56,7 +56,7 @@ class ScriptedEngine:
 
     Attributes:
         calls: What was asked: the name and the layers.
-        beside_inference: Whether inference was at work then.
+        concurrent_with_inference: Whether inference was at work then.
         stalls: How long the calls took that did not fail.
         spans: Their beginnings and ends.
         passed: Layers that were computed.
@@ -71,7 +71,7 @@ class ScriptedEngine:
         self._open: list[list[NonceKey]] = []
         self._left: list[float] = []
         self.calls: list[tuple[str, int | None]] = []
-        self.beside_inference: list[bool] = []
+        self.concurrent_with_inference: list[bool] = []
         self.stalls: list[float] = []
         self.spans: list[tuple[float, float]] = []
         self.passed = 0
@@ -91,7 +91,7 @@ class ScriptedEngine:
 
     async def _go_on(self, name: str, layers: int | None) -> Slice:
         self.calls.append((name, layers))
-        self.beside_inference.append(self.has_inference())
+        self.concurrent_with_inference.append(self.has_inference())
         begun = now()
         passed = len(self._left) if layers is None else min(layers, len(self._left))
         stall = self._bubble + sum(self._left[:passed])
@@ -134,14 +134,14 @@ class Node:
         **settings: Any,
     ) -> None:
         self.engine = ScriptedEngine(layers, cost, bubble)
-        self.load = InferenceLoad(self.engine)  # type: ignore[arg-type]  # it asks whether it is idle
-        self.engine.has_inference = lambda: self.load.is_active
+        self.activity = InferenceActivity(self.engine)  # type: ignore[arg-type]  # it asks whether it is idle
+        self.engine.has_inference = lambda: self.activity.is_active
         self.refuses = False
         self.ended = asyncio.Event()
         self.slices = 0
         self.scheduler = Scheduler(
             self.engine,  # type: ignore[arg-type]  # it starts and advances
-            self.load,
+            self.activity,
             Settings(**settings),
             lambda: self.refuses,
         )
@@ -161,7 +161,7 @@ class Node:
 
     async def serve(self, duration: float) -> None:
         """A request for inference."""
-        with self.load.connection():
+        with self.activity.connection():
             await wait(duration)
 
 
@@ -177,7 +177,7 @@ class TestBesideInference:
         self, cost: float, expected: list[int]
     ) -> None:
         node = Node(layers=12, cost=cost)
-        with node.load.connection():
+        with node.activity.connection():
             assert await node.compute() == [[distance(key) for key in BATCH]]
         assert node.engine.layers == expected
         assert max(node.engine.stalls) <= max(5, cost)
@@ -194,14 +194,14 @@ class TestBesideInference:
     @in_virtual_time
     async def test_what_a_call_costs_beside_its_layers_is_part_of_the_stall(self) -> None:
         node = Node(layers=200, bubble=0.75)
-        with node.load.connection():
+        with node.activity.connection():
             await node.compute()
         assert max(node.engine.stalls) == 4.75, "one layer more, and it would be more than 5.12"
 
     @in_virtual_time
     async def test_a_dearer_layer_makes_the_very_next_slice_shorter(self) -> None:
         node = Node(cost=[1.0] * 6 + [2.5] * 6)
-        with node.load.connection():
+        with node.activity.connection():
             await node.compute()
         assert node.engine.layers == [1, 5, 5, 2]
         assert node.engine.stalls == [1, 5, 12.5, 2.5]
@@ -212,7 +212,7 @@ class TestBesideInference:
         self, share: float
     ) -> None:
         node = Node(validation_share=share)
-        with node.load.connection():
+        with node.activity.connection():
             await node.compute()
         assert node.engine.stalls == pytest.approx([1, 5, 5, 1])
         assert node.engine.pauses == pytest.approx([t * (1 - share) / share for t in (1, 5, 5)])
@@ -220,7 +220,7 @@ class TestBesideInference:
     @in_virtual_time
     async def test_with_the_whole_share_slices_are_short_and_follow_each_other(self) -> None:
         node = Node(validation_share=1.0)
-        with node.load.connection():
+        with node.activity.connection():
             await node.compute()
         assert node.engine.layers == [1, 5, 5, 5]
         assert node.engine.pauses == [0] * 3
@@ -228,7 +228,7 @@ class TestBesideInference:
     @in_virtual_time
     async def test_the_last_slice_of_a_batch_is_paid_for_before_the_next_batch(self) -> None:
         node = Node(layers=2)
-        with node.load.connection():
+        with node.activity.connection():
             await node.compute()
             await node.compute()
         assert node.engine.calls == [("start", 1), ("advance", 5), ("start", 5)]
@@ -237,7 +237,7 @@ class TestBesideInference:
     @in_virtual_time
     async def test_after_a_rest_nothing_is_owed(self) -> None:
         node = Node(layers=2)
-        with node.load.connection():
+        with node.activity.connection():
             await node.compute()
             node.scheduler.rest()
             await node.compute()
@@ -247,7 +247,7 @@ class TestBesideInference:
     async def test_a_call_that_failed_is_followed_by_a_fresh_start(self) -> None:
         node = Node()
         node.engine.fails = EngineError("rank 1 is out of memory")
-        with node.load.connection():
+        with node.activity.connection():
             with pytest.raises(EngineError, match="rank 1"):
                 await node.compute()
             node.engine.fails = None
@@ -315,7 +315,7 @@ class TestRefusingInference:
     async def test_what_is_running_gets_short_slices_and_no_pause(self) -> None:
         node = Node()
         node.refuses = True
-        with node.load.connection():
+        with node.activity.connection():
             await node.compute()
         assert node.engine.layers == [1, 5, 5, 5]
         assert node.engine.pauses == [0] * 3
@@ -352,7 +352,7 @@ class TestRefusingInference:
             begun.append(now())
             return [BATCH]
 
-        with node.load.connection():
+        with node.activity.connection():
             await node.compute_what(choose)
             assert await node.compute_what(choose) == [[distance(key) for key in BATCH]]
         assert begun == [0, 4], "one layer, and three for inference"
@@ -375,7 +375,7 @@ class TestThePauseEnds:
     @in_virtual_time
     async def test_with_the_round_and_the_batch_is_given_up(self) -> None:
         node = Node()
-        with node.load.connection():
+        with node.activity.connection():
             computing = asyncio.create_task(node.compute())
             await wait(3)
             node.ended.set()
@@ -463,7 +463,7 @@ class TestStatistics:
     async def test_slices_are_counted_as_they_were(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(scheduler_module, "SliceTimes", lambda: SliceTimes(lambda: now() * LAYER))
         node = Node(layers=101)
-        with node.load.connection():
+        with node.activity.connection():
             await node.compute()
         await node.compute()
         stats = node.scheduler.stats
@@ -484,7 +484,7 @@ class TestStatistics:
     ) -> None:
         monkeypatch.setattr(scheduler_module, "SliceTimes", lambda: SliceTimes(lambda: now() * LAYER))
         node = Node(layers=40, validation_share=share)
-        with node.load.connection():
+        with node.activity.connection():
             for _ in range(3):
                 await node.compute()
         assert node.scheduler.stats["share_used"] == pytest.approx(share)
@@ -495,7 +495,7 @@ class TestStatistics:
     ) -> None:
         monkeypatch.setattr(scheduler_module, "SliceTimes", lambda: SliceTimes(lambda: now() * LAYER))
         node = Node(layers=40, validation_share=0.5)
-        with node.load.connection():
+        with node.activity.connection():
             for _ in range(3):
                 await node.compute()
                 node.scheduler.rest()
@@ -543,8 +543,10 @@ async def test_whoever_comes_and_goes_distances_are_the_same_and_no_stall_is_too
     batches = [[(f"0{batch}", nonce) for nonce in range(3)] for batch in range(n_batches)]
     assert await node.compute(*batches) == [[distance(key) for key in keys] for keys in batches]
     engine = node.engine
-    for asked, stall, is_beside in zip(engine.layers, engine.stalls, engine.beside_inference, strict=True):
-        if is_beside:
+    for asked, stall, is_concurrent in zip(
+        engine.layers, engine.stalls, engine.concurrent_with_inference, strict=True
+    ):
+        if is_concurrent:
             assert asked is not None
             assert stall <= max(5.12, cost)
         elif asked is not None:

@@ -13,9 +13,9 @@ class Slices:
         self.now = 100.0
         self.times = SliceTimes(lambda: self.now)
 
-    def run(self, seconds: float, layers: int = 1, *, beside_inference: bool = True) -> None:
+    def run(self, seconds: float, layers: int = 1, *, concurrent_with_inference: bool = True) -> None:
         self.now += seconds
-        self.times.record(Slice(seconds, layers, None), beside_inference=beside_inference)
+        self.times.record(Slice(seconds, layers, None), concurrent_with_inference=concurrent_with_inference)
 
     def pause(self, seconds: float) -> None:
         self.now += seconds
@@ -81,7 +81,7 @@ def test_a_cheaper_layer_counts_little_by_little(slices: Slices) -> None:
 
 
 def test_the_cost_of_a_layer_is_learnt_without_inference_too(slices: Slices) -> None:
-    slices.run(0.004, layers=2, beside_inference=False)
+    slices.run(0.004, layers=2, concurrent_with_inference=False)
     assert slices.stats["layer_ms"] == pytest.approx(2.0)
     assert slices.stats["slices"] == 1
     assert slices.stats["slices_beside_inference"] == 0
@@ -116,7 +116,7 @@ def test_of_two_slices_the_median_is_the_shorter_one(slices: Slices) -> None:
 
 
 def test_a_slice_that_nobody_waited_for_is_no_stall(slices: Slices) -> None:
-    slices.run(0.5, beside_inference=False)
+    slices.run(0.5, concurrent_with_inference=False)
     assert slices.stats["stall_ms"] == {"p50": None, "p99": None, "max": None}
     slices.run(0.003)
     assert slices.stats["stall_ms"]["max"] == pytest.approx(3.0)
@@ -152,19 +152,19 @@ def test_slices_without_a_pause_use_the_whole_engine(slices: Slices) -> None:
 def test_the_share_is_never_above_the_whole(slices: Slices) -> None:
     """The engine's own seconds and this clock need not agree."""
     slices.run(0.010)
-    slices.times.record(Slice(0.010, 1, None), beside_inference=True)
+    slices.times.record(Slice(0.010, 1, None), concurrent_with_inference=True)
     assert slices.stats["share_used"] == pytest.approx(1.0)
 
 
 def test_a_period_begins_with_a_slice_beside_inference(slices: Slices) -> None:
-    slices.run(0.010, beside_inference=False)
+    slices.run(0.010, concurrent_with_inference=False)
     slices.pause(0.070)
     slices.run(0.010)
     assert slices.stats["share_used"] is None
     slices.pause(0.010)
-    slices.run(0.010, beside_inference=False)
+    slices.run(0.010, concurrent_with_inference=False)
     assert slices.stats["share_used"] == pytest.approx(0.5), "it ends with whatever slice is next"
-    slices.run(0.010, beside_inference=False)
+    slices.run(0.010, concurrent_with_inference=False)
     assert slices.stats["share_used"] == pytest.approx(0.5)
 
 

@@ -342,7 +342,7 @@ class NodeMachine(RuleBasedStateMachine):
     @rule()
     def a_connection_comes(self) -> None:
         connection = ExitStack()
-        connection.enter_context(self.manager.load.connection())
+        connection.enter_context(self.manager.activity.connection())
         self.connections.append(connection)
         self._go_on()
 

@@ -234,7 +234,7 @@ def test_the_latest_thousand_results_are_kept() -> None:
 
 
 def test_results_are_bounded_in_nonces_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation, "MOST_RESULT_NONCES", 100)
+    monkeypatch.setattr(validation, "MAX_RESULT_NONCES", 100)
     queue = ValidationQueue(2000)
     jobs = [queue.submit(proof(*range(40)), ROUND) for _ in range(4)]
     large = queue.submit(proof(*(1,) * 300, failed_nonces=tuple(range(10, 210))), ROUND)

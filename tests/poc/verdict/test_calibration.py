@@ -9,7 +9,7 @@ from scipy import stats
 from hallmark.poc.core.errors import FieldError, StateError
 from hallmark.poc.protocol.config import PoCConfig
 from hallmark.poc.protocol.law import distance_std, r_target_for
-from hallmark.poc.verdict.calibration import LEAST_SIGMA, Calibration, check_law, sigma_bound
+from hallmark.poc.verdict.calibration import MIN_SIGMA, Calibration, check_law, sigma_bound
 
 WIDTH = 1024
 S = distance_std(WIDTH)
@@ -77,7 +77,7 @@ def test_lighter_tails_count_as_gaussian() -> None:
 def test_identical_platforms_are_given_the_floor() -> None:
     found = measured(np.zeros(100))
     assert (found.sigma, found.sigma_bound, found.largest) == (0, 0, 0)
-    assert (found.honest_sigma, found.honest_kurtosis, found.distance_tolerance) == (LEAST_SIGMA, 3.0, 0.35)
+    assert (found.honest_sigma, found.honest_kurtosis, found.distance_tolerance) == (MIN_SIGMA, 3.0, 0.35)
 
 
 @pytest.mark.parametrize(("count", "beyond"), [(5_990, 0), (5_989, 0), (6_000, 1), (20_000, 3)])

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from hallmark.poc.protocol.proof import ProofBatch
-from hallmark.poc.verdict.sampling import gaps, joined_stretch
+from hallmark.poc.verdict.sampling import gaps, joined_range
 
 
 def batch(covered: tuple[int, int] | None, nonce: int = 0, node_id: int = 0) -> ProofBatch:
@@ -21,7 +21,7 @@ def batch(covered: tuple[int, int] | None, nonce: int = 0, node_id: int = 0) -> 
 
 
 @pytest.mark.parametrize(
-    ("batches", "stretch"),
+    ("batches", "range_"),
     [
         ([batch((0, 3), 1)], (0, 3)),
         ([batch((4, 4), 4), batch((0, 3), 1)], (0, 4)),
@@ -35,15 +35,15 @@ def batch(covered: tuple[int, int] | None, nonce: int = 0, node_id: int = 0) -> 
     ids=["one", "in any order", "twice", "two groups", "overlap", "gap", "two nodes", "not said"],
 )
 def test_stretches_join_where_they_follow_one_another(
-    batches: list[ProofBatch], stretch: tuple[int, int] | None
+    batches: list[ProofBatch], range_: tuple[int, int] | None
 ) -> None:
-    assert joined_stretch(batches) == stretch
-    # Fewer claims of the same stretch are another batch.
-    assert joined_stretch([*batches, replace(batches[0], nonces=(9,))]) is None
+    assert joined_range(batches) == range_
+    # Fewer claims of the same range_ are another batch.
+    assert joined_range([*batches, replace(batches[0], nonces=(9,))]) is None
 
 
 @pytest.mark.parametrize(
-    ("stretches", "between"),
+    ("ranges", "between"),
     [
         ([], []),
         ([(3, 5)], []),
@@ -53,6 +53,6 @@ def test_stretches_join_where_they_follow_one_another(
     ],
 )
 def test_gaps_lie_between_what_is_covered(
-    stretches: list[tuple[int, int]], between: list[tuple[int, int]]
+    ranges: list[tuple[int, int]], between: list[tuple[int, int]]
 ) -> None:
-    assert [*gaps(stretches)] == between
+    assert [*gaps(ranges)] == between

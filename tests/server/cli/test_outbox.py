@@ -261,7 +261,7 @@ async def test_beside_a_server_that_runs(cli: Cli, tmp_path: Path) -> None:
     async with running_receiver() as receiver:
         receiver.answers = [404, 503]
         outbox = Outbox(settings, OutboxStore(path))
-        await outbox.take_up()
+        await outbox.recover()
         await outbox.post(receiver.url, "generated", {"n": 0})
         await eventually(lambda: outbox.stats()["kept"] == 1)
         for n in (1, 2):
@@ -291,7 +291,7 @@ async def test_a_retry_does_not_reach_a_receiver_that_is_not_allowed(cli: Cli, t
         store = OutboxStore(path)
         store.queue.add(receiver.url, "generated", [b'{"n":0}'], now=time.time(), max_queued=9)
         outbox = Outbox(Settings(callback_allowed_hosts=("receiver.example",)), store)
-        await outbox.take_up()
+        await outbox.recover()
         assert outbox.stats()["kept"] == 1
         assert (await asyncio.to_thread(cli, "outbox", "retry", 1, "--outbox", path)).code == 0
         await eventually(lambda: outbox.stats()["dropped_by_reason"]["forbidden"] == 2)

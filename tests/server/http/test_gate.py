@@ -199,7 +199,7 @@ class Inference:
     """An app with inference of its own that ends when it is told to."""
 
     def __init__(self, manager: PoCManager) -> None:
-        self.load = manager.load
+        self.activity = manager.activity
         self.may_go_on = asyncio.Event()
         self.app = FastAPI()
         self.app.add_api_route("/v1/completions", self._complete, methods=["POST"])
@@ -212,7 +212,7 @@ class Inference:
 
     @property
     def is_served(self) -> bool:
-        return self.load.connections == 0 and self.load.all_served.is_set()
+        return self.activity.connections == 0 and self.activity.all_served.is_set()
 
     async def _complete(self) -> dict[str, str]:
         await self.may_go_on.wait()
@@ -261,9 +261,9 @@ class TestConnectionsAreCounted:
     async def test_requests_count_until_they_are_answered(self, inference: Inference) -> None:
         async with client_of(inference.app) as client:
             asked = [asyncio.create_task(client.post("/v1/completions")) for _ in range(3)]
-            await eventually(lambda: inference.load.connections == 3)
-            assert inference.load.is_active
-            assert not inference.load.all_served.is_set()
+            await eventually(lambda: inference.activity.connections == 3)
+            assert inference.activity.is_active
+            assert not inference.activity.all_served.is_set()
             inference.may_go_on.set()
             assert [(await each).status_code for each in asked] == [200] * 3
         assert inference.is_served
@@ -272,7 +272,7 @@ class TestConnectionsAreCounted:
         engine.is_idle = True
         async with client_of(inference.app) as client:
             asked = asyncio.create_task(client.post("/v1/completions"))
-            await eventually(lambda: inference.load.connections)
+            await eventually(lambda: inference.activity.connections)
             shown = (await client.get(f"{POC}/status")).json()["inference"]
             assert shown == {"connections": 1, "is_active": True}
             inference.may_go_on.set()
@@ -287,7 +287,7 @@ class TestConnectionsAreCounted:
         ):
             words = answer.aiter_text()
             assert await anext(words) == "yes"
-            assert inference.load.connections == 1, "the headers and the first words are not its end"
+            assert inference.activity.connections == 1, "the headers and the first words are not its end"
             inference.may_go_on.set()
             assert await anext(words) == " and no"
         await eventually(lambda: inference.is_served)
@@ -300,7 +300,7 @@ class TestConnectionsAreCounted:
             client.stream("POST", "/v1/stream") as answer,
         ):
             assert await anext(answer.aiter_text()) == "yes"
-            assert inference.load.connections == 1
+            assert inference.activity.connections == 1
         await eventually(lambda: inference.is_served)
         assert not inference.may_go_on.is_set(), "the stream itself has not come to its end"
 
@@ -309,14 +309,14 @@ class TestConnectionsAreCounted:
             for text in ("one", "two"):
                 await websocket.send(text)
                 assert await websocket.recv() == text
-                assert inference.load.connections == 1
+                assert inference.activity.connections == 1
         await eventually(lambda: inference.is_served)
 
     async def test_a_websocket_that_is_cut_off_counts_no_longer(self, inference: Inference, url: str) -> None:
         websocket = await websockets.connect(f"{url.replace('http', 'ws')}/v1/realtime", proxy=None)
         await websocket.send("one")
         assert await websocket.recv() == "one"
-        assert inference.load.connections == 1
+        assert inference.activity.connections == 1
         websocket.transport.abort()
         await eventually(lambda: inference.is_served)
         await websocket.wait_closed()
@@ -332,7 +332,7 @@ class TestConnectionsAreCounted:
     async def test_a_request_that_fails_counts_no_longer(self, inference: Inference, path: str) -> None:
         async with client_of(inference.app) as client:
             asked = asyncio.create_task(client.post(path))
-            await eventually(lambda: inference.load.connections or asked.done())
+            await eventually(lambda: inference.activity.connections or asked.done())
             inference.may_go_on.set()
             with pytest.raises(RuntimeError, match="the model broke"):
                 await asked
@@ -341,7 +341,7 @@ class TestConnectionsAreCounted:
     async def test_a_request_that_is_cancelled_counts_no_longer(self, inference: Inference) -> None:
         async with client_of(inference.app) as client:
             asked = asyncio.create_task(client.post("/v1/completions"))
-            await eventually(lambda: inference.load.connections == 1)
+            await eventually(lambda: inference.activity.connections == 1)
             asked.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asked
@@ -356,7 +356,7 @@ class TestConnectionsAreCounted:
 
     async def test_what_does_is_counted(self, manager: PoCManager) -> None:
         assert await counted_while(manager, "POST", "/v1/completions") == [1]
-        assert manager.load.connections == 0
+        assert manager.activity.connections == 0
 
     async def test_what_is_refused_is_not_counted(self, manager: PoCManager) -> None:
         await manager.start_round(config())
@@ -364,17 +364,17 @@ class TestConnectionsAreCounted:
         assert await counted_while(manager, "POST", "/v1/completions", sent) == []
         assert sent[0]["status"] == 503
         assert [message["connections"] for message in sent] == [0] * len(sent)
-        assert manager.load.all_served.is_set()
+        assert manager.activity.all_served.is_set()
 
     async def test_a_stream_that_began_before_the_gate_closed_still_counts(
         self, inference: Inference, manager: PoCManager
     ) -> None:
         async with client_of(inference.app) as client:
             asked = asyncio.create_task(client.post("/v1/stream"))
-            await eventually(lambda: inference.load.connections == 1)
+            await eventually(lambda: inference.activity.connections == 1)
             await manager.start_round(config())
             assert (await client.post("/v1/completions")).status_code == 503
-            assert inference.load.connections == 1
+            assert inference.activity.connections == 1
             inference.may_go_on.set()
             assert (await asked).text == "yes and no"
         assert inference.is_served
@@ -387,14 +387,14 @@ async def counted_while(
     counts = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        counts.append(manager.load.connections)
+        counts.append(manager.activity.connections)
 
     async def receive() -> Any:
         return {"type": "http.request"}
 
     async def send(message: Any) -> None:
         if sent is not None:
-            sent.append({**message, "connections": manager.load.connections})
+            sent.append({**message, "connections": manager.activity.connections})
 
     state = SimpleNamespace(state=SimpleNamespace(hallmark=manager))
     scope = {"type": "http", "method": method, "path": path, "root_path": "", "app": state}

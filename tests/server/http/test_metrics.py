@@ -122,12 +122,12 @@ async def test_while_generating(manager: PoCManager, registry: CollectorRegistry
     assert scraped["round_checked_nonces_total"] == 8 * scraped["round_batches_total"]
 
 
-async def test_while_validating_beside_inference(
+async def test_while_validating_with_inference(
     manager: PoCManager, registry: CollectorRegistry, engine: Engine
 ) -> None:
     engine.failed_nonces = {5}
     await manager.start_round(config(), PoCState.VALIDATING)
-    with manager.load.connection():
+    with manager.activity.connection():
         await manager.validate(await honest_proof(config(), range(12)))
         scraped = scrape(registry)
         assert scraped == told(manager)

@@ -1,4 +1,4 @@
-"""Agreement between tensor-parallel ranks on whether a step succeeded.
+"""RankVote between tensor-parallel ranks on whether a step succeeded.
 
 A rank that fails where another does not leaves collectives unpaired, and then only stopping is safe. So ranks
 vote on the CPU group after each step. Before the first collective of a batch a failure on one rank is a
@@ -17,14 +17,14 @@ import torch.distributed as dist
 
 from hallmark.poc.core.errors import EngineError
 
-__all__ = ["Agreement", "stop_engine"]
+__all__ = ["RankVote", "stop_engine"]
 
 logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
 
-class Agreement:
+class RankVote:
     """Steps that the ranks of a CPU process group take together.
 
     Args:

@@ -9,7 +9,7 @@ from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.model_executor.layers.layernorm import GemmaRMSNorm, RMSNorm
 
 from hallmark.kernels.final_norm import final_norm_reference
-from hallmark.poc.engine.postponed_norm import postpone_final_norm
+from hallmark.poc.engine.deferred_norm import defer_final_norm
 
 WIDTH = 32
 
@@ -70,9 +70,9 @@ def test_the_norm_done_afterwards_is_the_model_s_own() -> None:
     torch.manual_seed(0)
     model, x = Model(), torch.randn(6, WIDTH)
     expected = model(x.clone())
-    postponed = postpone_final_norm(model)
-    assert postponed is not None
-    without_norm, stand_in = postponed
+    deferred = defer_final_norm(model)
+    assert deferred is not None
+    without_norm, stand_in = deferred
     for _ in range(2):
         output = without_norm(x.clone())
         norm = stand_in.take(output)
@@ -85,9 +85,9 @@ def test_the_norm_done_afterwards_is_the_model_s_own() -> None:
 def test_the_model_stays_as_it_is_and_new_weights_reach_the_copy() -> None:
     model, x = Model(), torch.randn(3, WIDTH)
     before, modules = model(x.clone()), dict(model.named_modules())
-    postponed = postpone_final_norm(model)
-    assert postponed is not None
-    without_norm, stand_in = postponed
+    deferred = defer_final_norm(model)
+    assert deferred is not None
+    without_norm, stand_in = deferred
     assert torch.equal(model(x.clone()), before)
     assert dict(model.named_modules()) == modules
     assert without_norm.get_submodule("model.layers") is model.model.layers
@@ -100,17 +100,17 @@ def test_the_model_stays_as_it_is_and_new_weights_reach_the_copy() -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("after", [lambda x: x * 2, torch.clone, lambda x: x[:, :-1]])
 def test_a_model_that_goes_on_after_its_norm_gives_itself_away(after: Callable[[Tensor], Tensor]) -> None:
-    postponed = postpone_final_norm(Model(after=after))
-    assert postponed is not None
-    without_norm, stand_in = postponed
+    deferred = defer_final_norm(Model(after=after))
+    assert deferred is not None
+    without_norm, stand_in = deferred
     assert stand_in.take(without_norm(torch.randn(3, WIDTH))) is None
 
 
 @torch.inference_mode()
 def test_an_output_of_an_earlier_batch_is_not_taken() -> None:
-    postponed = postpone_final_norm(Model())
-    assert postponed is not None
-    without_norm, stand_in = postponed
+    deferred = defer_final_norm(Model())
+    assert deferred is not None
+    without_norm, stand_in = deferred
     first = without_norm(torch.randn(3, WIDTH))
     second = without_norm(torch.randn(3, WIDTH))
     assert stand_in.take(second) is None, "two passes since the last one was taken"
@@ -119,9 +119,9 @@ def test_an_output_of_an_earlier_batch_is_not_taken() -> None:
 
 @torch.inference_mode()
 def test_a_weight_of_another_dtype_rounds_otherwise() -> None:
-    postponed = postpone_final_norm(Model(RMSNorm(WIDTH, dtype=torch.bfloat16)))
-    assert postponed is not None
-    without_norm, stand_in = postponed
+    deferred = defer_final_norm(Model(RMSNorm(WIDTH, dtype=torch.bfloat16)))
+    assert deferred is not None
+    without_norm, stand_in = deferred
     assert stand_in.take(without_norm(torch.randn(3, WIDTH))) is None
 
 
@@ -140,10 +140,10 @@ class OwnNorm(RMSNorm):
     ],
 )
 def test_norms_of_another_kind_stay_the_model_s(norm: Callable[[], nn.Module]) -> None:
-    assert postpone_final_norm(Model(norm())) is None
+    assert defer_final_norm(Model(norm())) is None
 
 
 def test_two_norms_outside_the_layers_leave_open_which_is_the_last() -> None:
     model = Model()
     model.model.first_norm = RMSNorm(WIDTH)
-    assert postpone_final_norm(model) is None
+    assert defer_final_norm(model) is None

@@ -36,7 +36,7 @@ BASELINE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class Variant:
     """How distances are computed.
 
     Attributes:
@@ -62,7 +62,7 @@ class Way:
     nonces: int = 256
 
 
-def in_a_process(directory: Path, spec: RoundSpec, ways: Sequence[Way]) -> list[Distances]:
+def in_a_process(directory: Path, spec: RoundSpec, ways: Sequence[Variant]) -> list[Distances]:
     """The distances of each way, by a fresh interpreter.
 
     Args:
@@ -83,7 +83,7 @@ def in_a_process(directory: Path, spec: RoundSpec, ways: Sequence[Way]) -> list[
         return [np.array(each) for each in json.loads(answer.read_text())]
 
 
-def order_of(way: Way) -> list[int]:
+def order_of(way: Variant) -> list[int]:
     """The nonces in the order in which they are put into batches."""
     nonces = list(range(way.nonces))
     if way.shuffled:
@@ -96,7 +96,7 @@ def in_order(distances: Sequence[float], nonces: Sequence[int]) -> list[float]:
     return [distance for _, distance in sorted(zip(nonces, distances, strict=True))]
 
 
-def by_transformers(directory: Path, spec: RoundSpec, way: Way) -> list[float]:
+def by_transformers(directory: Path, spec: RoundSpec, way: Variant) -> list[float]:
     """Distances by PyTorch and a model of transformers."""
     model: Any = AutoModelForCausalLM.from_pretrained(
         directory, dtype=getattr(torch, way.dtype), attn_implementation=way.attention
@@ -113,7 +113,7 @@ def by_transformers(directory: Path, spec: RoundSpec, way: Way) -> list[float]:
     return distances
 
 
-def by_vllm(directory: Path, spec: RoundSpec, way: Way) -> list[float]:
+def by_vllm(directory: Path, spec: RoundSpec, way: Variant) -> list[float]:
     """Distances by vLLM with PoC in it, by the calls that its server makes."""
     os.environ.update(ENVIRONMENT)
     from vllm import LLM
@@ -159,7 +159,7 @@ def main() -> None:
     spec = RoundSpec.from_wire(job["spec"])
     answers = []
     for settings in job["ways"]:
-        way = Way(**settings)
+        way = Variant(**settings)
         compute = by_vllm if way.engine == "vllm" else by_transformers
         distances = compute(arguments.model, replace(spec, batch_size=way.batch_size), way)
         answers.append(in_order(distances, order_of(way)))

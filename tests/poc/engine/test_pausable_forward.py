@@ -14,55 +14,55 @@ import torch
 from vllm.forward_context import ForwardContext, override_forward_context
 from vllm.forward_context import is_forward_context_available as has_context
 
-from hallmark.poc.engine.preemption import Preemptible
+from hallmark.poc.engine.pausable_forward import PausableForward
 
 TIMEOUT = timedelta(seconds=30)
 STOPPED = 70
 
 
 @pytest.fixture
-def preemptible() -> Preemptible:
-    return Preemptible(lambda: None, nullcontext, TIMEOUT)
+def pausable() -> PausableForward:
+    return PausableForward(lambda: None, nullcontext, TIMEOUT)
 
 
 class Counting:
     """A task that counts its way past checkpoints."""
 
-    def __init__(self, preemptible: Preemptible, until: int) -> None:
-        self.preemptible = preemptible
+    def __init__(self, pausable: PausableForward, until: int) -> None:
+        self.pausable = pausable
         self.until = until
         self.count = 0
 
     def __call__(self) -> str:
         for _ in range(self.until):
-            self.preemptible.checkpoint()
+            self.pausable.checkpoint()
             self.count += 1
         return "done"
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 7, 10, 11, None])
-def test_it_stands_still_after_so_many_checkpoints(preemptible: Preemptible, step: int | None) -> None:
-    task = Counting(preemptible, 10)
-    preemptible.start(task)
-    assert (task.count, preemptible.is_suspended) == (0, True), "it does not move by itself"
+def test_it_stands_still_after_so_many_checkpoints(pausable: PausableForward, step: int | None) -> None:
+    task = Counting(pausable, 10)
+    pausable.start(task)
+    assert (task.count, pausable.is_suspended) == (0, True), "it does not move by itself"
     passed = 0
     while True:
-        here, result = preemptible.advance(step)
+        here, result = pausable.advance(step)
         passed += here
         assert task.count == passed
         if result:
             break
         assert here == step
-        assert preemptible.is_suspended
-    assert (result, passed, preemptible.is_suspended) == (["done"], 10, False)
+        assert pausable.is_suspended
+    assert (result, passed, pausable.is_suspended) == (["done"], 10, False)
 
 
-def test_one_task_at_a_time(preemptible: Preemptible) -> None:
+def test_one_task_at_a_time(pausable: PausableForward) -> None:
     with pytest.raises(RuntimeError, match="no task is suspended"):
-        preemptible.advance(1)
-    preemptible.start(Counting(preemptible, 3))
+        pausable.advance(1)
+    pausable.start(Counting(pausable, 3))
     with pytest.raises(RuntimeError, match="suspended already"):
-        preemptible.start(Counting(preemptible, 3))
+        pausable.start(Counting(pausable, 3))
 
 
 def test_what_a_thread_must_set_for_itself_is_set_before_it_goes_on() -> None:
@@ -76,22 +76,22 @@ def test_what_a_thread_must_set_for_itself_is_set_before_it_goes_on() -> None:
 
     def task() -> list[int]:
         counts = [len(entered)]
-        preemptible.checkpoint()
-        preemptible.checkpoint()
+        pausable.checkpoint()
+        pausable.checkpoint()
         return [*counts, len(entered)]
 
-    preemptible = Preemptible(follow, nullcontext, TIMEOUT)
+    pausable = PausableForward(follow, nullcontext, TIMEOUT)
     assert len(entered) == 1
-    preemptible.start(task)
-    preemptible.advance(1)
-    assert preemptible.advance(None) == (1, [[2, 3]])
+    pausable.start(task)
+    pausable.advance(1)
+    assert pausable.advance(None) == (1, [[2, 3]])
     assert set(followed) == {threading.get_ident()}, "it is asked for where somebody waits"
-    preemptible.start(threading.get_ident)
-    [thread] = preemptible.advance(None)[1]
+    pausable.start(threading.get_ident)
+    [thread] = pausable.advance(None)[1]
     assert entered == [thread] * 4
-    preemptible.start(task)
-    preemptible.advance(1)
-    preemptible.cancel()
+    pausable.start(task)
+    pausable.advance(1)
+    pausable.cancel()
     assert len(entered) == len(followed) == 5
 
 
@@ -101,45 +101,45 @@ def test_what_it_cannot_set_for_itself_is_a_failure_of_the_task(checkpoints: int
         raise RuntimeError("no such stream")
 
     places: list[Callable[[], None] | None] = [None, *[None] * checkpoints, fail]
-    preemptible = Preemptible(lambda: places.pop(0), nullcontext, TIMEOUT)
-    preemptible.start(Counting(preemptible, 3))
+    pausable = PausableForward(lambda: places.pop(0), nullcontext, TIMEOUT)
+    pausable.start(Counting(pausable, 3))
     if checkpoints:
-        preemptible.advance(1)
+        pausable.advance(1)
     with pytest.raises(RuntimeError, match="no such stream"):
-        preemptible.advance(None)
-    assert not preemptible.is_suspended
+        pausable.advance(None)
+    assert not pausable.is_suspended
 
 
-def test_its_inference_mode_stays_its_own(preemptible: Preemptible) -> None:
+def test_its_inference_mode_stays_its_own(pausable: PausableForward) -> None:
     def task() -> bool:
         with torch.inference_mode():
-            preemptible.checkpoint()
-            preemptible.checkpoint()
+            pausable.checkpoint()
+            pausable.checkpoint()
             return torch.is_inference_mode_enabled()
 
-    preemptible.start(task)
-    preemptible.advance(1)
+    pausable.start(task)
+    pausable.advance(1)
     assert not torch.is_inference_mode_enabled()
-    assert preemptible.advance(None) == (1, [True])
+    assert pausable.advance(None) == (1, [True])
 
 
-def test_its_forward_context_is_gone_while_it_stands_still(preemptible: Preemptible) -> None:
+def test_its_forward_context_is_gone_while_it_stands_still(pausable: PausableForward) -> None:
     ours = object.__new__(ForwardContext)
 
-    preemptible = Preemptible(lambda: None, lambda: override_forward_context(None), TIMEOUT)
+    pausable = PausableForward(lambda: None, lambda: override_forward_context(None), TIMEOUT)
 
     def task() -> bool:
         with override_forward_context(ours):
-            preemptible.checkpoint()
-            preemptible.checkpoint()
+            pausable.checkpoint()
+            pausable.checkpoint()
             return has_context()
 
-    preemptible.start(task)
-    preemptible.advance(1)
+    pausable.start(task)
+    pausable.advance(1)
     assert not has_context()
     with override_forward_context(object.__new__(ForwardContext)):
         pass  # a step of inference
-    assert preemptible.advance(None) == (1, [True])
+    assert pausable.advance(None) == (1, [True])
     assert not has_context()
 
 
@@ -156,7 +156,7 @@ def held() -> Iterator[list["weakref.ref[torch.Tensor]"]]:
 
 @pytest.mark.parametrize("passed", [None, 1, 2])
 def test_a_cancelled_task_frees_what_it_holds(
-    preemptible: Preemptible, held: "list[weakref.ref[torch.Tensor]]", passed: int | None
+    pausable: PausableForward, held: "list[weakref.ref[torch.Tensor]]", passed: int | None
 ) -> None:
     """Before its first step and at any checkpoint; an `except Exception` on the way does not stop it."""
 
@@ -165,44 +165,44 @@ def test_a_cancelled_task_frees_what_it_holds(
         held.append(weakref.ref(tensor))
         try:
             for _ in range(5):
-                preemptible.checkpoint()
+                pausable.checkpoint()
         except Exception:  # noqa: BLE001
             pytest.fail("the model would take it for a failure")
         pytest.fail("it went on")
 
-    preemptible.start(task)
+    pausable.start(task)
     if passed is not None:
-        preemptible.advance(passed)
+        pausable.advance(passed)
         assert held[0]() is not None
-    preemptible.cancel()
-    assert not preemptible.is_suspended
+    pausable.cancel()
+    assert not pausable.is_suspended
     assert all(reference() is None for reference in held)
-    preemptible.cancel()
-    preemptible.start(lambda: "the next")
-    assert preemptible.advance(1) == (0, ["the next"])
+    pausable.cancel()
+    pausable.start(lambda: "the next")
+    assert pausable.advance(1) == (0, ["the next"])
 
 
 @pytest.mark.parametrize("checkpoints", [0, 2])
 def test_a_failure_is_raised_where_somebody_waits_and_frees_what_it_held(
-    preemptible: Preemptible, held: "list[weakref.ref[torch.Tensor]]", checkpoints: int
+    pausable: PausableForward, held: "list[weakref.ref[torch.Tensor]]", checkpoints: int
 ) -> None:
     def task() -> None:
         tensor = torch.zeros(10)
         held.append(weakref.ref(tensor))
         for _ in range(checkpoints):
-            preemptible.checkpoint()
+            pausable.checkpoint()
         raise ValueError(f"it failed with {tensor.numel()}")
 
-    preemptible.start(task)
+    pausable.start(task)
     if checkpoints:
-        preemptible.advance(1)
+        pausable.advance(1)
     with pytest.raises(ValueError, match="it failed with 10") as failure:
-        preemptible.advance(None)
+        pausable.advance(None)
     del failure
     assert held[0]() is None
-    assert not preemptible.is_suspended
-    preemptible.start(lambda: "the next")
-    assert preemptible.advance(None) == (0, ["the next"])
+    assert not pausable.is_suspended
+    pausable.start(lambda: "the next")
+    assert pausable.advance(None) == (0, ["the next"])
 
 
 def test_a_thread_that_does_not_come_back_stops_the_process() -> None:
@@ -211,11 +211,11 @@ def test_a_thread_that_does_not_come_back_stops_the_process() -> None:
 import threading
 from contextlib import nullcontext
 from datetime import timedelta
-from hallmark.poc.engine.preemption import Preemptible
+from hallmark.poc.engine.pausable_forward import PausableForward
 
-preemptible = Preemptible(lambda: None, nullcontext, timedelta(seconds=0.3))
-preemptible.start(threading.Event().wait)
-preemptible.advance(1)
+pausable = PausableForward(lambda: None, nullcontext, timedelta(seconds=0.3))
+pausable.start(threading.Event().wait)
+pausable.advance(1)
 """
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == STOPPED

@@ -12,7 +12,7 @@ from _crash import Victim
 from _leftovers import ever_queued
 
 
-def settle(victims: Sequence[Victim], database: Path) -> list[dict[str, Any]]:
+def drain(victims: Sequence[Victim], database: Path) -> list[dict[str, Any]]:
     """Start every server for the last time, let all be delivered, and account for it: a row for each node."""
     with ExitStack() as stack:
         clients = [stack.enter_context(victim.start()) for victim in victims]

@@ -10,16 +10,16 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
-from hallmark.poc.engine.agreement import stop_engine
+from hallmark.poc.engine.rank_vote import stop_engine
 
-__all__ = ["Preemptible"]
+__all__ = ["PausableForward"]
 
 
 class _CancelledError(BaseException):
     """Unwinds a task at a checkpoint; not an `Exception`, which the task would take for a failure."""
 
 
-class Preemptible:
+class PausableForward:
     """One thread for tasks that can be stopped at checkpoints, one task at a time.
 
     Checkpoints are counted, not milliseconds, so that tensor-parallel ranks stop at the same place.

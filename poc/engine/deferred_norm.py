@@ -10,10 +10,10 @@ from vllm.model_executor.layers.layernorm import RMSNorm
 from hallmark.kernels.final_norm import FinalNorm
 from hallmark.poc.engine.module_copy import copy_with
 
-__all__ = ["PostponedNorm", "postpone_final_norm"]
+__all__ = ["DeferredNorm", "defer_final_norm"]
 
 
-class PostponedNorm(nn.Module):
+class DeferredNorm(nn.Module):
     """Stands in the final norm's place, and passes on what it is given.
 
     Args:
@@ -45,7 +45,7 @@ class PostponedNorm(nn.Module):
         return FinalNorm(norm.weight.data, norm.variance_epsilon, given[0][1])
 
 
-def postpone_final_norm(model: nn.Module) -> tuple[nn.Module, PostponedNorm] | None:
+def defer_final_norm(model: nn.Module) -> tuple[nn.Module, DeferredNorm] | None:
     """Copy a model so that its final norm is left out.
 
     Args:
@@ -66,8 +66,8 @@ def postpone_final_norm(model: nn.Module) -> tuple[nn.Module, PostponedNorm] | N
     name, norm = norms[0]
     if not norm.has_weight or norm.variance_size_override is not None:
         return None
-    postponed = PostponedNorm(norm)
-    return _copy_along(model, name.split("."), postponed), postponed
+    deferred = DeferredNorm(norm)
+    return _copy_along(model, name.split("."), deferred), deferred
 
 
 def _copy_along(module: nn.Module, path: list[str], replacement: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ RANK = """
 import os, sys
 from datetime import timedelta
 import torch.distributed as dist
-from hallmark.poc.engine.agreement import Agreement
+from hallmark.poc.engine.rank_vote import RankVote
 
 rank, store, method, outcome, patience = int(sys.argv[1]), *sys.argv[2:5], float(sys.argv[5])
 dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
@@ -22,7 +22,7 @@ def step():
 
 if outcome != "is stuck":
     try:
-        said = getattr(Agreement(dist.group.WORLD, timedelta(seconds=patience)), method)("a step", step)
+        said = getattr(RankVote(dist.group.WORLD, timedelta(seconds=patience)), method)("a step", step)
     except Exception as error:
         said = f"{type(error).__name__}: {error}"
 else:
@@ -90,9 +90,9 @@ def test_a_device_that_never_answers_stops_the_process() -> None:
     """`/health` would stay green behind a worker that waits for ever."""
     code = """
 from datetime import timedelta
-from hallmark.poc.engine.agreement import Agreement
+from hallmark.poc.engine.rank_vote import RankVote
 
-Agreement(None, timedelta(seconds=0.3)).wait_for_device(lambda: False)
+RankVote(None, timedelta(seconds=0.3)).wait_for_device(lambda: False)
 """
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == STOPPED

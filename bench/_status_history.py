@@ -6,7 +6,7 @@ from typing import Any
 
 
 @dataclass(slots=True)
-class Shown:
+class StatusHistory:
     """What the status of a round has ever shown, over all its servers.
 
     Attributes:

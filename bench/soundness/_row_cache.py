@@ -16,7 +16,7 @@ from _architectures import CACHE
 _SOURCES = ("_decoder", "_distill", "_substitutes")
 
 
-def kept(setting: Sequence[Any], measure: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def cached_rows(setting: Sequence[Any], measure: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """The rows of a setting, measured now unless they are kept.
 
     Args:
