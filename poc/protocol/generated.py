@@ -78,7 +78,7 @@ class ComputedSpan:
             nonces=self.nonces,
             dist=self.dist,
             protocol=PROTOCOL,
-            round=round_.digest,
+            round_digest=round_.digest,
             covered=self.covered,
             failed_nonces=self.failed_nonces,
             numerics=numerics,

@@ -19,6 +19,8 @@ A batch of another `dtype` than the engine's is not judged at all.
 
 _REQUIRED = ("public_key", "block_hash", "block_height", "node_id", "nonces", "dist")
 _OPTIONAL = ("protocol", "round", "covered", "failed_nonces", "numerics")
+_ATTRIBUTES = {"round": "round_digest"}
+"""Where an attribute has another name than the field on the wire."""
 MAX_NUMERICS = 64
 """Entries that a fingerprint may have."""
 
@@ -37,7 +39,7 @@ class ProofBatch:
         nonces: The nonces, in any order.
         dist: Their claimed distances, from 0 to 2.
         protocol: The protocol it was computed by; None from older clients.
-        round: The digest of the round's settings, `Round.digest`; None from older clients.
+        round_digest: The digest of the round's settings, `Round.digest`; None from older clients.
         covered: First and last index of the node's walk that the batch covers; None from other provers.
         failed_nonces: Nonces that the prover could not compute; none of them is claimed as well.
         numerics: The prover's numerics fingerprint.
@@ -54,7 +56,7 @@ class ProofBatch:
     nonces: tuple[int, ...]
     dist: tuple[float, ...]
     protocol: str | None = None
-    round: str | None = None
+    round_digest: str | None = None
     covered: tuple[int, int] | None = None
     failed_nonces: tuple[int, ...] = ()
     numerics: Numerics | None = None
@@ -77,8 +79,8 @@ class ProofBatch:
         if both:
             raise FieldError("failed_nonces", sorted(both), "nonces that the batch does not claim as well")
         _check_protocol(self.protocol)
-        if self.round is not None:
-            check_text("round", self.round)
+        if self.round_digest is not None:
+            check_text("round", self.round_digest)
         if self.covered is not None:
             object.__setattr__(self, "covered", _check_covered(self.covered))
         if self.numerics is not None:
@@ -102,9 +104,9 @@ class ProofBatch:
                 f"the batch is about block {self.block_hash!r} at height {self.block_height}, "
                 f"the round about block {config.block_hash!r} at height {config.block_height}"
             )
-        if self.round not in (None, round_.digest):
+        if self.round_digest not in (None, round_.digest):
             raise StateError(
-                f"the batch was computed with the round settings {self.round!r}, this round has "
+                f"the batch was computed with the round settings {self.round_digest!r}, this round has "
                 f"{round_.digest!r}: seq_len, input_scale, the projection, its scale or the model differ"
             )
         if self.covered is None:
@@ -135,8 +137,8 @@ class ProofBatch:
         wire |= {"nonces": list(self.nonces), "dist": list(self.dist)}
         if self.protocol is not None:
             wire["protocol"] = self.protocol
-        if self.round is not None:
-            wire["round"] = self.round
+        if self.round_digest is not None:
+            wire["round"] = self.round_digest
         if self.covered is not None:
             wire["covered"] = list(self.covered)
         if self.covered is not None or self.failed_nonces:
@@ -158,7 +160,7 @@ class ProofBatch:
         for field in _REQUIRED:
             if field not in known:
                 raise FieldError(field, None, "a value; the field is required")
-        return cls(**known)
+        return cls(**{_ATTRIBUTES.get(field, field): value for field, value in known.items()})
 
 
 def _check_protocol(value: object) -> None:

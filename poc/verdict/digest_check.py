@@ -23,7 +23,7 @@ def check_settings(proof: ProofBatch, round_: Round, model_names: Collection[str
     Raises:
         StateError: The digests differ.
     """
-    if proof.round in (None, round_.digest):
+    if proof.round_digest in (None, round_.digest):
         return
     found = _found_settings(proof, round_, model_names)
     if found is not None:
@@ -34,8 +34,8 @@ def check_settings(proof: ProofBatch, round_: Round, model_names: Collection[str
             f"follows another version of the protocol than {PROTOCOL}"
         )
     raise StateError(
-        f"the batch was computed with the round settings {proof.round!r}, this round has {round_.digest!r}: "
-        f"{reason}"
+        f"the batch was computed with the round settings {proof.round_digest!r}, this round has "
+        f"{round_.digest!r}: {reason}"
     )
 
 
@@ -55,7 +55,7 @@ def _found_settings(proof: ProofBatch, round_: Round, model_names: Collection[st
     }
     for theirs in _candidates(ours, proof.numerics or {}, model_names):
         settings = {**ours, **theirs}
-        if round_digest(**settings) == proof.round:  # type: ignore[arg-type]  # of the same types as `ours`
+        if round_digest(**settings) == proof.round_digest:  # type: ignore[arg-type]  # of the same types as `ours`
             return ", ".join(
                 f"{name} {_said(value)} and not {_said(ours[name])}"
                 for name, value in settings.items()

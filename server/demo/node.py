@@ -106,7 +106,7 @@ class Receiver:
             block_hash=block_hash,
             block_height=bodies[0]["block_height"],
             node_id=bodies[0]["node_id"],
-            round=bodies[0].get("round"),
+            round_digest=bodies[0].get("round"),
             nonces=tuple(nonce for body in bodies for nonce in body["nonces"]),
             dist=tuple(distance for body in bodies for distance in body["dist"]),
         )

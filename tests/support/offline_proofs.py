@@ -58,7 +58,7 @@ class Prover:
             node_id=0,
             nonces=tuple(found),
             dist=tuple(found.values()),
-            round=round_.digest,
+            round_digest=round_.digest,
             numerics={**self.model.numerics, **shape},
         )
 

@@ -146,7 +146,7 @@ def _side(batches: Sequence[DeliveredBatch]) -> _Side:
         proof = batch.proof
         for nonce, distance in zip(proof.nonces, proof.dist, strict=True):
             distances[identity(proof, nonce)] = distance
-            digests[identity(proof, nonce)] = proof.round
+            digests[identity(proof, nonce)] = proof.round_digest
     return _Side(distances, digests, dict(numerics[0]) if numerics else {})
 
 

@@ -70,7 +70,7 @@ def joined(cases: Iterable[JudgedCase]) -> Iterator[JudgedCase]:
             node_id=first.node_id,
             nonces=tuple(nonce for case in group for nonce in case.proof.nonces),
             dist=tuple(distance for case in group for distance in case.proof.dist),
-            round=round_.digest,
+            round_digest=round_.digest,
             covered=joined_range(case.proof for case in group),
             failed_nonces=tuple(nonce for nonce in failed if nonce not in claimed),
         )

@@ -101,7 +101,7 @@ def _notes(case: JudgedCase) -> Iterator[str]:
         yield f"{case.n_claimed_before} nonces were claimed by an earlier batch and count once"
     if case.verdict is None:
         return
-    if case.proof.round is None:
+    if case.proof.round_digest is None:
         yield "the batch names no round settings: that it was computed with these is taken on trust"
     if case.verdict.n_duplicates and not case.is_joined:
         yield f"{case.verdict.n_duplicates} claims repeat a nonce of the same batch"

@@ -194,17 +194,17 @@ class TestSettings:
         ],
     )
     def test_what_differs_is_found(self, theirs: dict[str, Any], found: str) -> None:
-        claim = batch(round=make_round(**theirs).digest)
+        claim = batch(round_digest=make_round(**theirs).digest)
         with pytest.raises(StateError, match=f"its digest is that of {found}$"):
             check_settings(claim, make_round(), ["alias"])
 
     def test_the_length_that_the_batch_states_helps_to_find_more(self) -> None:
         theirs = make_round(seq_len=64, input_scale=1.0).digest
         with pytest.raises(StateError, match="follows another version of the protocol than hallmark/1"):
-            check_settings(batch(round=theirs), make_round())
+            check_settings(batch(round_digest=theirs), make_round())
         with pytest.raises(StateError, match=r"seq_len 64 and not 256, input_scale 1\.0 and not 0\.125$"):
-            check_settings(batch(round=theirs, numerics={"seq_len": 64}), make_round())
+            check_settings(batch(round_digest=theirs, numerics={"seq_len": 64}), make_round())
 
     def test_the_same_and_none(self) -> None:
-        check_settings(batch(round=make_round().digest), make_round())
+        check_settings(batch(round_digest=make_round().digest), make_round())
         check_settings(batch(), make_round())

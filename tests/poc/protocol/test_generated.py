@@ -48,7 +48,7 @@ def test_the_report_of_a_stretch_holds_against_its_round() -> None:
     proof.check_against(round_)
     assert (proof.node_id, proof.nonces, proof.dist) == (1, (4, 10, 22), (1.0, 1.1, 1.3))
     assert (proof.covered, proof.failed_nonces, proof.numerics) == ((0, 3), (16,), numerics)
-    assert proof.round == round_.digest
+    assert proof.round_digest == round_.digest
 
 
 def test_a_stretch_without_valid_and_failed_nonces_is_no_report() -> None:

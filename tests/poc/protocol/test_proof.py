@@ -28,7 +28,7 @@ def test_reads_what_older_clients_send() -> None:
     proof = batch(unknown_field="is ignored")
     assert proof.nonces == (1, 4, 7)
     assert proof.dist == (1.3, 1.4, 1.5)
-    assert (proof.round, proof.covered, proof.failed_nonces, proof.numerics) == (None, None, (), None)
+    assert (proof.round_digest, proof.covered, proof.failed_nonces, proof.numerics) == (None, None, (), None)
     assert proof.as_dict() == WIRE
 
 

@@ -294,7 +294,7 @@ class TestGeneration:
         assert first.covered[1] - first.covered[0] == 7
         assert first.numerics == {**engine.numerics, "batch_size": 8, "seq_len": 8}
         assert manager.active is not None
-        assert first.round == manager.active.round.digest
+        assert first.round_digest == manager.active.round.digest
         first.check_against(manager.active.round)
 
     async def test_run_batch_needs_generating_and_ends_with_the_round(

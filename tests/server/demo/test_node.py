@@ -20,4 +20,4 @@ def test_a_proof_is_joined_from_more_batches_than_a_page_holds(tmp_path: Path) -
         assert receiver.count("a key", "a block") == 103
         proof = receiver.proof("a key", "a block")
     assert proof.nonces == tuple(range(103))
-    assert (proof.node_id, proof.round) == (3, "0f")
+    assert (proof.node_id, proof.round_digest) == (3, "0f")

@@ -220,7 +220,7 @@ async def test_a_batch_of_other_round_settings_is_refused_and_no_fraud(
     """Wrong shape: a refusal to judge, not a verdict."""
     engine = Engine()
     theirs, own = (Round.resolve(asked, engine.model).digest for asked in (config(**change), config()))
-    proof = await honest_proof(config(**change), range(20), round=theirs)
+    proof = await honest_proof(config(**change), range(20), round_digest=theirs)
     await http.post(f"{POC}/init/validate", json=request())
     answer = await http.post(f"{POC}/validate", json=proof.as_dict())
     assert answer.status_code == 409

@@ -118,7 +118,7 @@ class TestWithTheModel:
     def test_proofs_are_recomputed_here(
         self, cli: Cli, directory: Path, honest: ProofBatch, tmp_path: Path
     ) -> None:
-        path = write(tmp_path / "p.json", elsewhere(honest, round=honest.round).as_dict())
+        path = write(tmp_path / "p.json", elsewhere(honest, round_digest=honest.round_digest).as_dict())
         # What elsewhere is known of the platform does not say in what dtype it computed.
         options = ("--model", directory, *SHORT, "--dtype", demo_dtype())
         found = as_json(cli("calibrate", path, *options, "--json"))
@@ -168,7 +168,7 @@ def config_body() -> dict[str, Any]:
         (made(99), {}, "nonces: 99 is not allowed; allowed: at least 100 that both platforms computed"),
         (made(200), {"block_hash": "another"}, "nonces: 0 is not allowed"),
         (made(200), {"public_key": "another"}, "nonces: 0 is not allowed"),
-        (made(200, round="a" * 64), {"round": "b" * 64}, "nonce 0 was computed with the round settings 'aaa"),
+        (made(200, round_digest="a" * 64), {"round_digest": "b" * 64}, "nonce 0 was computed with the round settings 'aaa"),
         (made(200, rate=0.1), {}, "200 of 200 distances are below √2, where half of all are"),
     ],
 )

@@ -77,7 +77,7 @@ class TestVerdicts:
         verdict, summary = one(result), lines(result)[1]
         assert verdict["verdict"] == "honest"
         assert verdict["public_key"] == honest.public_key
-        assert verdict["round"] == honest.round
+        assert verdict["round"] == honest.round_digest
         assert verdict["computed_distances"] == list(honest.dist), "the same arithmetic on the same machine"
         assert verdict["numerics_differ"] == []
         assert verdict["tests"].keys() == {"binomial", "rms", "signed_mean"}
@@ -146,7 +146,7 @@ class TestVerdicts:
         self, verify: Cli, honest: ProofBatch, tmp_path: Path
     ) -> None:
         forged = replace(honest, public_key="thief")
-        other = replace(honest, round="0" * 64)
+        other = replace(honest, round_digest="0" * 64)
         fraud = verify(write(tmp_path / "a.json", other.as_dict(), forged.as_dict()))
         refused = verify(write(tmp_path / "b.json", other.as_dict(), honest.as_dict()))
         assert (fraud.code, refused.code) == (1, 2)
