@@ -92,7 +92,7 @@ def engine_on(directory: Path, *, batch_size: int, seq_len: int, **options: obje
         "max_num_seqs": max(batch_size, 32),
         "max_num_batched_tokens": max(batch_size * seq_len, 2048),
         "worker_extension_cls": "_worker.BenchWorker",
-        "additional_config": {"hallmark": {"batch_size": batch_size, "seq_len": seq_len}},
+        "additional_config": {"hallmark": {"max_batch_size": batch_size, "seq_len": seq_len}},
     }
     llm = LLM(model=str(directory), **{**settings, **options})
     try:

@@ -158,8 +158,8 @@ class BenchWorker(Base):
     def _spec(self, state: PoCWorker) -> RoundSpec:
         return bench_round(
             self.vllm_config.model_config.get_hidden_size(),
-            seq_len=state.settings.seq_len,
-            batch_size=state.settings.batch_size,
+            seq_len=state.limits.seq_len,
+            batch_size=state.limits.max_batch_size,
         )
 
     def _elapsed(self, run: Callable[[], None]) -> float:

@@ -170,7 +170,7 @@ def measure(server: Server, concurrency: int) -> dict[str, Any]:
         "stall_ms": [round(validation["stall_ms"][name], 2) for name in ("p50", "p99", "max")],
         "layer_ms": round(validation["layer_ms"], 2),
         "max_stall_is_met": validation["max_stall_is_met"],
-        "slices_beside_inference": validation["slices_beside_inference"],
+        "slices_beside_inference": validation["slices_concurrent_with_inference"],
         "share_used": round(validation["share_used"], 3),
     }
 

@@ -28,7 +28,7 @@ WARM_UP_SECONDS, SECONDS = 3.0, 15.0
 
 def served_rate(shape: ModelShape) -> dict[str, Any]:
     """Generate on a server; nonces a second, and its own account of its batches."""
-    settings = {"batch_size": BATCH_SIZE, "seq_len": SEQ_LEN}
+    settings = {"max_batch_size": BATCH_SIZE, "seq_len": SEQ_LEN}
     with running_server(shape, "--enforce-eager", settings=settings) as server:
         request = {"block_hash": "bench", "block_height": 1, "public_key": "key", "node_id": 0}
         server.poc.post("/init/generate", {**request, "node_count": 1, "seq_len": SEQ_LEN})

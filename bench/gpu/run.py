@@ -135,7 +135,7 @@ def stages(is_small: bool) -> dict[str, tuple[Step, ...]]:
             engine("0.6B", "eager", "--attention", "TRITON_ATTN", "--runner", "2"),
         ),
         # A server and its API: what the command line needs is not on every machine that computes.
-        "demo": (Step(("-m", "hallmark.server", "demo"), 400, ("vllm", "tenacity", "typer")),),
+        "demo": (Step(("-m", "hallmark.server", "demo"), 400, ("vllm", "typer")),),
     }
 
 

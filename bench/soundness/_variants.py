@@ -127,7 +127,7 @@ def by_vllm(directory: Path, spec: RoundSpec, way: Variant) -> list[float]:
         max_model_len=512,
         max_num_seqs=way.batch_size,
         max_num_batched_tokens=max(way.batch_size * spec.seq_len, 512),
-        additional_config={"hallmark": {"batch_size": way.batch_size, "seq_len": spec.seq_len}},
+        additional_config={"hallmark": {"max_batch_size": way.batch_size, "seq_len": spec.seq_len}},
     )
     try:
         engine = Engine(llm)

@@ -331,7 +331,7 @@ def judged_ladder(found: Sequence[Cheating], subject: Subject, n: int) -> list[d
                 "n_invalid": judged.n_invalid,
                 "probability_honest": judged.probability_honest,
                 "verdict": str(judged.verdict),
-                "spoke": ", ".join(judged.spoke),
+                "spoke": ", ".join(judged.rejected_by),
             }
         )
     assert rows[0]["verdict"] == Verdict.HONEST, "the honest batch is convicted"

@@ -68,14 +68,14 @@ def _refuse_early(args: Namespace) -> None:
 
     from hallmark.poc.engine.support import check_limits
     from hallmark.poc.engine.unsupported import check_arguments, check_config
-    from hallmark.poc.settings.settings import Settings
+    from hallmark.poc.settings.engine_limits import EngineLimits
 
     check_arguments(args, os.environ)
     # The subcommand does so too: the model is its first argument, and --model has a default.
     args.model = args.model_tag or args.model
     config = AsyncEngineArgs.from_cli_args(args).create_engine_config()
     check_config(config)
-    check_limits(config, Settings.from_additional_config(config.additional_config))
+    check_limits(config, EngineLimits.from_additional_config(config.additional_config))
 
 
 if __name__ == "__main__":

@@ -9,34 +9,34 @@ from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
 from vllm.v1.attention.backend import AttentionType
 
 from hallmark.poc.core.errors import UnsupportedError
-from hallmark.poc.settings.settings import Settings
+from hallmark.poc.settings.engine_limits import EngineLimits
 
 AttentionLayer: TypeAlias = Attention | MLAAttention
 """What a private forward can stand in for."""
 
 
-def check_limits(config: VllmConfig, settings: Settings) -> None:
+def check_limits(config: VllmConfig, limits: EngineLimits) -> None:
     """Refuse settings whose batch is more than the engine was sized for.
 
     Raises:
         UnsupportedError: with both numbers.
     """
-    tokens = settings.batch_size * settings.seq_len
+    tokens = limits.max_batch_size * limits.seq_len
     scheduler = config.scheduler_config
     if tokens > scheduler.max_num_batched_tokens:
         raise UnsupportedError(
-            f"a PoC batch of batch_size {settings.batch_size} x seq_len {settings.seq_len} is {tokens} "
+            f"a PoC batch of max_batch_size {limits.max_batch_size} x seq_len {limits.seq_len} is {tokens} "
             f"tokens, more than vLLM's --max-num-batched-tokens of {scheduler.max_num_batched_tokens}: raise "
-            f"that flag to {tokens}, or lower batch_size or seq_len in the hallmark settings"
+            f"that flag to {tokens}, or lower max_batch_size or seq_len in the hallmark settings"
         )
-    if settings.batch_size > scheduler.max_num_seqs:
+    if limits.max_batch_size > scheduler.max_num_seqs:
         raise UnsupportedError(
-            f"batch_size {settings.batch_size} is more than vLLM's --max-num-seqs of "
-            f"{scheduler.max_num_seqs}: raise that flag, or lower batch_size in the hallmark settings"
+            f"max_batch_size {limits.max_batch_size} is more than vLLM's --max-num-seqs of "
+            f"{scheduler.max_num_seqs}: raise that flag, or lower max_batch_size in the hallmark settings"
         )
-    if settings.seq_len > config.model_config.max_model_len:
+    if limits.seq_len > config.model_config.max_model_len:
         raise UnsupportedError(
-            f"seq_len {settings.seq_len} is more than vLLM's --max-model-len of "
+            f"seq_len {limits.seq_len} is more than vLLM's --max-model-len of "
             f"{config.model_config.max_model_len}: raise that flag, or lower seq_len in the hallmark settings"
         )
 

@@ -39,7 +39,7 @@ from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.round import RoundSpec
 from hallmark.poc.protocol.round_tensors import RoundTensors, pad_keys
 from hallmark.poc.protocol.transfer import HostCopy
-from hallmark.poc.settings.settings import Settings
+from hallmark.poc.settings.engine_limits import EngineLimits
 
 if TYPE_CHECKING:
     from vllm.v1.worker.gpu_worker import Worker
@@ -85,7 +85,7 @@ class PoCWorker:
 
     def __init__(self, worker: "Worker") -> None:
         config = worker.vllm_config
-        self.settings = Settings.from_additional_config(config.additional_config)
+        self.limits = EngineLimits.from_additional_config(config.additional_config)
         runner = worker.model_runner
         static_context = config.compilation_config.static_forward_context
         layers = attention_layers(config, static_context)
@@ -109,8 +109,8 @@ class PoCWorker:
             layers,
             static_context if compiles_embeddings(config) else self.operators.copy_layers(static_context),
             runner.kv_cache_config.num_blocks,
-            self.settings.batch_size,
-            self.settings.seq_len,
+            self.limits.max_batch_size,
+            self.limits.seq_len,
             self._pausable.checkpoint,
         )
         self._forward = ModelForward(self._model, config, self.attention, self.operators, self._device)
@@ -126,8 +126,8 @@ class PoCWorker:
             "hidden_size": model.get_hidden_size(),
             "dtype": str(self._dtype).removeprefix("torch."),
             "max_model_len": model.max_model_len,
-            "max_batched_tokens": self.settings.batch_size * self.settings.seq_len,
-            "max_sequences": self.settings.batch_size,
+            "max_batched_tokens": self.limits.max_batch_size * self.limits.seq_len,
+            "max_sequences": self.limits.max_batch_size,
             "embedding_square_sum": square_sum,
             "embedding_count": count,
             "scratch_bytes": self.attention.memory_bytes,
@@ -151,8 +151,8 @@ class PoCWorker:
             digest="0" * 64,
             block_hash="warm-up",
             hidden_size=self._config.model_config.get_hidden_size(),
-            seq_len=self.settings.seq_len,
-            batch_size=self.settings.batch_size,
+            seq_len=self.limits.seq_len,
+            batch_size=self.limits.max_batch_size,
             input_scale=1.0,
             projection=True,
             projection_scale=0.01,
@@ -171,7 +171,7 @@ class PoCWorker:
                 done = self.advance(1)["batches"]
             self.close_round()
         check_free(self._device, peak.bytes, self._step_memory(peak.bytes, spec.batch_size * spec.seq_len))
-        self._rank_vote.timeout = timedelta(seconds=self.settings.engine_timeout)
+        self._rank_vote.timeout = timedelta(seconds=self.limits.engine_timeout)
         # Longer, so that a rank which has failed says so before the wait for its forward ends.
         self._pausable.timeout = 1.5 * self._rank_vote.timeout
         numerics = self._fingerprint(

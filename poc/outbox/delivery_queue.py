@@ -28,7 +28,7 @@ class Delivery:
         attempts: How many there have been.
         not_before: When the next one is due; seconds since the epoch.
         last_error: What the last one ended with.
-        given_up: Why no more are made; None while it is queued.
+        dead_reason: Why it is a dead letter, at which no more are made; None while it is queued.
         size: Bytes of its body.
     """
 
@@ -40,7 +40,7 @@ class Delivery:
     attempts: int
     not_before: float
     last_error: str | None
-    given_up: str | None
+    dead_reason: str | None
     size: int
 
 
@@ -56,13 +56,13 @@ class ReceiverTotals(NamedTuple):
 
     Attributes:
         queued: Callbacks still to be delivered.
-        given_up: Callbacks that are kept, and not attempted any more.
+        dead_letters: Callbacks that are kept, and not attempted any more.
         bytes: Of all their bodies.
         oldest: When the oldest queued one was; seconds since the epoch.
     """
 
     queued: int
-    given_up: int
+    dead_letters: int
     bytes: int
     oldest: float | None
 
@@ -70,13 +70,13 @@ class ReceiverTotals(NamedTuple):
 class DeliveryQueue:
     """The deliveries of a database; every change of them is on the disk when it returns.
 
-    It is bounded by the callbacks that one receiver has waiting and by the bytes of all bodies. What has been
-    given up makes room first, then what has waited longest.
+    It is bounded by the callbacks that one receiver has waiting and by the bytes of all bodies. Dead
+    letters make room first, then what has waited longest.
 
     Args:
         database: Where they are kept.
         max_bytes: Bytes of bodies, for all receivers.
-        max_age: What has been given up is kept for so long, in seconds.
+        max_age: Dead letters are kept for so long, in seconds.
 
     Raises:
         OutboxError: By every method, where the database cannot be read or written.
@@ -211,8 +211,8 @@ class DeliveryQueue:
                 (error, not_before, identifier),
             )
 
-    def give_up(self, identifier: int, reason: str, error: str | None = None) -> None:
-        """Make no more attempts at a callback; it is kept for the operator, who may try it again."""
+    def bury(self, identifier: int, reason: str, error: str | None = None) -> None:
+        """Make a callback a dead letter: no more attempts, kept for the operator, who may retry it."""
         with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE deliveries SET attempts = attempts + (:error IS NOT NULL), given_up = :reason,"
@@ -220,15 +220,15 @@ class DeliveryQueue:
                 {"error": error, "reason": reason, "id": identifier},
             )
 
-    def give_up_receiver(self, url: str, reason: str) -> None:
-        """Make no more attempts at anything that a receiver has queued."""
+    def bury_receiver(self, url: str, reason: str) -> None:
+        """Make everything that a receiver has queued dead letters."""
         with self._database.transaction() as connection:
             connection.execute(
                 "UPDATE deliveries SET given_up = ? WHERE url = ? AND given_up IS NULL", (reason, url)
             )
 
     def retry(self, identifiers: Collection[int] | None = None) -> int:
-        """Make callbacks due at once, those that were given up too.
+        """Make callbacks due at once, dead letters too.
 
         Args:
             identifiers: Which; None: all.

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import httpx
-from tenacity.wait import WaitBaseT
 
 from hallmark.poc.core.compact_json import compact_json
 from hallmark.poc.core.errors import FieldError, OutboxError
@@ -16,6 +15,7 @@ from hallmark.poc.outbox.delivery_queue import Dropped
 from hallmark.poc.outbox.round_journal import InterruptedRound
 from hallmark.poc.outbox.sender import (
     DROP_REASONS,
+    Backoff,
     CallbackCounters,
     CallbackSender,
     CallbackStats,
@@ -59,7 +59,7 @@ class Outbox:
         store: OutboxStore | None = None,
         *,
         connect: Callable[[], httpx.AsyncClient] = callback_client,
-        wait: WaitBaseT | None = None,
+        wait: Backoff | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
@@ -116,7 +116,7 @@ class Outbox:
             check_callback_url(url, self._settings.callback_allowed_hosts)
         except FieldError as exc:
             logger.error("%d callbacks of the last server are dropped: %s", queued, exc)
-            await self._store.run(self._store.queue.give_up_receiver, url, "forbidden")
+            await self._store.run(self._store.queue.bury_receiver, url, "forbidden")
             self._forgotten.dropped["forbidden"] += queued
             return False
         self._sender(url).wake()
@@ -280,7 +280,8 @@ class Outbox:
             "retried": self._forgotten.retried + sum(stats["retried"] for stats in each),
             "dropped": reasons.total(),
             "dropped_by_reason": {reason: reasons[reason] for reason in DROP_REASONS},
-            "kept": sum(receiver.given_up for receiver in totals.values()),
+            "dead_letters": (dead := sum(receiver.dead_letters for receiver in totals.values())),
+            "kept": dead,  # its older name
             "bytes": sum(receiver.bytes for receiver in totals.values()),
             "oldest_age": max(ages, default=None),
             "next_attempt": min(attempts, default=None),
@@ -319,7 +320,7 @@ class Outbox:
             if left:
                 logger.warning("%d callbacks are kept for the next start", left)
             return
-        lost = [d for d in self._store.queue.listed() if d.given_up is None]
+        lost = [d for d in self._store.queue.listed() if d.dead_reason is None]
         self._note_dropped((Dropped(d.url, d.webhook_id) for d in lost), "memory")
 
     def _in_flight(self) -> list[int]:

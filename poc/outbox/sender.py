@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import math
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,8 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypedDict
 
 import httpx
-from tenacity import AsyncRetrying, RetryCallState
-from tenacity.wait import WaitBaseT, wait_random_exponential
 
 from hallmark.poc.core.compact_json import compact_json
 from hallmark.poc.core.errors import OutboxError
@@ -22,7 +21,7 @@ from hallmark.poc.webhooks.attempt import Failure, attempt
 from hallmark.poc.webhooks.transport import callback_client
 from hallmark.poc.webhooks.url import CallbackKind
 
-__all__ = ["DROP_REASONS", "CallbackCounters", "CallbackSender", "CallbackStats", "backoff"]
+__all__ = ["DROP_REASONS", "Backoff", "CallbackCounters", "CallbackSender", "CallbackStats", "backoff"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +45,9 @@ DROP_REASONS: Final = {
 class CallbackStats(TypedDict):
     """What `/status` shows of a receiver; times in seconds.
 
-    `queued` includes the one in flight. `dropped` are those that no attempt is made at any more; `kept` are
-    those of them that still lie in the outbox. `next_attempt` is how long the oldest has still to wait.
+    `queued` includes the one in flight. `dropped` are those that no attempt is made at any more;
+    `dead_letters` are those of them that still lie in the outbox, and `kept` is the older name of that.
+    `next_attempt` is how long the oldest has still to wait.
     """
 
     queued: int
@@ -56,6 +56,7 @@ class CallbackStats(TypedDict):
     retried: int
     dropped: int
     dropped_by_reason: dict[str, int]
+    dead_letters: int
     kept: int
     bytes: int
     oldest_age: float | None
@@ -78,9 +79,23 @@ class CallbackCounters:
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-def backoff(base: float, cap: float) -> WaitBaseT:
-    """Waits drawn evenly between `base` and a bound that doubles with each attempt, up to `cap`; seconds."""
-    return wait_random_exponential(multiplier=2 * base, min=base, max=cap)
+Backoff = Callable[[int], float]
+"""Seconds to wait after so many failed attempts."""
+
+
+def backoff(base: float, cap: float) -> Backoff:
+    """Make waits drawn evenly between `base` and a bound that doubles with each attempt, up to `cap`.
+
+    Args:
+        base: Seconds.
+        cap: Seconds, no fewer.
+    """
+
+    def wait(attempts: int) -> float:
+        # Far below the number of attempts at which the power overflows, the cap has been reached.
+        return random.uniform(base, min(cap, base * 2.0 ** min(attempts, 64)))  # noqa: S311  # no secret
+
+    return wait
 
 
 class CallbackSender:
@@ -100,7 +115,7 @@ class CallbackSender:
         max_queue_size: Deliveries that may wait.
         store: Where they are kept; None keeps them in memory. Not closed here.
         client: The HTTP client; None makes one. Closed by `close`.
-        wait: tenacity's strategy for the wait before attempt n + 1.
+        wait: Seconds to wait after n failed attempts; None: between 1 and 60, growing.
         timeout: Seconds that one attempt may take, from connecting to the answer's headers.
         max_age: Seconds after which a delivery is dropped.
         secrets: The keys to sign with; two while one replaces the other, none to send unsigned.
@@ -121,7 +136,7 @@ class CallbackSender:
         *,
         store: OutboxStore | None = None,
         client: httpx.AsyncClient | None = None,
-        wait: WaitBaseT | None = None,
+        wait: Backoff | None = None,
         timeout: float = 10.0,
         max_age: float = math.inf,
         secrets: Sequence[bytes] = (),
@@ -174,7 +189,8 @@ class CallbackSender:
             retried=self.counters.retried,
             dropped=self.counters.dropped.total(),
             dropped_by_reason={reason: self.counters.dropped[reason] for reason in DROP_REASONS},
-            kept=totals.given_up,
+            dead_letters=totals.dead_letters,
+            kept=totals.dead_letters,
             bytes=totals.bytes,
             oldest_age=None if totals.oldest is None else max(0.0, now - totals.oldest),
             next_attempt=None if self._not_before is None else max(0.0, self._not_before - now),
@@ -342,7 +358,7 @@ class CallbackSender:
         is_exhausted = self.max_retries is not None and attempts > self.max_retries
         if failure.is_permanent or is_exhausted:
             reason = "rejected" if failure.is_permanent else "retries"
-            await self._store.run(self._store.queue.give_up, delivery.id, reason, failure.reason)
+            await self._store.run(self._store.queue.bury, delivery.id, reason, failure.reason)
             self.counters.dropped[reason] += 1
             logger.error(
                 "Callback %s/%s (%s, %d attempts) dropped: %s",
@@ -353,7 +369,7 @@ class CallbackSender:
                 failure.reason,
             )
             return 0
-        pause = max(self._pause_after(attempts), failure.retry_after)
+        pause = max(self._wait(attempts), failure.retry_after)
         self._not_before = self._clock() + pause
         await self._store.run(self._store.queue.failed, delivery.id, failure.reason, self._not_before)
         # One line says that the receiver is down; each attempt until it is up again is in the debug log.
@@ -371,8 +387,3 @@ class CallbackSender:
         self._is_failing = True
         # Never 0, which would say that it is out of the queue.
         return pause or math.ulp(0.0)
-
-    def _pause_after(self, attempts: int) -> float:
-        state = RetryCallState(AsyncRetrying(), None, (), {})
-        state.attempt_number = attempts
-        return float(self._wait(state))

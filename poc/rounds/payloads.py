@@ -85,7 +85,8 @@ def _conclusion(validated: ValidatedBatch) -> dict[str, Any]:
         "fraud_detected": validated.fraud_detected,
         "probability_honest": validated.probability_honest,
         "tests": dict(validated.tests),
-        "spoke": list(validated.spoke),
+        "rejected_by": list(validated.rejected_by),
+        "spoke": list(validated.rejected_by),  # its older name
         "error_rms": validated.error_rms,
         "error_mean": validated.error_mean,
         "n_invalid": validated.n_invalid,

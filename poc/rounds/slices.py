@@ -15,7 +15,7 @@ _DECAY = 0.1
 
 
 class StallStats(TypedDict):
-    """Milliseconds that slices have held the engine beside inference; None before the first."""
+    """Milliseconds that slices have held the engine while inference was at work; None before the first."""
 
     p50: float | None
     p99: float | None
@@ -23,14 +23,16 @@ class StallStats(TypedDict):
 
 
 class SliceStats(TypedDict):
-    """What `/status` shows of a round's slices; stalls and share are of the latest 1,000 beside inference.
+    """What `/status` shows of a round's slices.
 
-    `max_stall_is_met` tells whether a slice of one layer, the shortest there is, keeps within the setting
-    `max_stall_ms`; None before the first slice.
+    Stalls and share are of the latest 1,000 slices concurrent with inference, whose number has the older name
+    `slices_beside_inference`. `max_stall_is_met` tells whether a slice of one layer, the shortest there is,
+    keeps within the setting `max_stall_ms`; None before the first slice.
     """
 
     slices: int
     slices_concurrent_with_inference: int
+    slices_beside_inference: int
     layer_ms: float | None
     max_stall_is_met: bool | None
     stall_ms: StallStats
@@ -49,7 +51,7 @@ class SliceTimes:
         self._slices = self._slices_concurrent_with_inference = 0
         self._layer_seconds: float | None = None
         self._stalls: deque[float] = deque(maxlen=_KEPT)
-        # Of a slice beside inference: its seconds, and those from its beginning to the next one's.
+        # Of a slice concurrent with inference: its seconds, and those from its beginning to the next one's.
         self._periods: deque[tuple[float, float]] = deque(maxlen=_KEPT)
         self._latest: tuple[float, float] | None = None
 
@@ -60,6 +62,7 @@ class SliceTimes:
         return SliceStats(
             slices=self._slices,
             slices_concurrent_with_inference=self._slices_concurrent_with_inference,
+            slices_beside_inference=self._slices_concurrent_with_inference,
             layer_ms=layer_ms,
             max_stall_is_met=None if layer_ms is None else layer_ms <= max_stall_ms,
             stall_ms=StallStats(

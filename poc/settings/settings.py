@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from hallmark.poc.core.checks import allowed_in_words
 from hallmark.poc.core.errors import FieldError
+from hallmark.poc.core.near_miss import nearest
+from hallmark.poc.settings.engine_limits import SECTION, Count, EngineLimits, settings_section
 from hallmark.poc.settings.secret_sources import (
     API_KEY_VARIABLE,
     MAX_WEBHOOK_SECRETS,
@@ -21,9 +23,6 @@ from hallmark.poc.webhooks.url import canonical_host
 
 __all__ = ["API_KEY_VARIABLE", "NEVER_IN_THE_SECTION", "SECTION", "WEBHOOK_SECRETS_VARIABLE", "Settings"]
 
-SECTION = "hallmark"
-"""The key of vLLM's `--additional-config` that holds the settings."""
-
 NEVER_IN_THE_SECTION = MappingProxyType(
     {
         "api_key": f"{API_KEY_VARIABLE} in the environment, or the path of a file with it as api_key_file",
@@ -33,23 +32,18 @@ NEVER_IN_THE_SECTION = MappingProxyType(
 )
 """The fields that are secrets, and how each is given instead: vLLM logs the section, `ps` shows it."""
 
-_Count = Annotated[int, Field(ge=1, lt=2**31)]
 _Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-class Settings(BaseModel):
+class Settings(EngineLimits):
     """What an operator may set, as `--additional-config '{"hallmark": {...}}'`.
 
     Times are in seconds where the name does not say milliseconds.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid")
 
-    batch_size: _Count = Field(32, description="Largest batch of nonces the server sizes itself for.")
-    seq_len: _Count = Field(
-        256, description="Input length of the largest batch; longer ones get smaller batches."
-    )
     allow_unsupported_vllm: bool = Field(
         False, description="Start on a vLLM newer than the tested ones that lacks something."
     )
@@ -61,7 +55,7 @@ class Settings(BaseModel):
         description="A file with the token of the control routes, instead of HALLMARK_API_KEY.",
     )
     allow_unauthenticated: bool = Field(False, description="Serve a network without a token.")
-    max_body_bytes: _Count = Field(8 * 2**20, description="Largest body of a control request.")
+    max_body_bytes: Count = Field(8 * 2**20, description="Largest body of a control request.")
 
     max_stall_ms: _Milliseconds = Field(
         10.0, description="Longest that proof of compute may hold the engine at a time beside inference."
@@ -76,17 +70,11 @@ class Settings(BaseModel):
     idle_slice_ms: _Milliseconds = Field(
         50.0, description="The same as max_stall_ms while no inference is at work."
     )
-    engine_timeout: float = Field(
-        120.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="A worker that is stuck for so long ends.",
-    )
     stuck_after: float = Field(
         60.0, gt=0, allow_inf_nan=False, description="Work without progress for so long is reported as stuck."
     )
     inference_while_generating: bool = Field(False, description="Serve inference in GENERATING too.")
-    max_queued_nonces: _Count = Field(
+    max_queued_nonces: Count = Field(
         100_000, description="Nonces that may wait for validation, repetitions included."
     )
     shutdown_timeout: _Seconds = Field(
@@ -117,8 +105,8 @@ class Settings(BaseModel):
     callback_max_retries: int | None = Field(
         None, ge=0, lt=2**31, description="Further attempts after the first; none given: any, within the age."
     )
-    callback_max_queue: _Count = Field(100_000, description="Callbacks one receiver may have waiting.")
-    callback_max_concurrency: _Count = Field(64, description="Receivers that are called at the same time.")
+    callback_max_queue: Count = Field(100_000, description="Callbacks one receiver may have waiting.")
+    callback_max_concurrency: Count = Field(64, description="Receivers that are called at the same time.")
     callback_backoff_base: _Seconds = Field(1.0, description="Shortest wait before a retry.")
     callback_backoff_cap: float = Field(60.0, ge=0, le=86_400, description="Longest wait before a retry.")
     callback_allowed_hosts: tuple[str, ...] | None = Field(
@@ -173,10 +161,7 @@ class Settings(BaseModel):
             FieldError: A setting is unknown, has a value that is not allowed or is a secret, or a secret
                 cannot be read. No error has a secret in it, nor has its context.
         """
-        section = additional_config.get(SECTION, {}) if isinstance(additional_config, Mapping) else {}
-        if not isinstance(section, Mapping):
-            # The value stays out: it may be a text that holds the API key.
-            raise FieldError(SECTION, f"{type(section).__name__} {NOT_SHOWN}", "an object of settings")
+        section = settings_section(additional_config, warns=True)
         for name, instead in NEVER_IN_THE_SECTION.items():
             if name in section:
                 raise FieldError(
@@ -185,7 +170,7 @@ class Settings(BaseModel):
                     f"{instead}; here it would stand in vLLM's log and in every process list",
                 )
         try:
-            settings = cls.model_validate(dict(section))
+            settings = cls.model_validate(section)
         except ValidationError as exc:
             error = _field_error(exc, cls)
         else:
@@ -212,7 +197,9 @@ def _field_error(error: ValidationError, settings: type[Settings]) -> FieldError
     if first["type"] == "extra_forbidden":
         # The value stays out: it may be a secret under a misspelt name.
         known = [field for field in settings.model_fields if field not in NEVER_IN_THE_SECTION]
-        return FieldError(SECTION, name, f"the settings {', '.join(known)}")
+        meant = nearest(name, known)
+        allowed = f"the settings {', '.join(known)}" if meant is None else f"{meant!r}, if that was meant"
+        return FieldError(SECTION, name, allowed)
     # A secret may stand where its file should.
     value = NOT_SHOWN if name.startswith(("api_key", "webhook_secrets")) else first["input"]
     return FieldError(f"{SECTION}.{name}", value, allowed_in_words(first))

@@ -65,8 +65,8 @@ class ValidatedBatch:
         error_rms: RMS of received − computed over the nonces judged, in units of s; None where none was.
         error_mean: Their mean.
         tests: The p-value of each test that ran, by its name: `binomial`, `rms`, `signed_mean`, `density`.
-        spoke: The tests that alone would bring the verdict: their p-value times the number of tests is below
-            the threshold.
+        rejected_by: The tests that alone would bring the verdict: their p-value times the number of tests is
+            below the threshold.
         probability_honest: The tests' p-values combined, min(1, m · the smallest of m).
         verdict: The conclusion; where enough was recomputed, it is fraud exactly if `probability_honest` is
             below the threshold.
@@ -91,7 +91,7 @@ class ValidatedBatch:
     error_rms: float | None
     error_mean: float | None
     tests: Mapping[str, float]
-    spoke: tuple[str, ...]
+    rejected_by: tuple[str, ...]
     probability_honest: float
     verdict: Verdict
     numerics_differ: tuple[str, ...]
@@ -183,7 +183,7 @@ def judge(
         error_rms=float(np.sqrt(np.mean(np.square(errors)))) if judged else None,
         error_mean=float(np.mean(errors)) if judged else None,
         tests=MappingProxyType(tests),
-        spoke=tuple(name for name, p_value in tests.items() if len(tests) * p_value < threshold),
+        rejected_by=tuple(name for name, p_value in tests.items() if len(tests) * p_value < threshold),
         probability_honest=probability,
         verdict=verdict,
         numerics_differ=_differing(proof.numerics or {}, numerics or {}),

@@ -38,34 +38,40 @@ _Port = Annotated[
     ),
 ]
 _Ids = Annotated[list[int] | None, typer.Argument(metavar="ID", help="Which, by their ids.")]
-_All = Annotated[bool, typer.Option("--all", help="All of them, queued and given up.")]
+_All = Annotated[bool, typer.Option("--all", help="All of them, queued and dead letters.")]
 
 
 def list_(
     outbox: _Outbox = None,
     port: _Port = None,
-    given_up: Annotated[
-        bool, typer.Option("--given-up", help="Only those that no more attempts are made at.")
+    dead: Annotated[
+        bool,
+        typer.Option(
+            "--dead-letters",
+            "--given-up",
+            help="Only dead letters, at which no more attempts are made. --given-up is its older name.",
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print them as one array of JSON.")] = False,
 ) -> None:
-    """Show the callbacks that a server has not delivered, those that were given up too.
+    """Show the callbacks that a server has not delivered, dead letters too.
 
     The state is when the next attempt is due or, where no more are made, why: rejected, retries, forbidden.
     The server may run or not.
     """
     with _queue(outbox, port) as queue:
-        found = [delivery for delivery in queue.listed() if not given_up or delivery.given_up is not None]
+        found = [delivery for delivery in queue.listed() if not dead or delivery.dead_reason is not None]
     if as_json:
-        print(json.dumps([asdict(delivery) for delivery in found]))
+        # The older name of `dead_reason` stays beside it.
+        print(json.dumps([{**asdict(delivery), "given_up": delivery.dead_reason} for delivery in found]))
     elif found:
         Console(soft_wrap=True).print(_table(found, time.time()))
     else:
-        typer.echo("no callback has been given up" if given_up else "there are no callbacks")
+        typer.echo("there are no dead letters" if dead else "there are no callbacks")
 
 
 def retry(ids: _Ids = None, every: _All = False, outbox: _Outbox = None, port: _Port = None) -> None:
-    """Make callbacks due at once, those that were given up too.
+    """Make callbacks due at once, dead letters too.
 
     A server that runs delivers them within a second or two; else the next one does.
     """
@@ -91,7 +97,7 @@ def drop(
         chosen = _known(queue, ids)
         if every and not yes:
             totals = queue.receivers().values()
-            count = sum(receiver.queued + receiver.given_up for receiver in totals)
+            count = sum(receiver.queued + receiver.dead_letters for receiver in totals)
             _confirm(f"Delete {_counted(count)} for ever?")
         count = queue.drop(chosen)
     typer.echo(f"{_counted(count)} deleted")
@@ -208,8 +214,8 @@ def _table(deliveries: Collection[Delivery], now: float) -> Table:
 
 def _state(delivery: Delivery, now: float) -> str:
     """When the next attempt is due, or the word for why there is none."""
-    if delivery.given_up is not None:
-        return delivery.given_up
+    if delivery.dead_reason is not None:
+        return delivery.dead_reason
     return "due" if delivery.not_before <= now else f"in {_span(delivery.not_before - now)}"
 
 

@@ -91,8 +91,13 @@ def _families(manager: PoCManager) -> list[Metric]:
         _counter("round_batches", "Batches computed, validation's too.", status["batches"]["computed"]),
         _counter("round_slices", "Slices of batches computed.", validation["slices"]),
         _counter(
-            "round_slices_beside_inference",
+            "round_slices_concurrent_with_inference",
             "Slices that inference may have waited for.",
+            validation["slices_concurrent_with_inference"],
+        ),
+        _counter(
+            "round_slices_beside_inference",
+            "The older name of round_slices_concurrent_with_inference_total.",
             validation["slices_beside_inference"],
         ),
         _stalls(validation["stall_ms"]),
@@ -104,7 +109,7 @@ def _families(manager: PoCManager) -> list[Metric]:
         ),
         _gauge(
             "share_allowed_ratio",
-            "Share of engine time that validation may take beside inference.",
+            "Share of engine time that validation may take while inference is at work.",
             validation["share"],
         ),
         _gauge("share_used_ratio", "Share that it has taken lately.", validation["share_used"]),
@@ -126,7 +131,10 @@ def _families(manager: PoCManager) -> list[Metric]:
         # Without the receivers: their URLs are without bound, and nobody else's business.
         _gauge("callbacks_queued", "Callbacks still to be delivered.", callbacks["queued"]),
         _gauge("callbacks_in_flight", "Callbacks being delivered.", callbacks["in_flight"]),
-        _gauge("callbacks_kept", "Callbacks given up that can still be retried.", callbacks["kept"]),
+        _gauge(
+            "callbacks_dead_letters", "Dead letters, which can still be retried.", callbacks["dead_letters"]
+        ),
+        _gauge("callbacks_kept", "The older name of callbacks_dead_letters.", callbacks["kept"]),
         _gauge("callbacks_bytes", "Bytes of callbacks in the outbox.", callbacks["bytes"]),
         _gauge("callbacks_oldest_age_seconds", "Age of the oldest one queued.", callbacks["oldest_age"]),
         _gauge("callbacks_next_attempt_seconds", "Until the next attempt is due.", callbacks["next_attempt"]),
@@ -170,7 +178,7 @@ def _stalls(stalls: StallStats) -> Metric:
     # known, which is a counter above.
     family = SummaryMetricFamily(
         "hallmark_stall_seconds",
-        "How long slices have held the engine beside inference, of the latest 1,000.",
+        "How long slices have held the engine while inference was at work, of the latest 1,000.",
     )
     for quantile, milliseconds in (("0.5", stalls["p50"]), ("0.99", stalls["p99"]), ("1", stalls["max"])):
         if milliseconds is not None:

@@ -72,7 +72,7 @@ def test_verdicts_are_the_judges(rate: float, threshold: float) -> None:
             )
             judged = judge(proof, dict(enumerate(computed)), round_)
             spoke = {test for test, says in zip(TESTS, verdicts(batch, rate, threshold), strict=True) if says}
-            assert spoke == set(judged.spoke) - {"density"}, (n, size)
+            assert spoke == set(judged.rejected_by) - {"density"}, (n, size)
             seen.add(frozenset(spoke))
     assert len(seen) > 2
 

@@ -179,8 +179,8 @@ def shut_down_in_the_middle_of_a_batch(node: Node, round_: dict[str, Any]) -> No
     with node.http.stream("POST", "/v1/completions", json={**prompt, "stream": True}) as answer:
         lines = answer.iter_lines()
         next(lines)
-        before = node.status()["validation"]["slices_beside_inference"]
-        node.wait_for(lambda status: status["validation"]["slices_beside_inference"] > before)
+        before = node.status()["validation"]["slices_concurrent_with_inference"]
+        node.wait_for(lambda status: status["validation"]["slices_concurrent_with_inference"] > before)
         os.kill(node.process.pid, signal.SIGTERM)
     assert node.process.wait(60) == 0
 

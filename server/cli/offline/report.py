@@ -110,7 +110,7 @@ def _notes(case: JudgedCase) -> Iterator[str]:
 
 def _findings(verdict: ValidatedBatch) -> Iterator[str]:
     if verdict.verdict is Verdict.FRAUD:
-        yield f"fraud by the test of {', '.join(test.replace('_', ' ') for test in verdict.spoke)}"
+        yield f"fraud by the test of {', '.join(test.replace('_', ' ') for test in verdict.rejected_by)}"
     if verdict.invalid_nonces:
         yield f"invalid nonces: {_listed(verdict.invalid_nonces)}"
     if verdict.failed_nonces:

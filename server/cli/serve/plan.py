@@ -140,19 +140,20 @@ def _sizes(flags: VllmFlags, settings: Settings) -> tuple[list[str], list[str]]:
     """The flags to add so that a batch fits into an engine step, and a sentence about each."""
     added: list[str] = []
     notes: list[str] = []
-    tokens = settings.batch_size * settings.seq_len
+    tokens = settings.max_batch_size * settings.seq_len
     for flag, needed, default, why in (
         (
             "max-num-batched-tokens",
             tokens,
             _MIN_BATCHED_TOKENS,
-            f"{SECTION}.batch_size {settings.batch_size} x {SECTION}.seq_len {settings.seq_len} = {tokens}",
+            f"{SECTION}.max_batch_size {settings.max_batch_size} x {SECTION}.seq_len {settings.seq_len} "
+            f"= {tokens}",
         ),
         (
             "max-num-seqs",
-            settings.batch_size,
+            settings.max_batch_size,
             _MIN_SEQUENCES,
-            f"{SECTION}.batch_size {settings.batch_size}",
+            f"{SECTION}.max_batch_size {settings.max_batch_size}",
         ),
     ):
         given = flags.get_integer(flag)

@@ -62,14 +62,16 @@ def test_a_model_whose_configuration_shows_it_to_be_unfit(
 
 def test_a_batch_that_does_not_fit(refusal: Any, demo_model_directory: Path) -> None:
     told = refusal(demo_model_directory, "--max-num-batched-tokens", "4096")
-    assert told.startswith("hallmark: a PoC batch of batch_size 32 x seq_len 256 is 8192 tokens, more than")
+    assert told.startswith(
+        "hallmark: a PoC batch of max_batch_size 32 x seq_len 256 is 8192 tokens, more than"
+    )
     assert "--max-num-batched-tokens of 4096" in told
 
 
 def test_a_wrong_setting(refusal: Any, demo_model_directory: Path) -> None:
-    settings = ("--additional-config.hallmark.batch_size", "0")
+    settings = ("--additional-config.hallmark.max_batch_size", "0")
     told = refusal(demo_model_directory, "--max-num-batched-tokens", "8192", *settings)
-    assert told.startswith("hallmark: hallmark.batch_size: 0 is not allowed; allowed: ")
+    assert told.startswith("hallmark: hallmark.max_batch_size: 0 is not allowed; allowed: ")
 
 
 def test_what_is_allowed_goes_to_vllm_as_it_was_written(

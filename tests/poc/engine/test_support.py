@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from hallmark.poc.core.errors import UnsupportedError
-from hallmark.poc.settings.settings import Settings
+from hallmark.poc.settings.engine_limits import EngineLimits
 
 # vLLM warns about its own affairs while a configuration is made.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -14,15 +14,15 @@ pytestmark = pytest.mark.filterwarnings("default")
 def test_the_default_batch_fits_the_plain_configuration(configure: Any) -> None:
     from hallmark.poc.engine.support import check_limits
 
-    check_limits(configure(), Settings())
+    check_limits(configure(), EngineLimits())
 
 
 @pytest.mark.parametrize(
     ("settings", "numbers"),
     [
-        ({"batch_size": 32, "seq_len": 257}, ("8224", "8192", "--max-num-batched-tokens")),
-        ({"batch_size": 33, "seq_len": 16}, ("33", "32", "--max-num-seqs")),
-        ({"batch_size": 1, "seq_len": 2049}, ("2049", "2048", "--max-model-len")),
+        ({"max_batch_size": 32, "seq_len": 257}, ("8224", "8192", "--max-num-batched-tokens")),
+        ({"max_batch_size": 33, "seq_len": 16}, ("33", "32", "--max-num-seqs")),
+        ({"max_batch_size": 1, "seq_len": 2049}, ("2049", "2048", "--max-model-len")),
     ],
 )
 def test_a_batch_beyond_the_engines_limits_is_refused_with_both_numbers(
@@ -31,7 +31,7 @@ def test_a_batch_beyond_the_engines_limits_is_refused_with_both_numbers(
     from hallmark.poc.engine.support import check_limits
 
     with pytest.raises(UnsupportedError) as refusal:
-        check_limits(configure(), Settings(**settings))
+        check_limits(configure(), EngineLimits(**settings))
     assert all(number in str(refusal.value) for number in numbers)
 
 

@@ -87,7 +87,7 @@ class TestOrder:
 
     def test_one_that_is_tried_again_takes_its_old_place(self, queue: DeliveryQueue) -> None:
         add(queue, A, body(1), body(2))
-        queue.give_up(1, "rejected", "HTTP 404")
+        queue.bury(1, "rejected", "HTTP 404")
         assert next_of(queue, A) == 2
         queue.retry([1])
         assert next_of(queue, A) == 1
@@ -125,20 +125,20 @@ class TestDelivery:
     def test_giving_up_says_why_and_counts_the_attempt_that_ended_it(self, queue: DeliveryQueue) -> None:
         add(queue, A, body(1), body(2))
         queue.failed(1, "HTTP 500", 0)
-        queue.give_up(1, "retries", "HTTP 502")
+        queue.bury(1, "retries", "HTTP 502")
         queue.failed(2, "HTTP 500", 0)
-        queue.give_up(2, "forbidden")
+        queue.bury(2, "forbidden")
         first, second = queue.listed()
-        assert (first.given_up, first.attempts, first.last_error) == ("retries", 2, "HTTP 502")
-        assert (second.given_up, second.attempts, second.last_error) == ("forbidden", 1, "HTTP 500")
+        assert (first.dead_reason, first.attempts, first.last_error) == ("retries", 2, "HTTP 502")
+        assert (second.dead_reason, second.attempts, second.last_error) == ("forbidden", 1, "HTTP 500")
 
     def test_retrying_begins_anew(self, queue: DeliveryQueue) -> None:
         add(queue, A, body(1))
         queue.failed(1, "HTTP 500", 2e9)
-        queue.give_up(1, "retries", "HTTP 502")
+        queue.bury(1, "retries", "HTTP 502")
         assert queue.retry([1, 99]) == 1
         [delivery] = queue.listed()
-        assert (delivery.given_up, delivery.attempts, delivery.not_before) == (None, 0, 0)
+        assert (delivery.dead_reason, delivery.attempts, delivery.not_before) == (None, 0, 0)
         assert queue.retry() == 1
 
     def test_dropping_says_how_many_there_were(self, queue: DeliveryQueue) -> None:
@@ -152,13 +152,13 @@ class TestDelivery:
     def test_what_is_gone_already_is_no_error(self, queue: DeliveryQueue) -> None:
         queue.delivered(7)
         queue.failed(7, "x", 0)
-        queue.give_up(7, "rejected", "x")
+        queue.bury(7, "rejected", "x")
         assert queue.listed() == []
 
     def test_export_is_every_callback_with_its_body(self, queue: DeliveryQueue) -> None:
         add(queue, B, body(1))
         add(queue, A, body(2))
-        queue.give_up(1, "rejected", "x")
+        queue.bury(1, "rejected", "x")
         assert [*queue.exported()] == [
             (delivery, {"n": number}) for delivery, number in zip(queue.listed(), (1, 2), strict=True)
         ]
@@ -192,7 +192,7 @@ class TestRows:
     def test_what_was_given_up_does_not_wait(self, queue: DeliveryQueue) -> None:
         add(queue, A, *(body(number) for number in range(3)))
         for identifier in (1, 2, 3):
-            queue.give_up(identifier, "rejected", "x")
+            queue.bury(identifier, "rejected", "x")
         assert add(queue, A, body(3), body(4), max_queued=2) == ([4, 5], [])
         assert ids(queue) == [1, 2, 3, 4, 5]
 
@@ -213,8 +213,8 @@ class TestBytes:
         queue = self.queue(database)
         for number, url in enumerate((A, B, A, B, A)):
             add(queue, url, body(number, 200), now=1e9 + number)
-        queue.give_up(4, "rejected", "x")
-        queue.give_up(2, "rejected", "x")
+        queue.bury(4, "rejected", "x")
+        queue.bury(2, "rejected", "x")
         assert add(queue, C, body(5, 200)) == ([6], []), (
             "what was given up has been counted as dropped before"
         )
@@ -243,7 +243,7 @@ class TestBytes:
     def test_one_that_is_larger_than_all_may_be_is_dropped_alone(self, database: OutboxDatabase) -> None:
         queue = self.queue(database)
         add(queue, A, body(0, 400), body(1, 400))
-        queue.give_up(1, "rejected", "x")
+        queue.bury(1, "rejected", "x")
         added, dropped = add(queue, B, body(2), body(3, 1_001), body(4))
         assert ([drop.url for drop in dropped], added) == ([B], [3, 4])
         assert ids(queue) == [1, 2, 3, 4]
@@ -259,7 +259,7 @@ class TestBytes:
 def test_what_was_given_up_is_kept_for_so_long_and_no_longer(database: OutboxDatabase) -> None:
     queue = DeliveryQueue(database, max_age=100.0)
     add(queue, A, body(0), body(1), now=1_000.0)
-    queue.give_up(1, "rejected", "x")
+    queue.bury(1, "rejected", "x")
     add(queue, B, body(2), now=1_100.0)
     assert ids(queue) == [1, 2, 3], "an age of just so much is not too old"
     add(queue, B, body(3), now=1_100.1)
@@ -293,7 +293,7 @@ class Expected:
     attempts: int = 0
     not_before: float = 0.0
     last_error: str | None = None
-    given_up: str | None = None
+    dead_reason: str | None = None
 
 
 MAX_BYTES, MAX_AGE = 600, 50.0
@@ -328,7 +328,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(url=URLS, sizes=st.lists(SIZES, min_size=1, max_size=4), most=st.integers(1, 5), flights=FLIGHTS)
     def add(self, url: str, sizes: list[int], most: int, flights: set[int]) -> None:
-        in_flight = [e.id for e in self.model if e.id in self.some(flights) and e.given_up is None]
+        in_flight = [e.id for e in self.model if e.id in self.some(flights) and e.dead_reason is None]
         added, dropped = self.queue.add(
             url,
             "generated",
@@ -337,7 +337,7 @@ class QueueMachine(RuleBasedStateMachine):
             max_queued=most,
             in_flight=in_flight,
         )
-        self.model = [e for e in self.model if e.given_up is None or e.created_at >= self.now - MAX_AGE]
+        self.model = [e for e in self.model if e.dead_reason is None or e.created_at >= self.now - MAX_AGE]
         gone = [url for size in sizes if size > MAX_BYTES]
         fresh = []
         for size in sizes:
@@ -350,13 +350,13 @@ class QueueMachine(RuleBasedStateMachine):
             self.model.remove(candidates[0])
             gone.append(candidates[0].url)
 
-        while len(of := [e for e in self.model if e.url == url and e.given_up is None]) > most:
+        while len(of := [e for e in self.model if e.url == url and e.dead_reason is None]) > most:
             if not (free := [e for e in of if e.id not in in_flight]):
                 break
             make_room(free)
         while sum(e.size for e in self.model) > MAX_BYTES:
-            if given_up := sorted((e for e in self.model if e.given_up), key=lambda e: e.created_at):
-                self.model.remove(given_up[0])
+            if dead := sorted((e for e in self.model if e.dead_reason), key=lambda e: e.created_at):
+                self.model.remove(dead[0])
             elif free := [e for e in self.model if e.id not in in_flight]:
                 make_room(free)
             else:
@@ -366,7 +366,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(url=URLS)
     def deliver(self, url: str) -> None:
-        waiting = [e for e in self.model if e.url == url and e.given_up is None]
+        waiting = [e for e in self.model if e.url == url and e.dead_reason is None]
         found = self.queue.oldest(url)
         assert (None if found is None else found[0].id) == (waiting[0].id if waiting else None)
         if found is not None:
@@ -385,10 +385,10 @@ class QueueMachine(RuleBasedStateMachine):
     def give_up(self, place: int, error: str | None) -> None:
         # It is older than others that were given up later, or not: ids and ages go different ways.
         [identifier] = self.some([place])
-        self.queue.give_up(identifier, "rejected", error)
+        self.queue.bury(identifier, "rejected", error)
         for e in self.model:
             if e.id == identifier:
-                e.given_up = "rejected"
+                e.dead_reason = "rejected"
                 e.attempts += error is not None
                 e.last_error = error or e.last_error
 
@@ -398,7 +398,7 @@ class QueueMachine(RuleBasedStateMachine):
         hit = [e for e in self.model if chosen is None or e.id in chosen]
         assert self.queue.retry(chosen) == len(hit)
         for e in hit:
-            e.given_up, e.attempts, e.not_before = None, 0, 0.0
+            e.dead_reason, e.attempts, e.not_before = None, 0, 0.0
 
     @rule(places=st.sets(st.integers(0, 40), max_size=3))
     def drop(self, places: set[int]) -> None:
@@ -424,17 +424,17 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def is_as_expected(self) -> None:
         shown = [
-            Expected(d.id, d.url, d.created_at, d.size, d.attempts, d.not_before, d.last_error, d.given_up)
+            Expected(d.id, d.url, d.created_at, d.size, d.attempts, d.not_before, d.last_error, d.dead_reason)
             for d in self.queue.listed()
         ]
         assert shown == self.model
         totals = {}
         for url in {e.url for e in self.model}:
             of = [e for e in self.model if e.url == url]
-            waiting = [e.created_at for e in of if e.given_up is None]
+            waiting = [e.created_at for e in of if e.dead_reason is None]
             totals[url] = ReceiverTotals(
                 queued=len(waiting),
-                given_up=len(of) - len(waiting),
+                dead_letters=len(of) - len(waiting),
                 bytes=sum(e.size for e in of),
                 oldest=waiting[0] if waiting else None,
             )

@@ -12,17 +12,23 @@ from typing import Any
 import httpx
 import pytest
 from runtime import eventually, running_receiver
-from tenacity.wait import wait_fixed, wait_none
 
 from hallmark.poc.outbox.outbox import Outbox
-from hallmark.poc.outbox.sender import DROP_REASONS, CallbackSender, backoff
+from hallmark.poc.outbox.sender import DROP_REASONS, Backoff, CallbackSender, backoff
 from hallmark.poc.outbox.store import OutboxStore
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.webhooks.signature import verify
 from hallmark.poc.webhooks.transport import callback_client
 
 URL = "http://receiver.example/v1/poc-batches"
-NO_WAIT = wait_none()
+
+
+def after(seconds: float) -> Backoff:
+    """Wait the same time after every failure."""
+    return lambda _: seconds
+
+
+NO_WAIT = after(0)
 
 Answer = int | Exception | httpx.Response
 
@@ -123,6 +129,7 @@ async def test_a_failed_batch_is_queued_for_retry() -> None:
         "retried": 2,
         "dropped": 0,
         "dropped_by_reason": dict.fromkeys(DROP_REASONS, 0),
+        "dead_letters": 0,
         "kept": 0,
         "bytes": 0,
         "oldest_age": None,
@@ -136,7 +143,7 @@ async def test_the_log_says_once_that_a_receiver_is_down_and_once_that_it_is_bac
 ) -> None:
     caplog.set_level(logging.INFO, "hallmark.poc.outbox.sender")
     clock = Clock()
-    sender = Receiver(*[503] * 5).sender(10, wait=wait_fixed(7), clock=clock)
+    sender = Receiver(*[503] * 5).sender(10, wait=after(7), clock=clock)
     for outage in (1, 2):
         for n in range(8):
             clock.now += 10
@@ -187,7 +194,7 @@ async def test_the_wait_grows_exponentially_between_base_and_cap() -> None:
 
 async def test_nothing_is_sent_before_it_is_due() -> None:
     clock, receiver = Clock(), Receiver(503)
-    sender = receiver.sender(wait=wait_fixed(10), clock=clock)
+    sender = receiver.sender(wait=after(10), clock=clock)
     await sender.send({"n": 1})
     clock.now += 9.9
     await sender.retry_pending()
@@ -284,7 +291,7 @@ async def test_retry_after_is_obeyed_where_it_is_longer(
 ) -> None:
     clock = Clock()
     answer = httpx.Response(429, headers={"Retry-After": header().encode("latin-1")})
-    sender = Receiver(answer).sender(wait=wait_fixed(5), clock=clock)
+    sender = Receiver(answer).sender(wait=after(5), clock=clock)
     await sender.send({"n": 1})
     assert least <= waits(sender) <= most
 
@@ -340,7 +347,7 @@ async def test_what_is_too_old_is_dropped_and_what_comes_after_it_delivered(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock, receiver = Clock(), Receiver(503)
-    sender = receiver.sender(None, max_age=60, wait=wait_fixed(1), clock=clock)
+    sender = receiver.sender(None, max_age=60, wait=after(1), clock=clock)
     await sender.send({"n": 1})
     clock.now += 60
     await sender.send({"n": 2})
@@ -373,8 +380,8 @@ async def test_what_was_refused_is_kept_for_the_operator_and_can_be_tried_again(
     sender = receiver.sender(store=store)
     assert not await sender.send({"n": 1})
     [kept] = store.queue.listed()
-    assert (kept.given_up, kept.last_error, kept.attempts) == ("rejected", "HTTP 404", 1)
-    assert sender.stats["kept"] == 1
+    assert (kept.dead_reason, kept.last_error, kept.attempts) == ("rejected", "HTTP 404", 1)
+    assert sender.stats["dead_letters"] == sender.stats["kept"] == 1
     assert store.queue.retry([kept.id]) == 1
     await sender.retry_pending()
     assert receiver.numbers == [1, 1]
@@ -405,7 +412,7 @@ async def unsigned() -> httpx.Request:
 async def test_a_clock_that_is_set_back_does_not_hold_a_delivery_up_for_ever() -> None:
     clock, receiver = Clock(), Receiver(503)
     clock.now = 1e9
-    sender = receiver.sender(wait=wait_fixed(60), clock=clock)
+    sender = receiver.sender(wait=after(60), clock=clock)
     await sender.send({"n": 1})
     clock.now = 1000.0
     await sender.retry_pending()
@@ -510,7 +517,7 @@ class TestOutbox:
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
         receiver = Receiver(503, 200, 500)
-        outbox = self.outbox(receiver, Settings(), wait=wait_fixed(3600))
+        outbox = self.outbox(receiver, Settings(), wait=after(3600))
         for n in range(3):
             await outbox.post(URL, "generated", {"n": n})
         await eventually(lambda: outbox.stats()["next_attempt"])
@@ -525,7 +532,7 @@ class TestOutbox:
     ) -> None:
         path = tmp_path / "outbox.db"
         first = Receiver(*[503] * 3)
-        outbox = self.outbox(first, Settings(), store=OutboxStore(path), wait=wait_fixed(3600))
+        outbox = self.outbox(first, Settings(), store=OutboxStore(path), wait=after(3600))
         for n in range(3):
             await outbox.post(URL, "generated", {"n": n})
         await eventually(lambda: outbox.stats()["next_attempt"])
@@ -556,7 +563,7 @@ class TestOutbox:
         await eventually(lambda: outbox.stats()["delivered"] == 1)
         assert {request.url.host for request in receiver.requests} == {"receiver.example"}
         assert outbox.stats()["dropped_by_reason"]["forbidden"] == 1
-        assert outbox.stats()["kept"] == 1
+        assert outbox.stats()["dead_letters"] == 1
         assert (
             "1 callbacks of the last server are dropped: callback_url: 'http://other.example'" in caplog.text
         )

@@ -92,7 +92,7 @@ def test_answers_and_callbacks_tell_the_p_value_of_each_test() -> None:
         json.dumps(payload, allow_nan=False)
         assert payload["tests"] == dict(validated.tests)
         assert list(payload["tests"]) == ["binomial", "rms", "signed_mean", "density"]
-        assert payload["spoke"] == ["rms", "signed_mean"]
+        assert payload["rejected_by"] == payload["spoke"] == ["rms", "signed_mean"]
         assert payload["probability_honest"] == 4 * min(payload["tests"].values())
         assert payload["error_rms"] == pytest.approx(-payload["error_mean"], rel=1e-9)
         assert payload["error_rms"] == validated.error_rms

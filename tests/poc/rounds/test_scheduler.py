@@ -469,6 +469,7 @@ class TestStatistics:
         stats = node.scheduler.stats
         assert stats == {
             "slices": 26,
+            "slices_concurrent_with_inference": 21,
             "slices_beside_inference": 21,
             "layer_ms": LAYER * 1e3,
             "max_stall_is_met": True,

@@ -33,6 +33,7 @@ def slices() -> Slices:
 def test_nothing_is_told_before_the_first_slice(slices: Slices) -> None:
     assert slices.stats == {
         "slices": 0,
+        "slices_concurrent_with_inference": 0,
         "slices_beside_inference": 0,
         "layer_ms": None,
         "max_stall_is_met": None,
@@ -84,7 +85,7 @@ def test_the_cost_of_a_layer_is_learnt_without_inference_too(slices: Slices) -> 
     slices.run(0.004, layers=2, concurrent_with_inference=False)
     assert slices.stats["layer_ms"] == pytest.approx(2.0)
     assert slices.stats["slices"] == 1
-    assert slices.stats["slices_beside_inference"] == 0
+    assert slices.stats["slices_concurrent_with_inference"] == 0
 
 
 def test_percentiles_are_of_the_nearest_rank(slices: Slices) -> None:
@@ -129,7 +130,7 @@ def test_stalls_are_those_of_the_latest_thousand_slices(slices: Slices) -> None:
     assert slices.stats["stall_ms"]["max"] == pytest.approx(9000.0)
     slices.run(0.001)
     assert slices.stats["stall_ms"]["max"] == pytest.approx(1.0)
-    assert slices.stats["slices_beside_inference"] == 1001
+    assert slices.stats["slices_concurrent_with_inference"] == 1001
 
 
 def test_the_share_is_of_the_time_from_a_slices_beginning_to_the_nexts(slices: Slices) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from hallmark.poc.core.errors import FieldError
+from hallmark.poc.settings.engine_limits import EngineLimits
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.webhooks.signature import generate_secret
 
@@ -14,10 +15,10 @@ def load(section: object, **environment: str) -> Settings:
     return Settings.from_additional_config({"hallmark": section}, environment)
 
 
-@pytest.mark.parametrize("nothing", [None, {}, {"other": {"batch_size": 1}}, "text"])
+@pytest.mark.parametrize("nothing", [None, {}, {"other": {"max_batch_size": 1}}, "text"])
 def test_without_a_section_the_defaults_hold(nothing: object) -> None:
     settings = Settings.from_additional_config(nothing, {})
-    assert (settings.batch_size, settings.seq_len, settings.callback_interval) == (32, 256, 5.0)
+    assert (settings.max_batch_size, settings.seq_len, settings.callback_interval) == (32, 256, 5.0)
     assert settings.api_key is None
     assert settings.callback_allowed_hosts is None
     assert not settings.inference_while_generating
@@ -25,9 +26,9 @@ def test_without_a_section_the_defaults_hold(nothing: object) -> None:
 
 def test_what_json_gives_is_taken() -> None:
     settings = load(
-        {"batch_size": 16, "callback_interval": 1, "callback_allowed_hosts": ["a.example", "b.example"]}
+        {"max_batch_size": 16, "callback_interval": 1, "callback_allowed_hosts": ["a.example", "b.example"]}
     )
-    assert settings.batch_size == 16
+    assert settings.max_batch_size == 16
     assert settings.callback_interval == 1.0
     assert settings.callback_allowed_hosts == ("a.example", "b.example")
 
@@ -35,8 +36,11 @@ def test_what_json_gives_is_taken() -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"batch_size": 0}, r"hallmark\.batch_size: 0 is not allowed; allowed: greater than or equal to 1"),
-        ({"batch_size": 1.0}, r"hallmark\.batch_size: 1\.0 is not allowed; allowed: a valid integer"),
+        (
+            {"max_batch_size": 0},
+            r"hallmark\.max_batch_size: 0 is not allowed; allowed: greater than or equal to 1",
+        ),
+        ({"max_batch_size": 1.0}, r"hallmark\.max_batch_size: 1\.0 is not allowed; allowed: a valid integer"),
         ({"seq_len": True}, r"hallmark\.seq_len: True is not allowed; allowed: a valid integer"),
         ({"seq_len": "256"}, r"hallmark\.seq_len: '256' is not allowed"),
         ({"callback_interval": float("nan")}, r"hallmark\.callback_interval: nan is not allowed"),
@@ -46,8 +50,12 @@ def test_what_json_gives_is_taken() -> None:
         ({"allow_unauthenticated": "yes"}, r"allow_unauthenticated: 'yes' .* allowed: true or false$"),
         ({"api_key_file": ""}, r"api_key_file: '\(not shown\)' .* allowed: text that is not empty$"),
         (
-            {"batchsize": 8},
-            r"hallmark: 'batchsize' is not allowed; allowed: the settings batch_size, seq_len",
+            {"frobnicate": 8},
+            r"hallmark: 'frobnicate' is not allowed; allowed: the settings max_batch_size, seq_len",
+        ),
+        (
+            {"maxbatchsize": 8},
+            r"hallmark: 'maxbatchsize' is not allowed; allowed: 'max_batch_size', if that was meant",
         ),
         ([], r"hallmark: 'list \(not shown\)' is not allowed; allowed: an object of settings"),
         (
@@ -199,10 +207,10 @@ class TestWebhookSecrets:
         ({"api_key_file": 12345678}, {}),
         ({"webhook_secrets_file": [SECRET]}, {}),
         ('{"api_key": "12345678"', {}),
-        ({"api_key": SECRET, "batch_size": 0}, {}),
-        ({"api_kye": SECRET, "batch_size": 0}, {}),
+        ({"api_key": SECRET, "max_batch_size": 0}, {}),
+        ({"api_kye": SECRET, "max_batch_size": 0}, {}),
         ({"callback_allowed_hosts": ["a b"], "callback_backoff_base": 90}, {"HALLMARK_API_KEY": SECRET}),
-        ({"batch_size": 0}, {"HALLMARK_API_KEY": SECRET}),
+        ({"max_batch_size": 0}, {"HALLMARK_API_KEY": SECRET}),
         ({}, {"HALLMARK_API_KEY": f"{SECRET}\nand more"}),
         ({}, {"HALLMARK_WEBHOOK_SECRETS": SECRET}),
         ({}, {"HALLMARK_WEBHOOK_SECRETS": f"whsec_{SECRET}"}),
@@ -241,4 +249,32 @@ def test_settings_do_not_show_their_secrets() -> None:
 def test_settings_do_not_change() -> None:
     settings = load({})
     with pytest.raises(ValueError, match="frozen"):
-        settings.batch_size = 1  # type: ignore[misc]
+        settings.max_batch_size = 1  # type: ignore[misc]
+
+
+def test_the_older_name_of_a_setting_is_read_and_said_to_be_one(caplog: pytest.LogCaptureFixture) -> None:
+    assert load({"batch_size": 8}).max_batch_size == 8
+    assert caplog.messages == ["The setting hallmark.batch_size is called hallmark.max_batch_size now"]
+    with pytest.raises(FieldError, match=r"hallmark\.batch_size: 8 .* none beside max_batch_size"):
+        load({"batch_size": 8, "max_batch_size": 8})
+
+
+@pytest.mark.parametrize("key", ["hallmrak", "Hallmark", "hallmarks", "hall_mark"])
+def test_a_near_miss_of_the_section_s_name_is_refused(key: str) -> None:
+    with pytest.raises(FieldError, match=f"--additional-config: '{key}' is not allowed; allowed: 'hallmark'"):
+        Settings.from_additional_config({key: {"max_batch_size": 8}}, {})
+
+
+class TestEngineLimits:
+    def test_a_worker_reads_sizes_and_no_secret(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        monkeypatch.setenv("HALLMARK_API_KEY", "")  # which would be refused
+        section = {"batch_size": 8, "seq_len": 16, "api_key_file": str(tmp_path / "none"), "max_stall_ms": 1}
+        limits = EngineLimits.from_additional_config({"hallmark": section})
+        assert limits.model_dump() == {"max_batch_size": 8, "seq_len": 16, "engine_timeout": 120.0}
+        assert EngineLimits.from_additional_config(None) == EngineLimits()
+
+    def test_a_value_that_is_not_allowed_is_refused(self) -> None:
+        with pytest.raises(FieldError, match=r"^hallmark\.seq_len: 0 is not allowed"):
+            EngineLimits.from_additional_config({"hallmark": {"seq_len": 0}})

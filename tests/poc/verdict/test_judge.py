@@ -55,7 +55,7 @@ def test_honest_claims_are_honest() -> None:
     assert not result.fraud_detected
     assert (result.n_invalid, result.n_judged, result.probability_honest) == (0, 50, 1.0)
     assert list(result.tests) == ["binomial", "rms", "signed_mean"]
-    assert (result.spoke, result.error_rms, result.error_mean) == ((), 0.0, 0.0)
+    assert (result.rejected_by, result.error_rms, result.error_mean) == ((), 0.0, 0.0)
     assert result.received_dist == result.computed_dist == tuple(HONEST.values())
     assert (result.r_target, result.fraud_threshold, result.tolerance) == (2.0, 0.01, TAU)
 
@@ -78,7 +78,7 @@ def test_honest_claims_are_honest() -> None:
 def test_tamper_ladder_of_factors(factor: float, n_invalid: int, spoke: tuple[str, ...]) -> None:
     """At width 256 tau is 0.0155: one per cent of 1.4 is within it, two are not."""
     result = judged({nonce: d * factor for nonce, d in HONEST.items()})
-    assert (result.n_invalid, result.spoke) == (n_invalid, spoke)
+    assert (result.n_invalid, result.rejected_by) == (n_invalid, spoke)
     assert result.verdict is (Verdict.FRAUD if spoke else Verdict.HONEST)
 
 
@@ -89,9 +89,9 @@ def test_tamper_ladder_of_offsets(sign: int, units_of_tau: float, n_invalid: int
     result = judged(changed)
     assert result.n_invalid == n_invalid
     assert result.invalid_nonces == tuple(range(n_invalid))
-    assert ("binomial" in result.spoke) is (n_invalid > 0)
+    assert ("binomial" in result.rejected_by) is (n_invalid > 0)
     # Ten errors of nearly tau among fifty nonces are too many for a sigma of tau / 3.5.
-    assert ("rms" in result.spoke) is (units_of_tau > 0.5)
+    assert ("rms" in result.rejected_by) is (units_of_tau > 0.5)
     assert result.fraud_detected is (units_of_tau > 0.5)
 
 
@@ -331,7 +331,7 @@ def test_a_ladder_of_tampering_and_which_test_speaks(rung: str) -> None:
     errors[: round(forged * COUNT)] = np.resize([1.0, -1.0], round(forged * COUNT))
     proof, computed = batch_of(errors, round_)
     result = judge(proof, computed, round_)
-    assert result.spoke == spoke
+    assert result.rejected_by == spoke
     assert result.verdict is (Verdict.FRAUD if spoke else Verdict.HONEST)
     assert result.error_rms == pytest.approx(float(np.sqrt(np.mean(errors**2))))
     assert result.error_mean == pytest.approx(float(np.mean(errors)))
@@ -376,7 +376,7 @@ def test_each_threshold_from_both_sides(test: str, threshold: float) -> None:
         else:
             errors = noise(0.01) + factor * 0.07 * norm.ppf(threshold / 3) / math.sqrt(COUNT)
         proof, computed = batch_of(errors, round_)
-        assert judge(proof, computed, round_).spoke == spoke
+        assert judge(proof, computed, round_).rejected_by == spoke
 
 
 class TestDensity:
@@ -400,12 +400,12 @@ class TestDensity:
             (most + 1, ("density",)),
         ):
             result = self.judged(n_valid, round_, covered=(100, 100 + self.LENGTH - 1))
-            assert result.spoke == spoke
+            assert result.rejected_by == spoke
             assert result.fraud_detected is bool(spoke)
 
     def test_grinding_and_a_batch_that_skips_half_of_its_valid_nonces_are_found(self) -> None:
         assert self.judged(400, covered=(0, 3999)).verdict is Verdict.HONEST
-        assert self.judged(200, covered=(0, 3999)).spoke == ("density",)
+        assert self.judged(200, covered=(0, 3999)).rejected_by == ("density",)
 
     def test_old_clients_say_nothing_of_coverage(self) -> None:
         result = self.judged(200)
@@ -432,7 +432,7 @@ class TestDensity:
     def test_what_is_skipped_and_called_failed_is_found(self) -> None:
         """A prover that runs the more promising half, and says of the other half that it failed."""
         failed = tuple(range(10_000, 12_000))
-        assert self.judged(300, covered=(0, 3999), failed_nonces=failed).spoke == ("density",)
+        assert self.judged(300, covered=(0, 3999), failed_nonces=failed).rejected_by == ("density",)
 
     def test_a_nonce_is_valid_once_and_only_if_all_its_claims_are(self) -> None:
         proof, computed = batch_of(np.zeros(400), self.ROUND, covered=(0, 3999))
@@ -493,7 +493,7 @@ class TestSamples:
         proof, computed = batch_of(np.zeros(200), round_, covered=(0, 3999))
         result = judge(proof, computed, round_, sampled=range(10))
         assert result.n_judged == 10
-        assert result.spoke == ("density",)
+        assert result.rejected_by == ("density",)
         assert result.tests["density"] == density_test(200, 4000, 0.1, 0.1)
 
     def test_a_claim_that_does_not_count_and_is_not_in_the_sample_is_not_valid_for_the_density(self) -> None:
@@ -543,6 +543,6 @@ def test_old_clients_and_the_verdict_agree(
     result = judge(proof, computed, round_)
     m = len(result.tests)
     assert result.probability_honest == min(1.0, m * min(result.tests.values()))
-    assert result.fraud_detected is (result.probability_honest < threshold) is bool(result.spoke)
-    assert result.spoke == tuple(name for name, p in result.tests.items() if m * p < threshold)
+    assert result.fraud_detected is (result.probability_honest < threshold) is bool(result.rejected_by)
+    assert result.rejected_by == tuple(name for name, p in result.tests.items() if m * p < threshold)
     assert all(0.0 <= p <= 1.0 for p in result.tests.values())

@@ -35,8 +35,8 @@ def path(tmp_path: Path) -> Path:
         queue.add(url, "generated", [b'{"n":"%d"}' % age], now=now - age, max_queued=9)
     queue.add(B, "validated", [b'{"dist":[1.4000000000000001]}'], now=now, max_queued=9)
     queue.failed(1, "HTTP 503", now + 150)
-    queue.give_up(3, "rejected", "HTTP 404")
-    queue.give_up(4, "retries", "no answer within 10 s")
+    queue.bury(3, "rejected", "HTTP 404")
+    queue.bury(4, "retries", "no answer within 10 s")
     database.close()
     return path
 
@@ -81,18 +81,25 @@ class TestList:
 
     def test_as_json(self, run: Run, path: Path) -> None:
         shown = run("list", "--json")
-        assert [Delivery(**row) for row in json.loads(shown.out)] == listed(path)
+        rows = json.loads(shown.out)
+        assert all(row.pop("given_up") == row["dead_reason"] for row in rows), "the older name"
+        assert [Delivery(**row) for row in rows] == listed(path)
         assert "body" not in shown.out
 
     def test_only_what_was_given_up(self, run: Run) -> None:
-        shown = json.loads(run("list", "--given-up", "--json").out)
-        assert [(row["id"], row["given_up"]) for row in shown] == [(3, "rejected"), (4, "retries")]
-        assert [line.split()[0] for line in run("list", "--given-up").out.splitlines()] == ["id", "3", "4"]
+        shown = json.loads(run("list", "--dead-letters", "--json").out)
+        assert [(row["id"], row["dead_reason"]) for row in shown] == [(3, "rejected"), (4, "retries")]
+        assert run("list", "--given-up", "--json").out == json.dumps(shown) + "\n", "the older name"
+        assert [line.split()[0] for line in run("list", "--dead-letters").out.splitlines()] == [
+            "id",
+            "3",
+            "4",
+        ]
 
     def test_nothing_is_said_to_be_nothing(self, run: Run) -> None:
         run("drop", 3, 4)
-        assert run("list", "--given-up").out == "no callback has been given up\n"
-        assert run("list", "--given-up", "--json").out == "[]\n"
+        assert run("list", "--dead-letters").out == "there are no dead letters\n"
+        assert run("list", "--dead-letters", "--json").out == "[]\n"
         run("drop", "--all", "--yes")
         assert run("list").out == "there are no callbacks\n"
 
@@ -105,13 +112,13 @@ class TestRetry:
         by_id = {delivery.id: delivery for delivery in listed(path)}
         for identifier in (1, 3):
             delivery = by_id[identifier]
-            assert (delivery.given_up, delivery.not_before, delivery.attempts) == (None, 0, 0)
+            assert (delivery.dead_reason, delivery.not_before, delivery.attempts) == (None, 0, 0)
         assert by_id[3].last_error == "HTTP 404", "why it had failed stays known"
-        assert by_id[4].given_up == "retries"
+        assert by_id[4].dead_reason == "retries"
 
     def test_all(self, run: Run, path: Path) -> None:
         assert run("retry", "--all").out == "5 callbacks due now\n"
-        assert {(delivery.given_up, delivery.not_before) for delivery in listed(path)} == {(None, 0)}
+        assert {(delivery.dead_reason, delivery.not_before) for delivery in listed(path)} == {(None, 0)}
         run("drop", 2, 3, 4, 5)
         assert run("retry", "--all").out == "1 callback due now\n"
 
@@ -263,7 +270,7 @@ async def test_beside_a_server_that_runs(cli: Cli, tmp_path: Path) -> None:
         outbox = Outbox(settings, OutboxStore(path))
         await outbox.recover()
         await outbox.post(receiver.url, "generated", {"n": 0})
-        await eventually(lambda: outbox.stats()["kept"] == 1)
+        await eventually(lambda: outbox.stats()["dead_letters"] == 1)
         for n in (1, 2):
             await outbox.post(receiver.url, "generated", {"n": n})
         await eventually(lambda: outbox.stats()["next_attempt"])
@@ -281,7 +288,7 @@ async def test_beside_a_server_that_runs(cli: Cli, tmp_path: Path) -> None:
         assert (await outbox_command("retry", 1)).out == "1 callback due now\n"
         await eventually(lambda: outbox.stats()["delivered"] == 2)
         assert [body["n"] for body in receiver.bodies("generated")] == [0, 1, 1, 0]
-        assert outbox.stats()["kept"] == 0
+        assert outbox.stats()["dead_letters"] == 0
         await outbox.close(1)
 
 
@@ -292,9 +299,9 @@ async def test_a_retry_does_not_reach_a_receiver_that_is_not_allowed(cli: Cli, t
         store.queue.add(receiver.url, "generated", [b'{"n":0}'], now=time.time(), max_queued=9)
         outbox = Outbox(Settings(callback_allowed_hosts=("receiver.example",)), store)
         await outbox.recover()
-        assert outbox.stats()["kept"] == 1
+        assert outbox.stats()["dead_letters"] == 1
         assert (await asyncio.to_thread(cli, "outbox", "retry", 1, "--outbox", path)).code == 0
         await eventually(lambda: outbox.stats()["dropped_by_reason"]["forbidden"] == 2)
-        assert outbox.stats()["kept"] == 1
+        assert outbox.stats()["dead_letters"] == 1
         assert receiver.requests == []
         await outbox.close(1)

@@ -63,7 +63,8 @@ def told(manager: PoCManager) -> dict[str, Any]:
         "round_failed_nonces_total": status["total_failed"],
         "round_batches_total": status["batches"]["computed"],
         "round_slices_total": validation["slices"],
-        "round_slices_beside_inference_total": validation["slices_beside_inference"],
+        "round_slices_concurrent_with_inference_total": validation["slices_concurrent_with_inference"],
+        "round_slices_beside_inference_total": validation["slices_concurrent_with_inference"],
         "layer_seconds": None if layer_ms is None else layer_ms / 1000,
         "max_stall_met": validation["max_stall_is_met"],
         "share_allowed_ratio": validation["share"],
@@ -80,7 +81,10 @@ def told(manager: PoCManager) -> dict[str, Any]:
             f'callbacks_dropped_total{{reason="{reason}"}}': count
             for reason, count in callbacks["dropped_by_reason"].items()
         },
-        **{f"callbacks_{key}": callbacks[key] for key in ("queued", "in_flight", "kept", "bytes")},
+        **{
+            f"callbacks_{key}": callbacks[key]
+            for key in ("queued", "in_flight", "dead_letters", "kept", "bytes")
+        },
         **{f"callbacks_{key}_seconds": callbacks[key] for key in ("oldest_age", "next_attempt")},
         "interrupted_round": 0,
         **{
@@ -176,7 +180,7 @@ async def test_a_new_round_counts_anew(manager: PoCManager, registry: CollectorR
     scraped = scrape(registry)
     ours = {name: value for name, value in scraped.items() if name.startswith("round_")}
     assert ours == dict.fromkeys(ours, 0)
-    assert len(ours) == 6
+    assert len(ours) == 7
 
 
 async def test_callbacks_are_counted_and_no_receiver_is_named(

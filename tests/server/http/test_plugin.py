@@ -67,7 +67,7 @@ for _ in range(2):
 
 
 async def test_a_wrong_setting_is_refused_by_name() -> None:
-    with pytest.raises(FieldError, match=r"hallmark\.batch_size: 0"):
+    with pytest.raises(FieldError, match=r"hallmark\.max_batch_size: 0"):
         await create_plugin().init_state(EngineClient(batch_size=0), FastAPI().state, LOOPBACK)
 
 

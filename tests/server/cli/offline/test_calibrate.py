@@ -168,7 +168,11 @@ def config_body() -> dict[str, Any]:
         (made(99), {}, "nonces: 99 is not allowed; allowed: at least 100 that both platforms computed"),
         (made(200), {"block_hash": "another"}, "nonces: 0 is not allowed"),
         (made(200), {"public_key": "another"}, "nonces: 0 is not allowed"),
-        (made(200, round_digest="a" * 64), {"round_digest": "b" * 64}, "nonce 0 was computed with the round settings 'aaa"),
+        (
+            made(200, round_digest="a" * 64),
+            {"round_digest": "b" * 64},
+            "nonce 0 was computed with the round settings 'aaa",
+        ),
         (made(200, rate=0.1), {}, "200 of 200 distances are below √2, where half of all are"),
     ],
 )

@@ -34,7 +34,7 @@ def added(*flags: str, settings: str = "{}") -> tuple[str, ...]:
 def test_the_batch_limits_are_raised_to_what_the_settings_need() -> None:
     assert added() == ("--max-num-batched-tokens", "8192")
     assert added(settings='{"seq_len": 64}') == ()
-    assert added(settings='{"batch_size": 256, "seq_len": 16}') == (
+    assert added(settings='{"max_batch_size": 256, "seq_len": 16}') == (
         *("--max-num-batched-tokens", "4096"),
         *("--max-num-seqs", "256"),
     )
@@ -48,7 +48,8 @@ def test_limits_that_are_given_stay() -> None:
 def test_what_was_added_is_said() -> None:
     [note] = plan("m", LOOPBACK, {}).notes
     assert note == (
-        "--max-num-batched-tokens is set to 8192, for hallmark.batch_size 32 x hallmark.seq_len 256 = 8192"
+        "--max-num-batched-tokens is set to 8192, for hallmark.max_batch_size 32 x hallmark.seq_len 256 "
+        "= 8192"
     )
 
 
@@ -57,12 +58,12 @@ def test_what_was_added_is_said() -> None:
     [
         (
             ("--max-num-batched-tokens", "4096"),
-            "--max-num-batched-tokens: 4096 is not allowed; allowed: 8192 or more, for hallmark.batch_size "
-            "32 x hallmark.seq_len 256 = 8192; or lower the settings",
+            "--max-num-batched-tokens: 4096 is not allowed; allowed: 8192 or more, for "
+            "hallmark.max_batch_size 32 x hallmark.seq_len 256 = 8192; or lower the settings",
         ),
         (
             ("--max-num-seqs", "16"),
-            "--max-num-seqs: 16 is not allowed; allowed: 32 or more, for hallmark.batch_size 32; "
+            "--max-num-seqs: 16 is not allowed; allowed: 32 or more, for hallmark.max_batch_size 32; "
             "or lower the settings",
         ),
     ],
@@ -74,8 +75,8 @@ def test_limits_that_are_too_small_are_refused(flags: tuple[str, ...], message: 
 
 
 def test_a_wrong_setting_is_named_before_anything_starts() -> None:
-    with pytest.raises(FieldError, match=r"^hallmark\.batch_size: 0 is not allowed"):
-        plan("m", [*LOOPBACK, "--additional-config.hallmark.batch_size", "0"], {})
+    with pytest.raises(FieldError, match=r"^hallmark\.max_batch_size: 0 is not allowed"):
+        plan("m", [*LOOPBACK, "--additional-config.hallmark.max_batch_size", "0"], {})
 
 
 @pytest.mark.parametrize(

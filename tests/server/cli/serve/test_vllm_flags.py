@@ -50,11 +50,11 @@ def test_what_is_no_number_is_named(text: str) -> None:
 
 
 def test_json_whole_and_in_parts() -> None:
-    whole = VllmFlags(["--additional-config", '{"hallmark": {"batch_size": 8}, "other": 1}'])
-    assert whole.get_mapping("additional-config") == {"hallmark": {"batch_size": 8}, "other": 1}
+    whole = VllmFlags(["--additional-config", '{"hallmark": {"max_batch_size": 8}, "other": 1}'])
+    assert whole.get_mapping("additional-config") == {"hallmark": {"max_batch_size": 8}, "other": 1}
     parts = VllmFlags(
         [
-            *("--additional-config.hallmark.batch_size", "8"),
+            *("--additional-config.hallmark.max_batch_size", "8"),
             "--additional_config.hallmark.callback_interval=0.5",
             *("--additional-config.hallmark.callback_allowed_hosts+", "a,b"),
             *("--additional-config.hallmark.api_key", "secret"),
@@ -63,7 +63,7 @@ def test_json_whole_and_in_parts() -> None:
     )
     assert parts.get_mapping("additional-config") == {
         "hallmark": {
-            "batch_size": 8,
+            "max_batch_size": 8,
             "callback_interval": 0.5,
             "callback_allowed_hosts": ["a", "b"],
             "api_key": "secret",
@@ -95,13 +95,13 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
     path = tmp_path / "vllm.yaml"
     path.write_text(
         "max_num_seqs: 16\nmax-num-batched-tokens: 4096\nhost: 127.0.0.1\n"
-        "additional-config:\n  hallmark:\n    batch_size: 16\n"
+        "additional-config:\n  hallmark:\n    max_batch_size: 16\n"
     )
     flags = VllmFlags(["--config", str(path), "--max-num-seqs", "64"])
     assert flags.get_integer("max-num-seqs") == 64
     assert flags.get_integer("max-num-batched-tokens") == 4096
     assert flags.get("host") == "127.0.0.1"
-    assert flags.get_mapping("additional-config") == {"hallmark": {"batch_size": 16}}
+    assert flags.get_mapping("additional-config") == {"hallmark": {"max_batch_size": 16}}
     assert flags.get("config") == str(path)
 
 
