@@ -25,9 +25,7 @@ OWN_KERNELS = (
 """Hallmark's kernels, by the names that a profile has them under."""
 
 if TYPE_CHECKING:
-    from vllm.v1.worker.gpu_worker import Worker
-
-    Base = Worker
+    from vllm.v1.worker.gpu_worker import Worker as Base
 else:
     Base = object
 

@@ -74,7 +74,8 @@ def eager_distances(hidden: Tensor, residual: Tensor, weight: Tensor, p: Tensor,
     last = x.view(len(target), -1, x.shape[1])[:, -1]
     y = eager_project(last, p).float()
     y, z = y / y.norm(dim=1, keepdim=True), target / target.norm(dim=1, keepdim=True)
-    return (y - z).norm(dim=1)
+    distances: Tensor = (y - z).norm(dim=1)
+    return distances
 
 
 def eager_targets(seeds: list[int], width: int) -> Tensor:
@@ -172,6 +173,7 @@ class Case:
             size * 3 * elements + 2.0 * width**2,
             product,
         )
+        assert self.norm.residual is not None
         arguments = (x, self.norm.residual, self.norm.weight, same)
         yield (
             "norm_project",

@@ -70,7 +70,8 @@ def random_model(shape: ModelShape) -> nn.Module:
             parameter.data.fill_(1.0)
     # Buffers are not parameters: the rotary frequencies are made once more, off the meta device.
     model.rotary_emb = type(model.rotary_emb)(config).to(DEVICE)
-    return model
+    decoder: nn.Module = model
+    return decoder
 
 
 def without_final_norm(model: nn.Module) -> nn.Module:
@@ -92,7 +93,8 @@ class Case:
         self.tensors = RoundTensors(spec, DTYPE, DEVICE)
         self.keys = [("key", nonce) for nonce in range(BATCH_SIZE)]
         self.inputs = self.tensors.inputs(self.keys)
-        self.norm = FinalNorm(self.model.norm.weight, self.model.norm.variance_epsilon, None)
+        norm: Any = self.model.norm
+        self.norm = FinalNorm(norm.weight, norm.variance_epsilon, None)
         self.positions = torch.arange(SEQ_LEN, device=DEVICE).unsqueeze(0)
 
     def hidden_states(self, model: nn.Module, inputs: Tensor) -> Tensor:

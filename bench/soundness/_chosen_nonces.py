@@ -8,6 +8,7 @@ drawing of the target, tells for which nonces the substitute will be close.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ def substitutes(
             states = projection.post(torch.cat([run(batch) for batch in inputs])).double()
         return unit(np.asarray(states.numpy()))
 
-    honest = outputs(lambda batch: last_hidden(model, batch))
+    honest = outputs(partial(last_hidden, model))
     mean = unit(np.tile(honest[:learnt_from].mean(axis=0), (count, 1)))
     rows = [torch.cat([batch[:, -1], batch.mean(dim=1)], dim=1) for batch in inputs]
     features = np.concatenate([torch.cat(rows).double().numpy(), np.ones((count, 1))], axis=1)
@@ -74,8 +75,7 @@ def substitutes(
         "a linear map of the last row and the rows' mean": linear_map(features, honest, learnt_from),
     }
     for attack in attacks:
-        cheap = tampered(model, attack)
-        found[attack.name] = outputs(lambda batch, cheap=cheap: last_hidden(cheap, batch))
+        found[attack.name] = outputs(partial(last_hidden, tampered(model, attack)))
     return honest, [Substitute(name, y[:learnt_from], y[learnt_from:]) for name, y in found.items()]
 
 
@@ -96,7 +96,8 @@ def linear_map(features: Floats, honest: Floats, learnt_from: int) -> Floats:
 
 def unit(vectors: Floats) -> Floats:
     """Vectors [n, D] of length 1."""
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    found: Floats = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return found
 
 
 def chosen_errors(

@@ -76,7 +76,7 @@ def distilled(model: object, bench: Bench, student: Student, samples: int) -> Ou
             states = bench.decoder.norm(decoder.run(bench.inputs[chosen], plan)[:, -1])
             loss = 1 - torch.cosine_similarity(states, bench.truth[chosen], dim=1).mean()
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
             schedule.step()

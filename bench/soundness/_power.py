@@ -6,7 +6,7 @@ monotone in the statistic.
 
 import math
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -129,14 +129,19 @@ class Sample:
         Its power is a saw of n. With k invalid claims to convict, n may be so large that k still convicts,
         and must be so large that k are likely: the first k for which both can be.
         """
+
+        def still_convicts(k: int, n: int) -> bool:
+            return n < k or binomial_test(k, n) < threshold
+
+        def is_too_unlikely(k: int, n: int) -> bool:
+            return probability_at_least(k, n, self.invalid_share) < POWER
+
         for count in range(1, MAX_NONCES):
-            largest = _last(lambda n, k=count: n < k or binomial_test(k, n) < threshold)
+            largest = _last(partial(still_convicts, count))
             if largest < count:
                 continue
             if probability_at_least(count, largest, self.invalid_share) >= POWER:
-                return 1 + _last(
-                    lambda n, k=count: probability_at_least(k, n, self.invalid_share) < POWER, largest
-                )
+                return 1 + _last(partial(is_too_unlikely, count), largest)
             if largest >= MAX_NONCES:
                 return None
             if self.invalid_share <= PROBABILITY_MISMATCH:

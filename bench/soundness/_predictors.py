@@ -15,6 +15,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -282,7 +283,7 @@ def distil(model: Any, fitted: Observed, steps: int) -> Predictor:
         given = student(inputs_embeds=fitted.inputs[chosen].clone(), use_cache=False).last_hidden_state
         cosine = functional.cosine_similarity(given[:, -rows:], fitted.outputs[chosen].clone(), dim=-1)
         optimiser.zero_grad(set_to_none=True)
-        (1 - cosine.mean()).backward()  # type: ignore[no-untyped-call]
+        (1 - cosine.mean()).backward()
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimiser.step()
         schedule.step()
@@ -383,10 +384,13 @@ def _linear(setting: Setting) -> Mapping[str, Features]:
         "linear, last 4 rows": lambda o: _rows_before(o, 4),
         "linear, pooled": lambda o: torch.cat([_rows_before(o, 1), _means(o)], dim=-1),
     }
+
+    def after(k: int, o: Observed) -> Tensor:
+        early = functional.normalize(o.early[k], dim=-1)
+        return torch.cat([early, _rows_before(o, 1), _means(o)], dim=-1)
+
     for k in early_layers(setting.architecture.layers):
-        found[f"first {_layers(k)}, linear head"] = lambda o, k=k: torch.cat(  # type: ignore[misc]
-            [functional.normalize(o.early[k], dim=-1), _rows_before(o, 1), _means(o)], dim=-1
-        )
+        found[f"first {_layers(k)}, linear head"] = partial(after, k)
     return found
 
 

@@ -64,7 +64,8 @@ def quantise_symmetric(weight: Tensor, bits: int, group: int | None) -> Tensor:
     grouped = _grouped(weight, group)
     largest = 2 ** (bits - 1) - 1
     scale = (grouped.abs().amax(-1, keepdim=True) / largest).clamp_min(torch.finfo(weight.dtype).tiny)
-    return ((grouped / scale).round() * scale).reshape(weight.shape)
+    rounded: Tensor = (grouped / scale).round() * scale
+    return rounded.reshape(weight.shape)
 
 
 def quantise_asymmetric(weight: Tensor, bits: int, group: int | None) -> Tensor:
@@ -83,7 +84,8 @@ def quantise_asymmetric(weight: Tensor, bits: int, group: int | None) -> Tensor:
     levels = 2**bits - 1
     scale = ((most - least) / levels).clamp_min(torch.finfo(weight.dtype).tiny)
     zero = (-least / scale).round()
-    return (((grouped / scale).round() + zero).clamp(0, levels) - zero).mul(scale).reshape(weight.shape)
+    rounded: Tensor = (((grouped / scale).round() + zero).clamp(0, levels) - zero).mul(scale)
+    return rounded.reshape(weight.shape)
 
 
 def quantise_fp8(weight: Tensor, *, per_channel: bool) -> Tensor:
@@ -235,4 +237,5 @@ def distil(model: Any, layers: int, steps: int, *, input_scale: float, seq_len: 
 def _grouped(weight: Tensor, group: int | None) -> Tensor:
     # The smallest model's rows are no multiple of every group.
     width = weight.shape[-1]
-    return weight.unflatten(-1, (-1, width if group is None else math.gcd(group, width)))
+    grouped: Tensor = weight.unflatten(-1, (-1, width if group is None else math.gcd(group, width)))
+    return grouped

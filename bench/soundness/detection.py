@@ -144,14 +144,16 @@ def errors_against_targets(received: Errors, computed: Errors, targets: int, see
             for outputs in (received, computed)
         ]
         found.append(distances[0] - distances[1])
-    return np.concatenate(found) / distance_std(received.shape[1])
+    errors: Errors = np.concatenate(found) / distance_std(received.shape[1])
+    return errors
 
 
 def corrected(received: Errors, computed: Errors) -> Errors:
     """Unit vectors [n/2, D] of the second half, without the mean difference of the first half."""
     half = len(received) // 2
     shifted = received[half:] - (received[:half] - computed[:half]).mean(axis=0)
-    return shifted / np.linalg.norm(shifted, axis=1, keepdims=True)
+    outputs: Errors = shifted / np.linalg.norm(shifted, axis=1, keepdims=True)
+    return outputs
 
 
 def forged_errors(subject: Subject) -> Iterator[tuple[str, str, Errors]]:

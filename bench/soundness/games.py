@@ -631,6 +631,7 @@ def draw_figure(tables: Mapping[str, Sequence[Row]]) -> Figure:
 
 def main() -> None:
     chosen = options(__doc__)
+    models: list[tuple[Architecture, Weights]]
     if chosen.small:
         torch.set_num_threads(1)  # the model is too small to share
         sizes, batches, models = [16, 256], 4, [(TINY, "fresh")]

@@ -162,7 +162,8 @@ def spread_between(shares: Samples, nonces: int) -> float:
     Where that alone explains the shares' variance the spread is 0.
     """
     beyond = float(shares.var(ddof=1) - (shares * (1 - shares)).mean() / (nonces - 1))
-    return max(0.0, beyond) ** 0.5 / float(shares.mean())
+    spread: float = max(0.0, beyond) ** 0.5 / float(shares.mean())
+    return spread
 
 
 def spread_of_sampling(shares: int, nonces: int, rate: float = CONTRAST_RATE) -> float:

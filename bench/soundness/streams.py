@@ -118,9 +118,9 @@ def of_matrices(width: int, blocks: int) -> Iterator[Outcome]:
             values = torch.linalg.svdvals(matrix / signed_table(1.0).double().square().mean().sqrt())
             largest.append(tracy_widom_p(float(values[0]), width))
             smallest.append(smallest_singular_value_p(float(values[-1]), width))
-    for name, p_values in (("largest", largest), ("smallest", smallest)):
+    for which, p_values in (("largest", largest), ("smallest", smallest)):
         fisher = -2 * sum(math.log(p) for p in p_values)
-        yield chi_squared(f"{name} singular value", fisher, 2 * len(p_values))
+        yield chi_squared(f"{which} singular value", fisher, 2 * len(p_values))
 
 
 def stretching(width: int) -> list[dict[str, Any]]:

@@ -168,13 +168,14 @@ def findings(rows: Sequence[Row], tails: Sequence[Row], others: Sequence[Row]) -
     """What the numbers say, in sentences."""
 
     def worst(level: float, *, right: bool, **wanted: object) -> float:
-        return max(
+        found: float = max(
             row[f"combined_{level:g}"]
             for row in rows
             if all(row[key] == value for key, value in wanted.items())
             and (row["declared"] == row["sigma"])
             and ((row["kurtosis_told"] == NOISES[row["noise"]][1]) is right)
         )
+        return found
 
     heavy = [name for name in NOISES if name != "Gaussian"]
     under = [row for row in rows if row["declared"] < row["sigma"]]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from _architectures import LLAMA, MOE, QWEN3
 from _grinding import (
     SIGMA,
     best_share,
@@ -17,7 +18,7 @@ from _grinding import (
     unconvicted_counts,
 )
 from _judging import round_for
-from _predictors import BASE, LLAMA, MOE, QWEN3, SETTINGS, costs, early_layers
+from _predictors import BASE, SETTINGS, costs, early_layers
 from experiments import shortened
 
 from hallmark.poc.protocol.proof import ProofBatch
@@ -54,7 +55,9 @@ def test_choosing_is_paid_for_by_the_prediction() -> None:
     assert gain_per_operation(0.5, 0.1, 0.4, 0.0) == 1.0
     assert gain_per_operation(1.0, 1.0, 0.4, 0.4) == 1.0
     # A prediction that knows nothing is not worth its cost, and the best is to run everything.
-    assert best_share(0.1, [0.0], 0.1, 0.0) == (1.0, pytest.approx(1 / 1.1))
+    share, gain = best_share(0.1, [0.0], 0.1, 0.0)
+    assert share == 1.0
+    assert gain == pytest.approx(1 / 1.1)
     share = smallest_share(0.1, [0.6], 0.9)
     assert found_share(0.1, share, [0.6]) == pytest.approx(0.9, abs=1e-4)
 

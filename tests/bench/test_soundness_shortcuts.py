@@ -63,7 +63,8 @@ def test_the_best_guess_is_closer_than_the_substitutes_own_distance() -> None:
 
     def distances(vectors: np.ndarray) -> np.ndarray:
         norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(targets, axis=1)
-        return np.sqrt(2 - 2 * (vectors * targets).sum(axis=1) / norms)
+        found: np.ndarray = np.sqrt(2 - 2 * (vectors * targets).sum(axis=1) / norms)
+        return found
 
     s = 1 / math.sqrt(2 * width)
     own = np.sqrt(np.mean((distances(substitute) - distances(true)) ** 2)) / s

@@ -13,6 +13,8 @@ import torch
 from experiments import shortened
 from torch import Tensor
 
+from hallmark.kernels.normal_table import signed_table
+
 
 def test_streams_pass_every_test(tmp_path: Path) -> None:
     results = shortened("streams", tmp_path)
@@ -61,7 +63,7 @@ def test_bad_halves_are_seen(spoil: Callable[[Tensor], Tensor], seen_by: str) ->
     ],
 )
 def test_bad_numbers_are_seen(spoil: Callable[[Tensor], Tensor], seen_by: str) -> None:
-    table = streams.signed_table(1.0).float()
+    table = signed_table(1.0).float()
     good = table[good_halves().long()]
     assert min(outcome.p_value for outcome in _randomness.of_values(good)) > 1e-4
     bad = {outcome.name: outcome.p_value for outcome in _randomness.of_values(spoil(good))}

@@ -57,9 +57,10 @@ def started(
     build(directory / "model")
     if backend is not None:
         flags = ("--attention-backend", backend, *flags)
-    variables = {"VLLM_USE_V2_MODEL_RUNNER": str(runner - 1)}
     with running_node(
-        directory / "model", directory / "server.log", *flags, *TIGHT, dtype=dtype, **variables
+        *(directory / "model", directory / "server.log", *flags, *TIGHT),
+        dtype=dtype,
+        VLLM_USE_V2_MODEL_RUNNER=str(runner - 1),
     ) as node:
         yield node
 

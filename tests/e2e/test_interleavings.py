@@ -31,7 +31,7 @@ class Client:
         self.answers: set[tuple[str, int]] = set()
 
     def call(self) -> None:
-        calls: list[Callable[[], None]] = [
+        calls: list[Callable[[], object]] = [
             lambda: self._post("/init", self._round()),
             lambda: self._post("/init/generate", self._round()),
             lambda: self._post("/init/validate", self._round()),

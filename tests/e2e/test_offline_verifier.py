@@ -24,10 +24,10 @@ NONCES = 64
 S = distance_std(HIDDEN_SIZE)
 
 
-def offline(command: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def offline(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a command that imports no vLLM, and may not."""
     return subprocess.run(
-        [*HALLMARK, command, *map(str, arguments)],
+        [*HALLMARK, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,

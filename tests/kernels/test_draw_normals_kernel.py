@@ -1,5 +1,7 @@
 """The drawing kernel, interpreted and compiled: Philox to the word, elements to the bit."""
 
+from collections.abc import Sequence
+
 import independent_verifier
 import pytest
 import torch
@@ -36,7 +38,7 @@ KNOWN_ANSWERS = [
 
 
 @triton.jit
-def _philox_kernel(out_ptr, in_ptr, COUNT: tl.constexpr):
+def _philox_kernel(out_ptr: tl.tensor, in_ptr: tl.tensor, COUNT: tl.constexpr) -> None:
     lane = tl.arange(0, COUNT)
     c0 = tl.load(in_ptr + 6 * lane).to(tl.uint32)
     c1 = tl.load(in_ptr + 6 * lane + 1).to(tl.uint32)
@@ -51,7 +53,7 @@ def _philox_kernel(out_ptr, in_ptr, COUNT: tl.constexpr):
     tl.store(out_ptr + 4 * lane + 3, w3.to(tl.int64))
 
 
-def words(device: torch.device, inputs: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+def words(device: torch.device, inputs: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """The four words for each of 2^n rows of counter and key, computed in a kernel."""
     out = torch.full((len(inputs), 4), -1, device=device)
     given = torch.tensor(inputs, device=device)
@@ -63,7 +65,9 @@ def bits(values: torch.Tensor) -> torch.Tensor:
     return values.view(torch.int16 if values.element_size() == 2 else torch.int32)
 
 
-def drawn_by_kernel(device: torch.device, streams: torch.Tensor, table: torch.Tensor, elements: int):
+def drawn_by_kernel(
+    device: torch.device, streams: torch.Tensor, table: torch.Tensor, elements: int
+) -> torch.Tensor:
     """What the kernel writes over a poisoned output, and what lies right behind it."""
     poisoned = torch.full((len(streams) * elements + 64,), 7.0, dtype=table.dtype, device=device)
     out = poisoned[:-64].view(len(streams), elements)
@@ -81,7 +85,7 @@ def test_philox_in_a_kernel_gives_the_published_answers(kernel_device: torch.dev
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(inputs=st.lists(st.tuples(WORDS, WORDS, WORDS, WORDS, WORDS, WORDS), min_size=16, max_size=16))
 def test_philox_in_a_kernel_agrees_with_plain_integers(
-    kernel_device: torch.device, inputs: list[tuple[int, ...]]
+    kernel_device: torch.device, inputs: list[tuple[int, int, int, int, int, int]]
 ) -> None:
     expected = [independent_verifier.philox(row[:4], row[4:]) for row in inputs]
     assert words(kernel_device, inputs) == expected

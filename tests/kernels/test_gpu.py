@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,20 +43,18 @@ SIZES = [(8192, 1024), (8192, 4096), (8192, 5120), (1100, 2064), (130, 16_384)]
 REPEATS = 20
 
 
-def spec(**fields: object) -> RoundSpec:
-    return RoundSpec(
-        **{
-            "digest": "0" * 64,
-            "block_hash": "a block",
-            "hidden_size": 1024,
-            "seq_len": 64,
-            "batch_size": 8,
-            "input_scale": 2.0**-5,
-            "projection": True,
-            "projection_scale": 0.01,
-            **fields,
-        }
-    )
+def spec(**changes: Any) -> RoundSpec:
+    fields: dict[str, Any] = {
+        "digest": "0" * 64,
+        "block_hash": "a block",
+        "hidden_size": 1024,
+        "seq_len": 64,
+        "batch_size": 8,
+        "input_scale": 2.0**-5,
+        "projection": True,
+        "projection_scale": 0.01,
+    }
+    return RoundSpec(**{**fields, **changes})
 
 
 @contextmanager

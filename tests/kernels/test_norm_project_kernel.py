@@ -44,12 +44,11 @@ class Case:
     def by_kernels(self, device: torch.device, architecture: Architecture | None = None) -> torch.Tensor:
         """The distances that the kernels write over a poisoned output."""
         out = torch.full((len(self.streams),), -7.0, dtype=torch.float64, device=device)
-        norm = None if self.norm is None else FinalNorm(*(self._to(value, device) for value in self.norm))
         launches = launch_norm_project(
             out,
             self.hidden.to(device),
-            norm,
-            self._to(self.p, device),
+            self.norm_on(device),
+            None if self.p is None else self.p.to(device),
             self.streams.to(device),
             TARGETS.to(device),
             architecture,
@@ -75,9 +74,11 @@ class Case:
         cosine = torch.nn.functional.cosine_similarity(h, z, dim=1, eps=0.0)
         return (2 - 2 * cosine).sqrt()
 
-    @staticmethod
-    def _to(value, device: torch.device):
-        return value.to(device) if isinstance(value, torch.Tensor) else value
+    def norm_on(self, device: torch.device) -> FinalNorm | None:
+        if self.norm is None:
+            return None
+        weight, epsilon, residual = self.norm
+        return FinalNorm(weight.to(device), epsilon, None if residual is None else residual.to(device))
 
 
 def tolerance(dtype: torch.dtype, width: int, start: str) -> float:
@@ -192,10 +193,9 @@ def test_the_kernel_refuses_a_ragged_width() -> None:
 def test_the_op_takes_any_width(kernel_device: torch.device, width: int, norm: str) -> None:
     """Widths that the kernel does not take are the reference's."""
     case = Case(3, 2, width, torch.bfloat16, norm=norm, projected=True)
-    on_device = [None if v is None else Case._to(v, kernel_device) for v in (case.norm or (None, 0.0, None))]
+    assert case.p is not None
+    hidden, on_device = case.hidden.to(kernel_device), case.norm_on(kernel_device)
     rest = (case.p.to(kernel_device), case.streams.to(kernel_device), TARGETS.to(kernel_device))
-    found = norm_project(
-        case.hidden.to(kernel_device), None if case.norm is None else FinalNorm(*on_device), *rest
-    )
+    found = norm_project(hidden, on_device, *rest)
     assert (found.cpu() - case.by_reference()).abs().max() <= tolerance(torch.bfloat16, width, "norm")
-    torch.library.opcheck(_norm_project, (case.hidden.to(kernel_device), *on_device, *rest))
+    torch.library.opcheck(_norm_project, (hidden, *(on_device or (None, 0.0, None)), *rest))

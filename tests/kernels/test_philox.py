@@ -53,7 +53,8 @@ def test_broadcasts_counters_and_keys() -> None:
 
 
 def test_leaves_its_arguments_alone() -> None:
-    counter = tuple(torch.full((3,), word) for word in (1, 2, 3, 4))
+    c0, c1, c2, c3 = (torch.full((3,), word) for word in (1, 2, 3, 4))
+    counter = (c0, c1, c2, c3)
     key = (torch.tensor([5]), torch.tensor([6]))
     philox4x32(counter, key)
     assert [int(word[0]) for word in (*counter, *key)] == [1, 2, 3, 4, 5, 6]

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hallmark.kernels.final_norm import FinalNorm
 from hallmark.kernels.norm_project import norm_project
 from hallmark.kernels.project_residual import project_residual
 from hallmark.kernels.self_check import check_ops
@@ -29,7 +30,7 @@ def test_one_flipped_bit_of_a_draw_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     right = MODULE.draw_embeddings
 
     def wrong(*arguments: object) -> Tensor:
-        drawn = right(*arguments)
+        drawn: Tensor = right(*arguments)
         drawn.view(torch.int16)[-1, -1, -1] ^= 1
         return drawn
 
@@ -42,7 +43,8 @@ def test_a_sum_that_lacks_one_step_is_found(monkeypatch: pytest.MonkeyPatch) -> 
     def wrong(x: Tensor, p: Tensor, dtype: torch.dtype) -> Tensor:
         cut = p.clone()
         cut[-16:] = 0
-        return project_residual(x, cut, dtype)
+        projected: Tensor = project_residual(x, cut, dtype)
+        return projected
 
     monkeypatch.setattr(MODULE, "project_residual", wrong)
     with pytest.raises(RuntimeError, match=r"project_residual .*an error of 0"):
@@ -50,7 +52,9 @@ def test_a_sum_that_lacks_one_step_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_distances_of_other_targets_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(hidden: Tensor, norm: object, p: object, streams: Tensor, table: Tensor) -> Tensor:
+    def wrong(
+        hidden: Tensor, norm: FinalNorm | None, p: Tensor | None, streams: Tensor, table: Tensor
+    ) -> Tensor:
         return norm_project(hidden, norm, p, streams + 1, table)
 
     monkeypatch.setattr(MODULE, "norm_project", wrong)

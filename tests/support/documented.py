@@ -8,6 +8,7 @@ import hypothesis
 import schemathesis
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     allow_header_conformance,
     content_type_conformance,
@@ -47,6 +48,7 @@ def check_every_route(url: str, round_: Mapping[str, Any], *, examples: int) -> 
         asked: dict[str, int] = {}
         for path, body in (("/stop", None), ("/init/validate", round_)):
             for found in schema.get_all_operations():
+                assert isinstance(found, Ok)
                 operation = found.ok()
                 for mode in GenerationMode:
                     assert http.post(f"/api/v1/pow{path}", json=body).status_code == 200
@@ -68,7 +70,7 @@ def _check(operation: Any, mode: GenerationMode, url: str, examples: int) -> int
         phases=(hypothesis.Phase.generate,),
     )
     @hypothesis.given(case=operation.as_strategy(mode))
-    def send(case: Case) -> None:
+    def send(case: Case[Any]) -> None:
         nonlocal count
         count += 1
         case.call_and_validate(base_url=url, checks=_CHECKS, timeout=60)

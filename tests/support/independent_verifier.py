@@ -24,7 +24,8 @@ def digest(purpose: str, *fields: str) -> bytes:
 def stream(purpose: str, *fields: str) -> tuple[int, int, int, int]:
     """(k0, k1, c2, c3)"""
     first = digest(purpose, *fields)
-    return tuple(int.from_bytes(first[i : i + 4], "little") for i in (0, 4, 8, 12))
+    k0, k1, c2, c3 = (int.from_bytes(first[i : i + 4], "little") for i in (0, 4, 8, 12))
+    return k0, k1, c2, c3
 
 
 def round_digest(

@@ -21,6 +21,7 @@ class WritingAttention(Qwen3Attention):
             self.attn.impl.do_kv_cache_update(
                 self.attn, k, v, self.attn.kv_cache, slots[self.attn.layer_name]
             )
+        output: torch.Tensor
         output, _ = self.o_proj(self.attn(q, None, None))
         return output
 

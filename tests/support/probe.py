@@ -14,9 +14,7 @@ import torch
 from hallmark.poc.engine.worker import STATE_ATTRIBUTE
 
 if TYPE_CHECKING:
-    from vllm.v1.worker.gpu_worker import Worker
-
-    Base = Worker
+    from vllm.v1.worker.gpu_worker import Worker as Base
 else:
     Base = object
 

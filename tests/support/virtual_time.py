@@ -8,7 +8,7 @@ from typing import Any
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """A loop that sets its clock forward where it would wait, or stops there."""
 
-    class _Selector(selectors.DefaultSelector):  # type: ignore[misc,valid-type]  # which one it is depends
+    class _Selector(selectors.DefaultSelector):
         now = 0.0
         stop: Any = None
 

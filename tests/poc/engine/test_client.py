@@ -62,7 +62,7 @@ def client() -> Client:
 @pytest.fixture
 async def engine(client: Client) -> VllmEngine:
     """Two ranks, set up, that are given a tenth of a second to answer."""
-    engine = VllmEngine(client, 0.05)  # type: ignore[arg-type]
+    engine = VllmEngine(client, 0.05)
     client.answers = [ranks(described(), described()), ranks(WARM, WARM)]
     await engine.set_up(["a model"])
     return engine
@@ -74,7 +74,7 @@ async def test_setting_up_adds_up_what_the_ranks_hold(engine: VllmEngine) -> Non
 
 
 async def test_setting_up_takes_as_long_as_it_takes(client: Client, signals: list[int]) -> None:
-    engine = VllmEngine(client, 0.001)  # type: ignore[arg-type]
+    engine = VllmEngine(client, 0.001)
 
     async def slowly(sequence: int) -> Any:
         await asyncio.sleep(0.1)
@@ -86,7 +86,7 @@ async def test_setting_up_takes_as_long_as_it_takes(client: Client, signals: lis
 
 
 async def test_workers_without_the_general_plugin_are_refused(client: Client, signals: list[int]) -> None:
-    engine = VllmEngine(client, 1.0)  # type: ignore[arg-type]
+    engine = VllmEngine(client, 1.0)
 
     def lacks(_: int) -> Any:
         raise RuntimeError("'CPUWorker' object has no attribute 'poc_setup'")
@@ -98,7 +98,7 @@ async def test_workers_without_the_general_plugin_are_refused(client: Client, si
 
 
 async def test_ranks_that_compute_differently_are_refused(client: Client) -> None:
-    engine = VllmEngine(client, 1.0)  # type: ignore[arg-type]
+    engine = VllmEngine(client, 1.0)
     other = {**WARM, "numerics": {"dtype": "float16"}}
     client.answers = [ranks(described(), described()), ranks(WARM, other)]
     with pytest.raises(UnsupportedError, match="rank 1 computes differently"):

@@ -56,7 +56,7 @@ class Model(nn.Module):
         super().__init__()
         if norm is None:
             norm = RMSNorm(WIDTH)
-            norm.weight.data.uniform_(0.5, 1.5)
+            norm.get_parameter("weight").data.uniform_(0.5, 1.5)
         self.model = Inner(norm, after)
         self.lm_head = nn.Linear(WIDTH, 8)
 
@@ -91,7 +91,7 @@ def test_the_model_stays_as_it_is_and_new_weights_reach_the_copy() -> None:
     assert torch.equal(model(x.clone()), before)
     assert dict(model.named_modules()) == modules
     assert without_norm.get_submodule("model.layers") is model.model.layers
-    model.model.norm.weight.data.fill_(2.0)
+    model.get_parameter("model.norm.weight").data.fill_(2.0)
     norm = stand_in.take(without_norm(x))
     assert norm is not None
     assert bool((norm.weight == 2.0).all())

@@ -6,6 +6,7 @@ vLLM for CPUs has one implementation of each `IrOp`, so a stand-in takes the pla
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -21,8 +22,8 @@ from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.layers.quantization.input_quant_fp8 import QuantFP8
 from vllm.model_executor.layers.quantization.utils.quant_utils import GroupShape
 from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
+from vllm.platforms import current_platform
 
-from hallmark.poc.engine import eager_operators
 from hallmark.poc.engine.eager_operators import EagerOperators
 from hallmark.poc.engine.forward import inferences_turn
 from hallmark.poc.engine.pausable_forward import PausableForward
@@ -45,7 +46,7 @@ def configured(*custom_ops: str, mode: CompilationMode = CompilationMode.VLLM_CO
 
 
 class Block(nn.Module):
-    def __init__(self, rotary: nn.Module) -> None:
+    def __init__(self, rotary: RotaryEmbedding) -> None:
         super().__init__()
         self.norm = RMSNorm(WIDTH)
         self.rotary = rotary
@@ -54,7 +55,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         query, key = self.rotary(torch.arange(len(x)), self.norm(x).clone(), x.clone())
-        return self.activation(self.mlp(query + key))
+        output: Tensor = self.activation(self.mlp(query + key))
+        return output
 
 
 def state(model: nn.Module) -> list[dict[str, object]]:
@@ -71,7 +73,14 @@ def model_under(config: VllmConfig) -> nn.Sequential:
         return nn.Sequential(Block(rotary), Block(rotary), nn.Linear(WIDTH, WIDTH))
 
 
-def chosen_methods(block: nn.Module) -> list[Callable[..., object]]:
+def block_of(model: nn.Module, index: int = 0) -> Block:
+    assert isinstance(model, nn.Sequential)
+    block = model[index]
+    assert isinstance(block, Block)
+    return block
+
+
+def chosen_methods(block: Block) -> list[Callable[..., object]]:
     return [block.norm._forward_method, block.rotary._forward_method, block.activation._forward_method]
 
 
@@ -82,25 +91,25 @@ def test_operators_that_are_off_are_on_in_a_copy_that_computes_the_same() -> Non
     copied = operators.copy_model(model)
     assert isinstance(copied, nn.Sequential)
     assert copied is not model
-    for block in copied[:2]:
+    for block in (block_of(copied, 0), block_of(copied, 1)):
         assert chosen_methods(block) == [
             block.norm.forward_cpu,
             block.rotary.forward_cpu,
             block.activation.forward_cpu,
         ], "bound to the copy"
-    assert copied[0].rotary is copied[1].rotary, "what layers share, their copies share"
-    assert copied[0].mlp is model[0].mlp
+    assert block_of(copied, 0).rotary is block_of(copied, 1).rotary, "what layers share, their copies share"
+    assert block_of(copied).mlp is block_of(model).mlp
     assert copied[2] is model[2]
     x = torch.randn(5, WIDTH)
     found = copied(x)
     # A rotary embedding keeps its table in the dtype of what it is given: a copy in a table of its own.
-    copied[0].rotary(torch.arange(2), X.bfloat16(), X.bfloat16())
-    assert copied[0].rotary.cos_sin_cache.dtype == torch.bfloat16
+    block_of(copied).rotary(torch.arange(2), X.bfloat16(), X.bfloat16())
+    assert block_of(copied).rotary.cos_sin_cache.dtype == torch.bfloat16
     assert state(model) == before
     torch.testing.assert_close(found, model(x))
     assert operators.copy_model(model) is copied
     copied = EagerOperators(config).copy_model(model)
-    model[0].norm.weight.data.fill_(2.0)
+    block_of(model).norm.weight.data.fill_(2.0)
     torch.testing.assert_close(copied(x), model(x))
 
 
@@ -117,8 +126,9 @@ def test_operators_that_are_not_reached_are_told() -> None:
     operators = EagerOperators(config)
     operators.copy_model(model)
     assert "-" not in operators.describe()
+    first: Any = model[0]
     with set_current_vllm_config(config):
-        model[0].elsewhere = (SiluAndMul(compile_native=False),)  # no part that could be replaced
+        first.elsewhere = (SiluAndMul(compile_native=False),)  # no part that could be replaced
     assert operators.describe().split()[0] == "-silu_and_mul"
 
 
@@ -128,17 +138,18 @@ def test_what_quantises_the_inputs_of_a_product_is_reached() -> None:
     kernel = object.__new__(PerTensorTorchFP8ScaledMMLinearKernel)
     with set_current_vllm_config(config):
         kernel.quant_fp8 = QuantFP8(static=False, group_shape=GroupShape.PER_TOKEN, compile_native=False)
-    linear = nn.Linear(WIDTH, WIDTH)
+    linear: Any = nn.Linear(WIDTH, WIDTH)
     linear.quant_method = UnquantizedLinearMethod()
     linear.quant_method.fp8_linear = kernel
     operators = EagerOperators(config)
     copied = operators.copy_model(nn.Sequential(linear))
     assert isinstance(copied, nn.Sequential)
-    method, own = copied[0].quant_method, linear.quant_method
+    first: Any = copied[0]
+    method, own = first.quant_method, linear.quant_method
     quantiser = method.fp8_linear.quant_fp8
     assert quantiser._forward_method == quantiser.forward_cpu
     assert own.fp8_linear.quant_fp8._forward_method == own.fp8_linear.quant_fp8.forward_native
-    assert copied[0].weight is linear.weight
+    assert first.weight is linear.weight
     assert "-" not in operators.describe()
 
 
@@ -148,7 +159,7 @@ def test_layers_that_are_found_by_name_are_the_models_copies() -> None:
     operators = EagerOperators(config)
     layers = {"model.layers.0": model[0], "model.layers.1": nn.Linear(1, 1), "no module": config}
     named = operators.copy_layers(layers)
-    assert named["model.layers.0"] is operators.copy_model(model)[0]
+    assert named["model.layers.0"] is block_of(operators.copy_model(model))
     assert chosen_methods(named["model.layers.0"])[0] == named["model.layers.0"].norm.forward_cpu
     assert all(named[name] is layers[name] for name in ("model.layers.1", "no module"))
 
@@ -158,18 +169,17 @@ def test_parts_that_refer_to_their_owner_are_copied_once() -> None:
     model = model_under(config)
     model[0].__dict__["owner"] = model  # as no child: PyTorch would walk round for ever
     copied = EagerOperators(config).copy_model(model)
-    assert isinstance(copied, nn.Sequential)
-    assert copied[0].norm._forward_method == copied[0].norm.forward_cpu
-    assert copied[0].owner is model
+    block = block_of(copied)
+    assert block.norm._forward_method == block.norm.forward_cpu
+    assert block.owner is model
 
 
 def test_an_operator_that_somebody_has_switched_off_stays_off() -> None:
     config = configured("none", "-rotary_embedding")
     operators = EagerOperators(config)
-    copied = operators.copy_model(model_under(config))
-    assert isinstance(copied, nn.Sequential)
-    assert copied[0].rotary._forward_method == copied[0].rotary.forward_native
-    assert copied[0].norm._forward_method == copied[0].norm.forward_cpu
+    block = block_of(operators.copy_model(model_under(config)))
+    assert block.rotary._forward_method == block.rotary.forward_native
+    assert block.norm._forward_method == block.norm.forward_cpu
     assert operators.describe().startswith("-rotary_embedding rms_norm=")
 
 
@@ -187,8 +197,7 @@ def _supports(x: Tensor, weight: Tensor | None, epsilon: float, variance_size: i
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A second implementation of vLLM's `rms_norm`, which an eager server prefers."""
-    platform = eager_operators.current_platform
-    monkeypatch.setattr(platform, "get_default_ir_op_priority", _platform)
+    monkeypatch.setattr(current_platform, "get_default_ir_op_priority", _platform)
     native = ir.ops.rms_norm.impls["native"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ir.ops.rms_norm, "_priority_impls", [])

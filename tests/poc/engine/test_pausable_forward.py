@@ -74,14 +74,15 @@ def test_what_a_thread_must_set_for_itself_is_set_before_it_goes_on() -> None:
         followed.append(threading.get_ident())
         return lambda: entered.append(threading.get_ident())
 
+    pausable = PausableForward(follow, nullcontext, TIMEOUT)
+    assert len(entered) == 1
+
     def task() -> list[int]:
         counts = [len(entered)]
         pausable.checkpoint()
         pausable.checkpoint()
         return [*counts, len(entered)]
 
-    pausable = PausableForward(follow, nullcontext, TIMEOUT)
-    assert len(entered) == 1
     pausable.start(task)
     pausable.advance(1)
     assert pausable.advance(None) == (1, [[2, 3]])
@@ -132,7 +133,8 @@ def test_its_forward_context_is_gone_while_it_stands_still(pausable: PausableFor
         with override_forward_context(ours):
             pausable.checkpoint()
             pausable.checkpoint()
-            return has_context()
+            is_set: bool = has_context()
+            return is_set
 
     pausable.start(task)
     pausable.advance(1)

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from datetime import timedelta
 from itertools import count
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -73,13 +74,19 @@ def pausable(streams: Streams) -> PausableForward:
     return PausableForward(SameStream(CUDA), nullcontext, TIMEOUT)
 
 
+def current_name() -> str:
+    """The stream that PyTorch takes this thread to be on."""
+    stand_in: Any = torch.cuda.current_stream()
+    return str(stand_in.name)
+
+
 def where(pausable: PausableForward, stops: int) -> Callable[[], list[tuple[str, str]]]:
     """A task that notes at each stop which stream PyTorch and vLLM take it to be on."""
 
     def task() -> list[tuple[str, str]]:
         seen = []
         for stop in range(stops + 1):
-            seen.append((torch.cuda.current_stream().name, torch_utils.current_stream().name))
+            seen.append((current_name(), torch_utils.current_stream().name))
             if stop < stops:
                 pausable.checkpoint()
         return seen
@@ -93,14 +100,14 @@ def test_it_starts_where_the_worker_is(streams: Streams, pausable: PausableForwa
     pausable.start(threading.get_ident)
     [thread] = pausable.advance(None)[1]
     assert streams.devices == {thread: CUDA}
-    assert torch.cuda.current_stream().name == "default", "the worker is left where it is"
+    assert current_name() == "default", "the worker is left where it is"
 
 
 def test_a_stream_that_vllm_makes_between_batches_is_followed(
     streams: Streams, pausable: PausableForward
 ) -> None:
     made = torch_utils.current_stream().name  # what an eager server's layer of experts calls in a small step
-    assert torch.cuda.current_stream().name == made == "stream 1"
+    assert current_name() == made == "stream 1"
     waits = len(streams.waits)
     pausable.start(where(pausable, 0))
     assert pausable.advance(None)[1] == [[(made, made)]]
@@ -124,12 +131,12 @@ def test_a_stream_that_vllm_makes_while_a_batch_stands_still_is_followed(
 def test_a_stream_that_the_forward_is_on_for_a_while_is_left_to_it(
     streams: Streams, pausable: PausableForward
 ) -> None:
-    side = streams.make("side")
+    side: Any = streams.make("side")
 
     def task() -> str:
         torch.cuda.set_stream(side)
         pausable.checkpoint()
-        return str(torch.cuda.current_stream().name)
+        return current_name()
 
     pausable.start(task)
     pausable.advance(0)

@@ -26,7 +26,7 @@ def test_the_default_batch_fits_the_plain_configuration(configure: Any) -> None:
     ],
 )
 def test_a_batch_beyond_the_engines_limits_is_refused_with_both_numbers(
-    configure: Any, settings: dict[str, int], numbers: tuple[str, ...]
+    configure: Any, settings: dict[str, Any], numbers: tuple[str, ...]
 ) -> None:
     from hallmark.poc.engine.support import check_limits
 

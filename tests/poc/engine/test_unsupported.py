@@ -124,7 +124,8 @@ def test_each_feature_has_its_sentence() -> None:
         "PoC does not work with LoRA (--enable-lora) yet. "
         "PoC does not work with vLLM's Rust front end (VLLM_USE_RUST_FRONTEND) yet."
     )
-    check_flags({}.get, {"VLLM_USE_RUST_FRONTEND": "0"})
+    nothing: dict[str, object] = {}
+    check_flags(nothing.get, {"VLLM_USE_RUST_FRONTEND": "0"})
 
 
 def test_vllms_own_defaults_are_accepted() -> None:

@@ -172,7 +172,7 @@ class TestSample:
         assert list(drawn) == sorted(drawn, reverse=True)
 
     @pytest.mark.parametrize("changes", [{"public_key": "other"}, {"block_hash": "other"}])
-    def test_it_depends_on_seed_block_and_key(self, changes: dict[str, str]) -> None:
+    def test_it_depends_on_seed_block_and_key(self, changes: dict[str, Any]) -> None:
         whole = batch(nonces=tuple(range(100)), dist=(1.0,) * 100)
         first = draw_sample(whole, 10, "seed")
         assert draw_sample(whole, 10, "seed") == first

@@ -147,6 +147,16 @@ async def emptied(outbox: Outbox) -> None:
     await eventually(lambda: (stats := outbox.stats())["queued"] + stats["in_flight"] == 0)
 
 
+async def delivered(outbox: Outbox, count: int) -> None:
+    """Wait until so many are delivered, or more."""
+    await eventually(lambda: outbox.stats()["delivered"] >= count)
+
+
+async def retried(outbox: Outbox) -> None:
+    """Wait until two attempts have been made again."""
+    await eventually(lambda: outbox.stats()["retried"] >= 2)
+
+
 async def deliver(outbox: Outbox, url: str, name: str, numbers: list[int] = NUMBERS) -> None:
     """Post numbers, and wait until they are out of the queue."""
     for number in numbers:
@@ -200,7 +210,9 @@ class TestFaultsOfAnAnswer:
     async def test_flapping(self, receiver: FaultyReceiver, name: str, tmp_path: Path) -> None:
         """Every second request fails, each time in another way."""
         faults = ["cut before", "cut stored", "garbage", "status", "reset", "cut head", "close"]
-        steps = [[{"fault": fault, "status": 503}, {"fault": "none"}] for fault in faults * 3]
+        steps: list[list[dict[str, Any]]] = [
+            [{"fault": fault, "status": 503}, {"fault": "none"}] for fault in faults * 3
+        ]
         receiver.script(name, *itertools.chain.from_iterable(steps))
         numbers = list(range(30))
         async with running_outbox(tmp_path / "outbox.db") as outbox:
@@ -296,7 +308,7 @@ class TestAReceiverThatIsAway:
 
             posting = asyncio.create_task(post())
             for seen in (10, 40):
-                await eventually(lambda seen=seen: outbox.stats()["delivered"] >= seen)
+                await delivered(outbox, seen)
                 mortal.stop()
                 await asyncio.to_thread(mortal.start)
             await posting
@@ -381,13 +393,13 @@ async def test_a_wrong_certificate_gets_nothing_until_it_is_the_right_one(tmp_pa
         for verify_, reason in ((None, "self-signed"), (trusts_wrong, "IP address mismatch")):
             async with running_outbox(tmp_path / f"{reason}.db", connect(verify_)) as outbox:
                 await outbox.post(f"{receiver.url}/{name}", "generated", payload(name, 0))
-                await eventually(lambda outbox=outbox: outbox.stats()["retried"] >= 2)
+                await retried(outbox)
                 assert reason in outbox.stats()["last_error"]
         assert receiver.log(name) == []
         async with running_outbox(tmp_path / "outbox.db", connect(trusts_right)) as outbox:
             for number in NUMBERS:
                 await outbox.post(f"{receiver.url}/{name}", "generated", payload(name, number))
-            await eventually(lambda: outbox.stats()["retried"] >= 2)
+            await retried(outbox)
             receiver.stop()
             await asyncio.to_thread(receiver.start, *right)
             await emptied(outbox)
@@ -415,11 +427,18 @@ def test_a_sender_killed_again_and_again_loses_nothing_that_it_said_it_has(
         return [int(line.split()[1]) for line in whole if line.startswith(f"{word} ")]
 
     with ChildProcess("the sender", command, log=output) as sender:
+
+        def posted_at_least(count: int) -> None:
+            sender.wait_until(lambda: len(lines("posted")) >= count, seconds=60)
+
+        def begun(generation: int) -> None:
+            sender.wait_until(lambda: len(lines("pid")) == generation + 1, seconds=60)
+
         for generation in range(generations - 1):
             enough = len(lines("posted")) + 15 + 7 * generation
-            sender.wait_until(lambda enough=enough: len(lines("posted")) >= enough, seconds=60)
+            posted_at_least(enough)
             os.kill(lines("pid")[generation], signal.SIGKILL)
-            sender.wait_until(lambda n=generation: len(lines("pid")) == n + 2, seconds=60)
+            begun(generation + 1)
         assert sender.wait(60) == 0, output.read_text()[-2000:]
     assert lines("ended") == [-signal.SIGKILL] * (generations - 1) + [0]
     posted = lines("posted")

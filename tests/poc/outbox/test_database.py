@@ -439,7 +439,7 @@ class TestTransactions:
 
             writer = threading.Thread(target=write)
             writer.start()
-            seen = []
+            seen: list[int] = []
             while not seen or writer.is_alive():
                 totals = queue.receivers()
                 seen.append(totals["u"].queued if totals else 0)

@@ -497,7 +497,7 @@ class MortalDatabase(OutboxDatabase):
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        if self.is_dead:
+        if self.commits_left <= 0:  # `is_dead` by another name: mypy would take that to stay false below
             raise OutboxError("killed before")
         with super().transaction() as connection:
             yield connection

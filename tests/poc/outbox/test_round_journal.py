@@ -83,8 +83,7 @@ class TestRecord:
         kept.journal.record(identifier, [walked(0, (3, 13)), walked(4)], 1e9 + 1)
         kept.journal.record(identifier, [walked(8, (83,), (93, 103), count=7)], 1e9 + 2)
         assert kept.interrupted() == InterruptedRound(
-            *(identifier, CONFIG, "the digest", GENERATING),
-            *(15, 3, 2, 1e9, 1e9 + 2, None),
+            identifier, CONFIG, "the digest", GENERATING, 15, 3, 2, 1e9, 1e9 + 2, None
         )
 
     def test_both_are_written_or_neither(self, kept: Kept) -> None:
@@ -200,7 +199,9 @@ class TestMerge:
         kept = Kept(None, JournalLimits(max_payload_bytes=limit, max_queued=10_000))
         with closing(kept.database):
             identifier = kept.begin()
-            position, nonces, failed = 0, [], []
+            position = 0
+            nonces: list[int] = []
+            failed: list[int] = []
             for is_merged, sizes in data.draw(
                 st.lists(
                     st.tuples(st.booleans(), st.lists(st.integers(1, 9), min_size=1, max_size=4)), max_size=8

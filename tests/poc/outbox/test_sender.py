@@ -75,7 +75,7 @@ class Receiver:
         """The `n` of every body that came."""
         return [json.loads(request.content)["n"] for request in self.requests]
 
-    def sender(self, *limits: int, wait: Any = NO_WAIT, **options: Any) -> CallbackSender:
+    def sender(self, *limits: Any, wait: Any = NO_WAIT, **options: Any) -> CallbackSender:
         return CallbackSender(URL, *limits, client=self.client(), wait=wait, **options)
 
     def client(self) -> httpx.AsyncClient:
@@ -290,7 +290,7 @@ async def test_retry_after_is_obeyed_where_it_is_longer(
     header: Callable[[], str], least: float, most: float
 ) -> None:
     clock = Clock()
-    answer = httpx.Response(429, headers={"Retry-After": header().encode("latin-1")})
+    answer = httpx.Response(429, headers={b"Retry-After": header().encode("latin-1")})
     sender = Receiver(answer).sender(wait=after(5), clock=clock)
     await sender.send({"n": 1})
     assert least <= waits(sender) <= most
@@ -503,9 +503,13 @@ class TestOutbox:
 
     async def test_old_receivers_are_forgotten_but_not_their_numbers(self) -> None:
         outbox = self.outbox(lambda _: httpx.Response(200), wait=NO_WAIT)
+
+        async def delivered(count: int) -> None:
+            await eventually(lambda: outbox.stats()["delivered"] == count)
+
         for n in range(50):
             await outbox.post(f"http://r{n}.example", "generated", {"n": n})
-            await eventually(lambda n=n: outbox.stats()["delivered"] == n + 1)
+            await delivered(n + 1)
             await eventually(lambda: outbox.stats()["queued"] + outbox.stats()["in_flight"] == 0)
         stats = outbox.stats()
         assert stats["delivered"] == 50

@@ -60,10 +60,10 @@ def test_same_seed_gives_the_same_bits_in_this_process() -> None:
 
 
 def test_different_seeds_scales_and_sides_differ() -> None:
-    prints = {
-        fingerprint(RandomProjection(seed, 64, scale))
-        for seed, scale in [(1, 0.01), (2, 0.01), (-1, 0.01), ("0x1", 0.01), (1, 0.02), (2**32 + 1, 0.01)]
-    }
+    drawn: list[tuple[int | str, float]] = [
+        *((1, 0.01), (2, 0.01), (-1, 0.01), ("0x1", 0.01), (1, 0.02), (2**32 + 1, 0.01))
+    ]
+    prints = {fingerprint(RandomProjection(seed, 64, scale)) for seed, scale in drawn}
     assert len(prints) == 6
     projection = RandomProjection(1, 64)
     assert not torch.equal(projection.pre_proj, projection.post_proj)

@@ -218,7 +218,8 @@ def test_batch_size_is_lowered_to_what_fits() -> None:
 
 @pytest.mark.parametrize(("limit", "longest"), [("max_model_len", 128), ("max_batched_tokens", 100)])
 def test_a_sequence_that_does_not_fit_is_refused(limit: str, longest: int) -> None:
-    small = dataclasses.replace(MODEL, **{limit: longest})
+    change: dict[str, Any] = {limit: longest}
+    small = dataclasses.replace(MODEL, **change)
     assert make_round(small, seq_len=longest).batch_size >= 1
     with pytest.raises(FieldError, match=f"{limit.replace('batched', 'num_batched')} {longest}") as caught:
         make_round(small, seq_len=longest + 1)
@@ -289,7 +290,7 @@ def test_digest_is_the_independent_verifier_s() -> None:
 
 
 def test_every_setting_that_changes_a_forward_changes_the_digest() -> None:
-    base = {
+    base: dict[str, Any] = {
         "hidden_size": 256,
         "seq_len": 64,
         "input_scale": 0.125,
@@ -297,7 +298,7 @@ def test_every_setting_that_changes_a_forward_changes_the_digest() -> None:
         "projection_scale": 0.01,
         "model": "",
     }
-    changes = [
+    changes: list[dict[str, Any]] = [
         {},
         {"hidden_size": 512},
         {"seq_len": 128},

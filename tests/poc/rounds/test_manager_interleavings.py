@@ -41,7 +41,7 @@ class WatchedEngine(Engine):
         self.rounds.append((spec.block_hash, []))
         return await super().open_round(spec)
 
-    @property
+    @property  # type: ignore[misc]  # nobody sets it here
     def is_idle(self) -> bool:
         return self._chance.random() < 0.5
 

@@ -9,7 +9,7 @@ from rounds import make_round
 
 from hallmark.poc.protocol.generated import ComputedSpan
 from hallmark.poc.protocol.nonces import NonceSchedule
-from hallmark.poc.protocol.proof import ProofBatch
+from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.rounds.payloads import generated_template, validated_payload, verdict_fields
 from hallmark.poc.verdict.judge import judge
 
@@ -131,7 +131,7 @@ def test_at_rate_1_a_distance_of_2_is_valid() -> None:
 
 def test_generated_is_the_batch_with_the_target_it_was_found_under() -> None:
     round_ = make_round(r_target=1.45, node_id=1, node_count=3)
-    numerics = {"dtype": "bfloat16", "batch_size": 32, "eager": True}
+    numerics: Numerics = {"dtype": "bfloat16", "batch_size": 32, "eager": True}
     walked = ComputedSpan.sort_out(NonceSchedule(1, 3).take(4), [1.4, math.nan, 1.5, 1.2], round_)
     proof = walked.proof(round_, numerics)
     assert proof is not None

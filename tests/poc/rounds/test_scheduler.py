@@ -276,7 +276,7 @@ class TestAlone:
         await computing
         # It comes at 30, in the middle of a slice that ends at 51 and is paid for, and is served at 83.
         assert node.engine.layers == [1, 25, 25, 5, 25, 25]
-        assert node.engine.spans[3] == (76, 81)
+        assert node.engine.spans[3] == (76.0, 81.0)
         assert node.engine.spans[4][0] == 83
         assert node.engine.stalls == [1, 25, 25, 5, 25, 19]
 
@@ -368,7 +368,7 @@ class TestThePauseEnds:
         await asyncio.sleep(0)
         await node.compute()
         await asyncio.gather(first, second)
-        assert node.engine.spans[1] == (4, 9), "one of two connections is not the last"
+        assert node.engine.spans[1] == (4.0, 9.0), "one of two connections is not the last"
         assert node.engine.spans[2][0] == 12, "and not 24"
         assert node.engine.layers == [1, 5, 25]
 

@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from contextlib import ExitStack
-from types import SimpleNamespace
+from types import CoroutineType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -242,6 +242,7 @@ class NodeMachine(RuleBasedStateMachine):
 
     def call(self, work: Coroutine[Any, Any, Any]) -> None:
         """A client's call; it goes on while other things happen."""
+        assert isinstance(work, CoroutineType), "what an `async def` makes; it has a name"
         self.clients.append(self.loop.create_task(work, name=work.__name__))
         self._go_on()
 
@@ -541,6 +542,8 @@ class NodeMachine(RuleBasedStateMachine):
             ]
             begun, due = 0, 0
             for body in bodies:
+                assert config.node_id is not None
+                assert config.node_count is not None
                 first, last = body["covered"]
                 begun += first == 0
                 assert first in (0, due)

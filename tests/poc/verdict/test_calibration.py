@@ -19,13 +19,14 @@ def distances(count: int, *, rate: float = 1.0, width: int = WIDTH, seed: int = 
     """By the law, of a round with a valid rate."""
     shape = (width - 1) / 2
     u = np.random.default_rng(seed).uniform(0, rate, count)
-    return 2 * np.sqrt(stats.beta.ppf(u, shape, shape))
+    found: np.ndarray = 2 * np.sqrt(stats.beta.ppf(u, shape, shape))
+    return found
 
 
 def measured(errors: np.ndarray) -> Calibration:
     """With errors in units of s."""
     base = distances(len(errors))
-    return Calibration.measure(base + S * errors, base, WIDTH)
+    return Calibration.measure((base + S * errors).tolist(), base.tolist(), WIDTH)
 
 
 def gaussian(count: int, sigma: float, seed: int = 1) -> np.ndarray:
@@ -114,7 +115,7 @@ def test_a_noisy_pair_needs_more_tolerance_and_a_round_takes_the_settings() -> N
 
 def test_unrelated_distances_are_no_calibration() -> None:
     with pytest.raises(StateError, match=r"1\.[34]\d s apart, and unrelated ones 1\.41 s"):
-        Calibration.measure(distances(500), distances(500, seed=9), WIDTH)
+        Calibration.measure(distances(500).tolist(), distances(500, seed=9).tolist(), WIDTH)
 
 
 def test_too_few_nonces() -> None:
@@ -122,26 +123,26 @@ def test_too_few_nonces() -> None:
         measured(np.zeros(99))
 
 
-@pytest.mark.parametrize("second", [np.zeros(101), np.full(100, math.nan)])
-def test_what_cannot_be_compared(second: np.ndarray) -> None:
+@pytest.mark.parametrize("second", [[0.0] * 101, [math.nan] * 100])
+def test_what_cannot_be_compared(second: list[float]) -> None:
     with pytest.raises(ValueError, match="as many finite distances"):
-        Calibration.measure(np.zeros(100), second, WIDTH)
+        Calibration.measure([0.0] * 100, second, WIDTH)
 
 
 class TestLaw:
     @pytest.mark.parametrize("width", [64, 256, 1024, 16_384])
     @pytest.mark.parametrize("count", [100, 6_000, 200_000])
     def test_every_nonce_passes(self, width: int, count: int) -> None:
-        check_law(distances(count, width=width), width)
+        check_law(distances(count, width=width).tolist(), width)
 
     @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5])
     def test_a_round_below_rate_1_is_told(self, rate: float) -> None:
         values = distances(100, rate=rate)
         assert values.max() <= r_target_for(rate, WIDTH)
         with pytest.raises(StateError, match="below rate 1"):
-            check_law(values, WIDTH)
+            check_law(values.tolist(), WIDTH)
 
     @pytest.mark.parametrize("factor", [1 / 4, 4])
     def test_another_width_is_told(self, factor: float) -> None:
         with pytest.raises(FieldError, match="hidden_size"):
-            check_law(distances(100), int(WIDTH * factor))
+            check_law(distances(100).tolist(), int(WIDTH * factor))

@@ -349,7 +349,7 @@ async def test_tls_verifies_the_name_not_the_address_it_was_resolved_to(
     names.addresses[f"{NAME}."] = names.addresses[NAME]
     context = authority.server_context(host.removesuffix("."))
     seen: list[str | None] = []
-    context.sni_callback = lambda _, name, __: seen.append(name)  # type: ignore[assignment,misc]
+    context.sni_callback = lambda _, name, __: seen.append(name)
     async with (
         listening(tls=context) as server,
         callback_client(resolver=names, verify=authority.trusted) as client,

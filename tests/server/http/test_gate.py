@@ -22,7 +22,7 @@ from runtime import (
     running_manager,
     serving,
 )
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from hallmark.poc.protocol.config import PoCState
 from hallmark.poc.rounds.manager import PoCManager
@@ -171,12 +171,12 @@ async def test_a_websocket_is_closed_where_the_server_cannot_refuse_it_with_an_a
 ) -> None:
     app = application(manager)
     await http.post(f"{POC}/init/generate", json=request())
-    sent = []
+    sent: list[Message] = []
 
-    async def receive() -> dict[str, str]:
+    async def receive() -> Message:
         return {"type": "websocket.connect"}
 
-    async def send(message: dict[str, object]) -> None:
+    async def send(message: Message) -> None:
         sent.append(message)
 
     scope = {

@@ -50,7 +50,7 @@ def test_an_outbox_that_another_server_has_is_refused(path: Path) -> None:
         "import sys; from pathlib import Path; from hallmark.poc.outbox.store import OutboxStore;"
         " store = OutboxStore(Path(sys.argv[1])); print(flush=True); input()"
     )
-    command = [sys.executable, "-P", "-c", script, path]
+    command = [sys.executable, "-P", "-c", script, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"\n"

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -306,7 +306,7 @@ class TestSignatures:
         webhook_id: str = "msg_1",
         age: int = 0,
         path: str = "/generated",
-        **headers: str,
+        headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         """A delivery as a server makes it, signed with the secrets `age` seconds ago."""
         body = json.dumps(batch).encode()
@@ -315,7 +315,7 @@ class TestSignatures:
         if secrets:
             keys = [parse_secret(secret) for secret in secrets]
             signed["webhook-signature"] = signature(keys, webhook_id, timestamp, body)
-        return client.post(path, content=body, headers={**signed, **headers})
+        return client.post(path, content=body, headers={**signed, **(headers or {})})
 
     def test_signed_unsigned_and_wrongly_signed(self, start: Start) -> None:
         process, client = start(secrets=[self.OLD])
@@ -326,7 +326,7 @@ class TestSignatures:
                 client, self.NEW
             ),
             "the header webhook-timestamp is not a number of seconds since the epoch": self.post(
-                client, self.OLD, **{"webhook-timestamp": "now"}
+                client, self.OLD, headers={"webhook-timestamp": "now"}
             ),
         }
         for sentence, answer in refused.items():
