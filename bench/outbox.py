@@ -26,6 +26,7 @@ from _report import print_table, target, write_results
 from hallmark.poc.core.compact_json import compact_json
 from hallmark.poc.outbox.outbox import Outbox
 from hallmark.poc.outbox.store import OutboxStore
+from hallmark.poc.protocol.status import CallbackStats
 from hallmark.poc.settings.settings import Settings
 from hallmark.server.receiver.store import BatchStore
 
@@ -186,13 +187,12 @@ async def _started(settings: Settings, path: Path) -> Outbox:
     return outbox
 
 
-def _of(outbox: Outbox, url: str) -> dict[str, Any]:
+def _of(outbox: Outbox, url: str) -> CallbackStats:
     """What the status shows of a receiver, asked for as often as a busy operator would."""
-    found: dict[str, Any] = outbox.stats()["receivers"][url]
-    return found
+    return outbox.stats()["receivers"][url]
 
 
-async def _until(outbox: Outbox, url: str, condition: Callable[[dict[str, Any]], bool]) -> None:
+async def _until(outbox: Outbox, url: str, condition: Callable[[CallbackStats], bool]) -> None:
     while not condition(_of(outbox, url)):  # noqa: ASYNC110  # it is about what others do
         await asyncio.sleep(_POLL_SECONDS)
 

@@ -50,7 +50,7 @@ def proof(
         "block_hash": round_.config.block_hash,
         "block_height": round_.config.block_height,
         "node_id": 0,
-        "round": round_.digest,
+        "round_digest": round_.digest,
     }
     return ProofBatch(
         **{**fields, **more},

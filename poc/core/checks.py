@@ -35,10 +35,10 @@ _ALLOWED_IN_WORDS = MappingProxyType(
         "string_too_short": "text that is not empty",
         "string_type": "text",
         "too_short": "text that is not empty",
-        "tuple_type": "a list of host names",
+        "tuple_type": "a list",
     }
 )
-"""For pydantic's types of errors whose own text speaks of Python; hosts are the only tuple there is."""
+"""For pydantic's types of errors whose own text speaks of Python."""
 
 
 def is_integer(value: object) -> bool:

@@ -18,7 +18,7 @@ from hallmark.poc.core.errors import EngineError, FieldError, StateError, Unsupp
 from hallmark.poc.protocol.config import DeployedModel
 from hallmark.poc.protocol.model_facts import device_name, root_mean_square
 from hallmark.poc.protocol.nonces import NonceKey
-from hallmark.poc.protocol.proof import Numerics, ProofBatch
+from hallmark.poc.protocol.proof import Numerics
 from hallmark.poc.protocol.round_tensors import RoundTensors, pad_keys
 
 __all__ = ["DTYPES", "OfflineModel", "last_hidden"]
@@ -168,26 +168,6 @@ class OfflineModel:
             "tensor_parallel_size": 1,
             "kernels": kernel_path(self.device, self.hidden_size).value,
         }
-
-    def check_same_arithmetic(self, proof: ProofBatch) -> None:
-        """Refuse a batch that says of itself that it was computed with other weights or in another dtype.
-
-        Raises:
-            StateError: Its numerics name another dtype or another quantisation than this model has.
-        """
-        theirs = proof.numerics or {}
-        dtype = theirs.get("dtype", self.dtype)
-        if dtype != self.dtype:
-            raise StateError(
-                f"the batch was computed in dtype {dtype!r}, this verifier computes in {self.dtype!r}"
-            )
-        quantization = str(theirs.get("quantization", self.quantization))
-        # vLLM's name for a method ends with the kernel that it picked for it.
-        if quantization.removesuffix("_marlin") != self.quantization:
-            raise StateError(
-                f"the batch was computed with the quantization {quantization!r}, this verifier's model has "
-                f"{self.quantization!r}: give the model that the prover was to serve"
-            )
 
     def check_kernels(self) -> None:
         """Compare this device's kernels with their references; on a CPU the references are what runs.

@@ -18,12 +18,12 @@ from hallmark.poc.outbox.sender import (
     Backoff,
     CallbackCounters,
     CallbackSender,
-    CallbackStats,
     backoff,
 )
 from hallmark.poc.outbox.store import OutboxStore, in_background
 from hallmark.poc.protocol.config import PoCConfig, PoCState
 from hallmark.poc.protocol.generated import ComputedSpan
+from hallmark.poc.protocol.status import CallbackStats, OutboxStats
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.webhooks.signature import parse_secret
 from hallmark.poc.webhooks.transport import callback_client
@@ -77,7 +77,7 @@ class Outbox:
         self._ending: set[asyncio.Task[None]] = set()
         self._disconnecting: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
-        self._last_stats: dict[str, Any] | None = None
+        self._last_stats: OutboxStats | None = None
 
     async def recover(self) -> InterruptedRound | None:
         """Begin to deliver what the last server left.
@@ -257,7 +257,7 @@ class Outbox:
     async def _note_forgotten(self, forgotten: Awaitable[list[Dropped]]) -> None:
         self._note_dropped(await forgotten)
 
-    def stats(self) -> dict[str, Any]:
+    def stats(self) -> OutboxStats:
         """The sums over all receivers, and under `receivers` the stats of each recent one by its URL."""
         if self._last_stats is not None:
             return self._last_stats

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, TypedDict
+from typing import Any, Final
 
 import httpx
 
@@ -17,11 +17,12 @@ from hallmark.poc.core.compact_json import compact_json
 from hallmark.poc.core.errors import OutboxError
 from hallmark.poc.outbox.delivery_queue import Delivery, ReceiverTotals
 from hallmark.poc.outbox.store import OutboxStore
+from hallmark.poc.protocol.status import CallbackStats
 from hallmark.poc.webhooks.attempt import Failure, attempt
 from hallmark.poc.webhooks.transport import callback_client
 from hallmark.poc.webhooks.url import CallbackKind
 
-__all__ = ["DROP_REASONS", "Backoff", "CallbackCounters", "CallbackSender", "CallbackStats", "backoff"]
+__all__ = ["DROP_REASONS", "Backoff", "CallbackCounters", "CallbackSender", "backoff"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,28 +41,6 @@ DROP_REASONS: Final = {
     "memory": "the server is stopping, and its outbox is in memory",
 }
 """Why deliveries are dropped, in a word and for people."""
-
-
-class CallbackStats(TypedDict):
-    """What `/status` shows of a receiver; times in seconds.
-
-    `queued` includes the one in flight. `dropped` are those that no attempt is made at any more;
-    `dead_letters` are those of them that still lie in the outbox, and `kept` is the older name of that.
-    `next_attempt` is how long the oldest has still to wait.
-    """
-
-    queued: int
-    in_flight: int
-    delivered: int
-    retried: int
-    dropped: int
-    dropped_by_reason: dict[str, int]
-    dead_letters: int
-    kept: int
-    bytes: int
-    oldest_age: float | None
-    next_attempt: float | None
-    last_error: str | None
 
 
 @dataclass(slots=True)

@@ -79,6 +79,7 @@ class ComputedSpan:
             dist=self.dist,
             protocol=PROTOCOL,
             round_digest=round_.digest,
+            round_settings=round_.settings,
             covered=self.covered,
             failed_nonces=self.failed_nonces,
             numerics=numerics,

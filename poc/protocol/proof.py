@@ -1,11 +1,19 @@
 """What a prover says: a batch of nonces with their distances."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import fields
+from functools import partial
+from types import MappingProxyType
+from typing import Annotated, Any, Final, LiteralString, Self
 
-from hallmark.poc.core.checks import check_float, check_integer, check_text
+from pydantic import BeforeValidator, FailFast, Field
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
+
+from hallmark.poc.core.checks import INTEGER_LIMIT, check_integer, check_text
 from hallmark.poc.core.errors import FieldError, StateError
+from hallmark.poc.core.models import STRICT, json_schema, refuses_in_words, unknown_names
+from hallmark.poc.protocol.bodies import GeneratedBody, ValidatedBody
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.protocol.streams import PROTOCOL
 
@@ -17,58 +25,94 @@ Numerics = Mapping[str, str | int | bool]
 A batch of another `dtype` than the engine's is not judged at all.
 """
 
-_REQUIRED = ("public_key", "block_hash", "block_height", "node_id", "nonces", "dist")
-_OPTIONAL = ("protocol", "round", "covered", "failed_nonces", "numerics")
-_ATTRIBUTES = {"round": "round_digest"}
-"""Where an attribute has another name than the field on the wire."""
 MAX_NUMERICS = 64
 """Entries that a fingerprint may have."""
 
+_UNSET = -1
+"""What older clients send for a node number that they do not state."""
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+_WIRE_NAMES = MappingProxyType({"round_digest": "round"})
+"""Fields that the wire calls otherwise."""
+
+_ALLOWED = MappingProxyType({"dist": "a finite number from 0 to 2"})
+
+_Nonces = Annotated[
+    tuple[Annotated[int, Field(ge=0, lt=INTEGER_LIMIT)], ...], Field(strict=False), FailFast()
+]
+_Distances = Annotated[
+    tuple[Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)], ...], Field(strict=False), FailFast()
+]
+
+
+def _check_entries(value: object, lowest: int, highest: int, allowed: LiteralString) -> object:
+    """Refuse what has too few or too many entries before each of them is looked at."""
+    if isinstance(value, list | dict | tuple) and not lowest <= len(value) <= highest:
+        raise PydanticCustomError("entries", allowed)
+    return value
+
+
+_INDICES: Final = "two indices, the first not above the last"
+_Index = Annotated[int, Field(ge=0, lt=INTEGER_LIMIT)]
+
+
+@refuses_in_words(_WIRE_NAMES, _ALLOWED)
+@dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class ProofBatch:
     """Nonces and the distances that a prover claims for them.
 
     A nonce may stand in `nonces` more than once, since clients join batches; the judge counts it once.
 
-    Attributes:
-        public_key: Whose nonces these are.
-        block_hash: The block they were computed for.
-        block_height: Its height.
-        node_id: The prover's node number.
-        nonces: The nonces, in any order.
-        dist: Their claimed distances, from 0 to 2.
-        protocol: The protocol it was computed by; None from older clients.
-        round_digest: The digest of the round's settings, `Round.digest`; None from older clients.
-        covered: First and last index of the node's walk that the batch covers; None from other provers.
-        failed_nonces: Nonces that the prover could not compute; none of them is claimed as well.
-        numerics: The prover's numerics fingerprint.
-
     Raises:
-        FieldError: A field is out of its range, lengths differ, there is no nonce at all, or the protocol is
-            another one.
+        FieldError: A field is of another type or out of its range, lengths differ, there is no nonce at all,
+            or the protocol is another one.
     """
 
-    public_key: str
-    block_hash: str
-    block_height: int
-    node_id: int
-    nonces: tuple[int, ...]
-    dist: tuple[float, ...]
-    protocol: str | None = None
-    round_digest: str | None = None
-    covered: tuple[int, int] | None = None
-    failed_nonces: tuple[int, ...] = ()
-    numerics: Numerics | None = None
+    public_key: Annotated[str, Field(description="Whose nonces these are, not whose round it is.")]
+    block_hash: Annotated[str, Field(description="The block that they were computed for.")]
+    block_height: Annotated[int, Field(description="Its height.")]
+    node_id: Annotated[int, Field(description="The prover's node number.")] = 0
+    nonces: Annotated[_Nonces, Field(description="The nonces, in any order.")]
+    dist: Annotated[_Distances, Field(description="Their claimed distances, from 0 to 2.")]
+    protocol: Annotated[
+        str | None,
+        Field(description="The protocol it was computed by; another one than the server's is refused."),
+    ] = None
+    round_digest: Annotated[
+        str | None,
+        Field(
+            description="The digest of the prover's round settings; another one than the round's is refused."
+        ),
+    ] = None
+    round_settings: Annotated[
+        Mapping[str, str] | None,
+        Field(
+            description="The texts that the digest is of, so that a refusal can name the one that differs."
+        ),
+        BeforeValidator(
+            partial(_check_entries, lowest=0, highest=MAX_NUMERICS, allowed="an object of at most 64 entries")
+        ),
+    ] = None
+    covered: Annotated[
+        tuple[_Index, _Index] | None,
+        Field(strict=False, description="First and last index of the prover's walk that the batch covers."),
+        BeforeValidator(partial(_check_entries, lowest=2, highest=2, allowed=_INDICES)),
+    ] = None
+    failed_nonces: Annotated[
+        _Nonces, Field(description="Nonces that the prover could not compute; none is claimed as well.")
+    ] = ()
+    numerics: Annotated[
+        Numerics | None,
+        Field(description="The prover's numerics fingerprint; another dtype than the server's is refused."),
+        BeforeValidator(
+            partial(_check_entries, lowest=0, highest=MAX_NUMERICS, allowed="an object of at most 64 entries")
+        ),
+    ] = None
 
     def __post_init__(self) -> None:
         check_text("public_key", self.public_key)
         check_text("block_hash", self.block_hash)
         check_integer("block_height", self.block_height)
         check_integer("node_id", self.node_id)
-        object.__setattr__(self, "nonces", _check_integers("nonces", self.nonces))
-        object.__setattr__(self, "failed_nonces", _check_integers("failed_nonces", self.failed_nonces))
-        object.__setattr__(self, "dist", _check_distances(self.dist))
         if len(self.dist) != len(self.nonces):
             raise FieldError(
                 "dist", f"{len(self.dist)} values", f"one for each of the {len(self.nonces)} nonces"
@@ -81,20 +125,27 @@ class ProofBatch:
         _check_protocol(self.protocol)
         if self.round_digest is not None:
             check_text("round", self.round_digest)
-        if self.covered is not None:
-            object.__setattr__(self, "covered", _check_covered(self.covered))
-        if self.numerics is not None:
-            _check_numerics(self.numerics)
+        if self.covered is not None and self.covered[0] > self.covered[1]:
+            raise FieldError("covered", self.covered, _INDICES)
+        for name, item in (self.numerics or {}).items():
+            check_text("numerics", name)
+            if isinstance(item, str):
+                check_text(f"numerics.{name}", item, empty=True)
 
-    def check_against(self, round_: Round) -> None:
-        """Refuse a batch that does not belong to the round.
+    def check_against(self, round_: Round, numerics: Numerics = MappingProxyType({})) -> None:
+        """Refuse a batch that does not belong to the round, or was computed by another arithmetic.
 
         The partition is checked only where the batch says what it covers: older clients join the batches
         of several nodes under one `node_id`. Where the round does not state `node_count`, the nonces'
         number is checked but not their residue class.
 
+        Args:
+            round_: The round.
+            numerics: Of the engine that is to judge it.
+
         Raises:
-            StateError: The batch is about another block, or was computed with other settings.
+            StateError: The batch is about another block, or was computed with other settings, in another
+                dtype or with another quantisation.
             FieldError: A nonce is outside of what the batch covers or not in the node's residue class, or, at
                 rate 1, a covered nonce is missing.
         """
@@ -107,8 +158,9 @@ class ProofBatch:
         if self.round_digest not in (None, round_.digest):
             raise StateError(
                 f"the batch was computed with the round settings {self.round_digest!r}, this round has "
-                f"{round_.digest!r}: seq_len, input_scale, the projection, its scale or the model differ"
+                f"{round_.digest!r}: {_difference(self.round_settings, round_.settings)}"
             )
+        _check_same_arithmetic(self.numerics or {}, numerics)
         if self.covered is None:
             return
         walked = {*self.nonces, *self.failed_nonces}
@@ -132,75 +184,78 @@ class ProofBatch:
             raise FieldError("nonces", strays, f"{first} to {last} in steps of {step}, by `covered`")
 
     def as_dict(self) -> dict[str, Any]:
-        """The batch as JSON has it; what is not known is left out."""
-        wire: dict[str, Any] = {field: getattr(self, field) for field in _REQUIRED}
-        wire |= {"nonces": list(self.nonces), "dist": list(self.dist)}
-        if self.protocol is not None:
-            wire["protocol"] = self.protocol
-        if self.round_digest is not None:
-            wire["round"] = self.round_digest
-        if self.covered is not None:
-            wire["covered"] = list(self.covered)
-        if self.covered is not None or self.failed_nonces:
-            wire["failed_nonces"] = list(self.failed_nonces)
-        if self.numerics is not None:
-            wire["numerics"] = dict(self.numerics)
+        """Return the batch as JSON has it; what is not known is left out."""
+        wire: dict[str, Any] = {}
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            if value is not None:
+                wire[_WIRE_NAMES.get(name, name)] = _as_json(value)
+        if self.covered is None and not self.failed_nonces:
+            del wire["failed_nonces"]
         return wire
 
     @classmethod
-    def from_dict(cls, wire: Mapping[str, Any]) -> Self:
-        """A batch from parsed JSON; fields that are not known here are ignored, null is absence.
+    def known_fields(cls) -> frozenset[str]:
+        """Return the members that a batch may have, and those of callbacks, which may be handed on."""
+        ours = {_WIRE_NAMES.get(field.name, field.name) for field in fields(cls)}
+        return frozenset(ours | GeneratedBody.__annotations__.keys() | ValidatedBody.__annotations__.keys())
+
+    @classmethod
+    def request_schema(cls) -> dict[str, Any]:
+        """Return the JSON schema of a batch."""
+        return json_schema(cls, _WIRE_NAMES)
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> Self:
+        """Read a batch from parsed JSON; null is absence, what nothing knows is left out.
 
         Raises:
-            FieldError: A field is missing or not what it should be.
+            FieldError: As for the class, or a name is a near miss of a field's.
         """
-        known = {field: wire[field] for field in (*_REQUIRED, *_OPTIONAL) if wire.get(field) is not None}
         # Another protocol may well have other fields.
-        _check_protocol(known.get("protocol"))
-        for field in _REQUIRED:
-            if field not in known:
-                raise FieldError(field, None, "a value; the field is required")
-        return cls(**{_ATTRIBUTES.get(field, field): value for field, value in known.items()})
+        _check_protocol(body.get("protocol"))
+        unknown_names(body, cls.known_fields())
+        wire = {name: _WIRE_NAMES.get(name, name) for name in (field.name for field in fields(cls))}
+        stated = {name: body[field] for name, field in wire.items() if body.get(field) is not None}
+        if stated.get("node_id") == _UNSET and type(stated["node_id"]) is int:
+            del stated["node_id"]
+        return cls(**stated)
+
+
+def _difference(theirs: Mapping[str, str] | None, ours: Mapping[str, str]) -> str:
+    """Say which settings differ, as far as the batch has told them."""
+    if theirs is None:
+        return "seq_len, input_scale, the projection, its scale or the model differ"
+    differing = [name for name in ours if theirs.get(name) != ours[name]]
+    if not differing:
+        return f"it follows another version of the protocol than {PROTOCOL}"
+    return ", ".join(f"{name} {_said(name, theirs)} and not {_said(name, ours)}" for name in differing)
+
+
+def _said(name: str, settings: Mapping[str, str]) -> str:
+    # The scale is told by its exponent.
+    return f"2^{settings.get(name)}" if name == "input_scale" else repr(settings.get(name))
+
+
+def _check_same_arithmetic(theirs: Numerics, ours: Numerics) -> None:
+    """Refuse what says of itself that it was computed in another dtype or with other weights."""
+    for name, what in (("dtype", "in dtype"), ("quantization", "with the quantization")):
+        stated, own = theirs.get(name), ours.get(name)
+        # vLLM's name for a method of quantisation ends with the kernel that it picked for it.
+        if None not in (stated, own) and _method(stated) != _method(own):
+            raise StateError(f"the batch was computed {what} {stated!r}, it would be judged {what} {own!r}")
+
+
+def _method(name: object) -> str:
+    return str(name).removesuffix("_marlin")
+
+
+def _as_json(value: object) -> object:
+    if isinstance(value, tuple):
+        return list(value)
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 def _check_protocol(value: object) -> None:
     if value not in (None, PROTOCOL):
         raise FieldError("protocol", value, PROTOCOL)
-
-
-def _check_array(field: str, values: object) -> list[Any] | tuple[Any, ...]:
-    if not isinstance(values, list | tuple):
-        raise FieldError(field, values, "an array")
-    return values
-
-
-def _check_integers(field: str, values: object) -> tuple[int, ...]:
-    return tuple(
-        check_integer(f"{field}[{place}]", value) for place, value in enumerate(_check_array(field, values))
-    )
-
-
-def _check_distances(values: object) -> tuple[float, ...]:
-    return tuple(
-        check_float(f"dist[{place}]", value, least=0.0, most=2.0, allowed="a finite number from 0 to 2")
-        for place, value in enumerate(_check_array("dist", values))
-    )
-
-
-def _check_covered(value: object) -> tuple[int, int]:
-    pair = _check_integers("covered", value)
-    if len(pair) != 2 or pair[0] > pair[1]:
-        raise FieldError("covered", value, "two indices, the first not above the last")
-    return pair[0], pair[1]
-
-
-def _check_numerics(value: object) -> None:
-    allowed = f"an object of at most {MAX_NUMERICS} texts, integers and booleans"
-    if not isinstance(value, Mapping) or len(value) > MAX_NUMERICS:
-        raise FieldError("numerics", value, allowed)
-    for name, item in value.items():
-        check_text("numerics", name)
-        if isinstance(item, str):
-            check_text(f"numerics.{name}", item, empty=True)
-        elif not isinstance(item, int):
-            raise FieldError(f"numerics.{name}", item, "text, an integer or a boolean")

@@ -231,6 +231,18 @@ class Round:
         )
 
     @property
+    def settings(self) -> dict[str, str]:
+        """The settings that the digest covers, as the texts that are hashed."""
+        return round_settings(
+            hidden_size=self.hidden_size,
+            seq_len=self.config.seq_len,
+            input_scale=self.input_scale,
+            projection=self.config.use_random_projection,
+            projection_scale=self.config.projection_scale,
+            model=self.config.model,
+        )
+
+    @property
     def tolerance(self) -> float | None:
         """How far a claim may be from the recomputed distance; None is the older rule."""
         units = self.config.distance_tolerance

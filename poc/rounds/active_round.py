@@ -12,7 +12,6 @@ from hallmark.poc.core.errors import (
     HallmarkError,
     OutboxError,
     RoundCancelledError,
-    StateError,
 )
 from hallmark.poc.outbox.outbox import Outbox
 from hallmark.poc.outbox.round_journal import InterruptedRound
@@ -179,8 +178,7 @@ class ActiveRound:
             FieldError: It does not fit the round, or claims no nonce.
             QueueFullError: There is no room for it now.
         """
-        batch.check_against(self.round)
-        self._check_dtype(batch)
+        batch.check_against(self.round, self._engine.numerics)
         had_work = self.state is PoCState.GENERATING or self._queue.stats["queued_jobs"] > 0
         job = self._queue.submit(batch, self.round, self.numerics)
         if not had_work:
@@ -264,12 +262,6 @@ class ActiveRound:
         if self._journal_id is not None:
             url = self.round.config.callback_url
             self._outbox.end_round(self._journal_id, url, None if self._is_over else self.reason)
-
-    def _check_dtype(self, batch: ProofBatch) -> None:
-        own = self._engine.numerics.get("dtype")
-        theirs = (batch.numerics or {}).get("dtype")
-        if None not in (own, theirs) and own != theirs:
-            raise StateError(f"the batch was computed in dtype {theirs!r}, this server computes in {own!r}")
 
     async def _open(self) -> None:
         self.memory_bytes = await self._watched(self._engine.open_round(self.round.spec()))

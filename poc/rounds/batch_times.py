@@ -1,26 +1,17 @@
 """How long the engine takes for a batch, and how many fit in one call of it."""
 
 from collections.abc import Sequence
-from typing import TypedDict
 
+from hallmark.poc.protocol.status import BatchStats
 from hallmark.poc.rounds.engine_protocol import ComputedBatch
 
-__all__ = ["CALL_SECONDS", "MAX_BATCHES", "BatchStats", "BatchTimes"]
+__all__ = ["CALL_SECONDS", "MAX_BATCHES", "BatchTimes"]
 
 CALL_SECONDS = 0.5
 """About how long one call of an idle engine may take, so that stopping a round is prompt."""
 
 MAX_BATCHES = 64
 """Most batches in one call."""
-
-
-class BatchStats(TypedDict):
-    """What `/status` shows of the engine's work for a round; times are of the last call, for each batch."""
-
-    computed: int
-    in_last_call: int
-    seconds_each: float | None
-    host_seconds_each: float | None
 
 
 class BatchTimes:

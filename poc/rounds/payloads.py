@@ -1,12 +1,8 @@
-"""What goes over the wire about distances: callback bodies and verdicts.
-
-The fields are those of the two older generations of clients together, and ours. This is the one place that
-knows the kind of proof.
-"""
+"""What goes over the wire about distances: callback bodies and verdicts."""
 
 import math
-from typing import Any
 
+from hallmark.poc.protocol.bodies import Conclusion, GeneratedTemplate, ValidatedBody, VerdictBody
 from hallmark.poc.protocol.proof import Numerics
 from hallmark.poc.protocol.round import Round, is_below_target
 from hallmark.poc.protocol.streams import PROTOCOL
@@ -15,7 +11,7 @@ from hallmark.poc.verdict.judge import ValidatedBatch
 __all__ = ["generated_template", "validated_payload", "verdict_fields"]
 
 
-def generated_template(round_: Round, numerics: Numerics) -> dict[str, Any]:
+def generated_template(round_: Round, numerics: Numerics) -> GeneratedTemplate:
     """The body of `/generated` without what was found: whose nonces, and the bound they are under."""
     config = round_.config
     return {
@@ -25,12 +21,13 @@ def generated_template(round_: Round, numerics: Numerics) -> dict[str, Any]:
         "node_id": config.node_id or 0,
         "protocol": PROTOCOL,
         "round": round_.digest,
+        "round_settings": round_.settings,
         "numerics": dict(numerics),
         "r_target": round_.r_target,
     }
 
 
-def validated_payload(validated: ValidatedBatch, request_id: str) -> dict[str, Any]:
+def validated_payload(validated: ValidatedBatch, request_id: str) -> ValidatedBody:
     """The body of `/validated`.
 
     Its arrays hold the nonces that were recomputed, of a sampled batch those of the sample. Nonces that could
@@ -62,7 +59,7 @@ def validated_payload(validated: ValidatedBatch, request_id: str) -> dict[str, A
     }
 
 
-def verdict_fields(validated: ValidatedBatch) -> dict[str, Any]:
+def verdict_fields(validated: ValidatedBatch) -> VerdictBody:
     """A verdict as `/validate` answers it.
 
     `computed_distances` runs in step with the nonces as they were received, repetitions included; null where
@@ -79,7 +76,7 @@ def verdict_fields(validated: ValidatedBatch) -> dict[str, Any]:
     }
 
 
-def _conclusion(validated: ValidatedBatch) -> dict[str, Any]:
+def _conclusion(validated: ValidatedBatch) -> Conclusion:
     return {
         "verdict": validated.verdict.value,
         "fraud_detected": validated.fraud_detected,

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 
 from hallmark.poc.core.errors import EngineError
 from hallmark.poc.protocol.nonces import NonceKey
+from hallmark.poc.protocol.status import SliceStats
 from hallmark.poc.rounds.engine_protocol import ComputedBatch, PoCEngine
 from hallmark.poc.rounds.inference_activity import InferenceActivity
-from hallmark.poc.rounds.slices import SliceStats, SliceTimes
+from hallmark.poc.rounds.slices import SliceTimes
 from hallmark.poc.settings.settings import Settings
 
 __all__ = ["Scheduler"]

@@ -4,39 +4,14 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from typing import TypedDict
 
+from hallmark.poc.protocol.status import SliceStats, StallStats
 from hallmark.poc.rounds.engine_protocol import Slice
 
-__all__ = ["SliceStats", "SliceTimes", "StallStats"]
+__all__ = ["SliceTimes"]
 
 _KEPT = 1_000
 _DECAY = 0.1
-
-
-class StallStats(TypedDict):
-    """Milliseconds that slices have held the engine while inference was at work; None before the first."""
-
-    p50: float | None
-    p99: float | None
-    max: float | None
-
-
-class SliceStats(TypedDict):
-    """What `/status` shows of a round's slices.
-
-    Stalls and share are of the latest 1,000 slices concurrent with inference, whose number has the older name
-    `slices_beside_inference`. `max_stall_is_met` tells whether a slice of one layer, the shortest there is,
-    keeps within the setting `max_stall_ms`; None before the first slice.
-    """
-
-    slices: int
-    slices_concurrent_with_inference: int
-    slices_beside_inference: int
-    layer_ms: float | None
-    max_stall_is_met: bool | None
-    stall_ms: StallStats
-    share_used: float | None
 
 
 class SliceTimes:

@@ -5,14 +5,15 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Literal, TypedDict
+from typing import Literal
 
 from hallmark.poc.core.errors import FieldError, HallmarkError, QueueFullError, UnknownRequestError
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.protocol.round import Round
+from hallmark.poc.protocol.status import QueueStats
 from hallmark.poc.verdict.judge import ValidatedBatch, judge
 
-__all__ = ["JobStatus", "QueueStats", "ValidationJob", "ValidationQueue"]
+__all__ = ["JobStatus", "ValidationJob", "ValidationQueue"]
 
 RESULT_LIFETIME = 3600.0
 MAX_RESULTS = 1_000
@@ -20,22 +21,6 @@ MAX_RESULT_NONCES = 1_000_000
 _SECONDS_PER_NONCE = 0.05
 
 JobStatus = Literal["queued", "running", "completed", "failed"]
-
-
-class QueueStats(TypedDict):
-    """What `/status` shows of the queue; the last four are totals since the start.
-
-    `queued_nonces` are those that have still to be computed, without repetitions; `nonces_per_second` is how
-    fast they have been lately, while there were any.
-    """
-
-    queued_jobs: int
-    queued_nonces: int
-    nonces_per_second: float | None
-    completed_jobs: int
-    cancelled_jobs: int
-    checked_nonces: int
-    failed_nonces: int
 
 
 class ValidationJob:

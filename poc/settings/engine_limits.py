@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hallmark.poc.core.checks import allowed_in_words
 from hallmark.poc.core.errors import FieldError
-from hallmark.poc.core.near_miss import nearest
+from hallmark.poc.core.models import nearest
 from hallmark.poc.settings.secret_sources import NOT_SHOWN
 
 __all__ = ["SECTION", "Count", "EngineLimits", "settings_section"]

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, SecretStr, ValidationError, model_valida
 
 from hallmark.poc.core.checks import allowed_in_words
 from hallmark.poc.core.errors import FieldError
-from hallmark.poc.core.near_miss import nearest
+from hallmark.poc.core.models import nearest
 from hallmark.poc.settings.engine_limits import SECTION, Count, EngineLimits, settings_section
 from hallmark.poc.settings.secret_sources import (
     API_KEY_VARIABLE,

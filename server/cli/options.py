@@ -1,74 +1,25 @@
-"""The options that say what a round is, on every command that takes some of them."""
+"""The options that say what a round is, made of the settings of its request."""
 
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final, get_args
 
 import typer
+from pydantic.fields import FieldInfo
 
 from hallmark.poc.core.errors import FieldError
+from hallmark.poc.protocol.config import Concern, PoCConfig, Setting
 
-__all__ = [
-    "BatchSize",
-    "DistanceTolerance",
-    "FraudThreshold",
-    "HonestKurtosis",
-    "HonestSigma",
-    "InputScale",
-    "NGroups",
-    "NodeCount",
-    "ProjectionScale",
-    "RTarget",
-    "RandomProjection",
-    "RoundFile",
-    "SeqLen",
-    "ServedModel",
-    "ValidRate",
-    "parse_tolerance",
-    "round_body",
-]
+__all__ = ["RoundFile", "Stated", "round_body", "takes_settings"]
 
-RTarget = Annotated[float | None, typer.Option(help="A nonce counts when its distance is below this.")]
-ValidRate = Annotated[
-    float | None,
-    typer.Option(
-        help="The share of nonces that count, instead of --r-target. Below 1 saves bandwidth and costs "
-        "soundness: a prover may run only the nonces that look promising."
-    ),
-]
-FraudThreshold = Annotated[
-    float | None, typer.Option(help="A batch is fraud when its p-value is below this.")
-]
-DistanceTolerance = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FLOAT|none",
-        help="How far a claim may be off, in units of s; none is the older systems' rule.",
-    ),
-]
-HonestSigma = Annotated[
-    float | None,
-    typer.Option(
-        help="RMS of honest differences between the platforms of this round, in units of s, as measured; by "
-        "default the tolerance / 3.5."
-    ),
-]
-HonestKurtosis = Annotated[
-    float | None, typer.Option(help="Kurtosis of the same differences; 3 is Gaussian.")
-]
-NodeCount = Annotated[int | None, typer.Option(help="How many nodes share the nonces.")]
-NGroups = Annotated[int | None, typer.Option(help="How many engines the node has.")]
-BatchSize = Annotated[int | None, typer.Option(help="Nonces in one forward.")]
-SeqLen = Annotated[int | None, typer.Option(help="Rows of a nonce's input.")]
-RandomProjection = Annotated[bool | None, typer.Option(help="Off is the plain PoC 2.0, without projections.")]
-ProjectionScale = Annotated[
-    float | None, typer.Option(help="Standard deviation of the projections' elements.")
-]
-InputScale = Annotated[float | None, typer.Option(help="Standard deviation of the inputs, a power of two.")]
-ServedModel = Annotated[
-    str | None, typer.Option(help="The name that the round gave the model, where it gave one.")
-]
+Stated = dict[str, Any]
+"""Settings that the command line states, by the names of the request's fields.
+
+A command's parameter of this type is replaced by an option for each setting (`takes_settings`).
+"""
+
 RoundFile = Annotated[
     Path | None,
     typer.Option(
@@ -79,45 +30,112 @@ RoundFile = Annotated[
     ),
 ]
 
-_TARGET = frozenset({"r_target", "valid_rate"})
+_TARGET: Final = frozenset({"r_target", "valid_rate"})
 
 
-def parse_tolerance(text: str) -> float | None:
-    """The value of --distance-tolerance; None for the older rule.
+def takes_settings(
+    concerns: Collection[Concern], names: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each setting of a round that is about one of some concerns.
+
+    Args:
+        concerns: What the settings are about.
+        names: Options that this command calls otherwise, by the field's name.
+    """
+    taken = dict(_settings(concerns))
+    options = {
+        (names or {}).get(field) or setting.option or field: field for field, (_, setting) in taken.items()
+    }
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**arguments: Any) -> None:
+            stated = {field: arguments.pop(option) for option, field in options.items()}
+            stated = {field: _value(field, value) for field, value in stated.items() if value is not None}
+            command(**arguments, **{place: stated})
+
+        own = inspect.signature(command, eval_str=True).parameters
+        [place] = [name for name, parameter in own.items() if parameter.annotation is Stated]
+        parameters: list[inspect.Parameter] = []
+        for name, parameter in own.items():
+            if name == place:
+                parameters += [_option(option, taken[field][0]) for option, field in options.items()]
+            else:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        # What typer reads.
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def _settings(concerns: Collection[Concern]) -> Iterator[tuple[str, tuple[FieldInfo, Setting]]]:
+    for name, field in _FIELDS.items():
+        setting = next(each for each in field.metadata if isinstance(each, Setting))
+        if setting.concern in concerns:
+            yield name, (field, setting)
+
+
+def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+    """Make the parameter of one setting; None is an option that was not given."""
+    [kind] = {*(get_args(field.annotation) or (field.annotation,))} - {type(None)}
+    annotation: Any = kind | None
+    option = typer.Option(help=field.description)
+    default: Any = None
+    if field.is_required():
+        annotation, default = kind, inspect.Parameter.empty
+    elif _takes_none(field):
+        annotation = str | None
+        option = typer.Option(metavar=f"{kind.__name__.upper()}|none", help=field.description)
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, option]
+    )
+
+
+def _takes_none(field: FieldInfo) -> bool:
+    """Whether null says something else than leaving the setting out."""
+    return type(None) in get_args(field.annotation) and field.default is not None
+
+
+def _value(field: str, value: Any) -> Any:
+    """Return what an option of a setting stands for.
 
     Raises:
         FieldError: It is neither a number nor `none`.
     """
-    if text == "none":
+    if not _takes_none(_FIELDS[field]):
+        return value
+    if value == "none":
         return None
     try:
-        return float(text)
+        return float(value)
     except ValueError as exc:
-        raise FieldError("--distance-tolerance", text, "a number, or none") from exc
+        raise FieldError(f"--{field.replace('_', '-')}", value, "a number, or none") from exc
 
 
-def round_body(file: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The body of `/init` that a file and options together stand for.
+_FIELDS: Final[Mapping[str, FieldInfo]] = PoCConfig.__pydantic_fields__  # type: ignore[attr-defined]
+
+
+def round_body(file: Path | None, stated: Stated) -> dict[str, Any]:
+    """Return the body of `/init` that a file and options together stand for.
 
     Args:
         file: Of --round.
-        options: By the names of the body's fields; None is an option that was not given.
+        stated: What the options state.
 
     Raises:
         FieldError: The file holds no JSON object.
     """
-    given = {name: value for name, value in options.items() if value is not None}
-    if isinstance(given.get("distance_tolerance"), str):
-        given["distance_tolerance"] = parse_tolerance(given["distance_tolerance"])
     if file is None:
-        return given
+        return stated
     try:
-        stated = json.loads(file.read_text(encoding="utf-8"))
+        body = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as exc:
         raise FieldError("--round", str(file), f"a readable file of JSON ({exc})") from exc
-    if not isinstance(stated, dict):
+    if not isinstance(body, dict):
         raise FieldError("--round", str(file), "a file with the body of /init as one JSON object")
-    if _TARGET & given.keys():
+    if _TARGET & stated.keys():
         # Either says it all: what is stated of the other would only contradict.
-        stated = {name: value for name, value in stated.items() if name not in _TARGET}
-    return stated | given
+        body = {name: value for name, value in body.items() if name not in _TARGET}
+    return body | stated

@@ -1,6 +1,5 @@
 """Files of proofs, as provers, receivers and outboxes leave them."""
 
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 from hallmark.poc.core.checks import check_float
 from hallmark.poc.core.errors import FieldError
+from hallmark.poc.core.strict_json import parse_json
 from hallmark.poc.protocol.proof import ProofBatch
 
 __all__ = ["DeliveredBatch", "read_batches", "read_bodies"]
@@ -82,12 +82,16 @@ def _parse(path: Path) -> list[Any]:
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
         try:
-            contents = [json.loads(text)]
+            contents = [parse_json(text)]
+        except FieldError:
+            raise
         except ValueError:
             lines = [line for line in text.splitlines() if line.strip()]
             if len(lines) < 2:
                 raise
-            contents = [json.loads(line) for line in lines]
+            contents = [parse_json(line) for line in lines]
+    except FieldError:
+        raise
     except (OSError, ValueError, RecursionError) as exc:
         raise FieldError(
             "PROOFS", str(path), f"a readable file of JSON, or of a JSON object a line ({exc})"
@@ -99,12 +103,12 @@ def _parse(path: Path) -> list[Any]:
 
 
 def _delivered(body: dict[str, Any], source: str) -> DeliveredBatch:
-    proof = ProofBatch.from_dict(_as_claimed(body))
+    proof = ProofBatch.parse(_as_claimed(body))
     r_target = body.get("r_target")
     if r_target is not None:
         r_target = check_float("r_target", r_target, least=0.0, most=float("inf"), allowed="a number above 0")
     computed = None
     if "received_dist" in body:
-        recomputed = ProofBatch.from_dict({**body, "numerics": None})
+        recomputed = ProofBatch.parse({**body, "numerics": None})
         computed = dict(zip(recomputed.nonces, recomputed.dist, strict=True))
     return DeliveredBatch(source=source, proof=proof, r_target=r_target, computed=computed)

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from hallmark.poc.core.errors import FieldError
+from hallmark.poc.protocol.config import DEFAULT_TOLERANCE
 from hallmark.poc.protocol.law import distance_std, r_target_for, valid_rate
-from hallmark.server.http.schemas import RoundRequest
 
 __all__ = ["target"]
 
@@ -31,7 +31,7 @@ def target(
             raise FieldError("r_target", r_target, "a number above 0")
         rate = valid_rate(r_target, hidden_size)
     std = distance_std(hidden_size)
-    units: float = RoundRequest.model_fields["distance_tolerance"].default
+    units = DEFAULT_TOLERANCE
     typer.echo(f"r_target    {r_target!r}")
     typer.echo(f"valid_rate  {rate!r}")
     typer.echo(f"s           {std!r}  (standard deviation of an unrelated distance)")

@@ -1,18 +1,34 @@
 """What the control routes share: who may use them, the manager behind them, and how they are documented."""
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request
 
+# pydantic reads the types of typing from Python 3.12 on only.
+from typing_extensions import TypedDict
+
 from hallmark.poc.core.errors import NotReadyError
+from hallmark.poc.core.models import unknown_names
+from hallmark.poc.protocol.status import RoundStatus
 from hallmark.poc.rounds.manager import PoCManager
-from hallmark.server.http.answer_schemas import schema_of
 from hallmark.server.http.auth import authenticate
 from hallmark.server.http.body import read_body
-from hallmark.server.http.request_log import REQUEST_ID_HEADER
+from hallmark.server.http.request_log import REQUEST_ID_HEADER, request_id
 
-__all__ = ["PREFIX", "Manager", "ManagerOfWholeRequest", "answers", "json_body"]
+__all__ = [
+    "PREFIX",
+    "Manager",
+    "ManagerOfWholeRequest",
+    "NewRoundAnswer",
+    "RoundAnswer",
+    "answers",
+    "ignored",
+    "json_body",
+]
+
+logger = logging.getLogger(__name__)
 
 PREFIX: Final = "/api/v1/pow"
 
@@ -71,26 +87,43 @@ ManagerOfWholeRequest = Annotated[PoCManager, Depends(_manager_after_the_body)]
 """The same for routes that take no body: it comes once the request has come to its end."""
 
 
-def answers(
-    examples: dict[int, tuple[str, Any]], *, optional: Collection[str] = ()
-) -> dict[int | str, dict[str, Any]]:
-    """A route's `responses` for OpenAPI: (description, example) for each success, and the errors.
+def answers(successes: dict[int, tuple[str, Any, Any]]) -> dict[int | str, dict[str, Any]]:
+    """Return a route's `responses` for OpenAPI: those of its successes, and the errors.
 
     Args:
-        examples: By their status.
-        optional: Members of the examples that an answer may lack.
+        successes: Description, type and example of each, by its status.
     """
     documented: dict[int | str, dict[str, Any]] = {
         status: {
             "description": description,
+            "model": model,
             "headers": _HEADERS,
-            "content": {
-                "application/json": {"schema": schema_of(example, optional=optional), "example": example}
-            },
+            "content": {"application/json": {"example": example}},
         }
-        for status, (description, example) in examples.items()
+        for status, (description, model, example) in successes.items()
     }
     return {**documented, "default": _ERRORS}
+
+
+class RoundAnswer(TypedDict):
+    """The status after a request that changed it."""
+
+    status: str
+    pow_status: RoundStatus
+
+
+class NewRoundAnswer(RoundAnswer):
+    """The same after a request that set a round."""
+
+    ignored_fields: list[str]
+
+
+def ignored(request: Request, body: Mapping[str, Any], known: Collection[str]) -> list[str]:
+    """Return the members of a body that nothing knows, which clients of other generations send; log them."""
+    names = unknown_names(body, known)
+    if names:
+        logger.info("Request %s: fields that are not known are ignored: %s", request_id(request), names)
+    return names
 
 
 def json_body(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from typing import Any, Final
 
+from hallmark.poc.outbox.sender import DROP_REASONS
+
 __all__ = ["PROOF", "QUEUED", "ROUND", "STATUS", "VERDICT", "VERSIONS"]
 
 ROUND: Final[dict[str, Any]] = {
@@ -26,11 +28,13 @@ QUEUED: Final[dict[str, Any]] = {
     "status": "queued",
     "request_id": "4f0c1a52-2f0b-4f5e-9d0a-7f3c8f0f7b11",
     "queued_count": 3,
+    "ignored_fields": [],
 }
 
 VERDICT: Final[dict[str, Any]] = {
     "status": "OK",
     "request_id": QUEUED["request_id"],
+    "ignored_fields": [],
     "nonces": [0, 4, 8],
     "computed_distances": [1.402, 1.437, 1.391],
     "valid": [True, True, True],
@@ -100,7 +104,7 @@ STATUS: Final[dict[str, Any]] = {
         "delivered": 1,
         "retried": 0,
         "dropped": 0,
-        "dropped_by_reason": {"rejected": 0, "retries": 0, "full": 0, "expired": 0},
+        "dropped_by_reason": dict.fromkeys(DROP_REASONS, 0),
         "dead_letters": 0,
         "kept": 0,
         "bytes": 0,

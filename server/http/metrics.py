@@ -15,8 +15,8 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from hallmark.poc.protocol.config import PoCState
+from hallmark.poc.protocol.status import StallStats
 from hallmark.poc.rounds.manager import PoCManager
-from hallmark.poc.rounds.slices import StallStats
 from hallmark.server.http.status import snapshot
 
 __all__ = ["PoCCollector", "register"]

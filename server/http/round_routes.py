@@ -8,48 +8,68 @@ from fastapi.responses import JSONResponse
 from hallmark.poc.protocol.config import PoCConfig, PoCState
 from hallmark.poc.rounds.manager import PoCManager
 from hallmark.server.http.body import read_json_object
-from hallmark.server.http.control import PREFIX, Manager, ManagerOfWholeRequest, answers, json_body
+from hallmark.server.http.control import (
+    PREFIX,
+    Manager,
+    ManagerOfWholeRequest,
+    NewRoundAnswer,
+    RoundAnswer,
+    answers,
+    ignored,
+    json_body,
+)
 from hallmark.server.http.errors import HallmarkRoute
 from hallmark.server.http.examples import ROUND, STATUS
-from hallmark.server.http.schemas import RoundRequest
 from hallmark.server.http.status import snapshot
 
 __all__ = ["router"]
 
 router = APIRouter(prefix=PREFIX, route_class=HallmarkRoute, tags=["proof of compute: rounds"])
 
-_ROUND_BODY = json_body(RoundRequest.model_json_schema(), ROUND)
-_DONE = answers({200: ("The status afterwards.", {"status": "OK", "pow_status": STATUS})})
+_ROUND_BODY = json_body(PoCConfig.request_schema(), ROUND)
+_DONE = answers({200: ("The status afterwards.", RoundAnswer, {"status": "OK", "pow_status": STATUS})})
+_SET = answers(
+    {
+        200: (
+            "The status afterwards.",
+            NewRoundAnswer,
+            {"status": "OK", "pow_status": STATUS, "ignored_fields": ["use_layer_hooks"]},
+        )
+    }
+)
 
 
-@router.post("/init", openapi_extra=_ROUND_BODY, responses=_DONE)
+@router.post("/init", openapi_extra=_ROUND_BODY, responses=_SET)
 async def init(request: Request, manager: Manager) -> JSONResponse:
     """Set a round without starting it.
 
     A round that is running is ended. `/phase/generate` and `/phase/validate` start the new one.
     """
-    await manager.init(await _config(request, manager))
-    return _done(manager)
+    config, ignored_fields = await _config(request, manager)
+    await manager.init(config)
+    return _done(manager, ignored_fields)
 
 
-@router.post("/init/generate", openapi_extra=_ROUND_BODY, responses=_DONE)
+@router.post("/init/generate", openapi_extra=_ROUND_BODY, responses=_SET)
 async def init_generate(request: Request, manager: Manager) -> JSONResponse:
     """Set a round and generate proofs.
 
     The request of the round that is set already only turns its phase; another one ends that round first.
     """
-    await manager.start_round(await _config(request, manager), PoCState.GENERATING)
-    return _done(manager)
+    config, ignored_fields = await _config(request, manager)
+    await manager.start_round(config, PoCState.GENERATING)
+    return _done(manager, ignored_fields)
 
 
-@router.post("/init/validate", openapi_extra=_ROUND_BODY, responses=_DONE)
+@router.post("/init/validate", openapi_extra=_ROUND_BODY, responses=_SET)
 async def init_validate(request: Request, manager: Manager) -> JSONResponse:
     """Set a round and validate batches of it; inference is served meanwhile.
 
     The request of the round that is set already only turns its phase; another one ends that round first.
     """
-    await manager.start_round(await _config(request, manager), PoCState.VALIDATING)
-    return _done(manager)
+    config, ignored_fields = await _config(request, manager)
+    await manager.start_round(config, PoCState.VALIDATING)
+    return _done(manager, ignored_fields)
 
 
 @router.post("/phase/generate", responses=_DONE)
@@ -73,11 +93,14 @@ async def stop(manager: ManagerOfWholeRequest) -> JSONResponse:
     return _done(manager)
 
 
-async def _config(request: Request, manager: PoCManager) -> PoCConfig:
+async def _config(request: Request, manager: PoCManager) -> tuple[PoCConfig, list[str]]:
+    """Read the round that is asked for, and the members of the body that nothing knows."""
     body = await read_json_object(request, manager.settings.max_body_bytes)
-    return RoundRequest.parse(body).to_config()
+    return PoCConfig.parse(body), ignored(request, body, PoCConfig.known_fields())
 
 
-def _done(manager: PoCManager) -> JSONResponse:
+def _done(manager: PoCManager, ignored_fields: list[str] | None = None) -> JSONResponse:
     answer: dict[str, Any] = {"status": "OK", "pow_status": snapshot(manager)}
+    if ignored_fields is not None:
+        answer["ignored_fields"] = ignored_fields
     return JSONResponse(answer)

@@ -1,24 +1,21 @@
 """What `/status` shows of a manager."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
 
 from hallmark.poc.protocol.config import PoCState
+from hallmark.poc.protocol.status import ConfigShown, InterruptedRoundShown, RoundStatus
 from hallmark.poc.rounds.active_round import ActiveRound
 from hallmark.poc.rounds.batch_times import BatchTimes
+from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.rounds.slices import SliceTimes
-
-if TYPE_CHECKING:
-    from hallmark.poc.rounds.manager import PoCManager
 
 __all__ = ["snapshot"]
 
 
-def snapshot(manager: "PoCManager") -> dict[str, Any]:
-    """A snapshot of a manager, ready for JSON: a superset of what the older generations of clients read.
+def snapshot(manager: PoCManager) -> RoundStatus:
+    """Return a snapshot of a manager, ready for JSON.
 
-    The counters are those of the round that is set, or was last; they count generation only. `stats` is null
-    unless the state is GENERATING, `config` unless there has been a round.
+    `stats` is null unless the state is GENERATING, `config` unless there has been a round.
     """
     active, settings = manager.active, manager.settings
     statistics = active.statistics if active is not None else None
@@ -64,7 +61,7 @@ def snapshot(manager: "PoCManager") -> dict[str, Any]:
     }
 
 
-def _config(active: ActiveRound) -> dict[str, Any]:
+def _config(active: ActiveRound) -> ConfigShown:
     """The request with what the model decided put in its place."""
     round_ = active.round
     return {
@@ -80,7 +77,7 @@ def _config(active: ActiveRound) -> dict[str, Any]:
     }
 
 
-def _interrupted(manager: "PoCManager") -> dict[str, Any] | None:
+def _interrupted(manager: PoCManager) -> InterruptedRoundShown | None:
     """The round in which the last server ended, and how far its walk had come."""
     interrupted, active = manager.interrupted, manager.active
     if interrupted is None:
@@ -103,7 +100,7 @@ def _interrupted(manager: "PoCManager") -> dict[str, Any] | None:
     }
 
 
-def _seconds_since_progress(manager: "PoCManager") -> float | None:
+def _seconds_since_progress(manager: PoCManager) -> float | None:
     """How long the engine has not answered although there is work; None where there is none."""
     active = manager.active
     if active is None or active.ended:

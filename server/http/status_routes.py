@@ -5,9 +5,13 @@ from importlib.metadata import version
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+# pydantic reads the types of typing from Python 3.12 on only.
+from typing_extensions import TypedDict
+
 from hallmark.poc.protocol.config import PoCState
+from hallmark.poc.protocol.status import RoundStatus
 from hallmark.poc.protocol.streams import PROTOCOL
-from hallmark.server.http.control import PREFIX, Manager, ManagerOfWholeRequest, answers
+from hallmark.server.http.control import PREFIX, Manager, ManagerOfWholeRequest, RoundAnswer, answers
 from hallmark.server.http.errors import HallmarkRoute
 from hallmark.server.http.examples import STATUS, VERSIONS
 from hallmark.server.http.status import snapshot
@@ -17,7 +21,25 @@ __all__ = ["router"]
 router = APIRouter(route_class=HallmarkRoute, tags=["proof of compute: status"])
 
 
-@router.get(f"{PREFIX}/status", responses=answers({200: ("The status.", STATUS)}))
+class Versions(TypedDict):
+    """The versions that are at work."""
+
+    version: str
+    hallmark_version: str
+    vllm_version: str | None
+    torch_version: str | None
+    protocol: str
+    poc_validation_inference: bool
+
+
+class Mode(TypedDict):
+    """What the node is at, for the oldest clients."""
+
+    state: str
+    poc_validation_inference: bool
+
+
+@router.get(f"{PREFIX}/status", responses=answers({200: ("The status.", RoundStatus, STATUS)}))
 async def status(manager: Manager) -> JSONResponse:
     """Tell the state, the round's counters, and how validation and callbacks stand.
 
@@ -29,7 +51,7 @@ async def status(manager: Manager) -> JSONResponse:
     return JSONResponse(shown)
 
 
-@router.get(f"{PREFIX}/versions", responses=answers({200: ("The versions.", VERSIONS)}))
+@router.get(f"{PREFIX}/versions", responses=answers({200: ("The versions.", Versions, VERSIONS)}))
 async def versions(manager: Manager) -> JSONResponse:
     """Tell which versions are at work, and that inference is served beside validation."""
     hallmark = version("hallmark-poc")
@@ -48,7 +70,7 @@ async def versions(manager: Manager) -> JSONResponse:
 
 @router.get(
     "/api/v1/state",
-    responses=answers({200: ("The mode.", {"state": "POW", "poc_validation_inference": True})}),
+    responses=answers({200: ("The mode.", Mode, {"state": "POW", "poc_validation_inference": True})}),
 )
 async def state(manager: Manager) -> JSONResponse:
     """Tell the node's mode: POW while a round generates or validates, INFERENCE otherwise."""
@@ -56,7 +78,9 @@ async def state(manager: Manager) -> JSONResponse:
     return JSONResponse({"state": "POW" if in_round else "INFERENCE", "poc_validation_inference": True})
 
 
-@router.post("/api/v1/stop", responses=answers({200: ("Done.", {"status": "OK", "pow_status": STATUS})}))
+@router.post(
+    "/api/v1/stop", responses=answers({200: ("Done.", RoundAnswer, {"status": "OK", "pow_status": STATUS})})
+)
 async def stop_everything(manager: ManagerOfWholeRequest) -> JSONResponse:
     """End the round; inference goes on."""
     await manager.stop()

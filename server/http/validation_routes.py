@@ -1,30 +1,70 @@
 """The routes that take batches to judge, and tell the verdicts."""
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Any, Required
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 
+# pydantic reads the types of typing from Python 3.12 on only.
+from typing_extensions import TypedDict
+
 from hallmark.poc.core.errors import StateError
+from hallmark.poc.protocol.bodies import VerdictBody
 from hallmark.poc.protocol.config import PoCState
+from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.rounds.payloads import verdict_fields
 from hallmark.poc.rounds.validation import ValidationJob
 from hallmark.server.http.body import read_json_object
-from hallmark.server.http.control import PREFIX, Manager, answers, json_body
+from hallmark.server.http.control import PREFIX, Manager, answers, ignored, json_body
 from hallmark.server.http.errors import HallmarkRoute
 from hallmark.server.http.examples import PROOF, QUEUED, VERDICT
-from hallmark.server.http.schemas import ProofBatchRequest
 
 __all__ = ["router"]
 
 router = APIRouter(prefix=PREFIX, route_class=HallmarkRoute, tags=["proof of compute: validation"])
 
 
+_COUNT = {"queued_count": QUEUED["queued_count"]}
+
+
+class VerdictAnswer(VerdictBody):
+    """The verdict of a batch that was waited for."""
+
+    status: str
+    request_id: str
+    ignored_fields: list[str]
+
+
+class Progress(TypedDict):
+    """Where a batch stands."""
+
+    status: str
+    request_id: str
+    queued_count: int
+
+
+class QueuedAnswer(Progress):
+    """The same of one that was just queued."""
+
+    ignored_fields: list[str]
+
+
+class ResultAnswer(VerdictBody, total=False):
+    """What became of a batch; before there is a verdict, only where it stands."""
+
+    status: Required[str]
+    request_id: Required[str]
+    queued_count: Required[int]
+    error: str
+
+
 @router.post(
     "/validate",
-    openapi_extra=json_body(ProofBatchRequest.model_json_schema(), PROOF),
-    responses=answers({200: ("The verdict.", VERDICT), 202: ("The batch is queued.", QUEUED)}),
+    openapi_extra=json_body(ProofBatch.request_schema(), PROOF),
+    responses=answers(
+        {200: ("The verdict.", VerdictAnswer, VERDICT), 202: ("The batch is queued.", QueuedAnswer, QUEUED)}
+    ),
 )
 async def validate(
     request: Request,
@@ -39,7 +79,8 @@ async def validate(
     there is none, a batch whose client goes away before the verdict is given up.
     """
     body = await read_json_object(request, manager.settings.max_body_bytes)
-    proof = ProofBatchRequest.parse(body).to_proof()
+    proof = ProofBatch.parse(body)
+    ignored_fields = ignored(request, body, ProofBatch.known_fields())
     generating = manager.state is PoCState.GENERATING
     if wait and generating:
         raise StateError(
@@ -53,16 +94,21 @@ async def validate(
             manager.abandon(job)
         elif job.settled.is_set():
             verdict = verdict_fields(job.outcome())
-            return JSONResponse({"status": "OK", "request_id": job.request_id, **verdict})
-    return JSONResponse(_progress(job), 202)
+            done = {"status": "OK", "request_id": job.request_id, "ignored_fields": ignored_fields}
+            return JSONResponse({**done, **verdict})
+    return JSONResponse({**_progress(job), "ignored_fields": ignored_fields}, 202)
 
 
 @router.get(
     "/validate/{request_id}",
     responses=answers(
-        {200: ("Where the batch stands.", {**VERDICT, "status": "completed", "queued_count": 3})},
-        # Before there is a verdict.
-        optional=VERDICT.keys() - {"status", "request_id"},
+        {
+            200: (
+                "Where the batch stands.",
+                ResultAnswer,
+                {**VERDICT, "status": "completed", "queued_count": 3},
+            )
+        }
     ),
 )
 async def validation_result(request_id: str, manager: Manager) -> JSONResponse:
@@ -71,7 +117,7 @@ async def validation_result(request_id: str, manager: Manager) -> JSONResponse:
     Results are kept for an hour, the latest 1,000.
     """
     job = manager.result(request_id)
-    answer = _progress(job)
+    answer: dict[str, Any] = {**_progress(job)}
     if job.error is not None:
         answer["error"] = str(job.error)
     elif job.settled.is_set():
@@ -94,5 +140,5 @@ async def _released_or_gone(job: ValidationJob, request: Request) -> None:
             wait.cancel()
 
 
-def _progress(job: ValidationJob) -> dict[str, object]:
+def _progress(job: ValidationJob) -> Progress:
     return {"status": job.status, "request_id": job.request_id, "queued_count": len(job.proof.nonces)}

@@ -20,6 +20,7 @@ from fastapi.responses import JSONResponse
 
 from hallmark.poc.core.checks import check_bool, check_float, check_integer
 from hallmark.poc.core.errors import FieldError, SignatureError, StateError
+from hallmark.poc.core.strict_json import parse_json
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.webhooks.signature import verify
 from hallmark.server.receiver.store import BatchStore, Kind
@@ -53,12 +54,14 @@ def create_app(database: Path, secrets: Sequence[bytes] = ()) -> FastAPI:
     app = FastAPI(title="Hallmark receiver", lifespan=lifespan)
     _answer_errors(app)
 
-    async def take(kind: Kind, check: Callable[[Any], None], request: Request) -> dict[str, Any]:
+    async def take(kind: Kind, check: Callable[[Any], ProofBatch], request: Request) -> dict[str, Any]:
         received = await _read(request)
         if secrets:
             verify(secrets, request.headers, received)
         body = _parse(received)
-        check(body)
+        proof = check(body)
+        # As the server reads it: older provers state no node, or -1.
+        body = {**body, "node_id": proof.node_id}
         webhook_id = request.headers.get("webhook-id")
         identifier, duplicate = await run_in_threadpool(store.add, kind, body, webhook_id)
         return {"id": identifier, "duplicate": duplicate}
@@ -107,9 +110,11 @@ async def _read(request: Request) -> bytes:
 
 def _parse(body: bytes) -> Any:
     try:
-        parsed = json.loads(body, parse_constant=_refuse_constant)
+        parsed = parse_json(body.decode("utf-8-sig"))
         # What is acknowledged is to be read again: 1e999 and lone surrogates parse, but have no JSON.
         json.dumps(parsed, allow_nan=False, ensure_ascii=False).encode()
+    except FieldError:
+        raise
     except (ValueError, RecursionError) as exc:
         raise FieldError("body", body[:200].decode(errors="replace"), f"JSON ({_ascii(exc)})") from exc
     return parsed
@@ -119,35 +124,32 @@ def _ascii(error: Exception) -> str:
     return str(error).encode("ascii", "backslashreplace").decode()
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
 def _check_object(body: Any) -> None:
     if not isinstance(body, dict):
         raise FieldError("body", body, "a JSON object")
 
 
-def _check_generated(body: Any) -> None:
+def _check_generated(body: Any) -> ProofBatch:
     _check_object(body)
-    ProofBatch.from_dict(body)
+    return ProofBatch.parse(body)
 
 
-def _check_validated(body: Any) -> None:
-    """The fields of a verdict: `dist` are recomputed distances, `failed_nonces` those that have none."""
+def _check_validated(body: Any) -> ProofBatch:
+    """Check a verdict's fields: `dist` are recomputed distances, `failed_nonces` those that have none."""
     _check_object(body)
     _check_distances(body, "received_dist")
-    _check_distances(body, "dist")
+    proof = _check_distances(body, "dist")
     check_integer("n_invalid", body.get("n_invalid"), most=len(body["nonces"]))
     check_bool("fraud_detected", body.get("fraud_detected"))
     for field, most in (("r_target", math.inf), ("fraud_threshold", 1.0), ("probability_honest", 1.0)):
         check_float(field, body.get(field), least=0.0, most=most, allowed=f"a number from 0 to {most:g}")
+    return proof
 
 
-def _check_distances(body: Mapping[str, Any], field: str) -> None:
+def _check_distances(body: Mapping[str, Any], field: str) -> ProofBatch:
     """Check a field as the distances of a batch."""
     try:
-        ProofBatch.from_dict({**body, "dist": body.get(field)})
+        return ProofBatch.parse({**body, "dist": body.get(field)})
     except FieldError as exc:
         raise FieldError(re.sub(r"^dist\b", field, exc.field), exc.value, exc.allowed) from exc
 

@@ -63,7 +63,7 @@ def transcribed(
     path.write_text(json.dumps(proof(request, nonces, [1.0] * len(nonces))))
     asked = offline(*("verify", path, "--model", model, *options(), "--dtype", dtype, "--json", "--no-state"))
     computed = json.loads(asked.stdout.splitlines()[0])["computed_distances"]
-    return ProofBatch.from_dict(proof(request, nonces, computed))
+    return ProofBatch.parse(proof(request, nonces, computed))
 
 
 def options() -> Iterator[object]:
@@ -81,10 +81,10 @@ def test_verdicts_and_distances_are_those_of_the_server(
     earlier = generate(node, receiver, round_request(valid_rate=RATE, block_hash="an earlier block"))
     altered = tmp_path / "altered"
     build_demo_model(altered, altered_layer=2)
-    honest = ProofBatch.from_dict(delivered)
+    honest = ProofBatch.parse(delivered)
     other = transcribed(altered, dtype, tmp_path, request, list(honest.nonces[:NONCES]))
-    bare = ProofBatch.from_dict({**delivered, "covered": None})
-    claims = list(forgeries(bare, ProofBatch.from_dict({**earlier, "covered": None}), other, valid_rate=RATE))
+    bare = ProofBatch.parse({**delivered, "covered": None})
+    claims = list(forgeries(bare, ProofBatch.parse({**earlier, "covered": None}), other, valid_rate=RATE))
 
     batches = [honest, *(claim.proof for claim in claims)]
     node.poc("/init/validate", request)

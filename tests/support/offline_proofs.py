@@ -59,6 +59,7 @@ class Prover:
             nonces=tuple(found),
             dist=tuple(found.values()),
             round_digest=round_.digest,
+            round_settings=round_.settings,
             numerics={**self.model.numerics, **shape},
         )
 

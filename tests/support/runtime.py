@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import torch
@@ -25,6 +25,7 @@ from hallmark.poc.protocol.round import Round, RoundSpec
 from hallmark.poc.rounds.engine_protocol import ComputedBatch, Slice
 from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.settings.settings import Settings
+from hallmark.server.http import status as status_view
 from hallmark.server.http.app import attach_manager, mount
 
 POC = "/api/v1/pow"
@@ -301,3 +302,8 @@ async def running_receiver() -> AsyncIterator[CallbackReceiver]:
     async with serving(receiver.app) as url:
         receiver.url = url
         yield receiver
+
+
+def snapshot(manager: PoCManager) -> dict[str, Any]:
+    """The status as a client reads it, who knows no types."""
+    return cast("dict[str, Any]", status_view.snapshot(manager))

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hallmark.poc.core.errors import FieldError, StateError
-from hallmark.poc.protocol.config import DEFAULT_TOLERANCE
+from hallmark.poc.protocol.config import DEFAULT_TOLERANCE, Concern
 from hallmark.poc.protocol.proof import Numerics
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.verdict.calibration import ENOUGH_NONCES, Calibration, check_law
 from hallmark.poc.verdict.hypothesis_tests import PROBABILITY_MISMATCH
-from hallmark.server.cli import options
 from hallmark.server.cli.offline import rounds as offline_rounds
 from hallmark.server.cli.offline.cases import identity
+from hallmark.server.cli.options import RoundFile, Stated, round_body, takes_settings
 from hallmark.server.cli.proof_files import DeliveredBatch, read_batches
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["calibrate"]
 
 
+@takes_settings([Concern.COMPUTATION], {"model": "served_model"})
 def calibrate(
     proofs: Annotated[
         list[Path],
@@ -35,6 +36,7 @@ def calibrate(
             help="Honest proofs of one platform, at rate 1; or what `/validated` callbacks carried."
         ),
     ],
+    stated: Stated,
     against: Annotated[
         list[Path] | None,
         typer.Option(
@@ -48,13 +50,7 @@ def calibrate(
     hidden_size: Annotated[
         int | None, typer.Option(min=2, help="Width of the model's hidden state; needed without --model.")
     ] = None,
-    round_file: options.RoundFile = None,
-    batch_size: options.BatchSize = None,
-    seq_len: options.SeqLen = None,
-    random_projection: options.RandomProjection = None,
-    projection_scale: options.ProjectionScale = None,
-    input_scale: options.InputScale = None,
-    served_model: options.ServedModel = None,
+    round_file: RoundFile = None,
     device: offline_rounds.Device = None,
     dtype: offline_rounds.Dtype = None,
     state: offline_rounds.StateFile = None,
@@ -72,24 +68,14 @@ def calibrate(
         raise typer.BadParameter("give --against or --model, not both")
     batches = read_batches(proofs)
     if model is not None:
-        body = options.round_body(
-            round_file,
-            {
-                "batch_size": batch_size,
-                "seq_len": seq_len,
-                "use_random_projection": random_projection,
-                "projection_scale": projection_scale,
-                "input_scale": input_scale,
-                "model": served_model,
-            },
-        )
+        body = round_body(round_file, stated)
         offline_rounds.check_round(body)
         path = offline_rounds.state_path(proofs, state, no_state=no_state)
         loaded = offline_rounds.load_model(model, device, dtype, batches, quiet=quiet)
         if hidden_size not in (None, loaded.hidden_size):
             raise FieldError("--hidden-size", hidden_size, f"the model's, {loaded.hidden_size}")
         hidden_size = loaded.hidden_size
-        rounds = [offline_rounds.resolve_round(batch, body, loaded, model.name) for batch in batches]
+        rounds = [offline_rounds.resolve_round(batch, body, loaded) for batch in batches]
         with offline_rounds.recomputation(loaded, model, path, quiet=quiet) as recomputation:
             wanted = [(round_, batch.proof.nonces) for round_, batch in zip(rounds, batches, strict=True)]
             offline_rounds.run(recomputation, wanted, path, quiet=quiet)

@@ -22,9 +22,7 @@ from rich.text import Text
 from hallmark.poc.core.errors import FieldError, StateError
 from hallmark.poc.protocol.config import PoCConfig
 from hallmark.poc.protocol.round import Round
-from hallmark.poc.verdict.digest_check import check_settings
 from hallmark.server.cli.proof_files import DeliveredBatch
-from hallmark.server.http.schemas import RoundRequest
 
 if TYPE_CHECKING:
     # They bring the kernels, and with them Triton, which other commands must not wait for.
@@ -77,9 +75,7 @@ def check_round(body: Mapping[str, Any]) -> PoCConfig:
     Raises:
         FieldError: An option or a field of the file is out of its range.
     """
-    return RoundRequest.parse(
-        {"block_hash": "any", "block_height": 0, "public_key": "any", **body}
-    ).to_config()
+    return PoCConfig.parse({"block_hash": "any", "block_height": 0, "public_key": "any", **body})
 
 
 def load_model(
@@ -107,14 +103,13 @@ def load_model(
     return model
 
 
-def resolve_round(batch: DeliveredBatch, body: Mapping[str, Any], model: "OfflineModel", name: str) -> Round:
+def resolve_round(batch: DeliveredBatch, body: Mapping[str, Any], model: "OfflineModel") -> Round:
     """The round that a batch is judged in; of its own block unless the body names one.
 
     Args:
         batch: The batch.
         body: What options and file say, as a body of `/init`.
         model: The model.
-        name: What else the round might have called the model.
 
     Raises:
         FieldError: The settings contradict each other or the model, or a nonce is not where it should be.
@@ -125,7 +120,7 @@ def resolve_round(batch: DeliveredBatch, body: Mapping[str, Any], model: "Offlin
     settings["public_key"] = proof.public_key
     if batch.r_target is not None and not {"r_target", "valid_rate"} & body.keys():
         settings["r_target"] = batch.r_target
-    config = RoundRequest.parse(settings).to_config()
+    config = PoCConfig.parse(settings)
     round_ = Round.resolve(config, model.deployed(config.model, config.batch_size * config.seq_len))
     theirs = round_.r_target if batch.r_target is None else min(batch.r_target, 2.0)
     if abs(theirs - round_.r_target) > _TARGET_MARGIN:
@@ -133,9 +128,7 @@ def resolve_round(batch: DeliveredBatch, body: Mapping[str, Any], model: "Offlin
             f"the batch was found under r_target {theirs:.6f}, this round has {round_.r_target:.6f}: the "
             "valid rate or the width of the model differs"
         )
-    model.check_same_arithmetic(proof)
-    check_settings(proof, round_, [name])
-    proof.check_against(round_)
+    proof.check_against(round_, model.numerics)
     return round_
 
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hallmark.poc.core.errors import HallmarkError
+from hallmark.poc.protocol.config import Concern
 from hallmark.poc.protocol.proof import Numerics
 from hallmark.poc.verdict.judge import Verdict, judge
 from hallmark.poc.verdict.sampling import draw_sample
-from hallmark.server.cli import options
 from hallmark.server.cli.offline import rounds as offline_rounds
 from hallmark.server.cli.offline.cases import JudgedCase, identity, joined, summarize
 from hallmark.server.cli.offline.report import as_json, as_table
+from hallmark.server.cli.options import RoundFile, Stated, round_body, takes_settings
 from hallmark.server.cli.proof_files import DeliveredBatch, read_batches
 from hallmark.server.cli.verdicts import exit_code, print_or_drop
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["verify"]
 
 
+@takes_settings([Concern.JUDGEMENT, Concern.PARTITION, Concern.COMPUTATION], {"model": "served_model"})
 def verify(
     proofs: Annotated[
         list[Path],
@@ -38,21 +40,8 @@ def verify(
     model: Annotated[
         Path, typer.Option(metavar="PATH", help="A directory with the model that the provers were to serve.")
     ],
-    round_file: options.RoundFile = None,
-    r_target: options.RTarget = None,
-    valid_rate: options.ValidRate = None,
-    fraud_threshold: options.FraudThreshold = None,
-    distance_tolerance: options.DistanceTolerance = None,
-    honest_sigma: options.HonestSigma = None,
-    honest_kurtosis: options.HonestKurtosis = None,
-    node_count: options.NodeCount = None,
-    n_groups: options.NGroups = None,
-    batch_size: options.BatchSize = None,
-    seq_len: options.SeqLen = None,
-    random_projection: options.RandomProjection = None,
-    projection_scale: options.ProjectionScale = None,
-    input_scale: options.InputScale = None,
-    served_model: options.ServedModel = None,
+    stated: Stated,
+    round_file: RoundFile = None,
     sample: Annotated[
         int | None,
         typer.Option(min=1, help="Recompute only so many nonces of each batch, drawn by the seed."),
@@ -79,32 +68,14 @@ def verify(
     """
     if seed is not None and sample is None:
         raise typer.BadParameter("--seed is of use with --sample only")
-    body = options.round_body(
-        round_file,
-        {
-            "r_target": r_target,
-            "valid_rate": valid_rate,
-            "fraud_threshold": fraud_threshold,
-            "distance_tolerance": distance_tolerance,
-            "honest_sigma": honest_sigma,
-            "honest_kurtosis": honest_kurtosis,
-            "node_count": node_count,
-            "n_groups": n_groups,
-            "batch_size": batch_size,
-            "seq_len": seq_len,
-            "use_random_projection": random_projection,
-            "projection_scale": projection_scale,
-            "input_scale": input_scale,
-            "model": served_model,
-        },
-    )
+    body = round_body(round_file, stated)
     offline_rounds.check_round(body)
     path = offline_rounds.state_path(proofs, state, no_state=no_state)
     batches = read_batches(proofs)
     if sample is not None and seed is None:
         seed = secrets.token_hex(16)
     loaded = offline_rounds.load_model(model, device, dtype, batches, quiet=quiet)
-    cases = [*_resolved(batches, body, loaded, model.name)]
+    cases = [*_resolved(batches, body, loaded)]
     if sample is not None:
         cases = [replace(case, nonces=draw_sample(case.proof, sample, seed or "")) for case in cases]
     with offline_rounds.recomputation(loaded, model, path, quiet=quiet) as recomputation:
@@ -119,7 +90,7 @@ def verify(
 
 
 def _resolved(
-    batches: Iterable[DeliveredBatch], body: Mapping[str, Any], model: "OfflineModel", name: str
+    batches: Iterable[DeliveredBatch], body: Mapping[str, Any], model: "OfflineModel"
 ) -> Iterator[JudgedCase]:
     """Each batch with its round, or with the reason why it is not judged."""
     claimed: set[tuple[str, int, str, int]] = set()
@@ -131,7 +102,7 @@ def _resolved(
         )
         claimed |= keys
         try:
-            round_ = offline_rounds.resolve_round(batch, body, model, name)
+            round_ = offline_rounds.resolve_round(batch, body, model)
         except HallmarkError as exc:
             yield replace(case, error=exc)
         else:

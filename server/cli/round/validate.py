@@ -36,7 +36,7 @@ def validate(
 
     Exit code: 0 all honest, 1 fraud among them, 2 an error or no verdict among them and no fraud.
     """
-    batches = [ProofBatch.from_dict(proof) for proof in read_bodies(proofs)]
+    batches = [ProofBatch.parse(proof) for proof in read_bodies(proofs)]
     answers: list[dict[str, Any] | HallmarkError] = []
     with PoCClient(url, api_key, timeout=timeout) as client:
         for batch in batches:

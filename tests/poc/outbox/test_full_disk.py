@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from runtime import POC, QUICK, Engine, application, client_of, config, eventually, running_receiver
+from runtime import POC, QUICK, Engine, application, client_of, config, eventually, running_receiver, snapshot
 
 from hallmark.poc.core.errors import OutboxError
 from hallmark.poc.outbox.outbox import Outbox
 from hallmark.poc.outbox.store import OutboxStore
 from hallmark.poc.protocol.config import PoCState
 from hallmark.poc.rounds.manager import PoCManager
-from hallmark.server.http.status import snapshot
 
 # Nothing is merged before the end, so that findings fill the disk.
 SETTINGS = QUICK.model_copy(update={"callback_interval": 3600.0})

@@ -12,7 +12,7 @@ from typing import Any, Self
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runtime import CallbackReceiver, Engine, config, eventually, honest_proof, running_receiver
+from runtime import CallbackReceiver, Engine, config, eventually, honest_proof, running_receiver, snapshot
 from transformers_engine import tiny_model
 
 from hallmark.poc.core.errors import EngineError, HallmarkError, OutboxError
@@ -23,7 +23,6 @@ from hallmark.poc.protocol.config import PoCConfig, PoCState
 from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.verdict.judge import Verdict
-from hallmark.server.http.status import snapshot
 
 IDLE, GENERATING, VALIDATING, STOPPED = PoCState
 

@@ -460,7 +460,7 @@ class TestOutbox:
         for n in range(3):
             await outbox.post("http://up.example", "validated", {"n": n})
         await eventually(lambda: outbox.stats()["delivered"] == 3)
-        stats = outbox.stats()
+        stats: Any = outbox.stats()
         assert (stats["delivered"], stats["queued"], stats["in_flight"]) == (3, 1, 1)
         assert stats["receivers"]["http://down.example"]["queued"] == 1
         assert stats["oldest_age"] >= stats["receivers"]["http://down.example"]["oldest_age"] > 0
@@ -495,7 +495,7 @@ class TestOutbox:
         await outbox.post("http://a.example", "generated", {"n": 1})
         await outbox.post("http://b.example", "generated", {"n": 1})
         await eventually(lambda: outbox.stats()["dropped"] == 2)
-        stats = outbox.stats()
+        stats: Any = outbox.stats()
         assert stats["retried"] == 4
         assert stats["dropped_by_reason"]["retries"] == 2
         assert stats["last_error"] == "HTTP 500"
@@ -511,7 +511,7 @@ class TestOutbox:
             await outbox.post(f"http://r{n}.example", "generated", {"n": n})
             await delivered(n + 1)
             await eventually(lambda: outbox.stats()["queued"] + outbox.stats()["in_flight"] == 0)
-        stats = outbox.stats()
+        stats: Any = outbox.stats()
         assert stats["delivered"] == 50
         assert len(stats["receivers"]) <= 17
         assert "http://r49.example" in stats["receivers"]

@@ -21,7 +21,7 @@ WIRE: dict[str, Any] = {
 
 
 def batch(**changes: Any) -> ProofBatch:
-    return ProofBatch.from_dict({**WIRE, **changes})
+    return ProofBatch.parse({**WIRE, **changes})
 
 
 def test_reads_what_older_clients_send() -> None:
@@ -32,21 +32,34 @@ def test_reads_what_older_clients_send() -> None:
     assert proof.as_dict() == WIRE
 
 
+def test_older_clients_state_no_node_or_say_so() -> None:
+    without = {name: value for name, value in WIRE.items() if name != "node_id"}
+    assert ProofBatch.parse(without) == batch(node_id=-1) == batch(node_id=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("nonce", "nonces"), ("failed_nonce", "failed_nonces"), ("public-key", "public_key")]
+)
+def test_a_near_miss_of_a_field_is_refused(name: str, meant: str) -> None:
+    with pytest.raises(FieldError, match=f"^{name}: 7 is not allowed; allowed: no such field; '{meant}'"):
+        batch(**{name: 7})
+
+
 def test_travels_through_json_and_back() -> None:
     proof = batch(covered=[0, 3], failed_nonces=[10], numerics={"dtype": "bfloat16", "tp": 2, "eager": True})
-    assert ProofBatch.from_dict(json.loads(json.dumps(proof.as_dict()))) == proof
+    assert ProofBatch.parse(json.loads(json.dumps(proof.as_dict()))) == proof
     assert batch(round="ab").as_dict() == {**WIRE, "round": "ab"}
-    assert batch(round="ab") == ProofBatch.from_dict(batch(round="ab").as_dict())
+    assert batch(round="ab") == ProofBatch.parse(batch(round="ab").as_dict())
     all_well = batch(covered=[0, 2])
     assert all_well.as_dict()["failed_nonces"] == []
-    assert ProofBatch.from_dict(all_well.as_dict()) == all_well
+    assert ProofBatch.parse(all_well.as_dict()) == all_well
 
 
-@pytest.mark.parametrize("field", WIRE)
+@pytest.mark.parametrize("field", [name for name in WIRE if name != "node_id"])
 def test_a_missing_field_is_named(field: str) -> None:
     for wire in ({k: v for k, v in WIRE.items() if k != field}, {**WIRE, field: None}):
         with pytest.raises(FieldError, match="required") as caught:
-            ProofBatch.from_dict(wire)
+            ProofBatch.parse(wire)
         assert caught.value.field == field
 
 
@@ -55,7 +68,7 @@ BAD_FIELDS = [
     ("public_key", "\ud83d"),
     ("block_hash", 17),
     ("block_height", -1),
-    ("node_id", -1),
+    ("node_id", -2),
     ("node_id", 2**63),
     ("nonces", [1, 4, -7]),
     ("nonces", [1, 4, 2**63]),
@@ -208,3 +221,54 @@ def test_without_a_node_count_the_number_of_nonces_is_still_checked() -> None:
 def test_a_duplicate_does_not_stand_in_for_a_missing_nonce() -> None:
     with pytest.raises(FieldError, match="2 of them"):
         batch(covered=[0, 2], nonces=[1, 4, 4]).check_against(make_round(node_count=3))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "difference"),
+    [
+        ({"seq_len": 77}, "seq_len '77' and not '256'"),
+        ({"input_scale": 2.0**-7}, r"input_scale 2\^-7 and not 2\^-3"),
+        (
+            {"use_random_projection": False},
+            r"input_scale 2\^0 and not 2\^-3, projection 'off' and not 'on'",
+        ),
+        ({"model": "alias"}, "model 'alias' and not ''"),
+        ({"projection_scale": 0.5}, "projection_scale '0.5' and not '0.01'"),
+    ],
+)
+def test_settings_that_travel_with_the_digest_name_what_differs(
+    theirs: dict[str, Any], difference: str
+) -> None:
+    other = make_round(**theirs)
+    claim = batch(round=other.digest, round_settings=other.settings)
+    with pytest.raises(StateError, match=f"{other.digest}.*: {difference}$"):
+        claim.check_against(make_round())
+
+
+def test_the_same_settings_under_another_digest_are_another_protocol() -> None:
+    claim = batch(round="0" * 64, round_settings=make_round().settings)
+    with pytest.raises(StateError, match="another version of the protocol than hallmark/1"):
+        claim.check_against(make_round())
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "refusal"),
+    [
+        ({"dtype": "float16"}, {"dtype": "bfloat16"}, "in dtype 'float16', it would be judged in dtype"),
+        ({"quantization": "fp8"}, {"quantization": "none"}, "quantization 'fp8', it would be judged with"),
+        ({"quantization": "gptq"}, {"quantization": "awq_marlin"}, "quantization 'gptq'"),
+        ({"quantization": "awq_marlin"}, {"quantization": "awq"}, None),
+        ({"quantization": "awq"}, {"quantization": "awq_marlin"}, None),
+        ({}, {"dtype": "bfloat16", "quantization": "fp8"}, None),
+        ({"dtype": "bfloat16"}, {}, None),
+    ],
+)
+def test_another_arithmetic_is_refused(
+    theirs: dict[str, Any], ours: dict[str, Any], refusal: str | None
+) -> None:
+    claim = batch(numerics=theirs)
+    if refusal is None:
+        claim.check_against(make_round(), ours)
+        return
+    with pytest.raises(StateError, match=refusal):
+        claim.check_against(make_round(), ours)

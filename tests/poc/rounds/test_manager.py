@@ -16,6 +16,7 @@ from runtime import (
     oracle,
     running_manager,
     running_receiver,
+    snapshot,
 )
 from transformers_engine import tiny_model
 
@@ -36,7 +37,6 @@ from hallmark.poc.rounds.engine_protocol import Slice
 from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.verdict.judge import Verdict
-from hallmark.server.http.status import snapshot
 
 IDLE, GENERATING, VALIDATING, STOPPED = PoCState
 

@@ -7,7 +7,18 @@ from contextlib import suppress
 
 import httpx
 import pytest
-from runtime import POC, QUICK, Engine, application, client_of, config, honest_proof, request, running_manager
+from runtime import (
+    POC,
+    QUICK,
+    Engine,
+    application,
+    client_of,
+    config,
+    honest_proof,
+    request,
+    running_manager,
+    snapshot,
+)
 
 from hallmark.poc.core.errors import EngineError, HallmarkError, RoundCancelledError, StateError
 from hallmark.poc.protocol.config import PoCConfig, PoCState
@@ -18,7 +29,6 @@ from hallmark.poc.rounds.engine_protocol import Slice
 from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.rounds.validation import ValidationJob
 from hallmark.poc.verdict.judge import Verdict
-from hallmark.server.http.status import snapshot
 
 CLIENTS, CALLS_PER_CLIENT = 6, 40
 SIZE = {"batch_size": 4, "seq_len": 2}

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from rounds import make_round
@@ -43,7 +44,7 @@ G1_VALIDATED = {"computed_distances", "received_distances", "valid", "fraud_dete
 
 
 def test_validated_has_the_fields_of_both_older_generations() -> None:
-    payload = validated_payload(VALIDATED, "some-id")
+    payload: Any = validated_payload(VALIDATED, "some-id")
     assert payload.keys() >= ORIG_VALIDATED | G1_VALIDATED
     assert payload["public_key"] == "02ff", "the batch's key, not the round's"
     assert payload["node_id"] == 3
@@ -54,7 +55,7 @@ def test_validated_has_the_fields_of_both_older_generations() -> None:
 
 
 def test_validated_arrays_run_in_step_and_hold_numbers_only() -> None:
-    payload = validated_payload(VALIDATED, "some-id")
+    payload: Any = validated_payload(VALIDATED, "some-id")
     json.dumps(payload, allow_nan=False)
     assert payload["nonces"] == [nonce for nonce in range(300) if nonce != 7]
     assert payload["failed_nonces"] == [7]
@@ -88,6 +89,7 @@ def test_answers_and_callbacks_tell_the_p_value_of_each_test() -> None:
     round_ = make_round(valid_rate=0.25, honest_sigma=0.08)
     batch = replace(BATCH, nonces=tuple(range(40)), dist=(1.3,) * 40, covered=(0, 159))
     validated = judge(batch, dict.fromkeys(range(40), 1.31), round_)
+    payload: Any
     for payload in (validated_payload(validated, "some-id"), verdict_fields(validated)):
         json.dumps(payload, allow_nan=False)
         assert payload["tests"] == dict(validated.tests)
@@ -101,6 +103,7 @@ def test_answers_and_callbacks_tell_the_p_value_of_each_test() -> None:
 
 def test_what_was_not_measured_is_null() -> None:
     validated = judge(BATCH, dict.fromkeys(range(300), math.nan), make_round(distance_tolerance=None))
+    payload: Any
     for payload in (validated_payload(validated, "some-id"), verdict_fields(validated)):
         json.dumps(payload, allow_nan=False)
         assert (payload["tests"], payload["spoke"]) == ({"binomial": 1.0}, [])
@@ -111,7 +114,7 @@ def test_what_was_not_measured_is_null() -> None:
 
 def test_of_a_sampled_batch_the_callback_has_the_sample_and_the_answer_null_for_the_others() -> None:
     validated = judge(BATCH, {5: 1.4, 7: math.nan, 9: 1.41}, ROUND, sampled=[9, 5, 7])
-    payload = validated_payload(validated, "some-id")
+    payload: Any = validated_payload(validated, "some-id")
     assert (payload["nonces"], payload["dist"], payload["failed_nonces"]) == ([5, 9], [1.4, 1.41], [7])
     answer = verdict_fields(validated)
     json.dumps(answer, allow_nan=False)
@@ -138,7 +141,7 @@ def test_generated_is_the_batch_with_the_target_it_was_found_under() -> None:
     payload = {**generated_template(round_, numerics), **walked.fields()}
     assert payload == {**proof.as_dict(), "r_target": 1.45}
     assert payload.keys() >= {"public_key", "block_hash", "block_height", "nonces", "dist", "node_id"}
-    assert ProofBatch.from_dict(json.loads(json.dumps(payload, allow_nan=False))) == proof
+    assert ProofBatch.parse(json.loads(json.dumps(payload, allow_nan=False))) == proof
 
 
 def test_generated_never_has_a_node_id_that_is_none() -> None:

@@ -2,8 +2,9 @@
 
 import pytest
 
+from hallmark.poc.protocol.status import SliceStats
 from hallmark.poc.rounds.engine_protocol import Slice
-from hallmark.poc.rounds.slices import SliceStats, SliceTimes
+from hallmark.poc.rounds.slices import SliceTimes
 
 
 class Slices:

@@ -27,6 +27,7 @@ from hypothesis.stateful import (
     rule,
 )
 from rounds import MODEL
+from runtime import snapshot
 from virtual_time import VirtualTimeLoop
 
 from hallmark.poc.core.errors import (
@@ -47,7 +48,6 @@ from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.rounds.validation import ValidationJob
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.verdict.judge import Verdict
-from hallmark.server.http.status import snapshot
 
 IDLE, GENERATING, VALIDATING, STOPPED = PoCState
 

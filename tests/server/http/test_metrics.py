@@ -13,13 +13,21 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
-from runtime import QUICK, Engine, config, eventually, honest_proof, running_manager, running_receiver
+from runtime import (
+    QUICK,
+    Engine,
+    config,
+    eventually,
+    honest_proof,
+    running_manager,
+    running_receiver,
+    snapshot,
+)
 
 from hallmark.poc.protocol.config import PoCState
 from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.settings.settings import Settings
 from hallmark.server.http.metrics import register
-from hallmark.server.http.status import snapshot
 
 OPERATIONS = Path(__file__).parents[3] / "docs/operations.md"
 STATES = tuple(f'state{{state="{state}"}}' for state in PoCState)

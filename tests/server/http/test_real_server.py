@@ -20,11 +20,11 @@ from runtime import (
     running_manager,
     running_receiver,
     serving,
+    snapshot,
 )
 
 from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.settings.settings import Settings
-from hallmark.server.http.status import snapshot
 
 
 @pytest.fixture

@@ -1,19 +1,16 @@
 """Setting, starting, switching and stopping rounds over HTTP."""
 
-import dataclasses
 import json
+import logging
 from typing import Any
 
 import httpx
 import pytest
 from original_client import TOY_MODEL
-from runtime import POC, Engine, eventually, request
+from runtime import POC, Engine, eventually, request, snapshot
 
 from hallmark.poc.core.errors import EngineError
-from hallmark.poc.protocol.config import PoCConfig
 from hallmark.poc.rounds.manager import PoCManager
-from hallmark.server.http.schemas import RoundRequest
-from hallmark.server.http.status import snapshot
 
 STARTS = ("/init", "/init/generate", "/init/validate")
 
@@ -90,10 +87,20 @@ class TestGoodRequests:
         config = (await ok(await http.post(f"{POC}/init/generate", json=body)))["pow_status"]["config"]
         assert (config["batch_size"], config["requested_batch_size"]) == (32, 100)
 
-    async def test_the_top_levels_seq_len_goes_before_the_toy_models(self, http: httpx.AsyncClient) -> None:
-        body = request(seq_len=4, params={"seq_len": 16, "dim": 2048})
+    async def test_the_toy_models_seq_len_may_say_the_same(self, http: httpx.AsyncClient) -> None:
+        body = request(seq_len=4, params={"seq_len": 4, "dim": 2048})
         status = (await ok(await http.post(f"{POC}/init", json=body)))["pow_status"]
         assert status["config"]["seq_len"] == 4
+
+    async def test_what_nothing_knows_is_named_in_answer_and_log(
+        self, http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "hallmark.server.http.control")
+        answer = await ok(await http.post(f"{POC}/init", json=request(use_sign_flips=True, seed=3)))
+        assert answer["ignored_fields"] == ["use_sign_flips", "seed"]
+        [line] = [record.getMessage() for record in caplog.records]
+        assert line.endswith("fields that are not known are ignored: ['use_sign_flips', 'seed']")
+        assert (await ok(await http.post(f"{POC}/init", json=request())))["ignored_fields"] == []
 
     @pytest.mark.parametrize("params", [None, {}, {"dim": 2048}])
     async def test_without_a_seq_len_it_is_256(self, http: httpx.AsyncClient, params: object) -> None:
@@ -144,12 +151,6 @@ class TestGoodRequests:
         answer = await http.post(POC + path, content=json.dumps(request()).encode(), headers=headers)
         await ok(answer)
 
-    def test_a_field_left_out_means_the_protocols_default(self) -> None:
-        ours = {field.name: field.default for field in dataclasses.fields(PoCConfig)}
-        for name, field in RoundRequest.model_fields.items():
-            if name in ours and name not in ("seq_len", "model") and not field.is_required():
-                assert field.default == ours[name], name
-
 
 BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"block_hash": ""}, "block_hash: ''"),
@@ -193,6 +194,10 @@ BAD_FIELDS: list[tuple[dict[str, Any], str]] = [
     ({"seq_len": 0}, "seq_len: 0"),
     ({"seq_len": 2000}, "seq_len: 2000 is not allowed; allowed: 1 to 1024"),
     ({"seq_len": None, "params": {"seq_len": 1.5}}, "params.seq_len: 1.5"),
+    ({"seq_len": 8, "params": {"seq_len": 16}}, "params.seq_len: 16"),
+    ({"bacth_size": 8}, "bacth_size: 8 is not allowed; allowed: no such field; 'batch_size', if that"),
+    ({"callbackurl": "http://a"}, "callbackurl: 'http://a'"),
+    ({"honest_sgima": 0.1}, "honest_sgima: 0.1"),
     ({"params": {"model": "org/model", "seq_len": 256}}, "params.model: 'org/model'"),
     ({"params": []}, "params: []"),
     ({"callback_url": ""}, "callback_url: ''"),

@@ -16,6 +16,7 @@ from runtime import (
     request,
     running_manager,
     running_receiver,
+    snapshot,
 )
 
 from hallmark.poc.outbox.outbox import Outbox
@@ -23,7 +24,6 @@ from hallmark.poc.outbox.store import OutboxStore
 from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.settings.settings import Settings
 from hallmark.server.http.examples import STATUS
-from hallmark.server.http.status import snapshot
 
 
 async def status(http: httpx.AsyncClient) -> Any:

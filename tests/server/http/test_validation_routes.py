@@ -18,14 +18,14 @@ from runtime import (
     request,
     running_manager,
     running_receiver,
+    snapshot,
 )
 
 from hallmark.poc.core.errors import EngineError, FieldError
+from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.settings.settings import Settings
-from hallmark.server.http.schemas import ProofBatchRequest
-from hallmark.server.http.status import snapshot
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ async def test_without_waiting_the_result_is_asked_for_by_its_id(
     engine.hold()
     queued = await validating.post(f"{POC}/validate?wait=false", json=honest)
     assert queued.status_code == 202
-    assert queued.json().keys() == {"status", "request_id", "queued_count"}
+    assert queued.json().keys() == {"status", "request_id", "queued_count", "ignored_fields"}
     assert (queued.json()["status"], queued.json()["queued_count"]) == ("queued", 20)
     path = f"{POC}/validate/{queued.json()['request_id']}"
     await eventually(lambda: engine.keys)
@@ -204,7 +204,7 @@ def test_a_long_wrong_field_is_left_at_its_first_error(
     honest: dict[str, Any], change: dict[str, Any]
 ) -> None:
     with pytest.raises(FieldError) as caught:
-        ProofBatchRequest.parse({**honest, **change})
+        ProofBatch.parse({**honest, **change})
     assert isinstance(caught.value.__cause__, ValidationError)
     assert caught.value.__cause__.error_count() == 1
 
@@ -236,7 +236,7 @@ async def test_a_batch_of_another_dtype_is_refused(
 ) -> None:
     answer = await validating.post(f"{POC}/validate", json={**honest, "numerics": {"dtype": "float16"}})
     assert answer.status_code == 409
-    told = "the batch was computed in dtype 'float16', this server computes in 'bfloat16'"
+    told = "the batch was computed in dtype 'float16', it would be judged in dtype 'bfloat16'"
     assert answer.json()["detail"] == told
     answer = await validating.post(f"{POC}/validate", json={**honest, "numerics": {"torch": "1.0"}})
     assert answer.json()["verdict"] == "honest", "nothing else of the fingerprint matters"

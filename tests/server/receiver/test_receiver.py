@@ -189,14 +189,14 @@ def test_an_unknown_batch_is_404(shared: httpx.Client, identifier: int) -> None:
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"node_id": -1}, "node_id: -1 is not allowed; allowed: an integer from 0"),
-        ({"node_id": None}, "node_id: None is not allowed; allowed: a value"),
+        ({"node_id": -2}, "node_id: -2 is not allowed; allowed: an integer from 0"),
+        ({"nonce": 1}, "nonce: 1 is not allowed; allowed: no such field; 'nonces', if that was meant"),
         ({"nonces": [0, 1]}, "dist: '3 values' is not allowed; allowed: one for each of the 2 nonces"),
         ({"nonces": [0, 1, 2.0]}, "nonces[2]: 2.0 is not allowed"),
         ({"nonces": [0, 1, True]}, "nonces[2]: True is not allowed"),
         ({"nonces": [], "dist": []}, "nonces: [] is not allowed; allowed: at least one"),
         ({"dist": [1.0, 1.0, 2.5]}, "dist[2]: 2.5 is not allowed; allowed: a finite number from 0 to 2"),
-        ({"dist": "1.0"}, "dist: '1.0' is not allowed; allowed: an array"),
+        ({"dist": "1.0"}, "dist: '1.0' is not allowed; allowed: a list"),
         ({"public_key": ""}, "public_key: '' is not allowed"),
         ({"block_height": 2**63}, f"block_height: {2**63} is not allowed"),
     ],
@@ -239,11 +239,35 @@ def test_nonces_that_could_not_be_recomputed_may_be_all_there_is(client: httpx.C
     assert client.get("/batches/1").json()["body"] == verdict
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"dist": [NaN]}', b"[" * 100_000])
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 100_000])
 def test_what_is_not_json_is_400(shared: httpx.Client, body: bytes) -> None:
     answer = shared.post("/generated", content=body)
     assert answer.status_code == 400
     assert answer.json()["detail"].startswith("body: ")
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (
+            b'{"dist": [NaN]}',
+            "dist[0]: nan is not allowed; allowed: a finite number, since JSON has no others",
+        ),
+        (b'{"nonces": [1], "nonces": [2]}', "nonces: 'several values' is not allowed; allowed: one value"),
+    ],
+)
+def test_what_other_parsers_read_otherwise_is_refused(
+    shared: httpx.Client, body: bytes, problem: str
+) -> None:
+    answer = shared.post("/generated", content=body)
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == problem
+
+
+@pytest.mark.parametrize("node_id", [-1, None])
+def test_a_prover_that_states_no_node_is_node_0(client: httpx.Client, node_id: int | None) -> None:
+    assert client.post("/generated", json={**BATCH, "node_id": node_id}).status_code == 200
+    assert client.get("/batches/1").json()["body"] == {**BATCH, "node_id": 0}
 
 
 @pytest.mark.parametrize("value", ["1e999", "-1e999", r'"\ud800"', r'{"\udfff": 1}'])
@@ -348,7 +372,7 @@ class TestSignatures:
         assert self.post(client, self.OLD).json() == {"id": 1, "duplicate": False}
         verdict = self.post(client, self.OLD, path="/validated", batch=VERDICT, webhook_id="msg_2")
         assert verdict.json() == {"id": 2, "duplicate": False}
-        wrong = self.post(client, self.OLD, batch={**BATCH, "node_id": -1}, webhook_id="msg_3")
+        wrong = self.post(client, self.OLD, batch={**BATCH, "node_id": -2}, webhook_id="msg_3")
         assert wrong.status_code == 400
         assert client.get("/stats").json() == stats((1, 3, 0), (1, 3, 0))
         log = process.log_tail(1000)

@@ -149,7 +149,7 @@ class TestWithTheModel:
         assert "--hidden-size: 64 is not allowed; allowed: the model's, 256" in width.err
         other = cli("calibrate", path, "--model", directory, *SHORT, "--input-scale", 1)
         assert other.code == 2
-        assert "its digest is that of input_scale 0.125 and not 1.0" in other.err
+        assert "input_scale 2^-3 and not 2^0" in other.err
         body = {**config_body(), "valid_rate": 0.5}
         below = cli("calibrate", path, "--model", directory, "--round", write(tmp_path / "r.json", body))
         assert below.code == 2

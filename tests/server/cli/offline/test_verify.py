@@ -229,7 +229,10 @@ class TestFiles:
             ("{", "a readable file of JSON"),
             ('{"a": 1}\n{', "a readable file of JSON"),
             ("[1]", "PROOFS: 1 is not allowed"),
-            ("{}", "p.json, proof 1: public_key: None is not allowed"),
+            (
+                "{}",
+                "p.json, proof 1: public_key, block_hash, block_height, nonces, dist: None",
+            ),
             (
                 '{"protocol": "hallmark/2"}',
                 "proof 1: protocol: 'hallmark/2' is not allowed; allowed: hallmark/1",
@@ -326,17 +329,17 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "problem"),
         [
-            (("--seq-len", 32), f"its digest is that of seq_len {SEQ_LEN} and not 32"),
-            (("--input-scale", 1), "its digest is that of input_scale 0.125 and not 1.0"),
+            (("--seq-len", 32), f"seq_len '{SEQ_LEN}' and not '32'"),
+            (("--input-scale", 1), "input_scale 2^-3 and not 2^0"),
             (
                 ("--no-random-projection",),
-                "its digest is that of input_scale 0.125 and not 1.0, projection on and not off",
+                "input_scale 2^-3 and not 2^0, projection 'on' and not 'off'",
             ),
-            (("--served-model", "demo"), "its digest is that of model '' and not 'demo'"),
-            (("--projection-scale", 0.02), "or it follows another version of the protocol than hallmark/1"),
+            (("--served-model", "demo"), "model '' and not 'demo'"),
+            (("--projection-scale", 0.02), "projection_scale '0.01' and not '0.02'"),
             (
                 ("--dtype", "float16"),
-                f"the batch was computed in dtype '{demo_dtype()}', this verifier computes in 'float16'",
+                f"the batch was computed in dtype '{demo_dtype()}', it would be judged in dtype 'float16'",
             ),
         ],
     )
@@ -355,7 +358,7 @@ class TestRefusals:
             "verify", write(tmp_path / "p.json", honest.as_dict()), "--model", tmp_path / "narrow", *SHORT
         )
         assert result.code == 2
-        assert "its digest is that of hidden_size 256 and not 64" in result.out
+        assert "hidden_size '256' and not '64'" in result.out
 
     def test_a_model_with_other_embeddings_has_another_input_scale(
         self, verify: Cli, prover: Prover, tmp_path: Path
@@ -364,7 +367,7 @@ class TestRefusals:
         other = prover.prove(range(8), input_scale=0.5)
         result = verify(write(tmp_path / "p.json", other.as_dict()))
         assert result.code == 2
-        assert "its digest is that of input_scale 0.5 and not 0.125" in result.out
+        assert "input_scale 2^-1 and not 2^-3" in result.out
 
     @pytest.mark.parametrize("quantization", ["fp8", "awq_marlin"])
     def test_quantised_weights(
@@ -373,7 +376,10 @@ class TestRefusals:
         numerics = {**(honest.numerics or {}), "quantization": quantization}
         result = verify(write(tmp_path / "p.json", replace(honest, numerics=numerics).as_dict()))
         assert result.code == 2
-        assert f"with the quantization {quantization!r}, this verifier's model has 'none'" in result.out
+        assert (
+            f"with the quantization {quantization!r}, it would be judged with the quantization 'none'"
+            in result.out
+        )
 
     def test_a_covered_nonce_is_missing(
         self, verify: Cli, prover: Prover, honest: ProofBatch, tmp_path: Path

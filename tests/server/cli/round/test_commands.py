@@ -15,13 +15,22 @@ from typing import Any
 import pytest
 from command_line import Cli, Result
 from fastapi import FastAPI
-from runtime import QUICK, Engine, application, config, eventually, honest_proof, running_manager, serving
+from runtime import (
+    QUICK,
+    Engine,
+    application,
+    config,
+    eventually,
+    honest_proof,
+    running_manager,
+    serving,
+    snapshot,
+)
 
 from hallmark.poc.protocol.config import PoCState
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.settings.settings import Settings
-from hallmark.server.http.status import snapshot
 from hallmark.server.processes.child import free_port
 
 ROUND = ("--block-hash", "0x8d3f2a", "--block-height", 7, "--public-key", "02a1b2c3")
@@ -371,7 +380,7 @@ async def test_a_batch_whose_round_ends_has_no_verdict(node: Node, tmp_path: Pat
         ("[1]", "PROOFS: 1 is not allowed"),
         ('[{"body": 1}]', "PROOFS: {'body': 1} is not allowed"),
         ("[" * 5000, "p.json' is not allowed; allowed: a readable file of JSON"),
-        ("{}", "public_key: None is not allowed"),
+        ("{}", "public_key, block_hash, block_height, nonces, dist: None is not allowed"),
         (None, "No such file"),
     ],
 )
