@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 
 from hallmark.poc.core.errors import OutboxError
-from hallmark.poc.outbox.database import MEMORY, OutboxDatabase, default_path
+from hallmark.poc.core.sqlite import MEMORY
+from hallmark.poc.outbox.database import OutboxDatabase, default_path
 from hallmark.poc.outbox.delivery_queue import Delivery, DeliveryQueue, Dropped, ReceiverTotals
 from hallmark.poc.outbox.round_journal import InterruptedRound, JournalLimits, RoundJournal
 from hallmark.poc.protocol.config import PoCConfig, PoCState
