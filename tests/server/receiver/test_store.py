@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from command_line import Cli
 from fastapi.testclient import TestClient
+from older_files import written_by_734b105
 
 from hallmark.poc.core.errors import DatabaseError
 from hallmark.poc.outbox.database import OutboxDatabase
@@ -62,6 +63,29 @@ def test_a_newer_ones_is_left_alone(path: Path, cli: Cli) -> None:
     assert result.err == (
         f"hallmark: --database: '{path}' is not allowed; allowed: a path for a SQLite file ({expected})\n"
     )
+
+
+def test_the_batches_of_one_that_knew_no_versions_are_listed(tmp_path: Path) -> None:
+    path = written_by_734b105("receiver.db", tmp_path)
+    for _ in range(2):
+        with TestClient(create_app(path)) as client:
+            listed = client.get("/batches").json()
+            assert [(b["id"], b["kind"], b["webhook_id"], b["deliveries"]) for b in listed] == [
+                (1, "generated", "msg_1", 1),
+                (2, "generated", "msg_2", 2),
+                (3, "validated", None, 1),
+            ]
+            assert client.get("/batches/2").json()["body"] == {**BATCH, "nonces": [2, 9]}
+            assert client.get("/stats").json() == {
+                "generated": {"batches": 2, "nonces": 3, "duplicates": 1},
+                "validated": {"batches": 1, "nonces": 2, "duplicates": 0},
+            }
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (1,)
+    with TestClient(create_app(path)) as client:
+        repeated = {**BATCH, "nonces": [1, 9]}
+        assert client.post("/generated", json=repeated).json() == {"id": 1, "duplicate": True}
+        assert client.post("/generated", json=BATCH).json() == {"id": 4, "duplicate": False}
 
 
 def test_an_older_ones_content_is_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
