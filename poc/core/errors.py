@@ -11,13 +11,15 @@
     ├── RoundCancelledError              409  the round was stopped or replaced before the job was judged
     ├── SignatureError                   401  a callback was not signed with a secret that its receiver knows
     ├── EngineError                      503  a batch failed on the engine; ends the round
-    ├── OutboxError                      503  the outbox cannot be read or written; ends the round
+    ├── DatabaseError                    503  a file of SQLite cannot be opened, read or written
+    │   └── OutboxError                  503  the outbox cannot be read or written; ends the round
     └── UnsupportedError                      this vLLM set-up cannot run proof of compute; refused at start
 
 The numbers are the HTTP statuses that the server answers with, or the receiver of callbacks.
 """
 
 __all__ = [
+    "DatabaseError",
     "EngineError",
     "FieldError",
     "HallmarkError",
@@ -95,7 +97,11 @@ class EngineError(HallmarkError):
     """The engine failed to compute a batch, or answered something that is not one."""
 
 
-class OutboxError(HallmarkError):
+class DatabaseError(HallmarkError):
+    """A file of SQLite cannot be opened, read or written; the message names the file and says why."""
+
+
+class OutboxError(DatabaseError):
     """The outbox cannot be opened, read or written; the message names the file and says why."""
 
 

@@ -4,6 +4,9 @@ Lines of JSON: the first says what the file is; then, for every arithmetic that 
 describes it in full and names it by the SHA-256 of the description; then, batch by batch, what was computed
 under such a name. A line is on disk before the next batch begins. The end of a line that was being written
 when the process was killed is cut off; anything else that is not ours is refused and left as it is.
+
+The first line has the number of the format. A change of the lines is a new format. The code that brings it
+goes on reading files of the older ones, and a file of a newer one is refused.
 """
 
 import fcntl
@@ -14,6 +17,7 @@ import os
 import stat
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -28,7 +32,9 @@ __all__ = ["Arithmetic", "DistanceFile"]
 Arithmetic = Mapping[str, str | int | float | bool]
 """Everything that a distance depends on beside the public key and the nonce."""
 
-_HEADER: Final = compact_json({"hallmark": "recomputed distances", "format": 1}) + b"\n"
+_KIND: Final = "recomputed distances"
+_FORMAT: Final = 1
+_HEADER: Final = compact_json({"hallmark": _KIND, "format": _FORMAT}) + b"\n"
 
 
 class DistanceFile:
@@ -113,7 +119,7 @@ class DistanceFile:
             content = file.read()
         if not content.startswith(_HEADER):
             if not _HEADER.startswith(content):
-                raise self._refusal("a file that hallmark verify has written, or one that is not there yet")
+                raise self._refusal(_allowed_instead_of(content))
             os.ftruncate(self._descriptor, 0)
             os.lseek(self._descriptor, 0, os.SEEK_SET)
             self._write(_HEADER)
@@ -166,6 +172,17 @@ class DistanceFile:
 
     def _refusal(self, allowed: str) -> FieldError:
         return FieldError("--state", str(self._path), allowed)
+
+
+def _allowed_instead_of(content: bytes) -> str:
+    """What a file may be that begins with another line than ours."""
+    with suppress(ValueError, RecursionError):
+        match json.loads(content.partition(b"\n")[0]):
+            case {"hallmark": str(kind), "format": int(number)} if kind == _KIND and number > _FORMAT:
+                return (
+                    f"a file of formats up to {_FORMAT}; a newer Hallmark wrote this one, in format {number}"
+                )
+    return "a file that hallmark verify has written, or one that is not there yet"
 
 
 def _name(arithmetic: Arithmetic) -> str:

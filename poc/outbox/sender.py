@@ -155,7 +155,7 @@ class CallbackSender:
     @property
     def stats(self) -> CallbackStats:
         """What is queued, and the counters since the start."""
-        return self.stats_with(self._store.queue.receivers().get(self.callback_url))
+        return self.stats_with(self._store.receivers().get(self.callback_url))
 
     def stats_with(self, totals: ReceiverTotals | None) -> CallbackStats:
         """The same for totals of the queue that are known."""
@@ -186,8 +186,7 @@ class CallbackSender:
             ValueError: The payload has numbers that JSON does not have.
             OutboxError: It cannot be kept.
         """
-        added, dropped = await self._store.run(
-            self._store.queue.add,
+        added, dropped = await self._store.add(
             self.callback_url,
             kind,
             [compact_json(batch)],
@@ -279,13 +278,13 @@ class CallbackSender:
             In how many seconds the head is due; 0 where it is out of the queue, None where there is none.
         """
         async with self._one_at_a_time:
-            found = await self._store.run(self._store.queue.oldest, self.callback_url)
+            found = await self._store.oldest(self.callback_url)
             if found is None:
                 self._not_before = None
                 return None
             delivery, body = found
             if self._clock() - delivery.created_at > self._max_age:
-                await self._store.run(self._store.queue.drop, [delivery.id])
+                await self._store.remove(delivery.id)
                 self.note_dropped([delivery.webhook_id], "expired")
                 return 0
             self._not_before = delivery.not_before
@@ -322,7 +321,7 @@ class CallbackSender:
             logger.info("The receiver %s takes callbacks again", self.callback_url)
         while True:
             try:
-                await self._store.run(self._store.queue.delivered, delivery.id)
+                await self._store.remove(delivery.id)
             except OutboxError as exc:
                 # It must not be sent again for want of room to say that it need not be.
                 logger.error("Callbacks to %s stand still: %s", self.callback_url, exc)
@@ -337,7 +336,7 @@ class CallbackSender:
         is_exhausted = self.max_retries is not None and attempts > self.max_retries
         if failure.is_permanent or is_exhausted:
             reason = "rejected" if failure.is_permanent else "retries"
-            await self._store.run(self._store.queue.bury, delivery.id, reason, failure.reason)
+            await self._store.bury(delivery.id, reason, failure.reason)
             self.counters.dropped[reason] += 1
             logger.error(
                 "Callback %s/%s (%s, %d attempts) dropped: %s",
@@ -350,7 +349,7 @@ class CallbackSender:
             return 0
         pause = max(self._wait(attempts), failure.retry_after)
         self._not_before = self._clock() + pause
-        await self._store.run(self._store.queue.failed, delivery.id, failure.reason, self._not_before)
+        await self._store.note_failure(delivery.id, failure.reason, self._not_before)
         # One line says that the receiver is down; each attempt until it is up again is in the debug log.
         logger.log(
             logging.DEBUG if self._is_failing else logging.WARNING,

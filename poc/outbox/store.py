@@ -2,16 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from hallmark.poc.core.errors import OutboxError
-from hallmark.poc.outbox.database import MEMORY, OutboxDatabase, default_path
-from hallmark.poc.outbox.delivery_queue import DeliveryQueue
-from hallmark.poc.outbox.round_journal import JournalLimits, RoundJournal
+from hallmark.poc.core.sqlite import MEMORY
+from hallmark.poc.outbox.database import OutboxDatabase, default_path
+from hallmark.poc.outbox.delivery_queue import Delivery, DeliveryQueue, Dropped, ReceiverTotals
+from hallmark.poc.outbox.round_journal import InterruptedRound, JournalLimits, RoundJournal
+from hallmark.poc.protocol.config import PoCConfig, PoCState
+from hallmark.poc.protocol.generated import ComputedSpan
 from hallmark.poc.settings.settings import Settings
+from hallmark.poc.webhooks.url import CallbackKind
 
 __all__ = ["OutboxStore", "in_background", "outbox_path"]
 
@@ -25,7 +29,10 @@ class OutboxStore:
     """Callbacks and rounds, and the order in which they are written.
 
     What is on a disk is written by a thread, since a commit may wait for it and the event loop must not; in
-    memory there is nothing to wait for. Calls are made in the order they were asked for.
+    memory there is nothing to wait for. A call that returns a future is under way by then, whether or not
+    anybody waits for its result, and runs after all that was asked for before. `receivers` and `listed` have
+    a connection of their own, which waits for no writer, and are answered on the caller's thread, the event
+    loop's.
 
     Args:
         path: The file; None keeps everything in memory.
@@ -34,13 +41,8 @@ class OutboxStore:
         max_payload_bytes: Longest body of a merged batch.
         max_queued: Callbacks that a receiver may have waiting, merged ones.
 
-    Attributes:
-        database: The database.
-        queue: Its callbacks.
-        journal: Its rounds.
-
     Raises:
-        OutboxError: As for `OutboxDatabase`.
+        OutboxError: As for `OutboxDatabase`; by every future, where the database cannot be read or written.
     """
 
     def __init__(
@@ -52,10 +54,14 @@ class OutboxStore:
         max_payload_bytes: int = 2**20,
         max_queued: int = 100_000,
     ) -> None:
-        self.database = OutboxDatabase(path)
-        self.queue = DeliveryQueue(self.database, max_bytes, max_age)
-        self.journal = RoundJournal(self.database, self.queue, JournalLimits(max_payload_bytes, max_queued))
+        self._database = OutboxDatabase(path)
+        self._queue = DeliveryQueue(self._database, max_bytes, max_age)
+        limits = JournalLimits(max_payload_bytes, max_queued)
+        self._journal = RoundJournal(self._database, self._queue, limits)
         self._thread = None if path is None else ThreadPoolExecutor(1, "hallmark outbox")
+
+    def __str__(self) -> str:
+        return str(self._database)
 
     @classmethod
     def from_settings(cls, settings: Settings, port: int | None, socket: str | None = None) -> Self:
@@ -91,13 +97,100 @@ class OutboxStore:
         """Whether what is in it outlives the process."""
         return self._thread is not None
 
-    def run(
+    def add(
+        self,
+        url: str,
+        kind: CallbackKind,
+        bodies: Collection[bytes],
+        *,
+        now: float,
+        max_queued: int,
+        in_flight: Collection[int] = (),
+    ) -> asyncio.Future[tuple[list[int], list[Dropped]]]:
+        """Queue callbacks, as `DeliveryQueue.add` does."""
+        return self._run(
+            self._queue.add, url, kind, bodies, now=now, max_queued=max_queued, in_flight=in_flight
+        )
+
+    def oldest(self, url: str) -> asyncio.Future[tuple[Delivery, bytes] | None]:
+        """Find a receiver's oldest queued callback and its body; None where it has none."""
+        return self._run(self._queue.oldest, url)
+
+    def remove(self, identifier: int) -> asyncio.Future[None]:
+        """Forget a callback that was delivered or is too old."""
+        return self._run(self._queue.delivered, identifier)
+
+    def note_failure(self, identifier: int, error: str, not_before: float) -> asyncio.Future[None]:
+        """Note a failed attempt, and when the next one is due, in seconds since the epoch."""
+        return self._run(self._queue.failed, identifier, error, not_before)
+
+    def bury(self, identifier: int, reason: str, error: str) -> asyncio.Future[None]:
+        """Make a callback a dead letter, after an attempt that ended with an error."""
+        return self._run(self._queue.bury, identifier, reason, error)
+
+    def bury_receiver(self, url: str, reason: str) -> asyncio.Future[None]:
+        """Make everything that a receiver has queued dead letters."""
+        return self._run(self._queue.bury_receiver, url, reason)
+
+    def recover(self, now: float) -> asyncio.Future[tuple[InterruptedRound | None, list[Dropped]]]:
+        """Take up the rounds that the last server left, as `RoundJournal.recover` does."""
+        return self._run(self._journal.recover, now)
+
+    def begin_round(
+        self, config: PoCConfig, digest: str, template: Mapping[str, Any], phase: PoCState, now: float
+    ) -> asyncio.Future[tuple[int, list[Dropped]]]:
+        """Note a round that begins, as `RoundJournal.begin` does."""
+        return self._run(self._journal.begin, config, digest, template, phase, now)
+
+    def resume_round(self, identifier: int, template: Mapping[str, Any], now: float) -> asyncio.Future[None]:
+        """Note that an interrupted round goes on."""
+        return self._run(self._journal.resume, identifier, template, now)
+
+    def enter_phase(self, identifier: int, phase: PoCState, now: float) -> asyncio.Future[None]:
+        """Note a round's change of phase."""
+        return self._run(self._journal.enter, identifier, phase, now)
+
+    def record(self, identifier: int, walked: Sequence[ComputedSpan], now: float) -> asyncio.Future[None]:
+        """Note computed spans of a round's walk, each right after the last."""
+        return self._run(self._journal.record, identifier, walked, now)
+
+    def merge(self, identifier: int, now: float, in_flight: Collection[int]) -> asyncio.Future[list[Dropped]]:
+        """Queue what a round has found since the last time; the result is what had to make room."""
+        return self._run(self._journal.merge, identifier, now, in_flight)
+
+    def end_round(self, identifier: int, reason: str | None, now: float) -> asyncio.Future[None]:
+        """Note that a round stands still; without a reason it is over."""
+        return self._run(self._journal.end, identifier, reason, now)
+
+    def forget_rounds(self, now: float) -> asyncio.Future[list[Dropped]]:
+        """Forget every round, once what it found is queued; the result is what had to make room."""
+        return self._run(self._journal.forget, now)
+
+    def receivers(self) -> Mapping[str, ReceiverTotals]:
+        """Read at once what each receiver has in the queue.
+
+        Raises:
+            OutboxError: The database cannot be read.
+        """
+        return self._queue.receivers()
+
+    def listed(self) -> list[Delivery]:
+        """Read at once all callbacks, without their bodies.
+
+        Raises:
+            OutboxError: The database cannot be read.
+        """
+        return self._queue.listed()
+
+    async def close(self) -> None:
+        """Close the database once all that was asked for is done."""
+        await self._run(self._database.close)
+        if self._thread is not None:
+            self._thread.shutdown(wait=False)
+
+    def _run(
         self, function: Callable[_Arguments, _Result], *args: _Arguments.args, **kwargs: _Arguments.kwargs
     ) -> asyncio.Future[_Result]:
-        """Call a method of the queue or of the journal, after all that was asked for before.
-
-        The call is under way when this returns, whether or not anybody waits for its result.
-        """
         loop = asyncio.get_running_loop()
         if self._thread is not None:
             return loop.run_in_executor(self._thread, lambda: function(*args, **kwargs))
@@ -107,12 +200,6 @@ class OutboxStore:
         except OutboxError as exc:
             done.set_exception(exc)
         return done
-
-    async def close(self) -> None:
-        """Close the database once all that was asked for is done."""
-        await self.run(self.database.close)
-        if self._thread is not None:
-            self._thread.shutdown(wait=False)
 
 
 def outbox_path(settings: Settings, port: int | None, socket: str | None = None) -> Path | None:
@@ -134,7 +221,7 @@ def in_background(work: Awaitable[object], what: str) -> None:
     """Let a call of the store go on by itself; where it fails, the log says so.
 
     Args:
-        work: What `OutboxStore.run` has returned.
+        work: What a method of `OutboxStore` has returned.
         what: What has not been done then, for people.
     """
 

@@ -1,14 +1,13 @@
 """`hallmark receiver`: take the callbacks of servers and keep them."""
 
 import os
-import sqlite3
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import uvicorn
 
-from hallmark.poc.core.errors import FieldError
+from hallmark.poc.core.errors import DatabaseError, FieldError
 from hallmark.poc.settings.secret_sources import WEBHOOK_SECRETS_VARIABLE, read_webhook_secrets
 from hallmark.poc.webhooks.signature import parse_secret
 from hallmark.server.receiver.app import create_app
@@ -42,9 +41,8 @@ def receiver(
         for secret in read_webhook_secrets("--secrets-file", path, os.environ)
     ]
     try:
-        database.parent.mkdir(parents=True, exist_ok=True)
         app = create_app(database, secrets)
-    except (OSError, sqlite3.Error) as exc:
+    except DatabaseError as exc:
         raise FieldError("--database", str(database), f"a path for a SQLite file ({exc})") from exc
     typer.echo(
         "Callbacks are taken where they are signed with the secret."

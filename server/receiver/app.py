@@ -19,7 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from hallmark.poc.core.checks import check_bool, check_float, check_integer
-from hallmark.poc.core.errors import FieldError, SignatureError, StateError
+from hallmark.poc.core.errors import DatabaseError, FieldError, SignatureError, StateError
 from hallmark.poc.core.strict_json import parse_json
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.webhooks.signature import verify
@@ -43,6 +43,9 @@ def create_app(database: Path, secrets: Sequence[bytes] = ()) -> FastAPI:
     Args:
         database: The SQLite file that keeps the batches.
         secrets: The keys that callbacks may be signed with; with none, they need no signature.
+
+    Raises:
+        DatabaseError: The file cannot be used.
     """
     store = BatchStore(database)
 
@@ -155,7 +158,13 @@ def _check_distances(body: Mapping[str, Any], field: str) -> ProofBatch:
 
 
 def _answer_errors(app: FastAPI) -> None:
-    answers = ((FieldError, 400), (SignatureError, 401), (StateError, 409), (_TooLargeError, 413))
+    answers = (
+        (FieldError, 400),
+        (SignatureError, 401),
+        (StateError, 409),
+        (_TooLargeError, 413),
+        (DatabaseError, 503),
+    )
     for error, status in answers:
         app.add_exception_handler(error, _answer_with(status))
     app.add_exception_handler(RequestValidationError, _answer_invalid_query)

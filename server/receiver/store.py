@@ -2,20 +2,21 @@
 
 import hashlib
 import json
-import sqlite3
 import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-from hallmark.poc.core.errors import StateError
+from hallmark.poc.core.errors import DatabaseError, StateError
+from hallmark.poc.core.sqlite import Database, Schema
 
 __all__ = ["BatchStore", "Kind"]
 
 Kind = Literal["generated", "validated"]
 
-_SCHEMA = """
+# Files of before there were versions have all of it but a version.
+_VERSION_1: Final = """
 CREATE TABLE IF NOT EXISTS batches (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     kind TEXT NOT NULL,
@@ -32,6 +33,9 @@ CREATE TABLE IF NOT EXISTS batches (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS batches_by_key ON batches (public_key, block_hash, kind);
 """
+_SCHEMA: Final = Schema(
+    "store of batches", DatabaseError, 0x484C4D52, (_VERSION_1,), unmarked_table="batches"
+)
 
 _SUMMARY = (
     "id",
@@ -51,25 +55,16 @@ class BatchStore:
     """Batches in the order of their arrival, each once; safe to call from several threads."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, or make it.
+        """Open the file, or make it with its folder.
 
         Args:
             path: The SQLite file; its write-ahead log lies beside it.
 
         Raises:
-            sqlite3.Error: The path is no such file, and none can be made there.
+            DatabaseError: The path is no such file, and none can be made there; or a newer Hallmark wrote it.
         """
         self._lock = threading.Lock()
-        self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._database.row_factory = sqlite3.Row
-        try:
-            self._database.execute("PRAGMA journal_mode = WAL")
-            # What is acknowledged must survive a power cut too, not only a crash of this process.
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._database.executescript(_SCHEMA)
-        except sqlite3.Error:
-            self._database.close()
-            raise
+        self._database = Database(_SCHEMA, path)
 
     def close(self) -> None:
         """Close the file."""
@@ -88,25 +83,24 @@ class BatchStore:
 
         Raises:
             StateError: The webhook-id was used for another batch.
+            DatabaseError: The file cannot be written.
         """
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))
         content = hashlib.sha256(f"{kind}\n{text}".encode()).hexdigest()
-        with self._lock, self._database:
-            self._database.execute("BEGIN IMMEDIATE")
-            known = self._database.execute(
-                "SELECT id, webhook_id, content FROM batches WHERE webhook_id = ? OR content = ?",
-                (webhook_id, content),
+        with self._lock, self._database.transaction() as connection:
+            known = connection.execute(
+                "SELECT id, content FROM batches WHERE webhook_id = ? OR content = ?", (webhook_id, content)
             ).fetchall()
-            for row in known:
-                if row["content"] != content:
-                    raise StateError(f"webhook-id {webhook_id!r} was used for another batch, {row['id']}")
+            for other, its_content in known:
+                if its_content != content:
+                    raise StateError(f"webhook-id {webhook_id!r} was used for another batch, {other}")
             if known:
-                identifier: int = known[0]["id"]
-                self._database.execute(
+                identifier: int = known[0][0]
+                connection.execute(
                     "UPDATE batches SET deliveries = deliveries + 1 WHERE id = ?", (identifier,)
                 )
                 return identifier, True
-            row = self._database.execute(
+            [identifier] = connection.execute(
                 "INSERT INTO batches (kind, webhook_id, content, received_at, public_key, block_hash,"
                 " block_height, node_id, n_nonces, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
                 (
@@ -122,7 +116,7 @@ class BatchStore:
                     text,
                 ),
             ).fetchone()
-            return int(row["id"]), False
+            return identifier, False
 
     def find(
         self,
@@ -142,8 +136,8 @@ class BatchStore:
             after: Only ids above this one, to page through many.
             limit: The most to return.
         """
-        with self._lock:
-            rows = self._database.execute(
+        with self._lock, self._database.reading() as connection:
+            rows = connection.execute(
                 f"SELECT {', '.join(_SUMMARY)} FROM batches WHERE id > :after"  # noqa: S608  # constants
                 " AND (:kind IS NULL OR kind = :kind)"
                 " AND (:public_key IS NULL OR public_key = :public_key)"
@@ -156,16 +150,18 @@ class BatchStore:
                     "limit": limit,
                 },
             ).fetchall()
-        return [dict(row) for row in rows]
+        return [dict(zip(_SUMMARY, row, strict=True)) for row in rows]
 
     def get(self, identifier: int) -> dict[str, Any] | None:
         """A batch's summary with its `body`; None where there is no such id."""
-        with self._lock:
-            row = self._database.execute(
+        with self._lock, self._database.reading() as connection:
+            row = connection.execute(
                 f"SELECT {', '.join(_SUMMARY)}, body FROM batches WHERE id = ?",  # noqa: S608  # constants
                 (identifier,),
             ).fetchone()
-        return None if row is None else {**dict(row), "body": json.loads(row["body"])}
+        if row is None:
+            return None
+        return {**dict(zip(_SUMMARY, row[:-1], strict=True)), "body": json.loads(row[-1])}
 
     def stats(self, *, public_key: str | None = None, block_hash: str | None = None) -> dict[str, Any]:
         """Totals by kind: `batches`, `nonces`, and `duplicates`, deliveries beyond the first.
@@ -176,19 +172,20 @@ class BatchStore:
             public_key: Only of this key.
             block_hash: Only of this block.
         """
-        with self._lock:
-            rows = self._database.execute(
+        with self._lock, self._database.reading() as connection:
+            rows = connection.execute(
                 "WITH matching AS (SELECT * FROM batches"
                 " WHERE (:public_key IS NULL OR public_key = :public_key)"
                 " AND (:block_hash IS NULL OR block_hash = :block_hash)),"
                 " claimed AS (SELECT DISTINCT kind, public_key, block_hash, nonce.value"
                 " FROM matching, json_each(matching.body, '$.nonces') AS nonce)"
-                " SELECT kind, count(*) AS batches, sum(deliveries - 1) AS duplicates,"
-                " (SELECT count(*) FROM claimed WHERE claimed.kind = matching.kind) AS nonces"
+                " SELECT kind, count(*), (SELECT count(*) FROM claimed WHERE claimed.kind = matching.kind),"
+                " sum(deliveries - 1)"
                 " FROM matching GROUP BY kind",
                 {"public_key": public_key, "block_hash": block_hash},
             ).fetchall()
-        totals = {kind: {"batches": 0, "nonces": 0, "duplicates": 0} for kind in ("generated", "validated")}
-        for row in rows:
-            totals[row["kind"]] = {name: row[name] for name in ("batches", "nonces", "duplicates")}
-        return totals
+        nothing = {"batches": 0, "nonces": 0, "duplicates": 0}
+        return {
+            **dict.fromkeys(("generated", "validated"), nothing),
+            **{kind: dict(zip(nothing, numbers, strict=True)) for kind, *numbers in rows},
+        }

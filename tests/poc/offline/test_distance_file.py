@@ -77,6 +77,18 @@ def test_a_foreign_file_is_refused_and_left_as_it_is(tmp_path: Path, content: by
     assert path.read_bytes() == content
 
 
+def test_a_newer_ones_file_is_left_alone(path: Path) -> None:
+    content = path.read_bytes().replace(b'"format":1', b'"format":3', 1)
+    path.write_bytes(content)
+    with pytest.raises(FieldError) as refused:
+        DistanceFile(path)
+    assert str(refused.value) == (
+        f"--state: '{path}' is not allowed; allowed: a file of formats up to 1; a newer Hallmark wrote this "
+        "one, in format 3"
+    )
+    assert path.read_bytes() == content
+
+
 @pytest.mark.parametrize(
     "damage",
     [

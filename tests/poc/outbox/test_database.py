@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from hallmark.poc.core.errors import OutboxError
 from hallmark.poc.outbox import database as outbox_database
 from hallmark.poc.outbox.database import OutboxDatabase, default_path
 from hallmark.poc.outbox.delivery_queue import DeliveryQueue
+
+KNOWN = outbox_database._SCHEMA.migrations
 
 _NOBODY = 65534
 
@@ -80,6 +83,11 @@ def version_of(path: Path) -> int:
         return version
 
 
+def migrate_by(monkeypatch: pytest.MonkeyPatch, *scripts: str) -> None:
+    """Let these be the versions that there are."""
+    monkeypatch.setattr(outbox_database, "_SCHEMA", replace(outbox_database._SCHEMA, migrations=scripts))
+
+
 class TestOpening:
     """A file that is new, or was left in order."""
 
@@ -95,7 +103,7 @@ class TestOpening:
     def test_what_was_written_is_there_again(self, path: Path) -> None:
         fill(path, 3)
         assert count(path) == 3
-        assert version_of(path) == len(outbox_database._MIGRATIONS)
+        assert version_of(path) == len(KNOWN)
 
     def test_an_empty_file_is_a_new_one(self, path: Path) -> None:
         path.touch()
@@ -138,7 +146,7 @@ class TestVersions:
             "ALTER TABLE deliveries ADD COLUMN note TEXT NOT NULL DEFAULT 'none'",
             "CREATE TABLE more (x INTEGER) STRICT; INSERT INTO more SELECT id FROM deliveries",
         )
-        monkeypatch.setattr(outbox_database, "_MIGRATIONS", (*outbox_database._MIGRATIONS, *later))
+        migrate_by(monkeypatch, *KNOWN, *later)
         before = version_of(path)
         with opened(path) as database, database.reading() as connection:
             assert connection.execute("SELECT note FROM deliveries").fetchall() == [("none",)] * 3
@@ -150,28 +158,24 @@ class TestVersions:
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         fill(path, 3)
-        known = outbox_database._MIGRATIONS
         wrong = "CREATE TABLE more (x INTEGER) STRICT; DROP TABLE deliveries; DROP TABLE missing"
-        monkeypatch.setattr(outbox_database, "_MIGRATIONS", (*known, wrong))
+        migrate_by(monkeypatch, *KNOWN, wrong)
         assert "no such table: missing" in refusal(path)
-        monkeypatch.setattr(outbox_database, "_MIGRATIONS", known)
-        assert version_of(path) == len(known)
+        migrate_by(monkeypatch, *KNOWN)
+        assert version_of(path) == len(KNOWN)
         assert count(path) == 3
 
     @pytest.mark.parametrize("for_server", [True, False])
     def test_a_newer_ones_is_left_alone(
         self, path: Path, monkeypatch: pytest.MonkeyPatch, for_server: bool
     ) -> None:
-        known = outbox_database._MIGRATIONS
         with monkeypatch.context() as newer:
-            newer.setattr(
-                outbox_database, "_MIGRATIONS", (*known, "DROP TABLE findings", "DROP TABLE rounds")
-            )
+            migrate_by(newer, *KNOWN, "DROP TABLE findings", "DROP TABLE rounds")
             fill(path)
         before = path.read_bytes()
         assert refusal(path, for_server=for_server) == (
-            f"the outbox {path} was written by a newer Hallmark: its schema is {len(known) + 2}, "
-            f"this one knows those up to {len(known)}"
+            f"the outbox {path} was written by a newer Hallmark: its schema is {len(KNOWN) + 2}, "
+            f"this one knows those up to {len(KNOWN)}"
         )
         assert path.read_bytes() == before
 
@@ -302,7 +306,7 @@ class TestOneServer:
         assert path.stat().st_size == 0
         fill(path)
         before = path.read_bytes()
-        monkeypatch.setattr(outbox_database, "_MIGRATIONS", (*outbox_database._MIGRATIONS, "SELECT 1"))
+        migrate_by(monkeypatch, *KNOWN, "SELECT 1")
         assert "is not up to date: start the server with it once" in refusal(path, for_server=False)
         assert path.read_bytes() == before
 

@@ -70,17 +70,19 @@ class Server:
 
     async def crash(self) -> None:
         """End as by SIGKILL: what is not on the disk now never gets there."""
-        await self.store.run(self.store.database.close)
+        await self.store._run(self.store._database.close)
         self.engine.release()
         tasks = [round_.owner for round_ in self.manager._driven if round_.owner is not None]
-        tasks += [s._delivering for s in self.outbox._senders.values() if s._delivering is not None]
-        tasks += [task for task in (self.outbox._watching, *self.outbox._announcing) if task is not None]
+        registry = self.outbox._senders
+        senders = [*registry._senders.values()]
+        tasks += [sender._delivering for sender in senders if sender._delivering is not None]
+        tasks += [task for task in (registry._watching, *self.outbox._announcing) if task is not None]
         for timer, _ in self.outbox._merges.values():
             timer.cancel()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.gather(*(sender.disconnect() for sender in self.outbox._senders.values()))
+        await asyncio.gather(*(sender.disconnect() for sender in registry._senders.values()))
         # What the tasks have asked for in their end fails, and is said in the log.
         await asyncio.sleep(0)
         assert self.store._thread is not None
@@ -118,7 +120,7 @@ async def crashed(
         await server.manager.switch_phase(phase)
     await server.crash()
     store = OutboxStore(path)
-    with store.database.reading() as connection:
+    with store._database.reading() as connection:
         [position] = connection.execute("SELECT position FROM rounds").fetchone()
     await store.close()
     assert position >= count
@@ -441,7 +443,7 @@ class TestEnds:
         async with running(path) as server:
             await server.manager.start_round(config())
             await server.checked(16)
-            with broken(server.store.database):
+            with broken(server.store._database):
                 await eventually(lambda: server.manager.state is STOPPED)
                 told = snapshot(server.manager)["total_checked"]
             assert "broken" in snapshot(server.manager)["reason"]
@@ -510,8 +512,8 @@ class MortalDatabase(OutboxDatabase):
 async def live_and_die(path: Path, asked: PoCConfig, commits: int, loses_the_last: bool) -> None:
     """A server's life up to a commit: it goes on with the round, or begins it where there is none."""
     server = Server(path, RESUMING)
-    server.store.database.__class__ = MortalDatabase
-    mortal = server.store.database
+    server.store._database.__class__ = MortalDatabase
+    mortal = server.store._database
     assert isinstance(mortal, MortalDatabase)
     mortal.commits_left, mortal.loses_the_last = commits, loses_the_last
     with suppress(HallmarkError):

@@ -45,7 +45,7 @@ def _close_what_senders_make_for_themselves(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("hallmark.poc.outbox.sender.OutboxStore", make)
     yield
     for store in made:
-        store.database.close()
+        store._database.close()
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def store() -> Iterator[OutboxStore]:
     """A store that a test looks into."""
     store = OutboxStore()
     yield store
-    store.database.close()
+    store._database.close()
 
 
 class Receiver:
@@ -379,14 +379,14 @@ async def test_what_was_refused_is_kept_for_the_operator_and_can_be_tried_again(
     receiver = Receiver(404)
     sender = receiver.sender(store=store)
     assert not await sender.send({"n": 1})
-    [kept] = store.queue.listed()
+    [kept] = store.listed()
     assert (kept.dead_reason, kept.last_error, kept.attempts) == ("rejected", "HTTP 404", 1)
     assert sender.stats["dead_letters"] == sender.stats["kept"] == 1
-    assert store.queue.retry([kept.id]) == 1
+    assert store._queue.retry([kept.id]) == 1
     await sender.retry_pending()
     assert receiver.numbers == [1, 1]
     assert len({request.headers["webhook-id"] for request in receiver.requests}) == 1
-    assert store.queue.listed() == []
+    assert store.listed() == []
 
 
 async def test_deliveries_are_signed_with_every_secret_anew_at_each_attempt() -> None:
@@ -558,8 +558,8 @@ class TestOutbox:
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         store = OutboxStore(tmp_path / "outbox.db")
-        store.queue.add("http://other.example", "generated", [b"{}"], now=1e9, max_queued=5)
-        store.queue.add(URL, "generated", [b'{"n":1}'], now=time.time(), max_queued=5)
+        await store.add("http://other.example", "generated", [b"{}"], now=1e9, max_queued=5)
+        await store.add(URL, "generated", [b'{"n":1}'], now=time.time(), max_queued=5)
         receiver = Receiver()
         settings = Settings(callback_allowed_hosts=("receiver.example",))
         outbox = self.outbox(receiver, settings, store=store)
@@ -623,6 +623,6 @@ async def test_a_receiver_that_is_not_there_is_a_failure_and_its_start_a_deliver
         assert "ConnectError" in str(sender.stats["last_error"])
         async with running_receiver() as receiver:
             sender = CallbackSender(receiver.url, client=client, store=store)
-            store.queue.add(receiver.url, "generated", [b'{"n":1}'], now=time.time(), max_queued=1)
+            await store.add(receiver.url, "generated", [b'{"n":1}'], now=time.time(), max_queued=1)
             await sender.retry_pending()
             assert receiver.bodies("generated") == [{"n": 1}]

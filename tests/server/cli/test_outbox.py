@@ -296,7 +296,7 @@ async def test_a_retry_does_not_reach_a_receiver_that_is_not_allowed(cli: Cli, t
     path = tmp_path / "outbox.db"
     async with running_receiver() as receiver:
         store = OutboxStore(path)
-        store.queue.add(receiver.url, "generated", [b'{"n":0}'], now=time.time(), max_queued=9)
+        await store.add(receiver.url, "generated", [b'{"n":0}'], now=time.time(), max_queued=9)
         outbox = Outbox(Settings(callback_allowed_hosts=("receiver.example",)), store)
         await outbox.recover()
         assert outbox.stats()["dead_letters"] == 1

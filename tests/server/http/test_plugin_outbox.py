@@ -39,9 +39,7 @@ def path(tmp_path: Path) -> Path:
 async def made(path: Path) -> None:
     store = OutboxStore(path)
     for n in range(50):
-        await store.run(
-            store.queue.add, "http://receiver", "generated", [b"%1000d" % n], now=0, max_queued=99
-        )
+        await store.add("http://receiver", "generated", [b"%1000d" % n], now=0, max_queued=99)
     await store.close()
 
 

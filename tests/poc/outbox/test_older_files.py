@@ -1,0 +1,125 @@
+"""An outbox that an older Hallmark has left: nothing of it is lost."""
+
+import json
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from older_files import written_by_734b105
+from runtime import Engine, eventually, snapshot
+
+from hallmark.poc.outbox.database import OutboxDatabase
+from hallmark.poc.outbox.delivery_queue import DeliveryQueue
+from hallmark.poc.outbox.outbox import Outbox
+from hallmark.poc.outbox.store import OutboxStore
+from hallmark.poc.protocol.config import PoCState
+from hallmark.poc.rounds.manager import PoCManager
+from hallmark.poc.settings.settings import Settings
+
+DIGEST = "c9aa4c885636046ca0d531fa50c541e9e8859e508d8fc8fbaf682a9bb0e427e8"
+WRITTEN = 1_795_732_452.0
+# Whenever the tests run, it is not too old to be gone on with.
+SETTINGS = Settings(callback_interval=0.0, callback_max_age=1e12)
+
+
+class Receivers:
+    """All receivers there are, which take everything.
+
+    Attributes:
+        taken: The webhook-id, the host, the path and the body of each callback.
+    """
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[str, str, str, bytes]] = []
+
+    def answer(self, request: httpx.Request) -> httpx.Response:
+        path = request.extensions["target"].decode()
+        self.taken.append((request.headers["webhook-id"], request.url.host, path, request.content))
+        return httpx.Response(200)
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.MockTransport(self.answer))
+
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        return [json.loads(body) for *_, body in self.taken]
+
+
+@asynccontextmanager
+async def server(path: Path, receivers: Receivers, **settings: Any) -> AsyncIterator[PoCManager]:
+    """A server on the file, an hour after what it waits for."""
+    chosen = SETTINGS.model_copy(update=settings)
+    store = OutboxStore.bounded_by(chosen, path)
+    outbox = Outbox(chosen, store, connect=receivers.client, clock=lambda: WRITTEN + 7200)
+    engine = Engine()
+    manager = PoCManager(engine, chosen, outbox)
+    await manager.recover()
+    try:
+        yield manager
+    finally:
+        engine.release()
+        await manager.shutdown()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return written_by_734b105("outbox.db", tmp_path)
+
+
+async def test_what_was_queued_is_delivered_to_the_byte_and_what_was_found_after_it(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as raw:
+        queued = raw.execute(
+            "SELECT webhook_id, kind, body FROM deliveries WHERE given_up IS NULL ORDER BY id"
+        ).fetchall()
+        [(first,), (second,)] = raw.execute("SELECT found FROM findings ORDER BY id").fetchall()
+    assert len(queued) == 3
+    receivers = Receivers()
+    async with server(path, receivers) as manager:
+        await eventually(lambda: manager.outbox.stats()["delivered"] == 4)
+        assert manager.outbox.stats()["dead_letters"] == 1
+    assert receivers.taken[:3] == [
+        (webhook_id, "receiver.example", f"/v2/{kind}", body) for webhook_id, kind, body in queued
+    ]
+    merged = receivers.bodies[3]
+    assert merged["block_hash"] == "a block"
+    assert merged["covered"] == [0, 15]
+    nonces, dist, failed = json.loads(first)
+    assert merged["nonces"] == nonces + json.loads(second)[0]
+    assert merged["dist"] == dist + json.loads(second)[1]
+    assert merged["failed_nonces"] == failed == []
+
+
+def test_a_dead_letter_is_listed_and_can_be_retried(path: Path) -> None:
+    with closing(OutboxDatabase(path, for_server=False)) as tool:
+        queue = DeliveryQueue(tool)
+        [dead] = [delivery for delivery in queue.listed() if delivery.dead_reason is not None]
+        assert (dead.url, dead.dead_reason, dead.attempts) == ("http://refusing.example", "rejected", 1)
+        assert dead.last_error == "HTTP 404"
+        assert queue.retry([dead.id]) == 1
+        assert queue.receivers()["http://refusing.example"].queued == 1
+
+
+async def test_the_interrupted_round_is_shown(path: Path) -> None:
+    async with server(path, Receivers()) as manager:
+        shown = snapshot(manager)["interrupted_round"]
+    assert (shown["phase"], shown["block_hash"], shown["is_resumed"]) == ("GENERATING", "a block", False)
+    assert (shown["total_checked"], shown["total_valid"], shown["total_failed"]) == (16, 16, 0)
+    assert shown["round"] == DIGEST
+
+
+async def test_the_interrupted_round_goes_on_where_it_stood(path: Path) -> None:
+    receivers = Receivers()
+    async with server(path, receivers, resume_on_start=True) as manager:
+        assert manager.state is PoCState.GENERATING
+        await eventually(lambda: snapshot(manager)["total_checked"] >= 24)
+        assert isinstance(manager.engine, Engine)
+        assert manager.engine.keys[0][0] == ("02a1b2c3", 16)
+    reports = [body for body in receivers.bodies if body["block_hash"] == "a block" and "covered" in body]
+    nonces = [nonce for body in reports for nonce in body["nonces"]]
+    assert nonces == list(range(len(nonces)))
+    assert len(nonces) >= 24
+    assert {body["round"] for body in reports} == {DIGEST}
