@@ -8,13 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hallmark.poc.outbox.sender import CallbackSender
     from hallmark.poc.protocol.config import PoCConfig, PoCState
-    from hallmark.poc.protocol.projection import RandomProjection
     from hallmark.poc.protocol.proof import ProofBatch
     from hallmark.poc.protocol.round import Round
-    from hallmark.poc.rounds.manager import PoCManager
     from hallmark.poc.settings.settings import Settings
+    from hallmark.poc.specification import CallbackSender, PoCManager, RandomProjection
     from hallmark.poc.verdict.judge import ValidatedBatch, Verdict, judge
 
 __all__ = [
@@ -32,12 +30,12 @@ __all__ = [
 ]
 
 _MODULES = {
-    "CallbackSender": "outbox.sender",
+    "CallbackSender": "specification",
     "PoCConfig": "protocol.config",
-    "PoCManager": "rounds.manager",
+    "PoCManager": "specification",
     "PoCState": "protocol.config",
     "ProofBatch": "protocol.proof",
-    "RandomProjection": "protocol.projection",
+    "RandomProjection": "specification",
     "Round": "protocol.round",
     "Settings": "settings.settings",
     "ValidatedBatch": "verdict.judge",

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hallmark.poc.offline.model import last_hidden
 from hallmark.poc.protocol.law import distance_std
-from hallmark.poc.protocol.projection import RandomProjection
+from hallmark.poc.specification import RandomProjection
 
 Floats = npt.NDArray[np.float64]
 SHARES = (1.0, 0.1, 0.01, 0.001)

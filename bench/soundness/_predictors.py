@@ -24,7 +24,7 @@ from _forward import Prover, round_of
 from torch import Tensor
 from torch.nn import functional
 
-from hallmark.poc.protocol.projection import RandomProjection
+from hallmark.poc.specification import RandomProjection
 
 TESTED_BLOCK = "soundness"
 FITTED_BLOCK = "an earlier block"

@@ -19,7 +19,7 @@ from _power import Sample
 from scipy.special import ndtri
 from torch import Tensor
 
-from hallmark.poc.protocol.projection import RandomProjection
+from hallmark.poc.specification import RandomProjection
 
 HONEST_SIGMA = 0.10
 """The largest honest noise that the protocol's tolerance is made for, in s; added to every error."""

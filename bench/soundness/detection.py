@@ -35,7 +35,7 @@ from torch import Tensor
 
 from hallmark.poc.offline.model import last_hidden
 from hallmark.poc.protocol.law import distance_std
-from hallmark.poc.protocol.projection import RandomProjection
+from hallmark.poc.specification import RandomProjection
 from hallmark.poc.verdict.judge import Verdict
 
 SIGMAS = (0.02, 0.05, 0.10)

@@ -39,8 +39,8 @@ from _forward import Prover, in_units_of_s, round_of
 from torch import Tensor
 
 from hallmark.poc.protocol.law import distance_std
-from hallmark.poc.protocol.projection import RandomProjection
 from hallmark.poc.protocol.round import RoundSpec
+from hallmark.poc.specification import RandomProjection
 
 TOLERANCE = 0.35
 THIS_BLOCK, EARLIER_BLOCK = "this block", "an earlier block"

@@ -6,21 +6,19 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import httpx
 
-from hallmark.poc.core.compact_json import compact_json
 from hallmark.poc.core.errors import OutboxError
 from hallmark.poc.outbox.delivery_queue import Delivery, ReceiverTotals
 from hallmark.poc.outbox.store import OutboxStore
 from hallmark.poc.protocol.status import CallbackStats
 from hallmark.poc.webhooks.attempt import Failure, attempt
 from hallmark.poc.webhooks.transport import callback_client
-from hallmark.poc.webhooks.url import CallbackKind
 
 __all__ = ["DROP_REASONS", "Backoff", "CallbackCounters", "CallbackSender", "backoff"]
 
@@ -144,8 +142,6 @@ class CallbackSender:
         self._one_at_a_time = asyncio.Lock()
         self._woken = asyncio.Event()
         self._delivering: asyncio.Task[None] | None = None
-        # Of the deliveries that `send` waits for, which have been made.
-        self._sent: dict[int, bool] = {}
 
     @property
     def is_working(self) -> bool:
@@ -175,43 +171,6 @@ class CallbackSender:
             next_attempt=None if self._not_before is None else max(0.0, self._not_before - now),
             last_error=self._last_error,
         )
-
-    async def send(self, batch: Mapping[str, Any], kind: CallbackKind = "generated") -> bool:
-        """Queue a payload and try at once to deliver all that is due.
-
-        Returns:
-            Whether the payload was delivered; if not, it stays queued for `retry_pending`.
-
-        Raises:
-            ValueError: The payload has numbers that JSON does not have.
-            OutboxError: It cannot be kept.
-        """
-        added, dropped = await self._store.add(
-            self.callback_url,
-            kind,
-            [compact_json(batch)],
-            now=self._clock(),
-            max_queued=self.max_queue_size,
-            in_flight=[] if self.in_flight is None else [self.in_flight.id],
-        )
-        self.note_dropped(drop.webhook_id for drop in dropped)
-        if not added:
-            return False
-        self._sent[added[0]] = False
-        try:
-            await self.retry_pending()
-            return self._sent[added[0]]
-        finally:
-            del self._sent[added[0]]
-
-    async def retry_pending(self) -> None:
-        """Attempt what is due, oldest first, until one has to be tried again later.
-
-        Raises:
-            OutboxError: The store fails.
-        """
-        while await self._settle_oldest() == 0:
-            pass
 
     def wake(self) -> None:
         """Deliver in the background what is queued, retries included."""
@@ -314,8 +273,6 @@ class CallbackSender:
                 self.in_flight = None
 
     async def _note_delivered(self, delivery: Delivery) -> None:
-        if delivery.id in self._sent:
-            self._sent[delivery.id] = True
         if self._is_failing:
             self._is_failing = False
             logger.info("The receiver %s takes callbacks again", self.callback_url)

@@ -1,11 +1,10 @@
 """The random projections of a block: light layers around a model whose weights stay as they are."""
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hallmark.kernels.draw_matrix import draw_matrix
 from hallmark.kernels.draw_normals import streams_tensor
-from hallmark.kernels.project_residual import project_residual
 from hallmark.poc.core.checks import check_integer
 from hallmark.poc.protocol.streams import post_stream, pre_stream
 
@@ -48,16 +47,6 @@ class RandomProjection(nn.Module):
         pre, post = streams_tensor((pre_stream(block_hash), post_stream(block_hash)))
         self.pre_proj = nn.Parameter(draw_matrix(pre, dim, dim, scale, device), requires_grad=False)
         self.post_proj = nn.Parameter(draw_matrix(post, dim, dim, scale, device), requires_grad=False)
-
-    def pre(self, x: Tensor) -> Tensor:
-        """Transform the model's input: [..., dim] to the same shape and dtype, rounded once."""
-        projected: Tensor = project_residual(x, self.pre_proj, x.dtype)
-        return projected
-
-    def post(self, x: Tensor) -> Tensor:
-        """Transform the final hidden state: [..., dim] to float32 of the same shape."""
-        projected: Tensor = project_residual(x, self.post_proj, torch.float32)
-        return projected
 
     @property
     def memory_bytes(self) -> int:

@@ -15,7 +15,6 @@ from hallmark.poc.rounds.engine_protocol import PoCEngine
 from hallmark.poc.rounds.inference_activity import InferenceActivity
 from hallmark.poc.rounds.validation import ValidationJob, ValidationQueue
 from hallmark.poc.settings.settings import Settings
-from hallmark.poc.verdict.judge import ValidatedBatch
 from hallmark.poc.webhooks.url import check_callback_url
 
 __all__ = ["PoCManager"]
@@ -155,20 +154,6 @@ class PoCManager:
         else:
             self.active.end(reason)
 
-    async def run_batch(self) -> ProofBatch | None:
-        """Wait for the next batch of the walk, which the round's owner computes.
-
-        Returns:
-            What is reported of it; None when none of its nonces counts.
-
-        Raises:
-            StateError: The state is not GENERATING.
-            HallmarkError: The round ended before.
-        """
-        if self.active is None or self.state is not PoCState.GENERATING:
-            raise StateError(f"batches are generated in {PoCState.GENERATING}; the state is {self.state}")
-        return await self.active.next_batch()
-
     def submit(self, batch: ProofBatch) -> ValidationJob:
         """Queue a batch to be judged; while the state is GENERATING it waits.
 
@@ -184,17 +169,6 @@ class PoCManager:
                 f"the state is {self.state}"
             )
         return self.active.submit(batch)
-
-    async def validate(self, batch: ProofBatch) -> ValidatedBatch:
-        """Queue a batch and wait for its verdict, through changes of phase.
-
-        Raises:
-            HallmarkError: As in `submit`.
-            RoundCancelledError: The round ended before.
-        """
-        job = self.submit(batch)
-        await job.settled.wait()
-        return job.outcome()
 
     def abandon(self, job: ValidationJob) -> None:
         """Give up a batch whose client has gone, where no callback would bring anybody its verdict."""

@@ -23,8 +23,8 @@ from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.round import Round, RoundSpec
 from hallmark.poc.rounds.engine_protocol import ComputedBatch, Slice
-from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.settings.settings import Settings
+from hallmark.poc.specification import PoCManager
 from hallmark.server.http import status as status_view
 from hallmark.server.http.app import attach_manager, mount
 

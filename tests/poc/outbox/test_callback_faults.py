@@ -29,9 +29,10 @@ from outbox_sender import payload
 from runtime import eventually
 
 from hallmark.poc.outbox.outbox import Outbox
-from hallmark.poc.outbox.sender import CallbackSender, backoff
+from hallmark.poc.outbox.sender import backoff
 from hallmark.poc.outbox.store import OutboxStore
 from hallmark.poc.settings.settings import Settings
+from hallmark.poc.specification import CallbackSender
 from hallmark.poc.webhooks.signature import generate_secret, parse_secret, verify
 from hallmark.poc.webhooks.transport import callback_client
 from hallmark.server.processes.child import ChildProcess, free_port

@@ -18,7 +18,7 @@ from hallmark.poc.core.errors import OutboxError
 from hallmark.poc.outbox.outbox import Outbox
 from hallmark.poc.outbox.store import OutboxStore
 from hallmark.poc.protocol.config import PoCState
-from hallmark.poc.rounds.manager import PoCManager
+from hallmark.poc.specification import PoCManager
 
 # Nothing is merged before the end, so that findings fill the disk.
 SETTINGS = QUICK.model_copy(update={"callback_interval": 3600.0})

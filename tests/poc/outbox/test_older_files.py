@@ -17,8 +17,8 @@ from hallmark.poc.outbox.delivery_queue import DeliveryQueue
 from hallmark.poc.outbox.outbox import Outbox
 from hallmark.poc.outbox.store import OutboxStore
 from hallmark.poc.protocol.config import PoCState
-from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.settings.settings import Settings
+from hallmark.poc.specification import PoCManager
 
 DIGEST = "c9aa4c885636046ca0d531fa50c541e9e8859e508d8fc8fbaf682a9bb0e427e8"
 WRITTEN = 1_795_732_452.0

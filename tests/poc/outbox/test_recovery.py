@@ -20,8 +20,8 @@ from hallmark.poc.outbox.database import OutboxDatabase
 from hallmark.poc.outbox.outbox import Outbox
 from hallmark.poc.outbox.store import OutboxStore
 from hallmark.poc.protocol.config import PoCConfig, PoCState
-from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.settings.settings import Settings
+from hallmark.poc.specification import PoCManager
 from hallmark.poc.verdict.judge import Verdict
 
 IDLE, GENERATING, VALIDATING, STOPPED = PoCState

@@ -14,9 +14,10 @@ import pytest
 from runtime import eventually, running_receiver
 
 from hallmark.poc.outbox.outbox import Outbox
-from hallmark.poc.outbox.sender import DROP_REASONS, Backoff, CallbackSender, backoff
+from hallmark.poc.outbox.sender import DROP_REASONS, Backoff, backoff
 from hallmark.poc.outbox.store import OutboxStore
 from hallmark.poc.settings.settings import Settings
+from hallmark.poc.specification import CallbackSender
 from hallmark.poc.webhooks.signature import verify
 from hallmark.poc.webhooks.transport import callback_client
 

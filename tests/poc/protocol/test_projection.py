@@ -11,8 +11,8 @@ import torch
 from hallmark.kernels.draw_matrix import draw_matrix_reference
 from hallmark.kernels.draw_normals import streams_tensor
 from hallmark.poc.core.errors import FieldError
-from hallmark.poc.protocol.projection import RandomProjection
 from hallmark.poc.protocol.streams import post_stream, pre_stream
+from hallmark.poc.specification import RandomProjection
 
 
 def fingerprint(projection: RandomProjection) -> str:
@@ -35,7 +35,7 @@ def test_same_seed_gives_the_same_bits_in_another_process() -> None:
     """Acceptance criterion 6.1: Determinism tests pass (same seed = same projection)."""
     program = """
 import hashlib, torch
-from hallmark.poc.protocol.projection import RandomProjection
+from hallmark.poc.specification import RandomProjection
 p = RandomProjection(42, 128)
 both = torch.stack((p.pre_proj, p.post_proj)).view(torch.int16)
 print(hashlib.sha256(both.numpy().tobytes()).hexdigest())

@@ -17,8 +17,8 @@ from scipy.stats import norm
 from hallmark.kernels.normal_table import normal_table
 from hallmark.poc.protocol.config import MIN_TOLERANCE, PoCConfig
 from hallmark.poc.protocol.law import r_target_for
-from hallmark.poc.protocol.projection import RandomProjection
 from hallmark.poc.protocol.proof import ProofBatch
+from hallmark.poc.specification import RandomProjection
 from hallmark.poc.verdict.hypothesis_tests import LAW_MARGIN, PROBABILITY_MISMATCH, probability_at_least
 from hallmark.poc.verdict.judge import MAX_FAILED, judge
 

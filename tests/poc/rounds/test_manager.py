@@ -34,8 +34,8 @@ from hallmark.poc.protocol.round import RoundSpec
 from hallmark.poc.rounds import active_round
 from hallmark.poc.rounds.batch_times import MAX_BATCHES
 from hallmark.poc.rounds.engine_protocol import Slice
-from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.settings.settings import Settings
+from hallmark.poc.specification import PoCManager
 from hallmark.poc.verdict.judge import Verdict
 
 IDLE, GENERATING, VALIDATING, STOPPED = PoCState

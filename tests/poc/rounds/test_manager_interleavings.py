@@ -26,8 +26,8 @@ from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.round import RoundSpec
 from hallmark.poc.rounds.engine_protocol import Slice
-from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.rounds.validation import ValidationJob
+from hallmark.poc.specification import PoCManager
 from hallmark.poc.verdict.judge import Verdict
 
 CLIENTS, CALLS_PER_CLIENT = 6, 40

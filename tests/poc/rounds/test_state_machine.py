@@ -44,9 +44,9 @@ from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.protocol.round import Round, RoundSpec
 from hallmark.poc.rounds import active_round
 from hallmark.poc.rounds.engine_protocol import ComputedBatch, Slice
-from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.rounds.validation import ValidationJob
 from hallmark.poc.settings.settings import Settings
+from hallmark.poc.specification import PoCManager
 from hallmark.poc.verdict.judge import Verdict
 
 IDLE, GENERATING, VALIDATING, STOPPED = PoCState

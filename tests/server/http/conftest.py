@@ -4,7 +4,7 @@ import httpx
 import pytest
 from runtime import Engine, application, client_of, running_manager
 
-from hallmark.poc.rounds.manager import PoCManager
+from hallmark.poc.specification import PoCManager
 
 
 @pytest.fixture

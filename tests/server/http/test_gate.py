@@ -25,8 +25,8 @@ from runtime import (
 from starlette.types import Message, Receive, Scope, Send
 
 from hallmark.poc.protocol.config import PoCState
-from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.settings.settings import Settings
+from hallmark.poc.specification import PoCManager
 from hallmark.server.http.app import attach_manager, mount
 from hallmark.server.http.gate import InferenceGate, stays_open
 

@@ -25,8 +25,8 @@ from runtime import (
 )
 
 from hallmark.poc.protocol.config import PoCState
-from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.settings.settings import Settings
+from hallmark.poc.specification import PoCManager
 from hallmark.server.http.metrics import register
 
 OPERATIONS = Path(__file__).parents[3] / "docs/operations.md"

@@ -23,8 +23,8 @@ from runtime import (
     snapshot,
 )
 
-from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.settings.settings import Settings
+from hallmark.poc.specification import PoCManager
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import httpx
 import pytest
 from runtime import POC, Engine, application, client_of, config, honest_proof, request, running_manager
 
-from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.settings.settings import Settings
+from hallmark.poc.specification import PoCManager
 
 ANY_ID = re.compile(r"[0-9a-f]{32}")
 KEY = "hunter2-hunter2"

@@ -10,7 +10,7 @@ from original_client import TOY_MODEL
 from runtime import POC, Engine, eventually, request, snapshot
 
 from hallmark.poc.core.errors import EngineError
-from hallmark.poc.rounds.manager import PoCManager
+from hallmark.poc.specification import PoCManager
 
 STARTS = ("/init", "/init/generate", "/init/validate")
 

@@ -9,7 +9,7 @@ import pytest
 from raw_http import SMUGGLING, send_raw
 from runtime import POC, application, request, serving
 
-from hallmark.poc.rounds.manager import PoCManager
+from hallmark.poc.specification import PoCManager
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from runtime import (
 from hallmark.poc.core.errors import EngineError, FieldError
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.round import Round
-from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.settings.settings import Settings
+from hallmark.poc.specification import PoCManager
 
 
 @pytest.fixture(scope="module")

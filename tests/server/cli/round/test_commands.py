@@ -29,8 +29,8 @@ from runtime import (
 
 from hallmark.poc.protocol.config import PoCState
 from hallmark.poc.protocol.proof import ProofBatch
-from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.settings.settings import Settings
+from hallmark.poc.specification import PoCManager
 from hallmark.server.processes.child import free_port
 
 ROUND = ("--block-hash", "0x8d3f2a", "--block-height", 7, "--public-key", "02a1b2c3")
