@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hallmark.poc.core.errors import FieldError, StateError
+from hallmark.poc.offline.cases import identity
+from hallmark.poc.offline.proof_files import DeliveredBatch, read_batches
+from hallmark.poc.offline.rounds import check_round, resolve_round
 from hallmark.poc.protocol.config import DEFAULT_TOLERANCE, Concern
 from hallmark.poc.protocol.proof import Numerics
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.verdict.calibration import ENOUGH_NONCES, Calibration, check_law
 from hallmark.poc.verdict.hypothesis_tests import PROBABILITY_MISMATCH
-from hallmark.server.cli.offline import rounds as offline_rounds
-from hallmark.server.cli.offline.cases import identity
+from hallmark.server.cli.offline import recomputing
 from hallmark.server.cli.options import RoundFile, Stated, round_body, takes_settings
-from hallmark.server.cli.proof_files import DeliveredBatch, read_batches
 
 if TYPE_CHECKING:
     # It brings the kernels, and with them Triton, which other commands must not wait for.
@@ -51,11 +52,11 @@ def calibrate(
         int | None, typer.Option(min=2, help="Width of the model's hidden state; needed without --model.")
     ] = None,
     round_file: RoundFile = None,
-    device: offline_rounds.Device = None,
-    dtype: offline_rounds.Dtype = None,
-    state: offline_rounds.StateFile = None,
-    no_state: offline_rounds.NoState = False,
-    quiet: offline_rounds.Quiet = False,
+    device: recomputing.Device = None,
+    dtype: recomputing.Dtype = None,
+    state: recomputing.StateFile = None,
+    no_state: recomputing.NoState = False,
+    quiet: recomputing.Quiet = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Measure how far honest distances of two platforms are apart, and say what a round should allow for.
@@ -69,16 +70,16 @@ def calibrate(
     batches = read_batches(proofs)
     if model is not None:
         body = round_body(round_file, stated)
-        offline_rounds.check_round(body)
-        path = offline_rounds.state_path(proofs, state, no_state=no_state)
-        loaded = offline_rounds.load_model(model, device, dtype, batches, quiet=quiet)
+        check_round(body)
+        path = recomputing.state_path(proofs, state, no_state=no_state)
+        loaded = recomputing.load_model(model, device, dtype, batches, quiet=quiet)
         if hidden_size not in (None, loaded.hidden_size):
             raise FieldError("--hidden-size", hidden_size, f"the model's, {loaded.hidden_size}")
         hidden_size = loaded.hidden_size
-        rounds = [offline_rounds.resolve_round(batch, body, loaded) for batch in batches]
-        with offline_rounds.recomputation(loaded, model, path, quiet=quiet) as recomputation:
+        rounds = [resolve_round(batch, body, loaded) for batch in batches]
+        with recomputing.recomputation(loaded, model, path, quiet=quiet) as recomputation:
             wanted = [(round_, batch.proof.nonces) for round_, batch in zip(rounds, batches, strict=True)]
-            offline_rounds.run(recomputation, wanted, path, quiet=quiet)
+            recomputing.run(recomputation, wanted, path, quiet=quiet)
             second = _recomputed(recomputation, rounds, loaded.numerics)
     else:
         second = _side(read_batches(against)) if against else _validator(batches)

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from hallmark.poc.offline.cases import JudgedCase
 from hallmark.poc.rounds.payloads import verdict_fields
 from hallmark.poc.verdict.judge import ValidatedBatch, Verdict
-from hallmark.server.cli.offline.cases import JudgedCase
 from hallmark.server.cli.verdicts import STYLES, shortened
 
 __all__ = ["as_json", "as_table"]

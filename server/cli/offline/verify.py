@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hallmark.poc.core.errors import HallmarkError
+from hallmark.poc.offline.cases import JudgedCase, identity, joined, summarize
+from hallmark.poc.offline.proof_files import DeliveredBatch, read_batches
+from hallmark.poc.offline.rounds import check_round, resolve_round
 from hallmark.poc.protocol.config import Concern
 from hallmark.poc.protocol.proof import Numerics
 from hallmark.poc.verdict.judge import Verdict, judge
 from hallmark.poc.verdict.sampling import draw_sample
-from hallmark.server.cli.offline import rounds as offline_rounds
-from hallmark.server.cli.offline.cases import JudgedCase, identity, joined, summarize
+from hallmark.server.cli.offline import recomputing
 from hallmark.server.cli.offline.report import as_json, as_table
 from hallmark.server.cli.options import RoundFile, Stated, round_body, takes_settings
-from hallmark.server.cli.proof_files import DeliveredBatch, read_batches
 from hallmark.server.cli.verdicts import exit_code, print_or_drop
 
 if TYPE_CHECKING:
@@ -50,11 +51,11 @@ def verify(
         str | None,
         typer.Option(help="What the draw depends on, nothing that provers could know; by default random."),
     ] = None,
-    device: offline_rounds.Device = None,
-    dtype: offline_rounds.Dtype = None,
-    state: offline_rounds.StateFile = None,
-    no_state: offline_rounds.NoState = False,
-    quiet: offline_rounds.Quiet = False,
+    device: recomputing.Device = None,
+    dtype: recomputing.Dtype = None,
+    state: recomputing.StateFile = None,
+    no_state: recomputing.NoState = False,
+    quiet: recomputing.Quiet = False,
     json_lines: Annotated[
         bool, typer.Option("--json", help="Print a JSON object a line: each verdict, then a summary.")
     ] = False,
@@ -69,18 +70,18 @@ def verify(
     if seed is not None and sample is None:
         raise typer.BadParameter("--seed is of use with --sample only")
     body = round_body(round_file, stated)
-    offline_rounds.check_round(body)
-    path = offline_rounds.state_path(proofs, state, no_state=no_state)
+    check_round(body)
+    path = recomputing.state_path(proofs, state, no_state=no_state)
     batches = read_batches(proofs)
     if sample is not None and seed is None:
         seed = secrets.token_hex(16)
-    loaded = offline_rounds.load_model(model, device, dtype, batches, quiet=quiet)
+    loaded = recomputing.load_model(model, device, dtype, batches, quiet=quiet)
     cases = [*_resolved(batches, body, loaded)]
     if sample is not None:
         cases = [replace(case, nonces=draw_sample(case.proof, sample, seed or "")) for case in cases]
-    with offline_rounds.recomputation(loaded, model, path, quiet=quiet) as recomputation:
+    with recomputing.recomputation(loaded, model, path, quiet=quiet) as recomputation:
         wanted = ((case.round, case.nonces) for case in cases if case.round is not None)
-        offline_rounds.run(recomputation, wanted, path, quiet=quiet)
+        recomputing.run(recomputation, wanted, path, quiet=quiet)
         judged = [_judged(case, recomputation, loaded.numerics) for case in [*cases, *joined(cases)]]
     summary = summarize(judged, loaded.numerics, None if sample is None else {"nonces": sample, "seed": seed})
     print_or_drop(as_json(judged, summary) if json_lines else as_table(judged, summary))
@@ -102,7 +103,7 @@ def _resolved(
         )
         claimed |= keys
         try:
-            round_ = offline_rounds.resolve_round(batch, body, model)
+            round_ = resolve_round(batch, body, model)
         except HallmarkError as exc:
             yield replace(case, error=exc)
         else:

@@ -11,10 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from hallmark.poc.core.errors import HallmarkError
+from hallmark.poc.offline.proof_files import read_bodies
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.verdict.judge import Verdict
 from hallmark.server.cli.client import ApiKey, PoCClient, ServerError, ServerUrl
-from hallmark.server.cli.proof_files import read_bodies
 from hallmark.server.cli.verdicts import STYLES, exit_code, print_or_drop, shortened
 
 __all__ = ["NoVerdictError", "look_up", "submit_and_wait", "validate"]

@@ -1,10 +1,10 @@
-"""What the offline commands share: the model, each batch's round, and the recomputation with its progress."""
+"""What the offline commands share: the model, and the recomputation with its progress."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -19,10 +19,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from hallmark.poc.core.errors import FieldError, StateError
-from hallmark.poc.protocol.config import PoCConfig
+from hallmark.poc.core.errors import FieldError
+from hallmark.poc.offline.proof_files import DeliveredBatch
 from hallmark.poc.protocol.round import Round
-from hallmark.server.cli.proof_files import DeliveredBatch
 
 if TYPE_CHECKING:
     # They bring the kernels, and with them Triton, which other commands must not wait for.
@@ -35,10 +34,8 @@ __all__ = [
     "NoState",
     "Quiet",
     "StateFile",
-    "check_round",
     "load_model",
     "recomputation",
-    "resolve_round",
     "run",
     "state_path",
 ]
@@ -66,17 +63,6 @@ StateFile = Annotated[
 NoState = Annotated[bool, typer.Option("--no-state", help="Keep nothing and look nothing up.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
-_TARGET_MARGIN = 1e-6
-
-
-def check_round(body: Mapping[str, Any]) -> PoCConfig:
-    """The round that the options ask for, of no block in particular where they name none.
-
-    Raises:
-        FieldError: An option or a field of the file is out of its range.
-    """
-    return PoCConfig.parse({"block_hash": "any", "block_height": 0, "public_key": "any", **body})
-
 
 def load_model(
     directory: Path, device: str | None, dtype: str | None, batches: Sequence[DeliveredBatch], *, quiet: bool
@@ -101,35 +87,6 @@ def load_model(
     except FieldError as exc:
         raise FieldError(f"--{exc.field}", exc.value, exc.allowed) from exc
     return model
-
-
-def resolve_round(batch: DeliveredBatch, body: Mapping[str, Any], model: "OfflineModel") -> Round:
-    """The round that a batch is judged in; of its own block unless the body names one.
-
-    Args:
-        batch: The batch.
-        body: What options and file say, as a body of `/init`.
-        model: The model.
-
-    Raises:
-        FieldError: The settings contradict each other or the model, or a nonce is not where it should be.
-        StateError: The batch was computed for another block, or with other settings or weights.
-    """
-    proof = batch.proof
-    settings = {"block_hash": proof.block_hash, "block_height": proof.block_height, **body}
-    settings["public_key"] = proof.public_key
-    if batch.r_target is not None and not {"r_target", "valid_rate"} & body.keys():
-        settings["r_target"] = batch.r_target
-    config = PoCConfig.parse(settings)
-    round_ = Round.resolve(config, model.deployed(config.model, config.batch_size * config.seq_len))
-    theirs = round_.r_target if batch.r_target is None else min(batch.r_target, 2.0)
-    if abs(theirs - round_.r_target) > _TARGET_MARGIN:
-        raise StateError(
-            f"the batch was found under r_target {theirs:.6f}, this round has {round_.r_target:.6f}: the "
-            "valid rate or the width of the model differs"
-        )
-    proof.check_against(round_, model.numerics)
-    return round_
 
 
 def state_path(proofs: Sequence[Path], state: Path | None, *, no_state: bool) -> Path | None:
