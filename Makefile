@@ -8,9 +8,12 @@ PYTEST := $(BIN)/pytest
 VERSION ?= 0.33.0
 OVERLAY = .cache/vllm-$(VERSION)
 TYPED_FOLDERS := .check:.:tests/support:bench:bench/gpu:bench/soundness:tools
+FAST_TESTS := tests/poc/core tests/poc/offline tests/poc/outbox tests/poc/protocol tests/poc/rounds tests/poc/settings \
+	tests/poc/verdict tests/poc/webhooks tests/poc/test_public_names.py tests/server/http tests/server/cli/serve \
+	tests/test_imports.py
 EXPERIMENTS := law streams honest_noise thresholds detection shortcuts readouts forging grinding precomputation games
 
-.PHONY: help setup demo test test-all test-next check bench gpu gpu-parts soundness clean
+.PHONY: help setup demo test test-fast test-all test-next check bench gpu gpu-parts soundness clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -33,6 +36,10 @@ demo: setup ## A whole round on a real server, from first nonce to caught forger
 test: setup ## The tests that CI runs (under 20 minutes on 2 cores)
 	$(PYTEST) -m "not slow and not gpu" tests/e2e
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu" --numprocesses 2 --ignore tests/e2e
+
+# What starts no server, no kernel's interpreter and no vLLM: for the loop of an editor.
+test-fast: setup ## The tests of the protocol, the outbox, rounds, routes and verdicts (a minute and a half)
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu and not server" --numprocesses 2 $(FAST_TESTS)
 
 test-all: setup ## Every test, the slow and the GPU ones included
 	$(PYTEST) --hypothesis-profile=exploring

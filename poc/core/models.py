@@ -56,6 +56,7 @@ def refuses_in_words(
 def field_error(
     errors: Sequence[ErrorDetails],
     *,
+    prefix: str = "",
     names: Mapping[str, str] = MappingProxyType({}),
     allowed: Mapping[str, str] = MappingProxyType({}),
 ) -> FieldError:
@@ -63,6 +64,7 @@ def field_error(
 
     Args:
         errors: As pydantic lists them.
+        prefix: What comes before the field's name.
         names: As for `refuses_in_words`.
         allowed: As for `refuses_in_words`.
     """
@@ -74,7 +76,8 @@ def field_error(
     if isinstance(cause, FieldError):
         return FieldError(cause.field, cause.value, cause.allowed)
     in_words = allowed.get(str(first["loc"][0])) if len(first["loc"]) > 1 else None
-    return FieldError(_path(first["loc"], names), first["input"], in_words or allowed_in_words(first))
+    path = prefix + _path(first["loc"], names)
+    return FieldError(path, first["input"], in_words or allowed_in_words(first))
 
 
 def _is_missing(error: ErrorDetails) -> bool:

@@ -51,6 +51,9 @@ def _check_entries(value: object, lowest: int, highest: int, allowed: LiteralStr
     return value
 
 
+_FEW_ENTRIES = BeforeValidator(
+    partial(_check_entries, lowest=0, highest=MAX_NUMERICS, allowed="an object of at most 64 entries")
+)
 _INDICES: Final = "two indices, the first not above the last"
 _Index = Annotated[int, Field(ge=0, lt=INTEGER_LIMIT)]
 
@@ -88,9 +91,7 @@ class ProofBatch:
         Field(
             description="The texts that the digest is of, so that a refusal can name the one that differs."
         ),
-        BeforeValidator(
-            partial(_check_entries, lowest=0, highest=MAX_NUMERICS, allowed="an object of at most 64 entries")
-        ),
+        _FEW_ENTRIES,
     ] = None
     covered: Annotated[
         tuple[_Index, _Index] | None,
@@ -103,9 +104,7 @@ class ProofBatch:
     numerics: Annotated[
         Numerics | None,
         Field(description="The prover's numerics fingerprint; another dtype than the server's is refused."),
-        BeforeValidator(
-            partial(_check_entries, lowest=0, highest=MAX_NUMERICS, allowed="an object of at most 64 entries")
-        ),
+        _FEW_ENTRIES,
     ] = None
 
     def __post_init__(self) -> None:
@@ -127,10 +126,11 @@ class ProofBatch:
             check_text("round", self.round_digest)
         if self.covered is not None and self.covered[0] > self.covered[1]:
             raise FieldError("covered", self.covered, _INDICES)
-        for name, item in (self.numerics or {}).items():
-            check_text("numerics", name)
-            if isinstance(item, str):
-                check_text(f"numerics.{name}", item, empty=True)
+        for field, entries in (("numerics", self.numerics), ("round_settings", self.round_settings)):
+            for name, item in (entries or {}).items():
+                check_text(field, name)
+                if isinstance(item, str):
+                    check_text(f"{field}.{name}", item, empty=True)
 
     def check_against(self, round_: Round, numerics: Numerics = MappingProxyType({})) -> None:
         """Refuse a batch that does not belong to the round, or was computed by another arithmetic.

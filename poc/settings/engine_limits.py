@@ -6,9 +6,8 @@ from typing import Annotated, Any, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hallmark.poc.core.checks import allowed_in_words
 from hallmark.poc.core.errors import FieldError
-from hallmark.poc.core.models import nearest
+from hallmark.poc.core.models import field_error, nearest
 from hallmark.poc.settings.secret_sources import NOT_SHOWN
 
 __all__ = ["SECTION", "Count", "EngineLimits", "settings_section"]
@@ -51,9 +50,7 @@ class EngineLimits(BaseModel):
         try:
             return cls.model_validate(settings_section(additional_config))
         except ValidationError as exc:
-            first = exc.errors(include_url=False)[0]
-            name = ".".join(str(part) for part in first["loc"])
-            raise FieldError(f"{SECTION}.{name}", first["input"], allowed_in_words(first)) from exc
+            raise field_error(exc.errors(include_url=False), prefix=f"{SECTION}.") from exc
 
 
 def settings_section(additional_config: object, *, warns: bool = False) -> dict[str, Any]:

@@ -7,9 +7,8 @@ from typing import Annotated, Self
 
 from pydantic import ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from hallmark.poc.core.checks import allowed_in_words
 from hallmark.poc.core.errors import FieldError
-from hallmark.poc.core.models import nearest
+from hallmark.poc.core.models import field_error, nearest
 from hallmark.poc.settings.engine_limits import SECTION, Count, EngineLimits, settings_section
 from hallmark.poc.settings.secret_sources import (
     API_KEY_VARIABLE,
@@ -189,17 +188,16 @@ class Settings(EngineLimits):
 
 
 def _field_error(error: ValidationError, settings: type[Settings]) -> FieldError:
-    first = error.errors(include_url=False)[0]
-    cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, FieldError):
-        return FieldError(cause.field, cause.value, cause.allowed)
-    name = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
+    """Put an error into words in which there is no secret."""
+    errors = error.errors(include_url=False)
+    name = ".".join(str(part) for part in errors[0]["loc"])
+    if errors[0]["type"] == "extra_forbidden":
         # The value stays out: it may be a secret under a misspelt name.
         known = [field for field in settings.model_fields if field not in NEVER_IN_THE_SECTION]
         meant = nearest(name, known)
         allowed = f"the settings {', '.join(known)}" if meant is None else f"{meant!r}, if that was meant"
         return FieldError(SECTION, name, allowed)
+    found = field_error(errors, prefix=f"{SECTION}.")
     # A secret may stand where its file should.
-    value = NOT_SHOWN if name.startswith(("api_key", "webhook_secrets")) else first["input"]
-    return FieldError(f"{SECTION}.{name}", value, allowed_in_words(first))
+    is_secret = name.startswith(("api_key", "webhook_secrets"))
+    return FieldError(found.field, NOT_SHOWN, found.allowed) if is_secret else found

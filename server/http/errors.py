@@ -23,7 +23,6 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from hallmark.poc.core.checks import allowed_in_words
 from hallmark.poc.core.errors import (
     EngineError,
     FieldError,
@@ -35,6 +34,7 @@ from hallmark.poc.core.errors import (
     StateError,
     UnknownRequestError,
 )
+from hallmark.poc.core.models import field_error
 from hallmark.server.http.request_log import REQUEST_ID_HEADER, log_request, request_id
 
 __all__ = [
@@ -154,7 +154,9 @@ class HallmarkRoute(APIRoute):
 def _answered(error: Exception, identifier: str) -> tuple[Response, str]:
     """The answer to any error, and what it says."""
     if isinstance(error, RequestValidationError):
-        error = _field_error(error)
+        # The location begins with the part of the request.
+        details: list[Any] = [{**each, "loc": each["loc"][1:]} for each in error.errors()]
+        error = field_error(details)
     if isinstance(error, HallmarkError) and type(error) in STATUS_CODES:
         return error_response(error, identifier), str(error)
     logger.error("Request %s failed", identifier, exc_info=error)
@@ -167,10 +169,3 @@ def _answer(detail: str, status: int, identifier: str, headers: dict[str, str]) 
     writable = detail.encode("utf-8", "backslashreplace").decode("utf-8")
     body = {"detail": writable, "request_id": identifier}
     return JSONResponse(body, status, {**headers, REQUEST_ID_HEADER: identifier})
-
-
-def _field_error(error: RequestValidationError) -> FieldError:
-    first = error.errors()[0]
-    return FieldError(
-        ".".join(str(part) for part in first["loc"][1:]), first["input"], allowed_in_words(first)
-    )

@@ -45,7 +45,7 @@ def test_what_json_gives_is_taken() -> None:
         ({"seq_len": "256"}, r"hallmark\.seq_len: '256' is not allowed"),
         ({"callback_interval": float("nan")}, r"hallmark\.callback_interval: nan is not allowed"),
         ({"callback_timeout": 0}, r"hallmark\.callback_timeout: 0 is not allowed"),
-        ({"callback_allowed_hosts": [1]}, r"hallmark\.callback_allowed_hosts\.0: 1 .* allowed: text$"),
+        ({"callback_allowed_hosts": [1]}, r"hallmark\.callback_allowed_hosts\[0\]: 1 .* allowed: text$"),
         ({"callback_allowed_hosts": 3}, r"callback_allowed_hosts: 3 .* allowed: a list$"),
         ({"allow_unauthenticated": "yes"}, r"allow_unauthenticated: 'yes' .* allowed: true or false$"),
         ({"api_key_file": ""}, r"api_key_file: '\(not shown\)' .* allowed: text that is not empty$"),
