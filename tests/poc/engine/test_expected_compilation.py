@@ -64,7 +64,7 @@ def test_the_workers_warm_up_is_expected_to_compile() -> None:
         raise RefusedError(step)
 
     worker: Any = object.__new__(PoCWorker)
-    worker.settings = SimpleNamespace(seq_len=16, batch_size=2)
+    worker.limits = SimpleNamespace(seq_len=16, max_batch_size=2)
     worker._config = SimpleNamespace(model_config=SimpleNamespace(get_hidden_size=lambda: 64))
     worker._rank_vote = SimpleNamespace(without_collectives=try_kernels)
     worker._dtype, worker._device = torch.bfloat16, torch.device("cpu")
