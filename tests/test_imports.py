@@ -26,6 +26,7 @@ LIGHT = sorted(
     for path in (ROOT / "server" / folder).rglob("*.py")
     if path.name != "__main__.py"
 )
+LIGHT.append((ROOT / "server" / "commands.py").relative_to(ROOT))
 
 
 LOADER = """
