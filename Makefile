@@ -7,7 +7,8 @@ PYTEST := $(BIN)/pytest
 # A release of vLLM that has no build for CPUs yet, or is not tested yet.
 VERSION ?= 0.33.0
 OVERLAY = .cache/vllm-$(VERSION)
-TYPED_FOLDERS := .check:.:tests/support:bench:bench/gpu:bench/soundness:tools
+# Where modules are imported from by their names alone, joined by colons; in bench/soundness that is every folder.
+TYPED_FOLDERS := $(subst $() ,:,.check . tests/support bench bench/gpu $(wildcard bench/soundness/*) tools)
 FAST_TESTS := tests/poc/core tests/poc/offline tests/poc/outbox tests/poc/protocol tests/poc/rounds tests/poc/settings \
 	tests/poc/verdict tests/poc/webhooks tests/poc/test_public_names.py tests/server/http tests/server/cli/serve \
 	tests/test_imports.py
@@ -77,7 +78,7 @@ bench: setup ## Every bench on this machine's CPU, small sizes (half an hour on 
 
 # Models are trained on first use and kept in .cache/soundness.
 soundness: setup ## Every experiment of docs/security.md (more than an hour on 2 cores)
-	for experiment in $(EXPERIMENTS); do $(BIN)/python -P bench/soundness/$$experiment.py || exit 1; done
+	for experiment in $(EXPERIMENTS); do $(BIN)/python -P bench/soundness/experiments/$$experiment.py || exit 1; done
 	$(BIN)/python -P bench/report.py
 
 # Nothing is installed and nothing fetched: PYTHON has PyTorch with CUDA, Triton, transformers, SciPy and pytest

@@ -1,4 +1,4 @@
-"""Experiments of bench/soundness in their shortened form."""
+"""Experiments of bench/soundness/experiments in their shortened form."""
 
 import json
 import subprocess
@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[2]
 
 def shortened(name: str, directory: Path) -> dict[str, Any]:
     """Run an experiment with the smallest models into a folder, and return what it wrote there."""
-    command = [sys.executable, "-P", f"bench/soundness/{name}.py", "--small", "--output", str(directory)]
+    script = f"bench/soundness/experiments/{name}.py"
+    command = [sys.executable, "-P", script, "--small", "--output", str(directory)]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
     assert (directory / f"{name}.svg").stat().st_size > 0

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script's own folder out
+sys.path.extend(map(str, Path(__file__).parents[1].glob("*/")))  # `python -P` adds none of the rooms
 
 import torch
 from _architectures import DEPTHS, LLAMA, MOE, QWEN3, TINY, WIDTHS, Architecture, Weights, load

@@ -10,12 +10,12 @@ from typing import Any
 import matplotlib as mpl
 
 mpl.use("svg")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # `python -P` leaves the benches' folder out
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `python -P` leaves the benches' folder out
 
 from _report import RESULTS, print_table, target, write_results
 from matplotlib.figure import Figure
 
-FIGURES = Path(__file__).resolve().parents[2] / "docs" / "figures"
+FIGURES = Path(__file__).resolve().parents[3] / "docs" / "figures"
 PACKAGES = ("torch", "transformers", "numpy", "scipy", "hallmark-poc")
 
 

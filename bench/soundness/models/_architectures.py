@@ -29,7 +29,7 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-CACHE = Path(__file__).resolve().parents[2] / ".cache" / "soundness"
+CACHE = Path(__file__).resolve().parents[3] / ".cache" / "soundness"
 VOCABULARY = 256
 """Tokens are bytes."""
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from _architectures import CACHE
 
-_SOURCES = ("_decoder", "_distill", "_substitutes")
+_SOURCES = ("models/_decoder.py", "attacks/_distill.py", "attacks/_substitutes.py")
 
 
 def cached_rows(setting: Sequence[Any], measure: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -24,8 +24,8 @@ def cached_rows(setting: Sequence[Any], measure: Callable[[], list[dict[str, Any
         measure: Gives its rows; numbers and text.
     """
     made_from = hashlib.sha256(json.dumps([*setting, torch.__version__]).encode())
-    for name in _SOURCES:
-        made_from.update((Path(__file__).parent / f"{name}.py").read_bytes())
+    for source in _SOURCES:
+        made_from.update((Path(__file__).parents[1] / source).read_bytes())
     path = CACHE / "rows" / f"{made_from.hexdigest()[:32]}.json"
     if path.is_file():
         rows: list[dict[str, Any]] = json.loads(path.read_text())

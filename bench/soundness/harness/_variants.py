@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script's own folder out
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.extend(map(str, Path(__file__).parents[1].glob("*/")))  # `python -P` adds none of the rooms
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from _forward import Distances, Prover
