@@ -25,7 +25,8 @@ from hallmark.poc.rounds.inference_activity import InferenceActivity
 from hallmark.poc.rounds.payloads import generated_template, validated_payload
 from hallmark.poc.rounds.scheduler import Scheduler
 from hallmark.poc.rounds.statistics import RoundStatistics
-from hallmark.poc.rounds.validation import ValidationJob, ValidationQueue
+from hallmark.poc.rounds.validation import ValidationQueue
+from hallmark.poc.rounds.validation_job import ValidationJob
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.verdict.judge import Verdict
 

@@ -44,7 +44,7 @@ from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.protocol.round import Round, RoundSpec
 from hallmark.poc.rounds import active_round, engine_watch
 from hallmark.poc.rounds.engine_protocol import ComputedBatch, Slice
-from hallmark.poc.rounds.validation import ValidationJob
+from hallmark.poc.rounds.validation_job import ValidationJob
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.specification import PoCManager
 from hallmark.poc.verdict.judge import Verdict
