@@ -11,7 +11,8 @@ from torch import Tensor
 
 from hallmark.kernels import project_residual
 from hallmark.poc.engine.forward import ModelForward
-from hallmark.poc.engine.worker import STATE_ATTRIBUTE, PoCWorker
+from hallmark.poc.engine.worker import PoCWorker
+from hallmark.poc.engine.worker_methods import STATE_ATTRIBUTE
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.round import RoundSpec
 

@@ -12,7 +12,7 @@ def register() -> None:
     """
     from vllm.v1.worker.worker_base import WorkerBase
 
-    from hallmark.poc.engine.worker import RPC_METHODS
+    from hallmark.poc.engine.worker_methods import RPC_METHODS
 
     for method in RPC_METHODS:
         present = getattr(WorkerBase, method.__name__, None)

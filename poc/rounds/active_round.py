@@ -3,8 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
-from typing import TypeVar
+from collections.abc import Callable
 
 from hallmark.poc.core.errors import (
     EngineError,
@@ -20,13 +19,14 @@ from hallmark.poc.protocol.generated import ComputedSpan
 from hallmark.poc.protocol.nonces import NonceKey, NonceSchedule, NonceSpan
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.protocol.round import Round
-from hallmark.poc.rounds.batch_times import BatchTimes
 from hallmark.poc.rounds.engine_protocol import PoCEngine
+from hallmark.poc.rounds.engine_watch import EngineWatch
 from hallmark.poc.rounds.inference_activity import InferenceActivity
 from hallmark.poc.rounds.payloads import generated_template, validated_payload
 from hallmark.poc.rounds.scheduler import Scheduler
 from hallmark.poc.rounds.statistics import RoundStatistics
-from hallmark.poc.rounds.validation import ValidationJob, ValidationQueue
+from hallmark.poc.rounds.validation import ValidationQueue
+from hallmark.poc.rounds.validation_job import ValidationJob
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.verdict.judge import Verdict
 
@@ -35,8 +35,6 @@ __all__ = ["ActiveRound"]
 logger = logging.getLogger(__name__)
 
 _MAX_REASON = 500
-
-_Result = TypeVar("_Result")
 
 
 class ActiveRound:
@@ -52,10 +50,9 @@ class ActiveRound:
         state: Where it stands; STOPPED once it has ended.
         reason: Why it has ended.
         statistics: Its counters.
-        times: How long its batches take.
+        watch: Whether the engine gets on with it.
         scheduler: What computes them, beside inference.
         memory_bytes: What the engine holds for it; None while it is not open there.
-        last_progress: When the engine last answered, or the state last changed; `time.monotonic()`.
         engine_is_gone: Whether the engine must not be called any more.
         owner: The task that runs `drive`.
         resumes: Where the last server left it; None: its walk begins here.
@@ -81,9 +78,8 @@ class ActiveRound:
         self.state = state
         self.reason: str | None = None
         self.statistics = RoundStatistics()
-        self.times = BatchTimes()
+        self.watch = EngineWatch(round_.config.block_hash, settings.stuck_after)
         self.memory_bytes: int | None = None
-        self.last_progress = time.monotonic()
         self.engine_is_gone = False
         self.owner: asyncio.Task[None] | None = None
         self.scheduler = Scheduler(engine, activity, settings, lambda: self.refuses_inference)
@@ -114,11 +110,6 @@ class ActiveRound:
     def refuses_inference(self) -> bool:
         """Whether inference is to be refused; derived from the state, never set."""
         return self.state is PoCState.GENERATING and not self._settings.inference_while_generating
-
-    @property
-    def seconds_since_progress(self) -> float:
-        """How long ago the engine last answered, or the state last changed."""
-        return time.monotonic() - self.last_progress
 
     @property
     def is_open(self) -> bool:
@@ -161,7 +152,7 @@ class ActiveRound:
         if phase is self.state:
             return
         self.state = phase
-        self._note_progress()
+        self.watch.note_progress()
         self.statistics.set_generating(phase is PoCState.GENERATING and self.is_open)
         if phase is PoCState.GENERATING:
             self._queue.release()
@@ -182,7 +173,7 @@ class ActiveRound:
         had_work = self.state is PoCState.GENERATING or self._queue.stats["queued_jobs"] > 0
         job = self._queue.submit(batch, self.round, self.numerics)
         if not had_work:
-            self._note_progress()
+            self.watch.note_progress()
         self._wake.set()
         return job
 
@@ -264,9 +255,9 @@ class ActiveRound:
             self._outbox.end_round(self._journal_id, url, None if self._is_over else self.reason)
 
     async def _open(self) -> None:
-        self.memory_bytes = await self._watched(self._engine.open_round(self.round.spec()))
+        self.memory_bytes = await self.watch.wait_for(self._engine.open_round(self.round.spec()))
         await self._begin_journal()
-        self._note_progress()
+        self.watch.note_progress()
         if not self.ended:
             self.statistics.set_generating(self.state is PoCState.GENERATING)
         self._settled.set()
@@ -304,7 +295,7 @@ class ActiveRound:
         spans: list[NonceSpan] = []
 
         def choose() -> list[list[NonceKey]]:
-            several = self.times.batches_per_call() if self.scheduler.has_the_engine_to_itself else 1
+            several = self.watch.times.batches_per_call() if self.scheduler.has_the_engine_to_itself else 1
             spans.extend(walk.take_several(several, self.round.batch_size))
             return [[(public_key, nonce) for nonce in span.nonces] for span in spans]
 
@@ -339,33 +330,10 @@ class ActiveRound:
 
     async def _compute(self, choose: Callable[[], list[list[NonceKey]]]) -> list[list[float]] | None:
         """The distances of batches; None where the round has ended before."""
-        begun = time.monotonic()
-        computed = await self._watched(
-            self.scheduler.compute(choose, ended=self._ended, on_slice=self._note_progress)
+        computed = await self.watch.wait_for_batches(
+            self.scheduler.compute(choose, ended=self._ended, on_slice=self.watch.note_progress)
         )
-        if computed is None:
-            return None
-        self.times.record(computed, time.monotonic() - begun)
-        return [batch.distances for batch in computed]
-
-    async def _watched(self, work: Coroutine[None, None, _Result]) -> _Result:
-        """Wait for the engine's work, and say so where it does not get on."""
-        task = asyncio.ensure_future(work)
-        try:
-            while not task.done():
-                await asyncio.wait({task}, timeout=self._settings.stuck_after)
-                if not task.done() and self.seconds_since_progress >= self._settings.stuck_after:
-                    logger.error(
-                        "The round for block %r is stuck: the engine has not answered for %.0f s",
-                        self.round.config.block_hash,
-                        self.seconds_since_progress,
-                    )
-        finally:
-            task.cancel()  # where this task itself is cancelled: the engine is gone
-        return task.result()
-
-    def _note_progress(self) -> None:
-        self.last_progress = time.monotonic()
+        return None if computed is None else [batch.distances for batch in computed]
 
     async def _report_verdict(self, job: ValidationJob) -> None:
         validated, url = job.outcome(), self.round.config.callback_url

@@ -13,7 +13,8 @@ from hallmark.poc.protocol.round import Round
 from hallmark.poc.rounds.active_round import ActiveRound
 from hallmark.poc.rounds.engine_protocol import PoCEngine
 from hallmark.poc.rounds.inference_activity import InferenceActivity
-from hallmark.poc.rounds.validation import ValidationJob, ValidationQueue
+from hallmark.poc.rounds.validation import ValidationQueue
+from hallmark.poc.rounds.validation_job import ValidationJob
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.webhooks.url import check_callback_url
 

@@ -1,116 +1,21 @@
 """Batches waiting to be judged: every prover's in turn, bounded, with results kept for a while."""
 
-import asyncio
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from hallmark.poc.core.errors import FieldError, HallmarkError, QueueFullError, UnknownRequestError
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.protocol.status import QueueStats
-from hallmark.poc.verdict.judge import ValidatedBatch, judge
+from hallmark.poc.rounds.validation_job import ValidationJob
 
-__all__ = ["JobStatus", "ValidationJob", "ValidationQueue"]
+__all__ = ["ValidationQueue"]
 
 RESULT_LIFETIME = 3600.0
 MAX_RESULTS = 1_000
 MAX_RESULT_NONCES = 1_000_000
 _SECONDS_PER_NONCE = 0.05
-
-JobStatus = Literal["queued", "running", "completed", "failed"]
-
-
-class ValidationJob:
-    """One submitted batch, from the queue to its verdict or to the error that took its place.
-
-    Attributes:
-        request_id: What the client asks for it by.
-        proof: The batch.
-        round: The round it is judged in.
-        numerics: The fingerprint of the arithmetic that judges it.
-        nonces: Its nonces without repetitions.
-        size: What it takes of the queue's room: every claimed and failed nonce, repetitions included.
-        settled: Set once there is a verdict or an error.
-        released: Set when waiting on a connection is of no use any more: it is settled, or the phase has
-            turned to GENERATING.
-        error: What took the verdict's place.
-    """
-
-    def __init__(self, proof: ProofBatch, round_: Round, numerics: Numerics | None) -> None:
-        self.request_id = str(uuid.uuid4())
-        self.proof = proof
-        self.round = round_
-        self.numerics = numerics
-        self.nonces = tuple(dict.fromkeys(proof.nonces))
-        self.size = len(proof.nonces) + len(proof.failed_nonces)
-        self.settled = asyncio.Event()
-        self.released = asyncio.Event()
-        self._taken = 0
-        self._computed: dict[int, float] = {}
-        self._verdict: ValidatedBatch | None = None
-        self.error: HallmarkError | None = None
-
-    @property
-    def status(self) -> JobStatus:
-        """Where the job stands."""
-        if self.error is not None:
-            return "failed"
-        if self._verdict is not None and self.settled.is_set():
-            return "completed"
-        return "running" if self._taken else "queued"
-
-    @property
-    def n_open(self) -> int:
-        """Nonces that have still to be computed."""
-        return 0 if self.has_verdict else len(self.nonces) - len(self._computed)
-
-    def outcome(self) -> ValidatedBatch:
-        """The verdict of a job that has been judged.
-
-        Raises:
-            HallmarkError: The error that took the verdict's place.
-        """
-        if self.error is not None:
-            raise self.error
-        if self._verdict is None:
-            raise RuntimeError("the outcome of a job that has not been judged")
-        return self._verdict
-
-    def take(self, count: int) -> tuple[int, ...]:
-        """Up to `count` nonces that nobody has taken yet."""
-        taken = self.nonces[self._taken : self._taken + count]
-        self._taken += len(taken)
-        return taken
-
-    @property
-    def all_taken(self) -> bool:
-        """Whether no nonce is left to be taken."""
-        return self._taken == len(self.nonces)
-
-    def record(self, nonce: int, distance: float) -> None:
-        """Note a recomputed distance; the last one brings the verdict, with which it is to be settled."""
-        self._computed[nonce] = distance
-        if not self.n_open:
-            self._verdict = judge(self.proof, self._computed, self.round, self.numerics)
-
-    @property
-    def has_verdict(self) -> bool:
-        """Whether it has been judged, be it settled or not."""
-        return self._verdict is not None
-
-    def fail(self, error: HallmarkError) -> None:
-        """Let an error take the verdict's place."""
-        self.error = error
-        self.settle()
-
-    def settle(self) -> None:
-        """Let everybody know the outcome."""
-        self._computed = {}
-        self.settled.set()
-        self.released.set()
 
 
 class ValidationQueue:

@@ -48,7 +48,7 @@ def snapshot(manager: PoCManager) -> RoundStatus:
             "enabled": active is not None and active.round.config.use_random_projection,
             "bytes": (active.memory_bytes or 0) if active is not None else 0,
         },
-        "batches": (active.times if active is not None else BatchTimes()).stats,
+        "batches": (active.watch.times if active is not None else BatchTimes()).stats,
         "validation": {
             **manager.queue.stats,
             "share": settings.validation_share,
@@ -108,4 +108,4 @@ def _seconds_since_progress(manager: PoCManager) -> float | None:
     judging = manager.state is PoCState.VALIDATING and manager.queue.stats["queued_jobs"] > 0
     if active.is_open and manager.state is not PoCState.GENERATING and not judging:
         return None
-    return active.seconds_since_progress
+    return active.watch.seconds_since_progress

@@ -14,7 +14,7 @@ from hallmark.poc.protocol.bodies import VerdictBody
 from hallmark.poc.protocol.config import PoCState
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.rounds.payloads import verdict_fields
-from hallmark.poc.rounds.validation import ValidationJob
+from hallmark.poc.rounds.validation_job import ValidationJob
 from hallmark.server.http.body import read_json_object
 from hallmark.server.http.control import PREFIX, Manager, answers, ignored, json_body
 from hallmark.server.http.errors import HallmarkRoute

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hallmark.poc.engine.worker import STATE_ATTRIBUTE
+from hallmark.poc.engine.worker_methods import STATE_ATTRIBUTE
 
 if TYPE_CHECKING:
     from vllm.v1.worker.gpu_worker import Worker as Base

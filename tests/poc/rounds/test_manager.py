@@ -31,7 +31,7 @@ from hallmark.poc.core.errors import (
 )
 from hallmark.poc.protocol.config import PoCState
 from hallmark.poc.protocol.round import RoundSpec
-from hallmark.poc.rounds import active_round
+from hallmark.poc.rounds import active_round, engine_watch
 from hallmark.poc.rounds.batch_times import MAX_BATCHES
 from hallmark.poc.rounds.engine_protocol import Slice
 from hallmark.poc.settings.settings import Settings
@@ -732,7 +732,8 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """What the round measures with."""
     clock = Clock()
-    monkeypatch.setattr(active_round, "time", clock)
+    for module in (active_round, engine_watch):
+        monkeypatch.setattr(module, "time", clock)
     return clock
 
 

@@ -26,7 +26,7 @@ from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.round import RoundSpec
 from hallmark.poc.rounds.engine_protocol import Slice
-from hallmark.poc.rounds.validation import ValidationJob
+from hallmark.poc.rounds.validation_job import ValidationJob
 from hallmark.poc.specification import PoCManager
 from hallmark.poc.verdict.judge import Verdict
 

@@ -42,9 +42,9 @@ from hallmark.poc.protocol.config import DeployedModel, PoCConfig, PoCState
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.protocol.round import Round, RoundSpec
-from hallmark.poc.rounds import active_round
+from hallmark.poc.rounds import active_round, engine_watch
 from hallmark.poc.rounds.engine_protocol import ComputedBatch, Slice
-from hallmark.poc.rounds.validation import ValidationJob
+from hallmark.poc.rounds.validation_job import ValidationJob
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.specification import PoCManager
 from hallmark.poc.verdict.judge import Verdict
@@ -215,7 +215,8 @@ class NodeMachine(RuleBasedStateMachine):
         self.loop.set_exception_handler(lambda _, context: self.unhandled.append(context))
         self.patches = ExitStack()
         clock = SimpleNamespace(monotonic=self.loop.time)
-        self.patches.enter_context(mock.patch.object(active_round, "time", clock))
+        for module in (active_round, engine_watch):
+            self.patches.enter_context(mock.patch.object(module, "time", clock))
         self.engine = SimulatedEngine(calls_to_live)
         self.bodies: list[tuple[str, Any]] = []
         self.settings = Settings(

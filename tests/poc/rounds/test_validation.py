@@ -19,7 +19,8 @@ from hallmark.poc.core.errors import (
 )
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.rounds import validation
-from hallmark.poc.rounds.validation import ValidationJob, ValidationQueue
+from hallmark.poc.rounds.validation import ValidationQueue
+from hallmark.poc.rounds.validation_job import ValidationJob
 from hallmark.poc.verdict.judge import Verdict
 
 ROUND = make_round()
