@@ -1,6 +1,6 @@
 """The round that benches run."""
 
-from hallmark.poc.protocol.round import RoundSpec
+from hallmark.poc.protocol.round_spec import RoundSpec
 
 __all__ = ["bench_round"]
 

@@ -14,7 +14,7 @@ from hallmark.poc.engine.forward import ModelForward
 from hallmark.poc.engine.worker import PoCWorker
 from hallmark.poc.engine.worker_methods import STATE_ATTRIBUTE
 from hallmark.poc.protocol.nonces import NonceKey
-from hallmark.poc.protocol.round import RoundSpec
+from hallmark.poc.protocol.round_spec import RoundSpec
 
 OWN_KERNELS = (
     "_draw_normals_kernel",

@@ -23,7 +23,7 @@ from _report import print_table, write_results
 
 from hallmark.poc.offline.model import last_hidden
 from hallmark.poc.protocol.law import distance_std
-from hallmark.poc.protocol.round import RoundSpec, round_digest
+from hallmark.poc.protocol.round_spec import RoundSpec, round_digest
 from hallmark.poc.protocol.round_tensors import RoundTensors
 from hallmark.server.demo.model import HIDDEN_SIZE, build_demo_model
 

@@ -34,8 +34,8 @@ from hallmark.kernels import (
     project_residual,
     signed_table,
 )
+from hallmark.poc.protocol.projection import RandomProjection
 from hallmark.poc.protocol.round_tensors import RoundTensors
-from hallmark.poc.specification import RandomProjection
 from hallmark.server.demo.model import demo_dtype
 
 DEVICE = device()

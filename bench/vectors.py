@@ -21,7 +21,8 @@ from hallmark.kernels.normal_table import normal_table, signed_table
 from hallmark.poc.offline.model import last_hidden
 from hallmark.poc.protocol.config import DeployedModel, PoCConfig
 from hallmark.poc.protocol.law import distance_std
-from hallmark.poc.protocol.round import Round, round_digest, round_settings
+from hallmark.poc.protocol.round import Round
+from hallmark.poc.protocol.round_spec import round_digest, round_settings
 from hallmark.poc.protocol.round_tensors import RoundTensors, pad_keys
 from hallmark.poc.protocol.streams import PROTOCOL, Stream, post_stream, pre_stream, stream_digest
 

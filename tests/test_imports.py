@@ -52,3 +52,15 @@ def test_a_module_that_computes_nothing_loads_nothing_that_computes() -> None:
         text=True,
     )
     assert json.loads(ran.stdout) == {}, "each with the first module that loads it"
+
+
+def test_what_a_gpu_machine_computes_with_needs_nothing_of_a_server() -> None:
+    """Kernels and a round's tensors are measured where there is PyTorch, and neither pydantic nor httpx."""
+    code = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(('pydantic', 'httpx', 'fastapi', 'typer')))\n"
+        "import hallmark.kernels.self_check\n"
+        "import hallmark.poc.protocol.round_tensors\n"
+    )
+    ran = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr

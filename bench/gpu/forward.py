@@ -20,7 +20,7 @@ from overhead import BATCH_SIZE, DEVICE, MODELS, SEQ_LEN, Case
 from torch import Tensor
 
 from hallmark.kernels import embed_project, norm_project, signed_table
-from hallmark.poc.specification import RandomProjection
+from hallmark.poc.protocol.projection import RandomProjection
 from hallmark.server.demo.model import demo_dtype
 
 TURNS = 3 if is_small() else 11

@@ -19,7 +19,7 @@ from hallmark.poc.engine.unsupported import check_arguments, check_config
 from hallmark.poc.engine.versions import check_version
 from hallmark.poc.protocol.config import DeployedModel
 from hallmark.poc.protocol.nonces import NonceKey
-from hallmark.poc.protocol.round import RoundSpec
+from hallmark.poc.protocol.round_spec import RoundSpec
 from hallmark.poc.rounds.engine_protocol import ComputedBatch, Slice
 from hallmark.poc.settings.settings import Settings
 

@@ -28,7 +28,7 @@ from hallmark.poc.engine.stream import SameStream
 from hallmark.poc.engine.support import attention_layers
 from hallmark.poc.protocol.model_facts import sum_of_squares
 from hallmark.poc.protocol.nonces import NonceKey
-from hallmark.poc.protocol.round import RoundSpec
+from hallmark.poc.protocol.round_spec import RoundSpec
 from hallmark.poc.protocol.round_tensors import RoundTensors, pad_keys
 from hallmark.poc.protocol.transfer import HostCopy
 from hallmark.poc.settings.engine_limits import EngineLimits

@@ -14,7 +14,7 @@ import msgspec
 
 from hallmark.poc.core.errors import HallmarkError
 from hallmark.poc.engine.worker import PoCWorker
-from hallmark.poc.protocol.round import RoundSpec
+from hallmark.poc.protocol.round_spec import RoundSpec
 
 if TYPE_CHECKING:
     from vllm.v1.worker.gpu_worker import Worker

@@ -10,7 +10,8 @@ from typing import Final
 from hallmark.poc.offline.distance_file import Arithmetic, DistanceFile
 from hallmark.poc.offline.model import OfflineModel
 from hallmark.poc.protocol.nonces import NonceKey
-from hallmark.poc.protocol.round import Round, RoundSpec
+from hallmark.poc.protocol.round import Round
+from hallmark.poc.protocol.round_spec import RoundSpec
 from hallmark.poc.protocol.round_tensors import RoundTensors
 from hallmark.poc.protocol.streams import PROTOCOL, length_prefixed
 

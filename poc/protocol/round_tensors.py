@@ -14,7 +14,7 @@ from hallmark.kernels.normal_table import signed_table
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.projection import RandomProjection
-from hallmark.poc.protocol.round import RoundSpec
+from hallmark.poc.protocol.round_spec import RoundSpec
 from hallmark.poc.protocol.streams import nonce_streams
 from hallmark.poc.protocol.transfer import to_device
 

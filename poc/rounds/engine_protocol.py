@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 from hallmark.poc.protocol.config import DeployedModel
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.proof import Numerics
-from hallmark.poc.protocol.round import RoundSpec
+from hallmark.poc.protocol.round_spec import RoundSpec
 
 __all__ = ["ComputedBatch", "PoCEngine", "Slice"]
 

@@ -29,10 +29,10 @@ from hallmark.kernels import (
     signed_table,
 )
 from hallmark.kernels.self_check import check_ops
-from hallmark.poc.protocol.round import RoundSpec
+from hallmark.poc.protocol.projection import RandomProjection
+from hallmark.poc.protocol.round_spec import RoundSpec
 from hallmark.poc.protocol.round_tensors import RoundTensors
 from hallmark.poc.protocol.transfer import HostCopy
-from hallmark.poc.specification import RandomProjection
 
 pytestmark = pytest.mark.gpu
 

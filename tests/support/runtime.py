@@ -21,7 +21,8 @@ from hallmark.poc.core.errors import EngineError
 from hallmark.poc.protocol.config import PoCConfig
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.proof import ProofBatch
-from hallmark.poc.protocol.round import Round, RoundSpec
+from hallmark.poc.protocol.round import Round
+from hallmark.poc.protocol.round_spec import RoundSpec
 from hallmark.poc.rounds.engine_protocol import ComputedBatch, Slice
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.specification import PoCManager

@@ -17,7 +17,7 @@ from hallmark.poc.offline.model import last_hidden
 from hallmark.poc.protocol.config import DeployedModel
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.proof import Numerics
-from hallmark.poc.protocol.round import RoundSpec
+from hallmark.poc.protocol.round_spec import RoundSpec
 from hallmark.poc.protocol.round_tensors import RoundTensors, pad_keys
 from hallmark.poc.rounds.engine_protocol import ComputedBatch, Slice
 from hallmark.server.demo.model import demo_dtype

@@ -39,7 +39,7 @@ from _forward import Prover, in_units_of_s, round_of
 from torch import Tensor
 
 from hallmark.poc.protocol.law import distance_std
-from hallmark.poc.protocol.round import RoundSpec
+from hallmark.poc.protocol.round_spec import RoundSpec
 from hallmark.poc.specification import RandomProjection
 
 TOLERANCE = 0.35

@@ -26,7 +26,7 @@ from _forward import Distances, Prover
 from _vllm import ENVIRONMENT, Engine
 from transformers import AutoModelForCausalLM
 
-from hallmark.poc.protocol.round import RoundSpec
+from hallmark.poc.protocol.round_spec import RoundSpec
 
 BASELINE = {
     "ATEN_CPU_CAPABILITY": "default",

@@ -12,7 +12,8 @@ from torch import Tensor
 from hallmark.poc.offline.model import last_hidden
 from hallmark.poc.protocol.law import distance_std
 from hallmark.poc.protocol.model_facts import root_mean_square
-from hallmark.poc.protocol.round import RoundSpec, nearest_power_of_two, round_digest
+from hallmark.poc.protocol.round import nearest_power_of_two
+from hallmark.poc.protocol.round_spec import RoundSpec, round_digest
 from hallmark.poc.protocol.round_tensors import RoundTensors
 
 Distances = npt.NDArray[np.float64]

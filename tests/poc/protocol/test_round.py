@@ -11,7 +11,8 @@ from rounds import BLOCK, MODEL, make_config, make_round
 from hallmark.poc.core.errors import FieldError, StateError
 from hallmark.poc.protocol.config import PoCState
 from hallmark.poc.protocol.law import r_target_for, valid_rate
-from hallmark.poc.protocol.round import RoundSpec, nearest_power_of_two, round_digest, shortest_decimal
+from hallmark.poc.protocol.round import nearest_power_of_two
+from hallmark.poc.protocol.round_spec import RoundSpec, round_digest, shortest_decimal
 
 
 def test_states_are_those_of_the_specification() -> None:

@@ -30,7 +30,7 @@ from hallmark.poc.core.errors import (
     UnknownRequestError,
 )
 from hallmark.poc.protocol.config import PoCState
-from hallmark.poc.protocol.round import RoundSpec
+from hallmark.poc.protocol.round_spec import RoundSpec
 from hallmark.poc.rounds import active_round, engine_watch
 from hallmark.poc.rounds.batch_times import MAX_BATCHES
 from hallmark.poc.rounds.engine_protocol import Slice

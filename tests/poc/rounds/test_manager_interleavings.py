@@ -24,7 +24,7 @@ from hallmark.poc.core.errors import EngineError, HallmarkError, RoundCancelledE
 from hallmark.poc.protocol.config import PoCConfig, PoCState
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.proof import ProofBatch
-from hallmark.poc.protocol.round import RoundSpec
+from hallmark.poc.protocol.round_spec import RoundSpec
 from hallmark.poc.rounds.engine_protocol import Slice
 from hallmark.poc.rounds.validation_job import ValidationJob
 from hallmark.poc.specification import PoCManager

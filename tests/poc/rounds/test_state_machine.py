@@ -41,7 +41,8 @@ from hallmark.poc.outbox.outbox import Outbox
 from hallmark.poc.protocol.config import DeployedModel, PoCConfig, PoCState
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
-from hallmark.poc.protocol.round import Round, RoundSpec
+from hallmark.poc.protocol.round import Round
+from hallmark.poc.protocol.round_spec import RoundSpec
 from hallmark.poc.rounds import active_round, engine_watch
 from hallmark.poc.rounds.engine_protocol import ComputedBatch, Slice
 from hallmark.poc.rounds.validation_job import ValidationJob
