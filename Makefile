@@ -10,8 +10,9 @@ OVERLAY = .cache/vllm-$(VERSION)
 # Where modules are imported from by their names alone, joined by colons; in bench/soundness that is every folder.
 TYPED_FOLDERS := $(subst $() ,:,.check . tests/support bench bench/gpu $(wildcard bench/soundness/*) tools)
 FAST_TESTS := tests/poc/core tests/poc/offline tests/poc/outbox tests/poc/protocol tests/poc/rounds tests/poc/settings \
-	tests/poc/verdict tests/poc/webhooks tests/poc/test_public_names.py tests/server/http tests/server/cli/serve \
-	tests/test_imports.py
+	tests/poc/verdict tests/poc/webhooks tests/server/http tests/test_imports.py \
+	$(patsubst %,--ignore tests/%.py,poc/outbox/test_callback_faults poc/outbox/test_full_disk \
+	$(addprefix server/http/test_,documented_requests plugin plugin_outbox real_server smuggling))
 EXPERIMENTS := law streams honest_noise thresholds detection shortcuts readouts forging grinding precomputation games
 
 .PHONY: help setup demo test test-fast test-all test-next check bench gpu gpu-parts soundness clean
@@ -39,7 +40,7 @@ test: setup ## The tests that CI runs (under 20 minutes on 2 cores)
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu" --numprocesses 2 --ignore tests/e2e
 
 # What starts no server, no kernel's interpreter and no vLLM: for the loop of an editor.
-test-fast: setup ## The tests of the protocol, the outbox, rounds, routes and verdicts (a minute and a half)
+test-fast: setup ## The tests of the protocol, the outbox, rounds, routes and verdicts, without any server
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu and not server" --numprocesses 2 $(FAST_TESTS)
 
 test-all: setup ## Every test, the slow and the GPU ones included

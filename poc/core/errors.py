@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 _MAX_VALUE = 200
+_MAX_ALLOWED = 2000
 
 
 class HallmarkError(Exception):
@@ -54,11 +55,26 @@ class FieldError(HallmarkError, ValueError):
         self.value = value
         self.allowed = allowed
         # A field may be the key of an object that a client sent.
-        super().__init__(f"{_cut(field)}: {_cut(repr(value))} is not allowed; allowed: {allowed}")
+        message = (
+            f"{_cut(field)}: {_cut(_shown(value))} is not allowed; allowed: {_cut(allowed, _MAX_ALLOWED)}"
+        )
+        super().__init__(writable(message))
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _MAX_VALUE else f"{text[:_MAX_VALUE]}…"
+def writable(text: str) -> str:
+    """Return a text in what has a UTF-8 form: lone surrogates of a client's JSON have none."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except RecursionError:
+        return "what is nested too deep"
+
+
+def _cut(text: str, longest: int = _MAX_VALUE) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}…"
 
 
 class StateError(HallmarkError):

@@ -3,9 +3,10 @@
 A model is a frozen pydantic dataclass whose types are checked by pydantic and whose ranges it checks itself.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from functools import wraps
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -13,12 +14,23 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from hallmark.poc.core.checks import allowed_in_words
-from hallmark.poc.core.errors import FieldError
+from hallmark.poc.core.errors import FieldError, writable
 
-__all__ = ["STRICT", "field_error", "json_schema", "nearest", "refuses_in_words", "unknown_names"]
+__all__ = [
+    "STRICT",
+    "field_error",
+    "json_schema",
+    "nearest",
+    "refuse_near_misses",
+    "refuses_in_words",
+    "unknown_names",
+]
 
 STRICT = ConfigDict(strict=True, extra="forbid")
 """No number for a text, no `true` for a number, and no argument that is not a field."""
+
+MAX_UNKNOWN = 64
+"""Members that nothing knows are looked at so far, and so much of their names: a body may be all of them."""
 
 # Of difflib's ratio: a letter more, less, changed or two swapped, in names of five letters and longer.
 _CUTOFF = 0.8
@@ -87,6 +99,8 @@ def _is_missing(error: ErrorDetails) -> bool:
 def _path(location: Sequence[int | str], names: Mapping[str, str]) -> str:
     """Write where an error is: `numerics.dtype`, `nonces[3]`."""
     field, *inner = location
+    # A union tells by which of its types a member was read.
+    inner = inner[:1] if field == "numerics" else inner
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in inner)
     return names.get(str(field), str(field)) + "".join(parts)
 
@@ -97,27 +111,47 @@ def nearest(name: str, known: Collection[str]) -> str | None:
     return found[0] if found else None
 
 
+def refuse_near_misses(body: Mapping[str, Any], known: Collection[str]) -> None:
+    """Refuse a body with a misspelt member: what was meant would be lost in silence.
+
+    Raises:
+        FieldError: A member that nothing knows is a near miss of a known one.
+    """
+    for name in islice(_unknown(body, known), MAX_UNKNOWN):
+        meant = nearest(name, known) if len(name) <= MAX_UNKNOWN else None
+        if meant is not None:
+            raise FieldError(name, body[name], f"no such field; {meant!r}, if that was meant")
+
+
 def unknown_names(body: Mapping[str, Any], known: Collection[str]) -> list[str]:
     """Return the members of a body that nothing knows: clients of other generations send some.
 
-    Raises:
-        FieldError: One is a near miss of a known one: it was meant, and would be lost in silence.
+    At most 64 are told, by their first 64 characters and in what has a UTF-8 form.
     """
-    unknown = [name for name in body if name not in known]
-    for name in unknown:
-        meant = nearest(name, known)
-        if meant is not None:
-            raise FieldError(name, body[name], f"no such field; {meant!r}, if that was meant")
-    return unknown
+    return [writable(name[:MAX_UNKNOWN]) for name in islice(_unknown(body, known), MAX_UNKNOWN)]
 
 
-def json_schema(model: type[object], names: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
-    """Return the JSON schema of a model's body.
+def _unknown(body: Mapping[str, Any], known: Collection[str]) -> Iterator[str]:
+    return (name for name in body if name not in known)
+
+
+def json_schema(
+    model: type[object], names: Mapping[str, str] = MappingProxyType({}), nullable: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return the JSON schema of a model's body, which may have other members as well.
 
     Args:
         model: The model.
         names: Fields that the wire calls otherwise.
+        nullable: Fields in which null is absence.
     """
     schema = TypeAdapter(model).json_schema()
-    properties = {names.get(name, name): value for name, value in schema["properties"].items()}
-    return {**schema, "properties": properties}
+    properties = {}
+    for name, described in schema["properties"].items():
+        if name in nullable and "anyOf" not in described:
+            kept = {
+                key: described.pop(key) for key in ("description", "default", "title") if key in described
+            }
+            described = {"anyOf": [described, {"type": "null"}], **kept}
+        properties[names.get(name, name)] = described
+    return {"type": "object", "properties": properties, "required": schema["required"]}

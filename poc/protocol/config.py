@@ -12,12 +12,13 @@ from pydantic.dataclasses import dataclass
 
 from hallmark.poc.core.checks import check_float, check_integer, check_text
 from hallmark.poc.core.errors import FieldError
-from hallmark.poc.core.models import STRICT, json_schema, refuses_in_words, unknown_names
+from hallmark.poc.core.models import STRICT, json_schema, refuse_near_misses, refuses_in_words
 from hallmark.poc.webhooks.url import without_secrets
 
 __all__ = [
     "DEFAULT_TOLERANCE",
     "MIN_TOLERANCE",
+    "UNSET",
     "Concern",
     "DeployedModel",
     "PoCConfig",
@@ -75,8 +76,11 @@ class Setting(NamedTuple):
 _OPTIONAL_NUMBERS = frozenset({"r_target", "valid_rate", "distance_tolerance", "honest_sigma", "input_scale"})
 _POWERS = "a power of two from 2^-24 to 2^8"
 
-_UNSET = -1
+UNSET = -1
 """What older clients send for a node number that they do not state."""
+
+_NULL_IS_ABSENCE = ("model", "seq_len")
+"""What older clients send null for, although it says nothing else than leaving the field out."""
 
 _OLDER_FIELDS: dict[str, dict[str, Any]] = {
     "url": {
@@ -133,7 +137,7 @@ class PoCConfig:
         float | None,
         Field(
             description="How far a claim may be from the recomputed distance, in standard deviations of the "
-            "distance; null (none on the command line) for the older rule, which compares both with "
+            "distance; null (on the command line none) for the older rule, which compares both with "
             "r_target only."
         ),
         Setting(Concern.JUDGEMENT),
@@ -198,7 +202,7 @@ class PoCConfig:
     ] = None
     model: Annotated[
         str,
-        Field(description="The served name that the round is about; empty: whatever is served."),
+        Field(description="The name that the round gives the model; empty: whatever is served."),
         Setting(Concern.COMPUTATION),
     ] = ""
 
@@ -210,7 +214,7 @@ class PoCConfig:
     @classmethod
     def request_schema(cls) -> dict[str, Any]:
         """Return the JSON schema of a request."""
-        schema = json_schema(cls)
+        schema = json_schema(cls, nullable=_NULL_IS_ABSENCE)
         return {**schema, "properties": {**schema["properties"], **_OLDER_FIELDS}}
 
     @classmethod
@@ -220,18 +224,19 @@ class PoCConfig:
         Raises:
             FieldError: As for the class, or a name is a near miss of a field's.
         """
-        unknown_names(body, cls.known_fields())
+        refuse_near_misses(body, cls.known_fields())
         stated = {field.name: body[field.name] for field in fields(cls) if field.name in body}
         for field in ("node_id", "node_count"):
-            if stated.get(field) == _UNSET and type(stated[field]) is int:
+            if stated.get(field) == UNSET and type(stated[field]) is int:
                 stated[field] = None
-        for field in ("model", "seq_len"):
+        for field in _NULL_IS_ABSENCE:
             if stated.get(field, "") is None:
                 del stated[field]
         if "url" in body:
             stated["callback_url"] = _one_url(body["url"], stated.get("callback_url"))
         seq_len = _older_length(body.get("params"))
-        if seq_len is not None and stated.setdefault("seq_len", seq_len) != seq_len:
+        stated_len = stated.setdefault("seq_len", seq_len) if seq_len is not None else None
+        if type(stated_len) is int and stated_len != seq_len:
             raise FieldError(
                 "params.seq_len", seq_len, f"the same as seq_len, {stated['seq_len']!r}, or none"
             )
@@ -294,8 +299,8 @@ class PoCConfig:
 def _one_url(older: object, url: object) -> object:
     if older is not None and not isinstance(older, str):
         raise FieldError("url", older, "text")
-    if older is not None and url not in (None, older):
-        other = without_secrets(str(url))
+    if older is not None and isinstance(url, str) and url != older:
+        other = without_secrets(url)
         raise FieldError("url", without_secrets(older), f"the same as callback_url, {other!r}, or none")
     return older if url is None else url
 

@@ -1,7 +1,7 @@
 """What a prover says: a batch of nonces with their distances."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from functools import partial
 from types import MappingProxyType
 from typing import Annotated, Any, Final, LiteralString, Self
@@ -12,9 +12,11 @@ from pydantic_core import PydanticCustomError
 
 from hallmark.poc.core.checks import INTEGER_LIMIT, check_integer, check_text
 from hallmark.poc.core.errors import FieldError, StateError
-from hallmark.poc.core.models import STRICT, json_schema, refuses_in_words, unknown_names
+from hallmark.poc.core.models import STRICT, json_schema, refuse_near_misses, refuses_in_words
 from hallmark.poc.protocol.bodies import GeneratedBody, ValidatedBody
+from hallmark.poc.protocol.config import UNSET
 from hallmark.poc.protocol.round import Round
+from hallmark.poc.protocol.status import RoundStatus
 from hallmark.poc.protocol.streams import PROTOCOL
 
 __all__ = ["MAX_NUMERICS", "Numerics", "ProofBatch"]
@@ -28,13 +30,21 @@ A batch of another `dtype` than the engine's is not judged at all.
 MAX_NUMERICS = 64
 """Entries that a fingerprint may have."""
 
-_UNSET = -1
-"""What older clients send for a node number that they do not state."""
-
 _WIRE_NAMES = MappingProxyType({"round_digest": "round"})
 """Fields that the wire calls otherwise."""
 
-_ALLOWED = MappingProxyType({"dist": "a finite number from 0 to 2"})
+_INTEGER: Final = f"an integer from 0 to {INTEGER_LIMIT - 1}"
+_OF_RECEIVERS: Final = ("n_nonces",)
+"""What receivers say of a batch that they list."""
+
+_ALLOWED = MappingProxyType(
+    {
+        "dist": "a finite number from 0 to 2",
+        "numerics": "text, an integer or a boolean",
+        **dict.fromkeys(("nonces", "failed_nonces", "covered"), _INTEGER),
+    }
+)
+"""What the elements of a field may be."""
 
 _Nonces = Annotated[
     tuple[Annotated[int, Field(ge=0, lt=INTEGER_LIMIT)], ...], Field(strict=False), FailFast()
@@ -196,14 +206,16 @@ class ProofBatch:
 
     @classmethod
     def known_fields(cls) -> frozenset[str]:
-        """Return the members that a batch may have, and those of callbacks, which may be handed on."""
+        """Return the members that a batch may have, and those of what servers and receivers say of it."""
         ours = {_WIRE_NAMES.get(field.name, field.name) for field in fields(cls)}
-        return frozenset(ours | GeneratedBody.__annotations__.keys() | ValidatedBody.__annotations__.keys())
+        sent = (GeneratedBody, ValidatedBody, RoundStatus)
+        return frozenset(ours.union(_OF_RECEIVERS, *(body.__annotations__ for body in sent)))
 
     @classmethod
     def request_schema(cls) -> dict[str, Any]:
         """Return the JSON schema of a batch."""
-        return json_schema(cls, _WIRE_NAMES)
+        optional = [field.name for field in fields(cls) if field.default is not MISSING]
+        return json_schema(cls, _WIRE_NAMES, nullable=optional)
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Self:
@@ -214,12 +226,15 @@ class ProofBatch:
         """
         # Another protocol may well have other fields.
         _check_protocol(body.get("protocol"))
-        unknown_names(body, cls.known_fields())
+        refuse_near_misses(body, cls.known_fields())
         wire = {name: _WIRE_NAMES.get(name, name) for name in (field.name for field in fields(cls))}
         stated = {name: body[field] for name, field in wire.items() if body.get(field) is not None}
-        if stated.get("node_id") == _UNSET and type(stated["node_id"]) is int:
+        if stated.get("node_id") == UNSET and type(stated["node_id"]) is int:
             del stated["node_id"]
         return cls(**stated)
+
+
+_MAX_SAID = 100
 
 
 def _difference(theirs: Mapping[str, str] | None, ours: Mapping[str, str]) -> str:
@@ -233,21 +248,29 @@ def _difference(theirs: Mapping[str, str] | None, ours: Mapping[str, str]) -> st
 
 
 def _said(name: str, settings: Mapping[str, str]) -> str:
+    text = settings.get(name, "")[:_MAX_SAID]
     # The scale is told by its exponent.
-    return f"2^{settings.get(name)}" if name == "input_scale" else repr(settings.get(name))
+    is_exponent = name == "input_scale" and text.removeprefix("-").isdecimal()
+    return f"2^{text}" if is_exponent else repr(text)
+
+
+# Kernels that vLLM names in the place of the method, which may be any.
+_UNTOLD = frozenset({None, "moe_wna16", "humming"})
 
 
 def _check_same_arithmetic(theirs: Numerics, ours: Numerics) -> None:
     """Refuse what says of itself that it was computed in another dtype or with other weights."""
     for name, what in (("dtype", "in dtype"), ("quantization", "with the quantization")):
         stated, own = theirs.get(name), ours.get(name)
-        # vLLM's name for a method of quantisation ends with the kernel that it picked for it.
-        if None not in (stated, own) and _method(stated) != _method(own):
+        if {stated, own} & _UNTOLD:
+            continue
+        if _method(stated) != _method(own):
             raise StateError(f"the batch was computed {what} {stated!r}, it would be judged {what} {own!r}")
 
 
 def _method(name: object) -> str:
-    return str(name).removesuffix("_marlin")
+    """Return the method of quantisation behind vLLM's name, which tells the device and the kernel too."""
+    return str(name).removeprefix("auto_").removeprefix("cpu_").removesuffix("_marlin")
 
 
 def _as_json(value: object) -> object:

@@ -10,14 +10,14 @@ from hallmark.poc.core.errors import FieldError
 from hallmark.poc.core.models import field_error, nearest
 from hallmark.poc.settings.secret_sources import NOT_SHOWN
 
-__all__ = ["SECTION", "Count", "EngineLimits", "settings_section"]
+__all__ = ["OLDER_NAMES", "SECTION", "Count", "EngineLimits", "settings_section"]
 
 logger = logging.getLogger(__name__)
 
 SECTION: Final = "hallmark"
 """The key of vLLM's `--additional-config` that holds the settings."""
 
-_OLDER_NAMES: Final = {"batch_size": "max_batch_size"}
+OLDER_NAMES: Final = {"batch_size": "max_batch_size"}
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 
@@ -75,7 +75,7 @@ def settings_section(additional_config: object, *, warns: bool = False) -> dict[
         # The value stays out: it may be a text that holds the API key.
         raise FieldError(SECTION, f"{type(section).__name__} {NOT_SHOWN}", "an object of settings")
     settings = dict(section)
-    for older, name in _OLDER_NAMES.items():
+    for older, name in OLDER_NAMES.items():
         if older not in settings:
             continue
         if name in settings:

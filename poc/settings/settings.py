@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, SecretStr, ValidationError, model_valida
 
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.core.models import field_error, nearest
-from hallmark.poc.settings.engine_limits import SECTION, Count, EngineLimits, settings_section
+from hallmark.poc.settings.engine_limits import OLDER_NAMES, SECTION, Count, EngineLimits, settings_section
 from hallmark.poc.settings.secret_sources import (
     API_KEY_VARIABLE,
     MAX_WEBHOOK_SECRETS,
@@ -194,7 +194,8 @@ def _field_error(error: ValidationError, settings: type[Settings]) -> FieldError
     if errors[0]["type"] == "extra_forbidden":
         # The value stays out: it may be a secret under a misspelt name.
         known = [field for field in settings.model_fields if field not in NEVER_IN_THE_SECTION]
-        meant = nearest(name, known)
+        meant = nearest(name, [*known, *OLDER_NAMES])
+        meant = OLDER_NAMES.get(meant or "", meant)
         allowed = f"the settings {', '.join(known)}" if meant is None else f"{meant!r}, if that was meant"
         return FieldError(SECTION, name, allowed)
     found = field_error(errors, prefix=f"{SECTION}.")

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, get_args
@@ -81,13 +82,14 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     """Make the parameter of one setting; None is an option that was not given."""
     [kind] = {*(get_args(field.annotation) or (field.annotation,))} - {type(None)}
     annotation: Any = kind | None
-    option = typer.Option(help=field.description)
+    help_ = re.sub(_NAMES, lambda found: f"--{found[0].replace('_', '-')}", field.description or "")
+    option = typer.Option(help=help_)
     default: Any = None
     if field.is_required():
         annotation, default = kind, inspect.Parameter.empty
     elif _takes_none(field):
         annotation = str | None
-        option = typer.Option(metavar=f"{kind.__name__.upper()}|none", help=field.description)
+        option = typer.Option(metavar=f"{kind.__name__.upper()}|none", help=help_)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, option]
     )
@@ -114,6 +116,9 @@ def _value(field: str, value: Any) -> Any:
         raise FieldError(f"--{field.replace('_', '-')}", value, "a number, or none") from exc
 
 
+_NAMES: Final = re.compile(r"\b(r_target|distance_tolerance)\b")
+"""Settings that the descriptions of others speak of."""
+
 _FIELDS: Final[Mapping[str, FieldInfo]] = PoCConfig.__pydantic_fields__  # type: ignore[attr-defined]
 
 
@@ -135,6 +140,9 @@ def round_body(file: Path | None, stated: Stated) -> dict[str, Any]:
         raise FieldError("--round", str(file), f"a readable file of JSON ({exc})") from exc
     if not isinstance(body, dict):
         raise FieldError("--round", str(file), "a file with the body of /init as one JSON object")
+    if "seq_len" in stated and isinstance(body.get("params"), dict):
+        # The older clients' toy model states it once more.
+        body["params"] = {name: value for name, value in body["params"].items() if name != "seq_len"}
     if _TARGET & stated.keys():
         # Either says it all: what is stated of the other would only contradict.
         body = {name: value for name, value in body.items() if name not in _TARGET}

@@ -1,6 +1,6 @@
 """The one boundary where Hallmark's errors become HTTP answers.
 
-Two more errors exist on this side only::
+Three more errors exist on this side only::
 
     HallmarkError
     ├── UnauthorizedError   401  no token, or a wrong one

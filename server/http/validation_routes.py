@@ -1,7 +1,7 @@
 """The routes that take batches to judge, and tell the verdicts."""
 
 import asyncio
-from typing import Annotated, Any, Required
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
@@ -23,9 +23,6 @@ from hallmark.server.http.examples import PROOF, QUEUED, VERDICT
 __all__ = ["router"]
 
 router = APIRouter(prefix=PREFIX, route_class=HallmarkRoute, tags=["proof of compute: validation"])
-
-
-_COUNT = {"queued_count": QUEUED["queued_count"]}
 
 
 class VerdictAnswer(VerdictBody):
@@ -50,13 +47,18 @@ class QueuedAnswer(Progress):
     ignored_fields: list[str]
 
 
-class ResultAnswer(VerdictBody, total=False):
-    """What became of a batch; before there is a verdict, only where it stands."""
+class FailedAnswer(Progress):
+    """Where a batch stands that gets no verdict, and why."""
 
-    status: Required[str]
-    request_id: Required[str]
-    queued_count: Required[int]
     error: str
+
+
+class CompletedAnswer(VerdictBody):
+    """The verdict of a batch, and where it stands."""
+
+    status: str
+    request_id: str
+    queued_count: int
 
 
 @router.post(
@@ -105,7 +107,7 @@ async def validate(
         {
             200: (
                 "Where the batch stands.",
-                ResultAnswer,
+                CompletedAnswer | FailedAnswer | Progress,
                 {**VERDICT, "status": "completed", "queued_count": 3},
             )
         }

@@ -89,11 +89,6 @@ class ChildProcess:
         """Whether it has not ended yet."""
         return not self._has_ended()
 
-    @property
-    def return_code(self) -> int | None:
-        """Its exit code once `wait` or `terminate` has collected it, minus the signal that ended it."""
-        return self._process.returncode
-
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the process itself, not to its group; nothing where it has ended."""
         # Not by Popen.send_signal, which would collect a process that has ended and free its id.

@@ -6,6 +6,7 @@ stored once. With secrets it takes only what is signed with one of them.
 """
 
 import json
+import logging
 import math
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -26,6 +27,8 @@ from hallmark.poc.webhooks.signature import verify
 from hallmark.server.receiver.store import BatchStore, Kind
 
 __all__ = ["create_app"]
+
+logger = logging.getLogger(__name__)
 
 _MAX_BODY_BYTES = 64 * 2**20
 
@@ -163,10 +166,10 @@ def _answer_errors(app: FastAPI) -> None:
         (SignatureError, 401),
         (StateError, 409),
         (_TooLargeError, 413),
-        (DatabaseError, 503),
     )
     for error, status in answers:
         app.add_exception_handler(error, _answer_with(status))
+    app.add_exception_handler(DatabaseError, _answer_unwritten)
     app.add_exception_handler(RequestValidationError, _answer_invalid_query)
 
 
@@ -175,6 +178,12 @@ def _answer_with(status: int) -> Callable[[Request, Exception], JSONResponse]:
         return JSONResponse({"detail": str(exc)}, status)
 
     return answer
+
+
+def _answer_unwritten(_: Request, exc: Exception) -> JSONResponse:
+    # Where the file is, is nobody else's business.
+    logger.error("A batch is not taken: %s", exc)
+    return JSONResponse({"detail": "the batch could not be written; the receiver's log says why"}, 503)
 
 
 def _answer_invalid_query(_: Request, exc: Exception) -> JSONResponse:

@@ -38,11 +38,16 @@ def test_older_clients_state_no_node_or_say_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"), [("nonce", "nonces"), ("failed_nonce", "failed_nonces"), ("public-key", "public_key")]
+    ("name", "meant"),
+    [("failed_nonce", "failed_nonces"), ("numeric", "numerics"), ("round-settings", "round_settings")],
 )
 def test_a_near_miss_of_a_field_is_refused(name: str, meant: str) -> None:
     with pytest.raises(FieldError, match=f"^{name}: 7 is not allowed; allowed: no such field; '{meant}'"):
         batch(**{name: 7})
+
+
+def test_what_servers_and_receivers_say_of_a_batch_is_no_near_miss() -> None:
+    assert batch(n_nonces=3, n_covered=1, valid_nonces=[1], spoke=[]) == batch()
 
 
 def test_travels_through_json_and_back() -> None:
@@ -262,6 +267,9 @@ def test_the_same_settings_under_another_digest_are_another_protocol() -> None:
         ({"quantization": "gptq"}, {"quantization": "awq_marlin"}, "quantization 'gptq'"),
         ({"quantization": "awq_marlin"}, {"quantization": "awq"}, None),
         ({"quantization": "awq"}, {"quantization": "awq_marlin"}, None),
+        ({"quantization": "auto_gptq"}, {"quantization": "gptq_marlin"}, None),
+        ({"quantization": "cpu_awq"}, {"quantization": "auto_awq"}, None),
+        ({"quantization": "moe_wna16"}, {"quantization": "gptq"}, None),
         ({}, {"dtype": "bfloat16", "quantization": "fp8"}, None),
         ({"dtype": "bfloat16"}, {}, None),
     ],
@@ -275,3 +283,11 @@ def test_another_arithmetic_is_refused(
         return
     with pytest.raises(StateError, match=refusal):
         claim.check_against(make_round(), ours)
+
+
+def test_what_a_refusal_says_of_settings_is_short_and_on_one_line() -> None:
+    theirs = {**make_round().settings, "model": "x" * 4000, "input_scale": "3\n\x1b[31m"}
+    with pytest.raises(StateError) as caught:
+        batch(round="0" * 64, round_settings=theirs).check_against(make_round())
+    assert len(str(caught.value)) < 600
+    assert str(caught.value).isprintable()

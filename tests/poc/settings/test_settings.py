@@ -54,6 +54,10 @@ def test_what_json_gives_is_taken() -> None:
             r"hallmark: 'frobnicate' is not allowed; allowed: the settings max_batch_size, seq_len",
         ),
         (
+            {"bacth_size": 8},
+            r"hallmark: 'bacth_size' is not allowed; allowed: 'max_batch_size', if that was meant",
+        ),
+        (
             {"maxbatchsize": 8},
             r"hallmark: 'maxbatchsize' is not allowed; allowed: 'max_batch_size', if that was meant",
         ),

@@ -102,6 +102,13 @@ class TestGoodRequests:
         assert line.endswith("fields that are not known are ignored: ['use_sign_flips', 'seed']")
         assert (await ok(await http.post(f"{POC}/init", json=request())))["ignored_fields"] == []
 
+    async def test_an_unknown_name_without_a_utf_8_form_is_told_escaped(
+        self, http: httpx.AsyncClient
+    ) -> None:
+        content = json.dumps(request() | {"\ud800": 1}).encode()
+        answer = await ok(await http.post(f"{POC}/init/generate", content=content))
+        assert answer["ignored_fields"] == [r"\ud800"]
+
     @pytest.mark.parametrize("params", [None, {}, {"dim": 2048}])
     async def test_without_a_seq_len_it_is_256(self, http: httpx.AsyncClient, params: object) -> None:
         body = request(params=params)

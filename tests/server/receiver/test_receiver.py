@@ -254,6 +254,10 @@ def test_what_is_not_json_is_400(shared: httpx.Client, body: bytes) -> None:
             "dist[0]: nan is not allowed; allowed: a finite number, since JSON has no others",
         ),
         (b'{"nonces": [1], "nonces": [2]}', "nonces: 'several values' is not allowed; allowed: one value"),
+        (
+            rb'{"\ud800a": NaN}',
+            r"\ud800a: nan is not allowed; allowed: a finite number, since JSON has no others",
+        ),
     ],
 )
 def test_what_other_parsers_read_otherwise_is_refused(

@@ -119,5 +119,5 @@ def test_what_cannot_be_kept_is_not_acknowledged_and_is_to_be_sent_again(path: P
     with TestClient(create_app(path)) as client:
         answer = client.post("/generated", json={**BATCH, "node_id": 1})
         assert answer.status_code == 503
-        assert answer.json() == {"detail": f"the store of batches {path} cannot be written: broken"}
+        assert answer.json() == {"detail": "the batch could not be written; the receiver's log says why"}
         assert client.post("/generated", json=BATCH).json() == {"id": 1, "duplicate": True}
