@@ -67,10 +67,12 @@ def backoff(base: float, cap: float) -> Backoff:
         base: Seconds.
         cap: Seconds, no fewer.
     """
+    # Of its own: whoever seeds the module's generator seeds no receiver's jitter, nor finds it moved.
+    generator = random.Random()  # noqa: S311  # no secret
 
     def wait(attempts: int) -> float:
         # Far below the number of attempts at which the power overflows, the cap has been reached.
-        return random.uniform(base, min(cap, base * 2.0 ** min(attempts, 64)))  # noqa: S311  # no secret
+        return generator.uniform(base, min(cap, base * 2.0 ** min(attempts, 64)))
 
     return wait
 

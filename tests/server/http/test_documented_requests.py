@@ -7,8 +7,6 @@ from documented import check_every_route
 from runtime import Engine, application, request, running_manager, serving
 
 
-# The server's threads draw the jitter of retries meanwhile, which hypothesis takes for its strategies' doing.
-@pytest.mark.filterwarnings("ignore:Do not use the `random` module:FutureWarning")
 @pytest.mark.timeout(300)
 async def test_the_server_answers_as_its_document_says(engine: Engine) -> None:
     async with running_manager(engine) as manager, serving(application(manager)) as url:
