@@ -23,19 +23,21 @@ from _report import print_table, write_results
 
 from hallmark.poc.offline.model import last_hidden
 from hallmark.poc.protocol.law import distance_std
-from hallmark.poc.protocol.round_spec import RoundSpec, round_digest
+from hallmark.poc.protocol.round_spec import RoundSpec, round_digest, round_settings
 from hallmark.poc.protocol.round_tensors import RoundTensors
 from hallmark.server.demo.model import HIDDEN_SIZE, build_demo_model
 
 NONCES = 256
 SPEC = RoundSpec(
     digest=round_digest(
-        hidden_size=HIDDEN_SIZE,
-        seq_len=64,
-        input_scale=0.125,
-        projection=True,
-        projection_scale=0.01,
-        model="",
+        round_settings(
+            hidden_size=HIDDEN_SIZE,
+            seq_len=64,
+            input_scale=0.125,
+            projection=True,
+            projection_scale=0.01,
+            model="",
+        )
     ),
     block_hash="numerics",
     hidden_size=HIDDEN_SIZE,

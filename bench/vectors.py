@@ -70,9 +70,12 @@ def vectors() -> Json:
             for width in (256, 1024)
             for purpose, stream in (("pre", pre_stream(BLOCK_HASH)), ("post", post_stream(BLOCK_HASH)))
         ],
-        "rounds": [{"settings": round_settings(**r), "digest": round_digest(**r)} for r in rounds],
+        "rounds": [{"settings": round_settings(**r), "digest": _digest(**r)} for r in rounds],
         "targets": [
-            _target([round_digest(**settings), BLOCK_HASH, PUBLIC_KEY, str(nonce)], settings["hidden_size"])
+            _target(
+                [_digest(**settings), BLOCK_HASH, PUBLIC_KEY, str(nonce)],
+                settings["hidden_size"],
+            )
             for settings in (rounds[0], rounds[2])
             for nonce in (0, 2**63 - 1)
         ],
@@ -84,6 +87,10 @@ def render(value: Json) -> str:
     """JSON with lists of plain values on one line each."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     return re.sub(r"\[[^\[\]{}]*\]", lambda plain: re.sub(r"\s*\n\s*", " ", plain[0]), text) + "\n"
+
+
+def _digest(**settings: Any) -> str:
+    return round_digest(round_settings(**settings))
 
 
 def _hex(values: Tensor) -> list[str]:
@@ -101,7 +108,7 @@ def _table() -> Json:
 
 
 def _streams() -> list[Json]:
-    projected, plain = (round_digest(**settings) for settings in (_DEMO, _PLAIN))
+    projected, plain = (_digest(**settings) for settings in (_DEMO, _PLAIN))
     scale = _DEMO["input_scale"]
     return [
         _stream("embeds", [projected, BLOCK_HASH, PUBLIC_KEY, "0"], scale),

@@ -17,6 +17,7 @@ from hallmark.poc.core.checks import allowed_in_words
 from hallmark.poc.core.errors import FieldError, writable
 
 __all__ = [
+    "MAX_UNKNOWN",
     "STRICT",
     "field_error",
     "json_schema",
@@ -99,9 +100,8 @@ def _is_missing(error: ErrorDetails) -> bool:
 def _path(location: Sequence[int | str], names: Mapping[str, str]) -> str:
     """Write where an error is: `numerics.dtype`, `nonces[3]`."""
     field, *inner = location
-    # A union tells by which of its types a member was read.
-    inner = inner[:1] if field == "numerics" else inner
-    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in inner)
+    # No field is deeper than its elements: what follows these tells by which type of a union one was read.
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in inner[:1])
     return names.get(str(field), str(field)) + "".join(parts)
 
 

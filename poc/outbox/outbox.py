@@ -124,7 +124,7 @@ class Outbox:
         Args:
             identifier: The round's number.
             url: Its callback URL.
-            walked: Stretches of its walk, each right after the last.
+            walked: Spans of its walk, each right after the last.
 
         Raises:
             OutboxError: It cannot be kept.

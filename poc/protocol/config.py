@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass as standard_dataclass
 from dataclasses import fields
 from enum import StrEnum
+from functools import cache
 from typing import Annotated, Any, NamedTuple, Self
 
 from pydantic import Field
@@ -207,6 +208,7 @@ class PoCConfig:
     ] = ""
 
     @classmethod
+    @cache
     def known_fields(cls) -> frozenset[str]:
         """Return the members that a request may have, the older ones too."""
         return frozenset({field.name for field in fields(cls)} | _OLDER_FIELDS.keys())

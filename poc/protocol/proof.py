@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from functools import partial
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Annotated, Any, Final, LiteralString, Self
 
@@ -205,6 +205,7 @@ class ProofBatch:
         return wire
 
     @classmethod
+    @cache
     def known_fields(cls) -> frozenset[str]:
         """Return the members that a batch may have, and those of what servers and receivers say of it."""
         ours = {_WIRE_NAMES.get(field.name, field.name) for field in fields(cls)}

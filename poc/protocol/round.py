@@ -112,28 +112,14 @@ class Round:
             batch_size=min(
                 config.batch_size, model.max_batched_tokens // config.seq_len, model.max_sequences
             ),
-            digest=round_digest(
-                hidden_size=model.hidden_size,
-                seq_len=config.seq_len,
-                input_scale=input_scale,
-                projection=config.use_random_projection,
-                projection_scale=config.projection_scale,
-                model=config.model,
-            ),
+            digest=round_digest(_settings(config, model.hidden_size, input_scale)),
             distance_std=distance_std(model.hidden_size),
         )
 
     @property
     def settings(self) -> dict[str, str]:
         """The settings that the digest covers, as the texts that are hashed."""
-        return round_settings(
-            hidden_size=self.hidden_size,
-            seq_len=self.config.seq_len,
-            input_scale=self.input_scale,
-            projection=self.config.use_random_projection,
-            projection_scale=self.config.projection_scale,
-            model=self.config.model,
-        )
+        return _settings(self.config, self.hidden_size, self.input_scale)
 
     @property
     def tolerance(self) -> float | None:
@@ -171,6 +157,17 @@ class Round:
             projection=self.config.use_random_projection,
             projection_scale=self.config.projection_scale,
         )
+
+
+def _settings(config: PoCConfig, hidden_size: int, input_scale: float) -> dict[str, str]:
+    return round_settings(
+        hidden_size=hidden_size,
+        seq_len=config.seq_len,
+        input_scale=input_scale,
+        projection=config.use_random_projection,
+        projection_scale=config.projection_scale,
+        model=config.model,
+    )
 
 
 def _resolve_target(config: PoCConfig, hidden_size: int) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Self
 
@@ -40,27 +41,14 @@ def round_settings(
     }
 
 
-def round_digest(
-    *,
-    hidden_size: int,
-    seq_len: int,
-    input_scale: float,
-    projection: bool,
-    projection_scale: float,
-    model: str,
-) -> str:
-    """The settings of a round as 64 hex digits, the first field of its per-nonce streams.
+def round_digest(settings: Mapping[str, str]) -> str:
+    """Hash the settings of a round: 64 hex digits, the first field of its per-nonce streams.
 
     It keeps one forward from serving two lengths or settings.
+
+    Args:
+        settings: As `round_settings` has them.
     """
-    settings = round_settings(
-        hidden_size=hidden_size,
-        seq_len=seq_len,
-        input_scale=input_scale,
-        projection=projection,
-        projection_scale=projection_scale,
-        model=model,
-    )
     return hashlib.sha256(length_prefixed(*settings.values())).hexdigest()
 
 

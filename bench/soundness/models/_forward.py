@@ -13,7 +13,7 @@ from hallmark.poc.offline.model import last_hidden
 from hallmark.poc.protocol.law import distance_std
 from hallmark.poc.protocol.model_facts import root_mean_square
 from hallmark.poc.protocol.round import nearest_power_of_two
-from hallmark.poc.protocol.round_spec import RoundSpec, round_digest
+from hallmark.poc.protocol.round_spec import RoundSpec, round_digest, round_settings
 from hallmark.poc.protocol.round_tensors import RoundTensors
 
 Distances = npt.NDArray[np.float64]
@@ -58,12 +58,14 @@ def round_of(
     hidden_size = int(model.config.hidden_size)
     return RoundSpec(
         digest=round_digest(
-            hidden_size=hidden_size,
-            seq_len=seq_len,
-            input_scale=input_scale,
-            projection=projection,
-            projection_scale=0.01,
-            model="",
+            round_settings(
+                hidden_size=hidden_size,
+                seq_len=seq_len,
+                input_scale=input_scale,
+                projection=projection,
+                projection_scale=0.01,
+                model="",
+            )
         ),
         block_hash=block_hash,
         hidden_size=hidden_size,

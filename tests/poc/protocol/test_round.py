@@ -12,7 +12,7 @@ from hallmark.poc.core.errors import FieldError, StateError
 from hallmark.poc.protocol.config import PoCState
 from hallmark.poc.protocol.law import r_target_for, valid_rate
 from hallmark.poc.protocol.round import nearest_power_of_two
-from hallmark.poc.protocol.round_spec import RoundSpec, round_digest, shortest_decimal
+from hallmark.poc.protocol.round_spec import RoundSpec, round_digest, round_settings, shortest_decimal
 
 
 def test_states_are_those_of_the_specification() -> None:
@@ -308,7 +308,7 @@ def test_every_setting_that_changes_a_forward_changes_the_digest() -> None:
         {"projection_scale": 0.02},
         {"model": "m"},
     ]
-    assert len({round_digest(**{**base, **change}) for change in changes}) == len(changes)
+    assert len({round_digest(round_settings(**{**base, **change})) for change in changes}) == len(changes)
 
 
 def test_tolerance_is_in_units_of_s() -> None:
