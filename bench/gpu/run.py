@@ -91,8 +91,8 @@ def stages(is_small: bool) -> dict[str, tuple[Step, ...]]:
     def script(name: str, *arguments: str) -> tuple[str, ...]:
         return (str(HERE / name), *arguments)
 
-    def engine(*arguments: str) -> Step:
-        return Step(script("engine.py", *arguments), 120, ("vllm",))
+    def engine(*arguments: str, seconds: int = 120) -> Step:
+        return Step(script("engine.py", *arguments), seconds, ("vllm",))
 
     # Small ways take a random model.
     trained = None if is_small else where()
@@ -100,7 +100,8 @@ def stages(is_small: bool) -> dict[str, tuple[Step, ...]]:
     def noise(way: str, *needs: str) -> Step:
         return Step(script("noise.py", "run", way), 120, needs, trained)
 
-    options = ("-p", "no:cacheprovider", "-q", "--tb=short")
+    # pytest-benchmark, where it is installed, warns beside xdist, and a warning is an error here.
+    options = ("-p", "no:cacheprovider", "-p", "no:benchmark", "-q", "--tb=short")
     if is_small:
         files = ("tests/kernels/test_philox.py", "tests/kernels/test_project_residual.py")
         return {
@@ -131,6 +132,7 @@ def stages(is_small: bool) -> dict[str, tuple[Step, ...]]:
             Step(script("noise.py", "compare"), 60, needs_path=trained),
         ),
         "engines": (
+            engine("32B", "eager", "--attention", "FLASH_ATTN", seconds=200),
             engine("8B", "eager", "--attention", "FLASH_ATTN", "--runner", "2"),
             engine("0.6B", "eager", "--attention", "TRITON_ATTN", "--runner", "2"),
         ),
