@@ -11,18 +11,9 @@ def significant(digits: int) -> Callable[[Any], str]:
     return lambda value: f"{value:.{digits}g}"
 
 
-def percent(digits: int) -> Callable[[Any], str]:
-    """A share in per cent, with so many digits after the point."""
-    return lambda value: f"{100 * value:.{digits}f} %"
-
-
 def yes(value: Any) -> str:
     """A truth value in a word."""
     return "yes" if value else "no"
-
-
-_READ = (("normal", "last"), ("tokens", "groups"))
-"""What a round reads now, and what the next protocol is to read."""
 
 
 def _is_shown(row: Mapping[str, Any]) -> bool:
@@ -31,77 +22,30 @@ def _is_shown(row: Mapping[str, Any]) -> bool:
     with_gpu = any(way.endswith(" vllm-FLASH_ATTN") for way in pair)
     in_fp32 = any(way.endswith(" transformers-fp32") for way in pair)
     on_cpu = pair == {"cpu vllm", "cpu transformers-sdpa"}
-    read = (row["inputs"], row["readout"])
-    return ((with_gpu and not in_fp32) or on_cpu) and row["rows"] == 256 and read in _READ
+    is_read = (row["inputs"], row["readout"], row["rows"]) == ("tokens", "groups", 256)
+    return is_read and ((with_gpu and not in_fp32) or on_cpu)
 
 
 SECURITY = {
     "law": Table(
         "soundness_law",
         (
-            ("model", "model", text),
-            ("weights", "weights", text),
-            ("projection", "projection", text),
-            ("p, own targets", "p_own", number(2)),
-            ("distances", "samples", number(0)),
-            ("p, other keys'", "p_more", number(2)),
+            ("outputs", "outputs", text),
+            ("numbers", "samples", number(0)),
+            ("of a nonce", "k", text),
+            ("p, law", "p_law", number(2)),
+            ("p, correlations", "p_pairs", number(2)),
+            ("p, of sizes", "p_sizes", number(2)),
+            ("mean square", "variance", number(3)),
             ("measured / law at rate 0.1", "ratio_0.1", number(3)),
-            ("spread between blocks, own target", "own_spread", number(2)),
-            ("a target fixed per block", "fixed_spread", number(2)),
-            ("cosine of two outputs", "outputs_cosine", number(2)),
         ),
-    ),
-    "rates": Table(
-        "soundness_law",
-        (
-            ("projection", "projection", text),
-            ("rate", "rate", text),
-            ("distances", "samples", number(0)),
-            ("valid", "valid", number(0)),
-            ("measured / law", "ratio", number(3)),
-            ("99 % from", "low", number(3)),
-            ("to", "high", number(3)),
-        ),
-        rows="rates",
-    ),
-    "stretching": Table(
-        "soundness_streams",
-        (
-            ("width", "width", text),
-            ("norm of P", "norm_of_p", number(2)),
-            ("energy P adds", "share_of_output", number(3)),
-            ("least singular value of I + P", "least", number(3)),
-            ("by the law", "law_least", number(3)),
-            ("largest", "largest", number(2)),
-            ("by the law", "law_largest", number(2)),
-        ),
-        rows="stretching",
+        where=lambda row: (row["projection"], row["width"]) == ("on", 576),
     ),
     "honest-noise": Table(
-        "soundness_honest_noise",
-        (
-            ("model", "model", text),
-            ("weights", "weights", text),
-            ("dtype", "dtype", text),
-            ("what differs", "pair", text),
-            ("nonces", "n", number(0)),
-            ("σ, s", "sigma", significant(2)),
-            ("99 % bound, s", "upper", significant(2)),
-            ("kurtosis", "kurtosis", number(1)),
-            ("largest, s", "largest", significant(2)),
-            ("beyond the tolerance", "beyond", significant(2)),
-            ("default σ holds", "holds", yes),
-        ),
-        # float32 agrees to within a millionth of s, in every pair.
-        where=lambda row: row["dtype"] != "float32",
-    ),
-    "honest-noise-trained": Table(
         "noise_pairs",
         (
             ("one", "one", text),
             ("other", "other", text),
-            ("inputs", "inputs", text),
-            ("read", "readout", text),
             ("numbers", "numbers", number(0)),
             ("σ, s", "sigma", significant(2)),
             ("σ of errors clipped at 3.5 σ, s", "clipped", significant(2)),
@@ -111,61 +55,47 @@ SECURITY = {
         ),
         where=_is_shown,
     ),
-    "precomputation": Table(
-        "soundness_precomputation",
+    "false-alarms": Table(
+        "verdict_power",
         (
-            ("model", "model", text),
-            ("weights", "weights", text),
-            ("projection", "projection", text),
-            ("method", "method", text),
-            ("prepared", "prepared", text),
-            ("cosine", "cosine", number(3)),
-            ("error, s", "error_s", number(3)),
-            ("beyond the tolerance", "beyond", number(3)),
+            ("numbers of a nonce", "numbers", text),
+            ("kurtosis", "kurtosis", number(0)),
+            *((f"`{test}`", test, number(4)) for test in ("nonces", "rms", "beyond", "signed_mean")),
+            ("fraud at 0.01", "fraud at 0.01", number(4)),
+            ("fraud at 10⁻⁷", "fraud at 1e-07", number(4)),
         ),
-        where=lambda row: row["weights"] == "trained" and row["model"].startswith("qwen3 "),
+        where=lambda row: row["what"] == "false alarms" and row["calibrated_on"] == 6000,
     ),
-    "precomputed-tables": Table(
-        "soundness_precomputation",
+    "power": Table(
+        "verdict_power",
         (
-            ("bits of a seed", "seed_bits", text),
-            ("width", "width", text),
-            ("nonces answered of a million", "hits", significant(2)),
-            ("TB", "terabytes", significant(2)),
+            ("numbers of a nonce", "numbers", text),
+            ("kurtosis stated", "kurtosis", number(0)),
+            ("σ, s", "sigma", number(2)),
+            *(
+                (f"{words}, {threshold}", f"{key} at {column}", number(0))
+                for words, key in (("forger", "forger"), ("1.5 σ", "1.5 sigma"), ("2 σ", "2 sigma"))
+                for threshold, column in (("0.01", "0.01"), ("10⁻⁷", "1e-07"))
+            ),
         ),
-        rows="tables",
+        where=lambda row: row["what"] == "nonces to convict",
     ),
     "grinding": Table(
         "soundness_grinding",
         (
-            ("predictor", "predictor", text),
-            ("cost, of a forward", "cost", number(4)),
-            ("cosine", "cosine", number(3)),
+            ("cosine", "cosine", text),
             ("gain, best 1/10", "gain_10", number(2)),
+            ("counted", "counted_10", number(2)),
             ("best 1/4", "gain_25", number(2)),
             ("best half", "gain_50", number(2)),
             ("best 9/10", "gain_90", number(3)),
-            ("most per operation", "per_operation", number(2)),
         ),
-        where=lambda row: row["factor"] == "base",
-    ),
-    "grinding-factors": Table(
-        "soundness_grinding",
-        (
-            ("factor", "factor", text),
-            ("value", "value", text),
-            ("predictor", "predictor", text),
-            ("cosine", "cosine", number(3)),
-            ("gain, best 1/10", "gain_10", number(2)),
-            ("best half", "gain_50", number(2)),
-            ("most per operation", "per_operation", number(2)),
-        ),
-        where=lambda row: row["predictor"] in ("mean direction", "linear, pooled", "distilled layer"),
+        where=lambda row: row["rate"] == 0.1,
     ),
     "density": Table(
         "soundness_grinding",
         (
-            ("predictor", "predictor", text),
+            ("cosine", "cosine", text),
             ("share run", "share", text),
             ("part of valid found", "found", number(3)),
             ("covered nonces, threshold 0.01", "covered_0.01", number(0)),
@@ -174,146 +104,7 @@ SECURITY = {
             ("valid", "valid_1e-07", number(0)),
         ),
         rows="density",
-        where=lambda row: row["rate"] == 0.1,
-    ),
-    "hidden": Table(
-        "soundness_grinding",
-        (
-            ("predictor", "predictor", text),
-            ("covered nonces", "covered", number(0)),
-            ("gain, convicted in one case of two", "gain_half", number(2)),
-            ("per operation", "per_operation_half", number(2)),
-            ("gain, one case of ten", "gain_tenth", number(2)),
-        ),
-        rows="hidden",
-        where=lambda row: (row["rate"], row["threshold"]) == (0.1, 0.01),
-    ),
-    "forging": Table(
-        "soundness_forging",
-        (
-            ("predictor", "predictor", text),
-            ("cost, of a forward", "cost", number(4)),
-            ("cosine", "cosine", number(3)),
-            ("error, s", "error_rms", number(3)),
-            ("beyond the tolerance", "beyond", number(3)),
-            ("nonces to convict, 0.01", "nonces_0.01", number(0)),
-            ("10⁻⁷", "nonces_1e-07", number(0)),
-            ("test that speaks", "spoke_1e-07", text),
-        ),
-        where=lambda row: (row["factor"], row["rate"]) == ("base", 1),
-    ),
-    "forging-ladder": Table(
-        "soundness_forging",
-        (
-            ("cosine", "cosine", number(3)),
-            ("error, s", "error_rms", number(3)),
-            ("nonces to convict, 0.01", "nonces_0.01", number(0)),
-            ("10⁻⁷", "nonces_1e-07", number(0)),
-            ("test that speaks", "spoke_1e-07", text),
-        ),
-        rows="ladder",
-        where=lambda row: row["rate"] == 1,
-    ),
-    "detection": Table(
-        "soundness_detection",
-        (
-            ("model", "model", text),
-            ("attack", "attack", text),
-            ("error, s", "rms", number(3)),
-            ("kurtosis", "kurtosis", number(1)),
-            ("error at its best, s", "rms_corrected", number(3)),
-            ("nonces to convict, 0.01", "nonces_0.01", number(0)),
-            ("10⁻⁷", "nonces_1e-07", number(0)),
-            ("AUC of 16", "auc_16", number(2)),
-            ("64", "auc_64", number(2)),
-            ("256", "auc_256", number(2)),
-        ),
-        where=lambda row: row["weights"] == "trained" and row["model"].startswith("qwen3"),
-    ),
-    "shortcuts": Table(
-        "soundness_shortcuts",
-        (
-            ("substitute", "substitute", text),
-            ("work", "share", percent(1)),
-            ("error, s", "error", number(2)),
-            ("test that speaks", "test", text),
-            ("nonces to convict, 0.01", "nonces_0.01", number(0)),
-            ("10⁻⁷", "nonces_1e-7", number(0)),
-        ),
-        where=lambda row: (
-            (row["varied"], row["weights"], row["scale"]) == ("input scale", "trained", "embedding")
-        ),
-    ),
-    "shortcut-factors": Table(
-        "soundness_shortcuts",
-        (
-            ("varied", "varied", text),
-            ("model", "model", text),
-            ("weights", "weights", text),
-            ("rows", "seq_len", number(0)),
-            ("input scale", "input_scale", significant(3)),
-            ("exact work", "share_free", percent(0)),
-            ("least work within 0.10 s", "share_hidden", percent(0)),
-            ("by", "by_hidden", text),
-            ("least error at half of the work, s", "error_half", number(2)),
-            ("by", "by_half", text),
-            ("nonces at 10⁻⁷", "nonces_half", number(0)),
-            ("least error at an eighth, s", "error_eighth", number(2)),
-        ),
-        rows="cells",
-    ),
-    "readouts": Table(
-        "soundness_readouts",
-        (
-            ("weights", "weights", text),
-            ("readout", "readout", text),
-            ("exact work", "share_free", percent(0)),
-            ("least work within 0.10 s", "share_hidden", percent(0)),
-            ("least error for at most 55 % of the work, s", "error_half", number(2)),
-            ("by", "by_half", text),
-            ("least error at a quarter, s", "error_quarter", number(2)),
-            ("extra cost", "extra", percent(2)),
-        ),
-        rows="readouts",
-    ),
-    "thresholds": Table(
-        "soundness_thresholds",
-        (
-            ("a verdict that", "use", text),
-            ("threshold", "threshold", significant(1)),
-            ("honest batches convicted at most", "honest_convicted_at_most", significant(2)),
-            ("in the simulation", "honest_convicted_simulated", significant(2)),
-            ("missed of errors 0.12 s, 1,024 nonces", "missed_0.12_of_1024", significant(2)),
-            ("0.15 s", "missed_0.15_of_1024", significant(2)),
-            ("0.24 s", "missed_0.24_of_1024", significant(2)),
-            ("1 s", "missed_1_of_1024", significant(2)),
-        ),
-        rows="recommended",
-    ),
-    "told-noise": Table(
-        "soundness_thresholds",
-        (
-            ("noise, s", "sigma", significant(4)),
-            ("told, s", "declared", significant(2)),
-            ("nonces", "n", number(0)),
-            ("rms", "rms", significant(2)),
-            ("binomial", "binomial", significant(2)),
-            ("signed mean", "signed_mean", significant(2)),
-        ),
-        rows="exact",
-        where=lambda row: row["threshold"] == 1e-7,
-    ),
-    "missed": Table(
-        "soundness_thresholds",
-        (
-            ("error, s", "error", text),
-            ("noise allowed for, s", "sigma", text),
-            ("nonces", "n", number(0)),
-            ("missed at 0.01", "missed_0.01", significant(2)),
-            ("10⁻⁷", "missed_1e-07", significant(2)),
-        ),
-        rows="missed",
-        where=lambda row: row["error"] < 1,
+        where=lambda row: row["share"] == 0.1,
     ),
     "games": Table(
         "soundness_games",
@@ -322,13 +113,11 @@ SECURITY = {
             ("outcome", "outcome", text),
             ("passes", "passes", yes),
             ("what it gains", "gains", text),
-            ("in words", "words", text),
         ),
     ),
     "shaving": Table(
         "soundness_games",
         (
-            ("rate", "rate", text),
             ("lowered", "lowered", text),
             ("by, s", "by", number(2)),
             ("gain", "gain", number(2)),
@@ -337,37 +126,6 @@ SECURITY = {
             ("not covered", "uncovered_1e-07", number(0)),
         ),
         rows="shaving",
-    ),
-    "mixtures": Table(
-        "soundness_games",
-        (
-            ("forged share", "forged_share", text),
-            ("nonces to convict, 0.01", "nonces_0.01", number(0)),
-            ("10⁻⁷", "nonces_1e-07", number(0)),
-            ("forged by then", "forged_by_then_1e-07", number(0)),
-        ),
-        rows="mixtures",
-    ),
-    "chosen": Table(
-        "soundness_games",
-        (
-            ("model", "model", text),
-            ("weights", "weights", text),
-            ("substitute", "substitute", text),
-            ("chosen", "chosen", text),
-            ("error, s", "rms", number(3)),
-            ("nonces to convict, 10⁻⁷", "nonces_1e-07", number(0)),
-        ),
-        rows="chosen_nonces",
-    ),
-    "pooling": Table(
-        "soundness_games",
-        (
-            ("cheat", "cheat", text),
-            ("nonces in a batch", "batch", text),
-            ("convicted alone, 10⁻⁷", "convicted_alone_1e-07", significant(2)),
-            ("nonces to convict together", "nonces_pooled_1e-07", number(0)),
-        ),
-        rows="pooling",
+        where=lambda row: row["rate"] == 0.1,
     ),
 }

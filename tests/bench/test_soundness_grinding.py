@@ -4,21 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from _architectures import LLAMA, MOE, QWEN3
 from _grinding import (
     SIGMA,
-    best_share,
     covered_to_convict,
     density_power,
     found_share,
-    gain_per_operation,
     least_density,
     reported_density,
     smallest_share,
     unconvicted_counts,
 )
-from _judging import round_for
-from _predictors import BASE, SETTINGS, costs, early_layers
+from _judging import computed_numbers, round_for
 from experiments import shortened
 
 from hallmark.poc.protocol.proof import ProofBatch
@@ -50,14 +46,7 @@ def test_the_formula_agrees_with_pairs_of_normal_numbers(
     assert found_share(rate, share, np.repeat(cosines, 500)) == pytest.approx(counted, rel=0.02)
 
 
-def test_choosing_is_paid_for_by_the_prediction() -> None:
-    assert gain_per_operation(0.5, 0.1, 0.0, 0.0) == 5.0
-    assert gain_per_operation(0.5, 0.1, 0.4, 0.0) == 1.0
-    assert gain_per_operation(1.0, 1.0, 0.4, 0.4) == 1.0
-    # A prediction that knows nothing is not worth its cost, and the best is to run everything.
-    share, gain = best_share(0.1, [0.0], 0.1, 0.0)
-    assert share == 1.0
-    assert gain == pytest.approx(1 / 1.1)
+def test_the_smallest_share_that_finds_enough() -> None:
     share = smallest_share(0.1, [0.6], 0.9)
     assert found_share(0.1, share, [0.6]) == pytest.approx(0.9, abs=1e-4)
 
@@ -80,7 +69,7 @@ def test_the_counts_that_pass_are_those_that_the_judge_lets_pass(threshold: floa
             dist=tuple(honest.values()),
             covered=(0, covered - 1),
         )
-        assert judge(proof, honest, round_).fraud_detected is convicted, count
+        assert judge(proof, computed_numbers(round_, honest), round_).fraud_detected is convicted, count
 
 
 def test_the_power_of_the_density_test() -> None:
@@ -95,32 +84,15 @@ def test_the_power_of_the_density_test() -> None:
     assert reported_density(0.1, 0.99) == pytest.approx(0.1)
 
 
-def test_predictors_cost_less_than_the_model_and_more_layers_cost_more() -> None:
-    assert (early_layers(2), early_layers(4), early_layers(8)) == ([1], [1, 2, 3], [1, 2, 7])
-    for architecture in (QWEN3, LLAMA, MOE):
-        found = costs(architecture, 64)
-        assert all(0 < cost.share < 1 and cost.reused <= cost.share for cost in found.values())
-        assert found["first layer"].share < found["first 2 layers"].share < found["first 3 layers"].share
-    assert [setting.factor for setting in SETTINGS].count("base") == 1
-    assert SETTINGS[0] is BASE
-
-
-@pytest.mark.timeout(300)
 def test_the_experiment_shortened(tmp_path: Path) -> None:
     results = shortened("grinding", tmp_path)
     assert 3 <= len(results["findings"]) <= 8
-    base = {row["predictor"]: row for row in results["rows"] if row["factor"] == "base"}
-    # A tiny fresh model is as good as linear, and grinding it pays.
-    assert base["linear, pooled"]["cosine"] > base["mean direction"]["cosine"] + 0.2
-    assert base["linear, pooled"]["gain_10"] > 3 > base["mean direction"]["gain_10"]
-    for row in results["rates"]:
+    for row in results["rows"]:
         gains = [row[f"gain_{share}"] for share in (10, 25, 50, 90)]
-        if row["rate"] == 1.0:
-            assert gains == [1.0] * 4
+        assert gains == ([1.0] * 4 if row["rate"] == 1.0 else sorted(gains, reverse=True))
         assert all(gain <= 1 / row["rate"] + 1e-3 for gain in gains)
-    assert len(results["checks"]) == 4 * len(base)
-    tenth = [row for row in results["density"] if (row["rate"], row["share"]) == (0.1, 0.1)]
-    assert all(row["covered_0.01"] <= row["covered_1e-07"] for row in tenth)
+    for row in results["density"]:
+        assert (row["covered_0.01"] or 10**10) <= (row["covered_1e-07"] or 10**10)
     for row in results["hidden"]:
         # To be convicted less often, a grinder has to run more.
         assert row["share_half"] <= row["share_tenth"]

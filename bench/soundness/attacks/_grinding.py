@@ -53,29 +53,6 @@ def _both_below(h: float, k: float, correlation: npt.NDArray[np.float64]) -> npt
     return np.asarray((ndtr(h) + ndtr(k)) / 2 - parts - (0.0 if h * k > 0 else 0.5), dtype=np.float64)
 
 
-def gain_per_operation(found: float, share: float, cost: float, reused: float) -> float:
-    """Valid nonces per operation, relative to an honest prover's.
-
-    Args:
-        found: κ.
-        share: Of the nonces that are run.
-        cost: Of a prediction, as a share of a forward.
-        reused: The part of it that a forward of the same nonce need not repeat.
-    """
-    return found / (cost + share * (1 - reused))
-
-
-def best_share(rate: float, cosines: npt.ArrayLike, cost: float, reused: float) -> tuple[float, float]:
-    """The share to run that gives the most valid nonces per operation, and that gain."""
-    shares = np.append(np.geomspace(0.01, 0.95, 40), 1.0)
-    gains = [
-        gain_per_operation(found_share(rate, share, cosines), share, cost, reused)
-        for share in map(float, shares)
-    ]
-    best = int(np.argmax(gains))
-    return float(shares[best]), float(gains[best])
-
-
 def smallest_share(rate: float, cosines: npt.ArrayLike, found: float) -> float:
     """The smallest share of the nonces that holds the part `found` of the valid ones."""
     if found >= 1.0:

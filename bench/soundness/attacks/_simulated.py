@@ -4,7 +4,7 @@ Computed distances follow the law; a rule, which is the cheater's way to cheat, 
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,3 +143,11 @@ def forged(share: float) -> Rule:
 def noisier(error: float, round_: Round) -> Rule:
     """Report what a model reports that is off by a normal error, in units of s."""
     return lambda honest, draw: noisy(honest, round_, error, draw)
+
+
+def doubling(first: int, most: int) -> Iterator[int]:
+    """Yield first, 2·first, 4·first and so on, up to `most`."""
+    n = first
+    while n <= most:
+        yield n
+        n *= 2

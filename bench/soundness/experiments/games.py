@@ -1,15 +1,13 @@
 """Games with claims: what pays a prover that has the right model, or that has it for some nonces only?
 
-Every batch goes through the product's own `ProofBatch.check_against` and `judge`, at the protocol's tolerance
-of 0.35 s, with honest noise of 0.05 s that the round states. Where only distances matter they are drawn from
-the law; choosing nonces is tried on real models.
+Every batch goes through the product's own `ProofBatch.check_against` and `judge`, with honest noise of 0.05 s
+that the round states. No model runs: distances are drawn from the law, and number 0 alone is judged.
 
 Rows are single games: what the prover did, what the product said (`outcome`: refused, honest, fraud or
 no_verdict, with its words), and `passes`: whether a cheat went through. The tables: `shaving` and `mixtures`
 (walked nonces until 9 of 10 batches are convicted, on a grid of doublings, and which test was the clearest),
-`chosen_nonces` (choosing nonces by their targets at rate 1, errors in units of s), `pooling` (small batches,
-judged alone and together), `repeated` (honest provers judged many times) and `samples` (a sample that the
-prover can foresee).
+`pooling` (small batches, judged alone and together), `repeated` (honest provers judged many times) and
+`samples` (a sample that the prover can foresee).
 """
 
 import hashlib
@@ -22,16 +20,12 @@ from typing import Any
 sys.path.extend(map(str, Path(__file__).parents[1].glob("*/")))  # `python -P` adds none of the rooms
 
 import numpy as np
-import torch
-from _architectures import LLAMA, QWEN3, TINY, Architecture, Weights, load
-from _chosen_nonces import chosen_errors, dimensions, substitutes
 from _experiment import new_figure, options, write
-from _forward import Prover, round_of
 from _judging import judge_distances, round_for
-from _power import Sample, doubling
 from _simulated import (
     Rule,
     conviction,
+    doubling,
     forged,
     from_law,
     judged_walk,
@@ -40,7 +34,6 @@ from _simulated import (
     shaved,
     shaved_where_it_pays,
 )
-from _tampering import attacks
 from matplotlib.figure import Figure
 from scipy.special import ndtr, ndtri
 
@@ -50,7 +43,6 @@ from hallmark.poc.verdict.judge import Verdict
 
 SIGMA = 0.05
 THRESHOLDS = (0.01, 1e-7)
-TOLERANCE = 0.35
 Row = dict[str, Any]
 
 
@@ -314,41 +306,6 @@ def mixtures(batches: int, sizes: Sequence[int]) -> list[Row]:
     return rows
 
 
-def chosen_nonces(
-    models: Sequence[tuple[Architecture, Weights]], fit: int, count: int, candidates: int
-) -> list[Row]:
-    """Forge only the nonces whose targets suit the substitute."""
-    rows = []
-    for architecture, weights in models:
-        model = load(architecture, weights)
-        prover = Prover(model, round_of(model))
-        names = (
-            "INT4, groups of 128, symmetric",
-            "INT4, groups of 32, asymmetric",
-            "FP8 e4m3, a scale a channel",
-        )
-        tried = [one for one in attacks(model.config.num_attention_heads) if one.name in names]
-        honest, found = substitutes(model, prover, tried, fit, count)
-        for substitute in found:
-            for share, (errors, _, _) in chosen_errors(substitute, honest, candidates, seed=3).items():
-                draw = np.random.default_rng(4)
-                sample = Sample(errors + SIGMA * draw.standard_normal(len(errors)))
-                rows.append(
-                    {
-                        "model": architecture.name,
-                        "weights": weights,
-                        "substitute": substitute.name,
-                        "directions": dimensions(substitute, honest),
-                        "chosen": share,
-                        "rms": float(np.sqrt(np.mean(errors**2))),
-                        "beyond_tolerance": float(np.mean(np.abs(errors) > TOLERANCE)),
-                        "nonces_0.01": sample.combined_nonces(0.01, SIGMA),
-                        "nonces_1e-07": sample.combined_nonces(1e-7, SIGMA),
-                    }
-                )
-    return rows
-
-
 def pooling(batches: int, sizes: Sequence[int]) -> list[Row]:
     """Small batches, each judged alone, and the same nonces judged as one batch."""
     round_ = rounds()
@@ -479,7 +436,6 @@ def findings(tables: Mapping[str, Sequence[Row]]) -> list[str]:
         )
         + ".",
         *_what_passes(tables["rows"]),
-        _what_choosing_gains(tables["chosen_nonces"]),
         _what_pooling_gains(tables["pooling"]),
         f"An honest prover whose noise is the largest that the round states was convicted in "
         f"{loose['per_1000_batches']:.1f} of 1,000 batches of 16 nonces at threshold 0.01, and in "
@@ -500,8 +456,7 @@ def _what_shaving_gains(tables: Mapping[str, Sequence[Row]]) -> list[str]:
     largest = tables["largest_walk"][0]["nonces"]
     best = max(shaved_here, key=lambda row: float(row["gain"]))
     said = [
-        f"At valid rate {rate}, lowering {best['lowered']} by {best['by']} s, just under the "
-        "tolerance, gains "
+        f"At valid rate {rate}, lowering {best['lowered']} by {best['by']} s gains "
         f"{best['gain']:.2f} times as many valid nonces. With the coverage told, {best['covered_by']} is the "
         f"clearest test and convicts at threshold 1e-7 after {_walked(best['covered_1e-07'])} walked; "
         "without "
@@ -563,38 +518,9 @@ def _walked(nonces: int | None) -> str:
     return "more nonces than were tried" if nonces is None else f"{nonces:,} nonces"
 
 
-def _what_choosing_gains(rows: Sequence[Row]) -> str:
-    """How far choosing the best nonces brings each substitute's error down."""
-
-    def key(row: Row) -> tuple[str, str, str]:
-        return row["model"], row["weights"], row["substitute"]
-
-    everything = {key(row): row for row in rows if row["chosen"] == 1.0}
-    fewest = min(row["chosen"] for row in rows)
-    chosen = [row for row in rows if row["chosen"] == fewest]
-    best = min(chosen, key=lambda row: float(row["rms"] / everything[key(row)]["rms"]))
-    before = everything[key(best)]
-    most = max((row["nonces_1e-07"] for row in chosen if row["nonces_1e-07"] is not None), default=None)
-    escaped = sum(row["nonces_1e-07"] is None for row in chosen)
-    ending = (
-        f"{escaped} of the {len(chosen)} substitutes tried then need more than 100,000 nonces"
-        if escaped
-        else f"{_walked(most)} convict each of the {len(chosen)} substitutes tried all the same"
-    )
-    return (
-        "A prover that may leave nonces out at rate 1 can draw targets, which takes no forward, and "
-        "keep the "
-        f"one in {round(1 / fewest):,} that suits its substitute. At best ({best['substitute']}, "
-        f"{best['weights']} {best['model']}) that brings the error from {before['rms']:.3f} to "
-        f"{best['rms']:.3f} s, and what is needed at threshold 1e-7 from "
-        f"{_walked(before['nonces_1e-07'])} to "
-        f"{_walked(best['nonces_1e-07'])}; {ending}."
-    )
-
-
 def draw_figure(tables: Mapping[str, Sequence[Row]]) -> Figure:
-    """Shaving: gain against nonces until conviction. Choosing nonces: the error that is left."""
-    figure, (gains, errors) = new_figure(2, width=4.8, height=3.8)
+    """Shaving: gain against nonces until conviction. Mixtures: forged share against the same."""
+    figure, (gains, shares) = new_figure(2, width=4.8, height=3.8)
     for rate in (0.1, 0.5):
         for lowered in ("every distance", "those that come to count"):
             for column in ("covered", "uncovered"):
@@ -611,40 +537,29 @@ def draw_figure(tables: Mapping[str, Sequence[Row]]) -> Figure:
     gains.set_xlabel("valid nonces, times the honest number")
     gains.set_ylabel("walked nonces until convicted at 1e-7")
     gains.legend(fontsize=6)
-    for key in dict.fromkeys(
-        (row["weights"], row["model"], row["substitute"]) for row in tables["chosen_nonces"]
-    ):
-        shown = [
-            (row["chosen"], row["rms"])
-            for row in tables["chosen_nonces"]
-            if (row["weights"], row["model"], row["substitute"]) == key
-        ]
-        errors.plot(*zip(*shown, strict=True), "o-", markersize=3, label=", ".join(key))
-    errors.axhline(TOLERANCE, color="grey", linewidth=0.8)
-    errors.set_xscale("log")
-    errors.set_yscale("log")
-    errors.set_xlabel("share of the nonces that are claimed")
-    errors.set_ylabel("RMS error in s")
-    errors.legend(fontsize=5)
+    for threshold in THRESHOLDS:
+        column = f"nonces_{threshold:g}"
+        shown = [(row["forged_share"], row[column]) for row in tables["mixtures"] if row[column] is not None]
+        if shown:
+            shares.plot(*zip(*shown, strict=True), "o-", markersize=3, label=f"threshold {threshold:g}")
+    shares.set_xscale("log")
+    shares.set_yscale("log")
+    shares.set_xlabel("share of the nonces that are forged")
+    shares.set_ylabel("nonces until convicted")
+    shares.legend(fontsize=6)
     return figure
 
 
 def main() -> None:
     chosen = options(__doc__)
-    models: list[tuple[Architecture, Weights]]
     if chosen.small:
-        torch.set_num_threads(1)  # the model is too small to share
-        sizes, batches, models = [16, 256], 4, [(TINY, "fresh")]
-        fit, count, candidates, provers = 64, 96, 2_000, 2
+        sizes, batches, provers = [32, 256], 4, 2
     else:
-        sizes, batches = [*doubling(4, 16_384)], 10
-        models = [(QWEN3, "trained"), (LLAMA, "trained"), (QWEN3, "fresh")]
-        fit, count, candidates, provers = 384, 512, 50_000, 50
+        sizes, batches, provers = [*doubling(4, 16_384)], 10, 50
     tables: dict[str, list[Row]] = {
         "rows": coverage_games(400 if chosen.small else 2_000),
         "shaving": shaving(batches, sizes),
         "mixtures": mixtures(batches, sizes),
-        "chosen_nonces": chosen_nonces(models, fit, count, candidates),
         "pooling": pooling(40 if chosen.small else 400, sizes),
         "repeated": repeated(provers, 20 if chosen.small else 200),
         "samples": foreseen_samples(3 if chosen.small else 40),

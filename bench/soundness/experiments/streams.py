@@ -1,11 +1,13 @@
-"""Streams as drawn: can inputs, projections and targets be told from independent normal numbers?
+"""Streams as drawn: can tokens, inputs, groups, projections and targets be told from independent numbers?
 
 Every family of streams in which one thing changes (the nonce, the key, one character of the block hash, the
 round) is drawn through the kernels' reference and goes through the same tests: moments, signs, every entry
 of the table, every bit of the halves, runs of bits, pairs of halves, correlations within a stream, between
-streams and at each place across streams, and what two neighbouring streams have in common bit by bit. Then
-the names: a million of them, their duplicates, bits and avalanche. Then the projections as matrices: the
-largest and smallest singular value against the laws of random matrices, and what ``I + P`` does to a space.
+streams and at each place across streams, and what two neighbouring streams have in common bit by bit. A word
+is two halves, so that this holds for tokens and for the order of rows as well; what is made of the words has
+two tests more: how often each token is drawn, and how often each row has each rank. Then the names: a million
+of them, their duplicates, bits and avalanche. Then the projections as matrices: the largest and smallest
+singular value against the laws of random matrices, and what ``I + P`` does to a space.
 
 Every test gives a two-sided p-value. A generator that is perfect has a least p-value of about 1 over their
 number; the experiment fails where the least one times their number is below 1e-6. Nothing is random about a
@@ -36,8 +38,11 @@ from _randomness import Outcome, chi_squared, of_halves, of_names, of_values, po
 
 from hallmark.kernels.draw_matrix import draw_matrix_reference
 from hallmark.kernels.draw_normals import draw_normals_reference, streams_tensor
+from hallmark.kernels.draw_words import draw_words
 from hallmark.kernels.normal_table import signed_table
-from hallmark.poc.protocol.streams import Stream, embeds_stream, post_stream, pre_stream, target_stream
+from hallmark.poc.protocol.round_spec import FIRST_ROW, default_projection_scale
+from hallmark.poc.protocol.row_groups import row_order
+from hallmark.poc.protocol.streams import NoncePurpose, Stream, nonce_streams, post_stream, pre_stream
 
 MIN_P_VALUE = 1e-6
 BLOCK = "00000000000000000001a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f7"
@@ -45,10 +50,21 @@ KEY = "a prover"
 ROUND = "8d969eef6ecad3c29a3a629280e686cf0c3f5d5a86aff3ca12020c923adc6c92"
 WIDTHS = (256, 1024)
 """Of the projections whose singular values are computed."""
-REACHES = {256: 0.01, 1024: 0.02, 4096: 0.04, 16384: 0.08}
-"""A projection of width 256 with these scales stretches space as one of the width with scale 0.01 does."""
+STRETCHED = (256, 576, 1024, 4096, 16384)
+"""Widths whose I + P is looked at, with the default scale and with the specification's."""
+PLAIN_SCALE = 0.01
+"""Of the specification's projections, at every width."""
+VOCABULARY = 49_152
+SEQ_LEN = 256
 
 Family = Callable[[int], Stream]
+
+
+def of_nonce(
+    purpose: NoncePurpose, nonce: int, *, digest: str = ROUND, block: str = BLOCK, key: str = KEY
+) -> Stream:
+    """One nonce's stream."""
+    return nonce_streams(purpose, digest, block, [(key, nonce)])[0]
 
 
 def one_character(i: int) -> str:
@@ -59,14 +75,16 @@ def one_character(i: int) -> str:
 
 
 FAMILIES: dict[str, Family] = {
-    "inputs, neighbouring nonces": lambda i: embeds_stream(ROUND, BLOCK, KEY, i),
-    "inputs, nonces from 2^40 in a node's stride": lambda i: embeds_stream(ROUND, BLOCK, KEY, 2**40 + 5 * i),
-    "inputs, keys that differ in their end": lambda i: embeds_stream(ROUND, BLOCK, f"{KEY}{i}", 0),
-    "inputs, blocks that differ in one character": lambda i: embeds_stream(ROUND, one_character(i), KEY, 0),
-    "inputs, rounds of other lengths": lambda i: embeds_stream(f"{i:064x}", BLOCK, KEY, 0),
-    "targets, neighbouring nonces": lambda i: target_stream(ROUND, BLOCK, KEY, i),
-    "a nonce's input beside its target": lambda i: (embeds_stream, target_stream)[i % 2](
-        ROUND, BLOCK, KEY, i // 2
+    "tokens, neighbouring nonces": lambda i: of_nonce("tokens", i),
+    "tokens, nonces from 2^40 in a node's stride": lambda i: of_nonce("tokens", 2**40 + 5 * i),
+    "tokens, keys that differ in their end": lambda i: of_nonce("tokens", 0, key=f"{KEY}{i}"),
+    "tokens, blocks that differ in one character": lambda i: of_nonce("tokens", 0, block=one_character(i)),
+    "tokens, rounds of other settings": lambda i: of_nonce("tokens", 0, digest=f"{i:064x}"),
+    "rows, neighbouring nonces": lambda i: of_nonce("rows", i),
+    "normal inputs, neighbouring nonces": lambda i: of_nonce("embeds", i),
+    "targets, neighbouring nonces": lambda i: of_nonce("target", i),
+    "a nonce's tokens, rows and targets in turn": lambda i: of_nonce(
+        ("tokens", "rows", "target")[i % 3], i // 3
     ),
     "projections, blocks that differ in one character": lambda i: (pre_stream, post_stream)[i % 2](
         one_character(i // 2)
@@ -91,9 +109,30 @@ def of_family(family: Family, streams: int, elements: int) -> Iterator[Outcome]:
     yield from of_values(values)
 
 
+def of_words(nonces: int) -> Iterator[Outcome]:
+    """What is made of words: how often each token is drawn, and how often each row has each rank.
+
+    Ranks of one nonce exclude each other, which the factor in front of the sum allows for.
+    """
+    draws = [(KEY, nonce) for nonce in range(nonces)]
+    words = draw_words(streams_tensor(nonce_streams("tokens", ROUND, BLOCK, draws)), SEQ_LEN)
+    drawn = torch.bincount((words * VOCABULARY >> 32).flatten(), minlength=VOCABULARY).double()
+    expected = words.numel() / VOCABULARY
+    yield chi_squared(
+        "how often each token is drawn", float((drawn - expected).square().sum() / expected), VOCABULARY - 1
+    )
+    rows = SEQ_LEN - FIRST_ROW
+    order = row_order(streams_tensor(nonce_streams("rows", ROUND, BLOCK, draws)), SEQ_LEN) - FIRST_ROW
+    places = torch.bincount((torch.arange(rows) * rows + order).flatten(), minlength=rows**2).double()
+    expected = nonces / rows
+    statistic = (rows - 1) / rows * float((places - expected).square().sum() / expected)
+    yield chi_squared("how often each row has each rank", statistic, (rows - 1) ** 2)
+
+
 def of_duplicates(count: int) -> Iterator[Outcome]:
     """Names of so many nonces, and how many of them coincide, in whole and in each of their four words."""
-    names = np.array([embeds_stream(ROUND, BLOCK, KEY, nonce) for nonce in range(count)], dtype=np.int64)
+    streams = nonce_streams("tokens", ROUND, BLOCK, ((KEY, nonce) for nonce in range(count)))
+    names = np.array(streams, dtype=np.int64)
     unique = len(np.unique(names.astype("<u4").view("V16")))
     assert unique == count, f"{count - unique} of {count} nonces share a stream"
     pairs = count * (count - 1) / 2
@@ -126,23 +165,27 @@ def of_matrices(width: int, blocks: int) -> Iterator[Outcome]:
 def stretching(width: int) -> list[dict[str, Any]]:
     """Singular values of I + P, as drawn at a width and as the law of large matrices has them."""
     rows = []
-    for stands_for, scale in REACHES.items():
+    for stands_for in STRETCHED:
         name = streams_tensor([pre_stream(BLOCK)])[0]
-        projection = draw_matrix_reference(name, width, width, scale * math.sqrt(256 / width)).double()
-        values = torch.linalg.svdvals(torch.eye(width, dtype=torch.float64) + projection)
-        low, high = residual_singular_values(0.01 * math.sqrt(stands_for))
-        rows.append(
-            {
-                "width": stands_for,
-                "drawn_at": width,
-                "norm_of_p": round(float(torch.linalg.matrix_norm(projection, 2)), 4),
-                "least": round(float(values[-1]), 4),
-                "law_least": round(low, 4),
-                "largest": round(float(values[0]), 4),
-                "law_largest": round(high, 4),
-                "share_of_output": round(float(projection.square().sum() / width), 4),
-            }
-        )
+        for scale in (default_projection_scale(stands_for), PLAIN_SCALE):
+            # At this width it stretches space as one of the other width with the other's scale does.
+            reach = scale * math.sqrt(stands_for)
+            projection = draw_matrix_reference(name, width, width, reach / math.sqrt(width)).double()
+            values = torch.linalg.svdvals(torch.eye(width, dtype=torch.float64) + projection)
+            low, high = residual_singular_values(reach)
+            rows.append(
+                {
+                    "width": stands_for,
+                    "scale": scale,
+                    "drawn_at": width,
+                    "norm_of_p": round(float(torch.linalg.matrix_norm(projection, 2)), 4),
+                    "least": round(float(values[-1]), 4),
+                    "law_least": round(low, 4),
+                    "largest": round(float(values[0]), 4),
+                    "law_largest": round(high, 4),
+                    "share_of_output": round(float(projection.square().sum() / width), 4),
+                }
+            )
     return rows
 
 
@@ -152,6 +195,7 @@ def main() -> None:
     outcomes: list[tuple[str, Outcome]] = []
     for title, family in FAMILIES.items():
         outcomes += [(title, outcome) for outcome in of_family(family, streams, elements)]
+    outcomes += [("words of nonces", outcome) for outcome in of_words(2_000 if chosen.small else 20_000)]
     outcomes += [("names of streams", outcome) for outcome in of_duplicates(names)]
     widths = (64,) if chosen.small else WIDTHS
     for width in widths:
@@ -162,16 +206,12 @@ def main() -> None:
     combined = {"tests": len(rows), "least_p": least["p_value"], "bonferroni": least["p_value"] * len(rows)}
     assert combined["bonferroni"] > MIN_P_VALUE, f"the streams are not random: {least}"
     matrix = stretching(64 if chosen.small else 512)
-    # As many of the first names as a node with 32-bit seeds would have gone through.
-    fewer = 300_000
     seeds = {
         "names": names,
         "duplicates": 0,
         "expected_128": names * (names - 1) / 2**129,
         "expected_32": names * (names - 1) / 2**33,
         "found_32": next(int(o.observed) for _, o in outcomes if o.name == "equal pairs of k0 alone"),
-        "fewer": fewer,
-        "expected_32_fewer": fewer * (fewer - 1) / 2**33,
     }
     write(
         "streams",
@@ -200,33 +240,29 @@ def findings(
     least = min(rows, key=lambda row: row["p_value"])
     small = sum(row["p_value"] < 0.01 for row in rows)
     families = len({row["family"] for row in rows})
-    by_width = {row["width"]: row for row in matrix}
-    narrow, wide = by_width[min(by_width)], by_width[max(by_width)]
+    ours = [row for row in matrix if row["scale"] != PLAIN_SCALE]
+    widest = max((row for row in matrix if row["scale"] == PLAIN_SCALE), key=lambda row: int(row["width"]))
     edges = [row for row in rows if "singular" in row["test"]]
     verdict = "finds nothing" if combined["bonferroni"] > 0.01 else "is suspicious"
     return [
         f"{combined['tests']} tests of {families} families of streams, {elements:,} elements in each family "
-        f"of inputs, projections and targets: the least p-value is {least['p_value']:.2g} ({least['test']}; "
-        f"{least['family']}), times the number of tests {min(1.0, combined['bonferroni']):.2f}, which "
-        f"{verdict}; {small} p-values lie below 0.01, where {combined['tests'] / 100:.1f} are expected.",
+        f"of tokens, rows, inputs, projections and targets: the least p-value is {least['p_value']:.2g} "
+        f"({least['test']}; {least['family']}), times the number of tests "
+        f"{min(1.0, combined['bonferroni']):.2f}, which {verdict}; below 0.01 lie {small} of the p-values, "
+        f"where {combined['tests'] / 100:.1f} are expected.",
         f"Of {seeds['names']:,} nonces no two have the same 128-bit stream ({seeds['expected_128']:.0e} "
         "pairs are expected). Their first 32 bits alone, which is what a 32-bit seed would be, gave "
         f"{seeds['found_32']:,} equal pairs ({seeds['expected_32']:,.1f} expected): each would be two proofs "
         "for one forward pass.",
         "The largest and smallest singular values of projections agree with the laws of random matrices "
-        f"(least of {len(edges)} p-values {min(row['p_value'] for row in edges):.2g}). I + P with scale 0.01 "
-        f"is a mild, invertible map at width {narrow['width']}: it stretches directions by "
-        f"{narrow['least']:.2f} to {narrow['largest']:.2f}, and P adds {narrow['share_of_output']:.1%} to "
-        "the energy of what it is given.",
-        f"At width {wide['width']} the same scale makes a P of norm {wide['norm_of_p']:.1f} that adds "
-        f"{wide['share_of_output']:.0%} of energy, and I + P stretches by {wide['least']:.2g} to "
-        f"{wide['largest']:.2f}: "
-        + (
-            "some directions of a hidden state are all but lost. "
-            if wide["least"] < 0.1
-            else "none is lost. "
-        )
-        + "The law of the distance holds all the same, since it holds for any output.",
+        f"(least of {len(edges)} p-values {min(row['p_value'] for row in edges):.2g}).",
+        "I + P with the default scale is a mild, invertible map at every width: it stretches directions by "
+        f"{min(row['least'] for row in ours):.2f} to {max(row['largest'] for row in ours):.2f}, and P adds "
+        f"{max(row['share_of_output'] for row in ours):.1%} at most to the energy of what it is given.",
+        f"With the specification's scale of {PLAIN_SCALE} it is not: at width {widest['width']} P has the "
+        f"norm {widest['norm_of_p']:.1f} and adds {widest['share_of_output']:.0%} of energy, and I + P "
+        f"stretches by {widest['least']:.2g} to {widest['largest']:.2f}. The law of the numbers holds all "
+        "the same, since it holds for any output.",
     ]
 
 
@@ -249,12 +285,21 @@ def draw(rows: Sequence[dict[str, Any]], matrix: Sequence[dict[str, Any]], width
     spectrum.set(xlabel="singular value of P / (scale · √width)", ylabel="density")
     spectrum.legend(frameon=False)
 
-    widths = np.geomspace(128, 20_000, 200)
-    lows, highs = zip(*(residual_singular_values(0.01 * math.sqrt(each)) for each in widths), strict=True)
-    stretch.fill_between(widths, lows, highs, alpha=0.25, label="law")
-    for column in ("least", "largest"):
-        stretch.plot([row["width"] for row in matrix], [row[column] for row in matrix], "o", color="C1", ms=4)
-    stretch.set(xscale="log", xlabel="width, scale 0.01", ylabel="singular values of I + P")
+    widths = np.geomspace(128, 20_000, 400)
+    scales = {
+        "the default scale": [default_projection_scale(int(each)) for each in widths],
+        f"scale {PLAIN_SCALE}": [PLAIN_SCALE] * len(widths),
+    }
+    for color, (label, by_width) in zip(("C1", "C0"), scales.items(), strict=True):
+        reaches = [scale * math.sqrt(each) for scale, each in zip(by_width, widths, strict=True)]
+        lows, highs = zip(*map(residual_singular_values, reaches), strict=True)
+        stretch.fill_between(widths, lows, highs, alpha=0.25, color=color, label=f"law, {label}")
+        drawn = [row for row in matrix if (row["scale"] == PLAIN_SCALE) == (by_width[0] == PLAIN_SCALE)]
+        for column in ("least", "largest"):
+            stretch.plot(
+                [row["width"] for row in drawn], [row[column] for row in drawn], "o", color=color, ms=4
+            )
+    stretch.set(xscale="log", xlabel="width", ylabel="singular values of I + P")
     stretch.legend(frameon=False)
     return figure
 

@@ -1,5 +1,6 @@
 """Batches and rounds as the product has them, for experiments on its verdict."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,9 @@ def round_for(hidden_size: int = WIDTH, **config: Any) -> Round:
         DeployedModel(
             hidden_size=hidden_size,
             dtype="bfloat16",
-            embedding_rms=0.03,
+            vocabulary=1 << 16,
+            table_rows=1 << 16,
+            first=0,
             served_names=("model",),
             max_batched_tokens=1 << 20,
             max_sequences=4096,
@@ -68,11 +71,18 @@ def judge_distances(
     sampled: Collection[int] | None = None,
     **more: Any,
 ) -> ValidatedBatch:
-    """Check a batch against the round and judge it, as the server does.
+    """Check a batch against the round and judge it by number 0 alone, as the server does without vectors.
 
     Raises:
         HallmarkError: The product refuses the batch.
     """
     batch = proof(round_, nonces, received, **more)
     batch.check_against(round_)
-    return judge(batch, {nonce: float(computed[nonce]) for nonce in computed}, round_, sampled=sampled)
+    return judge(batch, computed_numbers(round_, computed), round_, sampled=sampled)
+
+
+def computed_numbers(round_: Round, distances: Mapping[int, float]) -> dict[int, tuple[float, ...]]:
+    """Return numbers of nonces with these distances; all but number 0, which no vector is held to, are 0."""
+    others = (0.0,) * (round_.numbers - 1)
+    root = math.sqrt(round_.hidden_size)
+    return {nonce: (root * (1.0 - float(d) ** 2 / 2), *others) for nonce, d in distances.items()}
