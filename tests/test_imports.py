@@ -13,6 +13,7 @@ COMPUTING = {
     "poc/protocol/model_facts.py",
     "poc/protocol/projection.py",
     "poc/protocol/round_tensors.py",
+    "poc/protocol/row_groups.py",
     "poc/protocol/transfer.py",
 }
 LIGHT = sorted(

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import os
 import signal
 from argparse import Namespace
@@ -18,6 +17,7 @@ from hallmark.poc.engine.support import check_limits
 from hallmark.poc.engine.unsupported import check_arguments, check_config
 from hallmark.poc.engine.versions import check_version
 from hallmark.poc.protocol.config import DeployedModel
+from hallmark.poc.protocol.model_facts import first_token
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.round_spec import RoundSpec
 from hallmark.poc.rounds.engine_protocol import ComputedBatch, Slice
@@ -84,13 +84,12 @@ class VllmEngine:
         """
         ranks = await self._call("poc_setup")
         first = cast("dict[str, Any]", ranks[0])
-        count = sum(rank["embedding_count"] for rank in ranks)
-        square_sum = math.fsum(rank["embedding_square_sum"] for rank in ranks)
         self.model = DeployedModel(
             hidden_size=first["hidden_size"],
             dtype=first["dtype"],
-            # Unknown where the model has no one plain table: rounds then state input_scale.
-            embedding_rms=math.sqrt(square_sum / count) if count else math.nan,
+            vocabulary=first["vocabulary"],
+            table_rows=first["table_rows"],
+            first=self._first_token(),
             served_names=tuple(served_names),
             max_batched_tokens=first["max_batched_tokens"],
             max_sequences=first["max_sequences"],
@@ -111,6 +110,13 @@ class VllmEngine:
             first["scratch_bytes"] / 2**20,
             max(rank["peak_bytes"] for rank in warm) / 2**20,
         )
+
+    def _first_token(self) -> int | None:
+        """Return the token that the tokenizer puts in front of every text; None, and say so, without one."""
+        if self._client.vllm_config.model_config.skip_tokenizer_init:
+            logger.warning("There is no tokenizer: row 0 of a nonce is drawn unless a round states `first`")
+            return None
+        return first_token(self._client.renderer.get_tokenizer())
 
     @property
     def is_idle(self) -> bool:
@@ -185,12 +191,12 @@ class VllmEngine:
 
 
 def _slice(ranks: Sequence[Mapping[str, Any]]) -> Slice:
-    """What a call has done, of what every rank says: the slowest one's time, the same distances."""
+    """What a call has done, of what every rank says: the slowest one's time, the same numbers."""
     batches = None
     if ranks[0]["batches"] is not None:
         batches = [
             ComputedBatch(
-                [float(distance) for distance in batch[0]["distances"]],
+                [[float(number) for number in numbers] for numbers in batch[0]["numbers"]],
                 max(float(rank["host_seconds"]) for rank in batch),
             )
             for batch in zip(*(rank["batches"] for rank in ranks), strict=True)

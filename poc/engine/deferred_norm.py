@@ -10,7 +10,7 @@ from vllm.model_executor.layers.layernorm import RMSNorm
 from hallmark.kernels.final_norm import FinalNorm
 from hallmark.poc.engine.module_copy import copy_with
 
-__all__ = ["DeferredNorm", "defer_final_norm"]
+__all__ = ["DeferredNorm", "defer_final_norm", "one_final_norm"]
 
 
 class DeferredNorm(nn.Module):
@@ -55,12 +55,7 @@ def defer_final_norm(model: nn.Module) -> tuple[nn.Module, DeferredNorm] | None:
         The copy, which shares everything but the norm, and the stand-in; None where no one norm outside the
         layers is exactly an `RMSNorm` over the whole width.
     """
-    norms = [
-        (name, module)
-        for name, module in model.named_modules()
-        # Layers are numbered: `model.layers.3.input_layernorm`.
-        if type(module) is RMSNorm and not any(part.isdigit() for part in name.split("."))
-    ]
+    norms = _final_norms(model)
     if len(norms) != 1:
         return None
     name, norm = norms[0]
@@ -68,6 +63,21 @@ def defer_final_norm(model: nn.Module) -> tuple[nn.Module, DeferredNorm] | None:
         return None
     deferred = DeferredNorm(norm)
     return _copy_along(model, name.split("."), deferred), deferred
+
+
+def one_final_norm(model: nn.Module) -> RMSNorm | None:
+    """Return the one norm outside the layers; None where there is none, or several."""
+    norms = _final_norms(model)
+    return norms[0][1] if len(norms) == 1 else None
+
+
+def _final_norms(model: nn.Module) -> list[tuple[str, RMSNorm]]:
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        # Layers are numbered: `model.layers.3.input_layernorm`.
+        if type(module) is RMSNorm and not any(part.isdigit() for part in name.split("."))
+    ]
 
 
 def _copy_along(module: nn.Module, path: list[str], replacement: nn.Module) -> nn.Module:

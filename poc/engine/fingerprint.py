@@ -18,7 +18,7 @@ def numerics(
     operators: EagerOperators,
     *,
     is_compiled: bool,
-    defers_norm: bool,
+    leaves_out_norm: bool,
 ) -> dict[str, str | int | bool]:
     """Name what determines the numerics of a PoC forward in this worker.
 
@@ -32,7 +32,7 @@ def numerics(
         model_runner: vLLM's.
         operators: those of a forward that is not compiled.
         is_compiled: whether PoC's forward runs the graph that vLLM compiled.
-        defers_norm: whether the final norm is done by PoC, on the last rows, and not by the model.
+        leaves_out_norm: whether the final norm is done by PoC and not by the model's forward.
     """
     compilation = config.compilation_config
     attention = sorted({type(layer.impl).__name__ for layer in layers.values()})
@@ -55,5 +55,5 @@ def numerics(
         "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
         "custom_all_reduce": not config.parallel_config.disable_custom_all_reduce,
         "kernels": kernel_path(device, config.model_config.get_hidden_size()).value,
-        "final_norm": "last rows" if defers_norm else "the model's own",
+        "final_norm": "PoC's" if leaves_out_norm else "the model's own",
     }

@@ -2,18 +2,18 @@
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from vllm.config import CompilationMode, VllmConfig
 from vllm.forward_context import create_forward_context, override_forward_context
+from vllm.model_executor.models.interfaces import requires_raw_input_tokens, supports_multimodal
 
-from hallmark.kernels.final_norm import FinalNorm
-from hallmark.poc.core.errors import EngineError
+from hallmark.poc.core.errors import EngineError, UnsupportedError
 from hallmark.poc.engine.attention import PrivateAttention
-from hallmark.poc.engine.deferred_norm import DeferredNorm, defer_final_norm
+from hallmark.poc.engine.deferred_norm import one_final_norm
 from hallmark.poc.engine.eager_operators import EagerOperators
 
 # Rounding moves hidden states by a few percent in deep models; other inputs would move them by all they are.
@@ -46,18 +46,6 @@ def inferences_turn(operators: EagerOperators) -> Iterator[None]:
         yield
 
 
-class FinalHidden(NamedTuple):
-    """What a batch's forward ends with.
-
-    Attributes:
-        hidden_states: `[batch_size * seq_len, hidden_size]` in the model's dtype.
-        norm: the final norm where it is still to be applied to them.
-    """
-
-    hidden_states: Tensor
-    norm: FinalNorm | None
-
-
 class ModelForward:
     """The deployed model's forward under a context of our own.
 
@@ -84,27 +72,76 @@ class ModelForward:
         self._attention = attention
         self._operators = operators
         self._device = device
-        self._deferred: DeferredNorm | None = None
+        self._left_out: nn.Module | None = None
         self.is_compiled = compiles_embeddings(config)
         self._model = model if self.is_compiled else operators.copy_model(model)
 
     @property
-    def defers_norm(self) -> bool:
-        """Whether the final norm is left to whoever takes the last rows."""
-        return self._deferred is not None
+    def leaves_out_norm(self) -> bool:
+        """Whether the model's forward ends before its final norm, which is then applied here."""
+        return self._left_out is not None
 
-    def defer_norm(self, inputs: Tensor) -> None:
-        """Leave the final norm out from now on, if the model's output turns out to be what the norm returns.
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Look tokens up by the model's own embedding function, a collective where ranks share its table.
+
+        Args:
+            tokens: int64 `[n, seq_len]`.
+
+        Returns:
+            `[n, seq_len, width]`, a fresh tensor in the model's dtype.
+
+        Raises:
+            UnsupportedError: the function returns anything else.
+        """
+        model: Any = self._model
+        if supports_multimodal(model):
+            model = model.get_language_model()
+        with self._chosen_operators():
+            embedded: Tensor = model.embed_input_ids(tokens.reshape(-1))
+        width, dtype = self._config.model_config.get_hidden_size(), self._config.model_config.dtype
+        if embedded.shape != (tokens.numel(), width) or embedded.dtype != dtype:
+            raise UnsupportedError(
+                f"PoC does not work with {self._name}: its embedding function returns {embedded.dtype} of "
+                f"shape {tuple(embedded.shape)} for {tokens.numel()} tokens, not {dtype} of the width {width}"
+            )
+        return embedded.view(*tokens.shape, width)
+
+    def find_left_out_norm(self, inputs: Tensor) -> None:
+        """Find out whether the forward leaves out the model's one final norm, and apply it from now on.
 
         Args:
             inputs: as for `final_hidden`, to try it with.
         """
-        deferred = defer_final_norm(self._model)
-        if self.is_compiled or deferred is None:
-            return  # the compiled graph has its norm in it
-        without_norm, stand_in = deferred
-        if stand_in.take(self._run(without_norm, inputs)) is not None:
-            self._model, self._deferred = without_norm, stand_in
+        norm = one_final_norm(self._model)
+        if norm is None:
+            return
+        calls: list[None] = []
+        hook = norm.register_forward_hook(lambda *_: calls.append(None))
+        try:
+            self._run(self._model, inputs=inputs, skip_compiled=True)
+        finally:
+            hook.remove()
+        if not calls:
+            self._left_out = norm
+
+    def check_embeddings(self, tokens: Tensor) -> None:
+        """Compare a forward from embeddings with one from the tokens themselves, to the bit.
+
+        Args:
+            tokens: int64 `[1, seq_len]`.
+
+        Raises:
+            UnsupportedError: they differ: what the model makes of tokens is not what it makes of their
+                embeddings.
+        """
+        embedded = self.embed(tokens)
+        from_tokens = self._run(self._model, tokens=tokens, skip_compiled=True)
+        from_rows = self._run(self._model, inputs=embedded, tokens=tokens, skip_compiled=True)
+        if not torch.equal(from_tokens, from_rows):
+            raise UnsupportedError(
+                f"PoC does not work with {self._name}: its forward from the rows of its embedding table is "
+                "not its forward from the tokens"
+            )
 
     def check_compiled(self, inputs: Tensor) -> None:
         """Compare the compiled model with the model itself, where a batch runs the compiled one.
@@ -120,8 +157,8 @@ class ModelForward:
         """
         if not self.is_compiled:
             return
-        compiled = self._run(self._model, inputs.clone()).float()
-        eager = self._run(self._model, inputs, skip_compiled=True).float()
+        compiled = self._run(self._model, inputs=inputs.clone()).float()
+        eager = self._run(self._model, inputs=inputs, skip_compiled=True).float()
         difference = float((compiled - eager).norm() / eager.norm())
         if not difference < _MAX_COMPILED_DIFFERENCE:
             raise EngineError(
@@ -129,25 +166,46 @@ class ModelForward:
                 f"model itself: hidden states differ by {difference:.3g} of their norm; leave that flag out"
             )
 
-    def final_hidden(self, inputs: Tensor) -> FinalHidden:
+    def final_hidden(self, inputs: Tensor, tokens: Tensor | None = None) -> Tensor:
         """Prefill one batch.
 
         Args:
             inputs: `[batch_size, seq_len, hidden_size]` in the model's dtype; the model may overwrite it.
+            tokens: int64 `[batch_size, seq_len]`, which inputs are made of, for a model that reads them too.
 
-        Raises:
-            EngineError: the model has changed since the norm was left out.
+        Returns:
+            `[batch_size * seq_len, hidden_size]` in the model's dtype: all rows of what its final norm
+            returns.
         """
-        hidden_states = self._run(self._model, inputs)
-        if self._deferred is None:
-            return FinalHidden(hidden_states, None)
-        norm = self._deferred.take(hidden_states)
-        if norm is None:
-            raise EngineError("the model's output is no longer what its final norm returns")
-        return FinalHidden(hidden_states, norm)
+        hidden_states = self._run(self._model, inputs=inputs, tokens=tokens)
+        if self._left_out is None:
+            return hidden_states
+        with self._chosen_operators():
+            normed: Tensor = self._left_out(hidden_states)
+        return normed
 
-    def _run(self, model: Any, inputs: Tensor, *, skip_compiled: bool | None = None) -> Tensor:
-        batch_size, seq_len, hidden_size = inputs.shape
+    @property
+    def _name(self) -> str:
+        return f"the model {self._config.model_config.model} ({type(self._model).__name__})"
+
+    def _chosen_operators(self) -> AbstractContextManager[None]:
+        # What is compiled has chosen already, and may still be compiled for a shape it has not had yet.
+        return nullcontext() if self.is_compiled else self._operators.chosen()
+
+    def _run(
+        self,
+        model: Any,
+        *,
+        inputs: Tensor | None = None,
+        tokens: Tensor | None = None,
+        skip_compiled: bool | None = None,
+    ) -> Tensor:
+        """Run the model from inputs where there are some, from tokens where not."""
+        shaped = tokens if inputs is None else inputs
+        if shaped is None:
+            raise ValueError("neither inputs nor tokens")
+        batch_size, seq_len = shaped.shape[:2]
+        rows = batch_size * seq_len
         metadata, slot_mapping = self._attention.metadata(batch_size, seq_len)
         positions = torch.arange(seq_len, dtype=torch.int64, device=self._device).repeat(batch_size)
         # A fresh context for each forward: MoE layers count through it.
@@ -158,14 +216,14 @@ class ModelForward:
             skip_compiled=not self.is_compiled if skip_compiled is None else skip_compiled,
         )
         context = dataclasses.replace(context, no_compile_layers=self._attention.layers)
-        # What is compiled has chosen already, and may still be compiled for a shape it has not had yet.
-        operators = nullcontext() if self.is_compiled else self._operators.chosen()
-        with operators, override_forward_context(context):
+        # As vLLM does: any other model may take tokens in the place of the inputs.
+        are_read = tokens is not None and (inputs is None or requires_raw_input_tokens(model))
+        with self._chosen_operators(), override_forward_context(context):
             output = model(
-                input_ids=None,
+                input_ids=tokens.reshape(rows) if are_read and tokens is not None else None,
                 positions=positions,
                 intermediate_tensors=None,
-                inputs_embeds=inputs.view(batch_size * seq_len, hidden_size),
+                inputs_embeds=None if inputs is None else inputs.reshape(rows, -1),
             )
         # With EAGLE3 a model returns the hidden states and auxiliary ones beside them.
         hidden_states: Tensor = output[0] if isinstance(output, tuple) else output

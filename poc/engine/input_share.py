@@ -1,15 +1,12 @@
 """A tensor-parallel rank's share of a batch's inputs.
 
-Every rank needs the inputs of all nonces. Each draws and projects those of its own share, and one collective
-gives all of them to all: `X·P` is multiplied once, not once a rank.
+Every rank needs the inputs of all nonces. Each projects those of its own share, and one collective gives all
+of them to all: `X·P` is multiplied once, not once a rank.
 """
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from torch import Tensor
-
-from hallmark.poc.protocol.nonces import NonceKey
 
 __all__ = ["InputShare"]
 
@@ -24,22 +21,24 @@ class InputShare:
     def __init__(self, group: Any) -> None:
         self._group: Final = group
 
-    def of(self, keys: Sequence[NonceKey]) -> Sequence[NonceKey]:
-        """Return the nonces whose inputs this rank makes.
+    def places(self, batch_size: int) -> list[int]:
+        """Return which nonces of a batch this rank projects.
 
         Args:
-            keys: a whole batch.
+            batch_size: how many nonces the batch has.
 
         Returns:
-            As many on each rank, in the batch's order; what is missing on the last ones is the batch's first.
+            Their places in the batch, as many on each rank; what is missing on the last ones is the first.
         """
         ranks: int = self._group.world_size
-        if ranks == 1:
-            return keys
-        size = -(-len(keys) // ranks)
+        size = -(-batch_size // ranks)
         first = self._group.rank_in_group * size
-        own = keys[first : first + size]
-        return [*own, *([keys[0]] * (size - len(own)))]
+        own = range(first, min(first + size, batch_size))
+        return [*own, *([0] * (size - len(own)))]
+
+    def of(self, inputs: Tensor) -> Tensor:
+        """Return this rank's share of a batch's inputs; on a single rank they themselves."""
+        return inputs if self._group.world_size == 1 else inputs[self.places(len(inputs))]
 
     def gather(self, inputs: Tensor, batch_size: int) -> Tensor:
         """Give every rank's inputs to all, a collective.

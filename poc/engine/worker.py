@@ -26,9 +26,8 @@ from hallmark.poc.engine.pausable_forward import PausableForward
 from hallmark.poc.engine.rank_vote import RankVote
 from hallmark.poc.engine.stream import SameStream
 from hallmark.poc.engine.support import attention_layers
-from hallmark.poc.protocol.model_facts import sum_of_squares
 from hallmark.poc.protocol.nonces import NonceKey
-from hallmark.poc.protocol.round_spec import RoundSpec
+from hallmark.poc.protocol.round_spec import FIRST_ROW, NO_FIRST, RoundSpec
 from hallmark.poc.protocol.round_tensors import RoundTensors, pad_keys
 from hallmark.poc.protocol.transfer import HostCopy
 from hallmark.poc.settings.engine_limits import EngineLimits
@@ -38,18 +37,35 @@ if TYPE_CHECKING:
 
 
 class _PreparedBatch(NamedTuple):
-    """A batch before its forward: the round's tensors, its padded nonces, its inputs or a share of them."""
+    """A batch before its forward.
+
+    Attributes:
+        tensors: the round's.
+        keys: its padded nonces.
+        inputs: its tokens, int64; or the drawn inputs of this rank's share, projected.
+        signs: how its rows are summed up.
+    """
 
     tensors: RoundTensors
     keys: list[NonceKey]
     inputs: Tensor
-    is_shared: bool
+    signs: Tensor | None
+
+    @property
+    def tokens(self) -> Tensor | None:
+        """What its inputs are made of; None where they are drawn."""
+        return self.inputs if self.tensors.reads_tokens else None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether ranks share the projecting; drawing alone is faster on every rank than a collective."""
+        return self.tensors.projection_bytes > 0
 
 
 class _RunningBatch(NamedTuple):
-    """A batch that has been launched: its distances on their way, its nonces, what launching took."""
+    """A batch that has been launched: its numbers on their way, its nonces, what launching took."""
 
-    distances: HostCopy
+    numbers: HostCopy
     size: int
     host_seconds: float
 
@@ -106,17 +122,17 @@ class PoCWorker:
         self._round: RoundTensors | None = None
 
     def describe(self) -> dict[str, Any]:
-        """Say what this rank serves, and its share of the embedding table's sum of squares."""
+        """Say what this rank serves."""
         model = self._config.model_config
-        square_sum, count = self._embedding_moments()
+        vocabulary, table_rows = self._vocabulary()
         return {
             "hidden_size": model.get_hidden_size(),
             "dtype": str(self._dtype).removeprefix("torch."),
             "max_model_len": model.max_model_len,
             "max_batched_tokens": self.limits.max_batch_size * self.limits.seq_len,
             "max_sequences": self.limits.max_batch_size,
-            "embedding_square_sum": square_sum,
-            "embedding_count": count,
+            "vocabulary": vocabulary,
+            "table_rows": table_rows,
             "scratch_bytes": self.attention.memory_bytes,
         }
 
@@ -129,20 +145,24 @@ class PoCWorker:
             `peak_bytes`, what they needed at their peak, and `numerics`, the fingerprint.
 
         Raises:
-            UnsupportedError: the model writes inference's cache, or what a batch needs at its peak is not
-                free beside inference.
+            UnsupportedError: the model writes inference's cache, or computes something else from embeddings
+                than from tokens, or what a batch needs at its peak is not free beside inference.
             EngineError: the compiled model computes something else than the model.
             RuntimeError: a kernel computes something else than its reference.
         """
+        vocabulary, _ = self._vocabulary()
+        definition = _largest_definition(vocabulary, self.limits.seq_len)
         spec = RoundSpec(
             digest="0" * 64,
             block_hash="warm-up",
             hidden_size=self._config.model_config.get_hidden_size(),
             seq_len=self.limits.seq_len,
             batch_size=self.limits.max_batch_size,
+            first=NO_FIRST,
             input_scale=1.0,
             projection=True,
             projection_scale=0.01,
+            **definition,
         )
         keys = [("", nonce) for nonce in range(spec.batch_size)]
         self._rank_vote.without_collectives(
@@ -162,7 +182,7 @@ class PoCWorker:
         # Longer, so that a rank which has failed says so before the wait for its forward ends.
         self._pausable.timeout = 1.5 * self._rank_vote.timeout
         numerics = self._fingerprint(
-            is_compiled=self._forward.is_compiled, defers_norm=self._forward.defers_norm
+            is_compiled=self._forward.is_compiled, leaves_out_norm=self._forward.leaves_out_norm
         )
         return {"peak_bytes": peak.bytes, "numerics": numerics}
 
@@ -178,7 +198,7 @@ class PoCWorker:
         self._round = None
 
     def start(self, batches: Sequence[Sequence[NonceKey]], layers: int | None) -> dict[str, Any]:
-        """Begin to compute distances, and go on for so many layers.
+        """Begin to compute numbers, and go on for so many layers.
 
         Args:
             batches: in each (public key, nonce), between one and the round's `batch_size`. A batch is padded
@@ -200,8 +220,8 @@ class PoCWorker:
 
         Returns:
             `seconds`, the device's time; `layers`, how many attention layers it has got through; and
-            `batches`, None where it is suspended again, else for each batch `distances`, NaN where the nonce
-            failed, and `host_seconds`, which this process took to launch it.
+            `batches`, None where it is suspended again, else for each batch `numbers`, those of each nonce,
+            NaN where it failed, and `host_seconds`, which this process took to launch it.
 
         Raises:
             EngineError: none are suspended.
@@ -229,16 +249,22 @@ class PoCWorker:
     def _settle_forward(self, keys: Sequence[NonceKey]) -> None:
         """Find out whether the model leaves inference's cache alone, and how it can be run.
 
-        That is: whether the final norm can be left out, and whether the compiled model is the model.
+        That is: whether its forward leaves out the final norm, whether the compiled model is the model, and
+        whether the model makes the same of tokens as of their embeddings.
         """
         self._watch_live_cache(keys)
-        inputs = self._inputs(keys)
+        batch, inputs = self._inputs(keys)
         self._rank_vote.with_collectives(
-            "trying the final norm", lambda: self._forward.defer_norm(inputs[:1].clone())
+            "trying the final norm", lambda: self._forward.find_left_out_norm(inputs[:1].clone())
         )
         self._rank_vote.with_collectives(
             "trying the compiled model", lambda: self._forward.check_compiled(inputs[:1])
         )
+        tokens = batch.tokens
+        if tokens is not None:
+            self._rank_vote.with_collectives(
+                "trying the embeddings", lambda: self._forward.check_embeddings(tokens[:1])
+            )
 
     def _watch_live_cache(self, keys: Sequence[NonceKey]) -> None:
         """Run a batch of the largest shape, and refuse a model that writes inference's cache.
@@ -247,11 +273,13 @@ class PoCWorker:
         """
         name = f"the model {self._config.model_config.model} ({type(self._model).__name__})"
         guard = LiveCacheGuard(name, self._model, self._layers, self.attention)
-        inputs = self._inputs(keys)
+        batch, inputs = self._inputs(keys)
         batch_size, seq_len, _ = inputs.shape
         self._rank_vote.with_collectives(
             "the first forward",
-            lambda: guard.watch(lambda: self._forward.final_hidden(inputs), batch_size, seq_len),
+            lambda: guard.watch(
+                lambda: self._forward.final_hidden(inputs, batch.tokens), batch_size, seq_len
+            ),
         )
         self._rank_vote.without_collectives("looking for what it has written", guard.check)
 
@@ -273,52 +301,76 @@ class PoCWorker:
         batch = self._rank_vote.without_collectives("preparing a PoC batch", lambda: self._prepare(keys))
 
         def run() -> HostCopy:
-            hidden_states, norm = self._forward.final_hidden(self._all_inputs(batch))
-            return HostCopy(batch.tensors.distances(hidden_states, batch.keys, norm))
+            hidden_states = self._forward.final_hidden(self._all_inputs(batch), batch.tokens)
+            return HostCopy(batch.tensors.numbers(hidden_states, batch.keys, batch.signs))
 
-        distances = self._rank_vote.with_collectives("the forward of a PoC batch", run)
-        return _RunningBatch(distances, len(keys), time.thread_time() - begun)
+        numbers = self._rank_vote.with_collectives("the forward of a PoC batch", run)
+        return _RunningBatch(numbers, len(keys), time.thread_time() - begun)
 
     def _read(self, batch: _RunningBatch) -> dict[str, Any]:
         # What fails on the device is seen here, after the collectives: a divided vote has to stop the engine.
-        def read() -> list[float]:
-            self._rank_vote.wait_for_device(batch.distances.has_arrived)
-            distances: list[float] = batch.distances.tensor.tolist()
-            return distances
+        def read() -> list[list[float]]:
+            self._rank_vote.wait_for_device(batch.numbers.has_arrived)
+            numbers: list[list[float]] = batch.numbers.tensor.tolist()
+            return numbers
 
-        distances = self._rank_vote.with_collectives("reading a PoC batch", read)
-        return {"distances": distances[: batch.size], "host_seconds": batch.host_seconds}
+        numbers = self._rank_vote.with_collectives("reading a PoC batch", read)
+        return {"numbers": numbers[: batch.size], "host_seconds": batch.host_seconds}
 
     def _prepare(self, keys: Sequence[NonceKey]) -> _PreparedBatch:
         if self._round is None:
             raise EngineError("no PoC round is open on this worker")
-        padded = pad_keys(keys, self._round.batch_size)
-        # Drawing alone is faster on every rank than gathering what others have drawn.
-        is_shared = self._round.projection_bytes > 0
-        own = self._share.of(padded) if is_shared else padded
-        return _PreparedBatch(self._round, padded, self._round.some_inputs(own), is_shared)
+        tensors, padded = self._round, pad_keys(keys, self._round.batch_size)
+        if tensors.reads_tokens:
+            inputs = tensors.tokens(padded)
+        else:
+            is_shared = tensors.projection_bytes > 0
+            own = [padded[place] for place in self._share.places(len(padded))] if is_shared else padded
+            inputs = tensors.project(tensors.normal(own))
+        return _PreparedBatch(tensors, padded, inputs, tensors.signs(padded))
 
     def _all_inputs(self, batch: _PreparedBatch) -> Tensor:
-        """Return the inputs of a prepared batch, a collective where ranks share them."""
-        return self._share.gather(batch.inputs, len(batch.keys)) if batch.is_shared else batch.inputs
+        """Return the inputs of a prepared batch, a collective where ranks share table or inputs."""
+        inputs = batch.inputs
+        if batch.tokens is not None:
+            inputs = self._forward.embed(inputs)
+            if batch.is_shared:
+                inputs = batch.tensors.project(self._share.of(inputs))
+        return self._share.gather(inputs, len(batch.keys)) if batch.is_shared else inputs
 
-    def _inputs(self, keys: Sequence[NonceKey]) -> Tensor:
-        """Prepare a batch for the warm-up and return its inputs."""
+    def _inputs(self, keys: Sequence[NonceKey]) -> tuple[_PreparedBatch, Tensor]:
+        """Prepare a batch for the warm-up; returns its inputs as well."""
         batch = self._rank_vote.without_collectives("preparing the warm-up", lambda: self._prepare(keys))
-        return self._rank_vote.with_collectives("sharing the warm-up", lambda: self._all_inputs(batch))
+        inputs = self._rank_vote.with_collectives("sharing the warm-up", lambda: self._all_inputs(batch))
+        return batch, inputs
 
-    def _embedding_moments(self) -> tuple[float, int]:
-        """Return sum of squares and size of this rank's part of the embedding table, without padding.
+    def _vocabulary(self) -> tuple[int, int]:
+        """Return how many tokens the embedding table has rows for, and how many rows it has; no padding.
 
-        Models with no such table, several of them or a quantised one give (0.0, 0): their rounds have to
-        state `input_scale`.
+        The first is 0 where its rows are of another width than the hidden state.
         """
+        model = self._config.model_config
         tables = [
             module
             for module in self._model.modules()
             if isinstance(module, VocabParallelEmbedding) and not isinstance(module, ParallelLMHead)
         ]
-        if len(tables) != 1 or not tables[0].weight.is_floating_point():
-            return 0.0, 0
-        rows = tables[0].weight[: tables[0].shard_indices.num_org_elements]
-        return sum_of_squares(rows), rows.numel()
+        vocabulary = int(model.get_vocab_size())
+        if len(tables) != 1:
+            return vocabulary, vocabulary
+        if tables[0].embedding_dim != model.get_hidden_size():
+            return 0, 0
+        rows = int(tables[0].org_vocab_size)
+        return min(vocabulary, rows), rows
+
+
+def _largest_definition(vocabulary: int, seq_len: int) -> dict[str, Any]:
+    """Return inputs and readout of a batch that needs the most: tokens and groups where both can be had."""
+    numbers = min(16, (seq_len - FIRST_ROW) // 2)
+    has_groups = numbers > 0 and seq_len % 2 == 0
+    return {
+        "inputs": "tokens" if vocabulary else "normal",
+        "vocabulary": vocabulary,
+        "readout": "rows" if has_groups else "last",
+        "numbers": numbers if has_groups else 1,
+    }

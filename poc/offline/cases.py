@@ -70,6 +70,7 @@ def joined(cases: Iterable[JudgedCase]) -> Iterator[JudgedCase]:
             node_id=first.node_id,
             nonces=tuple(nonce for case in group for nonce in case.proof.nonces),
             dist=tuple(distance for case in group for distance in case.proof.dist),
+            **_joined_vectors([case.proof for case in group]),
             round_digest=round_.digest,
             covered=joined_range(case.proof for case in group),
             failed_nonces=tuple(nonce for nonce in failed if nonce not in claimed),
@@ -81,6 +82,17 @@ def joined(cases: Iterable[JudgedCase]) -> Iterator[JudgedCase]:
             round=round_,
             nonces=tuple(dict.fromkeys(nonce for case in group for nonce in case.nonces)),
         )
+
+
+def _joined_vectors(proofs: Sequence[ProofBatch]) -> dict[str, Any]:
+    """The vectors of several batches of a round together; none where one of them has none."""
+    several = [proof.vectors for proof in proofs if proof.vectors is not None]
+    if len(several) < len(proofs):
+        return {}
+    return {
+        "vectors": tuple(vector for vectors in several for vector in vectors),
+        "encoding": proofs[0].encoding,
+    }
 
 
 def summarize(

@@ -1,4 +1,4 @@
-"""The model's part of a distance without vLLM: plain PyTorch and a transformers model.
+"""The model's part of a number without vLLM: plain PyTorch and a transformers model.
 
 Slow, and exact in everything but the model's own arithmetic: the oracle of the tests, and what a verifier
 needs who has no server. What comes before and after the model is `RoundTensors`.
@@ -16,33 +16,42 @@ from hallmark.kernels.path import kernel_path
 from hallmark.kernels.self_check import check_ops
 from hallmark.poc.core.errors import EngineError, FieldError, StateError, UnsupportedError
 from hallmark.poc.protocol.config import DeployedModel
-from hallmark.poc.protocol.model_facts import device_name, root_mean_square
+from hallmark.poc.protocol.model_facts import device_name, first_token
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.proof import Numerics
 from hallmark.poc.protocol.round_tensors import RoundTensors, pad_keys
 
-__all__ = ["DTYPES", "OfflineModel", "last_hidden"]
+__all__ = ["DTYPES", "OfflineModel", "final_hidden"]
 
 DTYPES: Final = ("bfloat16", "float16", "float32")
 """What a model may be run in, by PyTorch's names."""
 
 _NO_LIMIT: Final = 2**31 - 1
 
+_CHECKED_TOKENS: Final = 16
+_MOST_DIFFERENCE: Final = 1e-4
+
+_TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+
 
 @torch.inference_mode()
-def last_hidden(model: Any, inputs: Tensor) -> Tensor:
-    """Run a prefill from embeddings through the whole model.
+def final_hidden(model: Any, *, inputs: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
+    """Run a prefill through the whole model, from embeddings or from tokens.
 
     Args:
         model: A causal language model of transformers; what is in front of its output layer is run.
         inputs: [batch, seq_len, D] in the model's dtype, on its device. Left as it is.
+        tokens: int64 [batch, seq_len], where there are no inputs.
 
     Returns:
-        [batch, D], the last position of what the model's own final norm returns.
+        [batch, seq_len, D], all rows of what the model's own final norm returns.
     """
-    positions = torch.arange(inputs.shape[1], device=inputs.device).expand(inputs.shape[0], -1)
-    output = model.base_model(inputs_embeds=inputs, position_ids=positions, use_cache=False)
-    hidden: Tensor = output.last_hidden_state[:, -1]
+    shaped = inputs if inputs is not None else tokens
+    if shaped is None:
+        raise ValueError("neither inputs nor tokens")
+    positions = torch.arange(shaped.shape[1], device=shaped.device).expand(shaped.shape[0], -1)
+    output = model.base_model(input_ids=tokens, inputs_embeds=inputs, position_ids=positions, use_cache=False)
+    hidden: Tensor = output.last_hidden_state
     return hidden
 
 
@@ -56,15 +65,16 @@ class OfflineModel:
         quantization: The method that its own configuration names; `none` where it names none.
     """
 
-    def __init__(self, model: Any, device: torch.device | str) -> None:
+    def __init__(self, model: Any, device: torch.device | str, first: int | None = None) -> None:
         """Take a model that is loaded.
 
         Args:
             model: A causal language model of transformers, on the device.
             device: Where it is.
+            first: The token that its tokenizer puts in front of every text; None where it puts none.
 
         Raises:
-            StateError: Its embeddings have another width than its hidden state.
+            StateError: It computes something else from embeddings than from tokens.
         """
         text = model.config.get_text_config()
         self._model = model
@@ -73,13 +83,13 @@ class OfflineModel:
         self.dtype = _name(model.dtype)
         self.quantization = _quantization(model.config)
         self._max_model_len = int(getattr(text, "max_position_embeddings", None) or _NO_LIMIT)
-        table: Tensor = model.get_input_embeddings().weight.detach()
-        if table.shape[-1] != self.hidden_size:
-            raise StateError(
-                f"the model's embeddings are {table.shape[-1]} wide and its hidden state "
-                f"{self.hidden_size}: it takes no inputs of the hidden state's width"
-            )
-        self._embedding_rms = root_mean_square(table)
+        self._first = first
+        rows, width = model.get_input_embeddings().weight.shape
+        has_rows = width == self.hidden_size
+        self._table_rows = int(rows) if has_rows else 0
+        self._vocabulary = min(int(text.vocab_size), self._table_rows)
+        if has_rows:
+            self._check_embeddings()
 
     @classmethod
     def load(cls, directory: Path, *, device: torch.device | str, dtype: str | None = None) -> Self:
@@ -93,7 +103,7 @@ class OfflineModel:
         Raises:
             FieldError: The directory is not there, holds no causal language model that can be loaded, or
                 lacks some of its weights; or no dtype is known.
-            StateError: The model takes no inputs of its hidden state's width.
+            StateError: The model computes something else from embeddings than from tokens.
             UnsupportedError: transformers is not installed.
         """
         transformers = import_transformers()
@@ -130,7 +140,7 @@ class OfflineModel:
                 f"a directory with all of the model's weights; {len(absent)} are missing or of another "
                 f"shape, the first is {absent[0]}",
             )
-        return cls(model.to(device).eval(), device)
+        return cls(model.to(device).eval(), device, _first_token(directory))
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -148,7 +158,9 @@ class OfflineModel:
         return DeployedModel(
             hidden_size=self.hidden_size,
             dtype=self.dtype,
-            embedding_rms=self._embedding_rms,
+            vocabulary=self._vocabulary,
+            table_rows=self._table_rows,
+            first=self._first,
             served_names=(served_name,) if served_name else (),
             max_batched_tokens=batch_tokens,
             max_sequences=batch_tokens,
@@ -182,27 +194,66 @@ class OfflineModel:
         except RuntimeError as exc:
             raise EngineError(f"this device does not compute the protocol's values: {exc}") from exc
 
-    def distances(self, tensors: RoundTensors, keys: Sequence[NonceKey]) -> list[float]:
-        """The distances of up to a whole batch of nonces, computed as a whole batch; NaN where one failed.
+    def numbers(self, tensors: RoundTensors, keys: Sequence[NonceKey]) -> list[list[float]]:
+        """Compute the numbers of up to a whole batch of nonces, as a whole batch; NaN where one failed.
 
         Raises:
             EngineError: The device has no memory for it.
-            StateError: The model returns something else than a hidden state of its width.
+            StateError: The model returns something else than hidden states of its width.
         """
         padded = pad_keys(keys, tensors.batch_size)
         try:
-            hidden = last_hidden(self._model, tensors.inputs(padded))
-            if hidden.shape != (len(padded), self.hidden_size):
+            drawn = self.embed(tensors.tokens(padded)) if tensors.reads_tokens else tensors.normal(padded)
+            hidden = final_hidden(self._model, inputs=tensors.project(drawn))
+            if hidden.shape != drawn.shape:
                 raise StateError(
-                    f"the model returns {tuple(hidden.shape)} for a batch's last rows, not "
-                    f"{(len(padded), self.hidden_size)}"
+                    f"the model returns {tuple(hidden.shape)} for a batch of {tuple(drawn.shape)}"
                 )
-            found: list[float] = tensors.distances(hidden, padded).tolist()
+            found: list[list[float]] = tensors.numbers(
+                hidden.flatten(0, 1), padded, tensors.signs(padded)
+            ).tolist()
         except torch.OutOfMemoryError as exc:
             raise EngineError(
                 f"{self.device} has no memory for a batch of {len(padded)} nonces: {exc}"
             ) from exc
         return found[: len(keys)]
+
+    @torch.inference_mode()
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Look tokens up by the model's own embedding function: [..., D] in the model's dtype."""
+        embedded: Tensor = self._model.get_input_embeddings()(tokens)
+        return embedded
+
+    def _check_embeddings(self) -> None:
+        """Compare a forward from the rows of the embedding table with one from the tokens themselves.
+
+        Raises:
+            StateError: They differ.
+        """
+        tokens = torch.arange(_CHECKED_TOKENS, device=self.device).unsqueeze(0) * 31 % self._vocabulary
+        from_tokens = final_hidden(self._model, tokens=tokens).double()
+        from_rows = final_hidden(self._model, inputs=self.embed(tokens)).double()
+        difference = float((from_tokens - from_rows).norm() / from_tokens.norm())
+        if not difference <= _MOST_DIFFERENCE:
+            raise StateError(
+                "the model's forward from the rows of its embedding table is not its forward from the "
+                f"tokens: hidden states differ by {difference:.3g} of their norm"
+            )
+
+
+def _first_token(directory: Path) -> int | None:
+    """Return the token that the directory's tokenizer puts in front of every text; None without a tokenizer.
+
+    Raises:
+        FieldError: There is one that transformers cannot read.
+    """
+    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
+        return None
+    try:
+        tokenizer = import_transformers().AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        return first_token(tokenizer)
+    except Exception as exc:
+        raise _not_loadable(directory, exc) from exc
 
 
 def import_transformers() -> Any:

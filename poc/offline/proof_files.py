@@ -22,13 +22,13 @@ class DeliveredBatch:
         source: The file and the batch's number in it, from 1 on.
         proof: The batch as its prover claimed it.
         r_target: The bound it was found under; None where it does not say.
-        computed: The distances that a validator recomputed, by nonce; None but for a `/validated` body.
+        computed: What a validator recomputed, as a batch; None but for a `/validated` body.
     """
 
     source: str
     proof: ProofBatch
     r_target: float | None
-    computed: dict[int, float] | None
+    computed: ProofBatch | None
 
 
 def read_batches(paths: Iterable[Path]) -> list[DeliveredBatch]:
@@ -53,7 +53,8 @@ def read_bodies(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the proofs of a file as JSON has them, in their prover's words.
 
     It has one, several in an array, or one a line; - is standard input. A receiver and an outbox wrap each in
-    `body`. In a `/validated` body `dist` is what the validator computed: the claim is `received_dist`.
+    `body`. In a `/validated` body `dist` and `vectors` are what the validator computed: the claim is
+    `received_dist` and `received_vectors`.
 
     Raises:
         FieldError: It is no such file.
@@ -63,7 +64,13 @@ def read_bodies(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _as_claimed(body: dict[str, Any]) -> dict[str, Any]:
-    return {**body, "dist": body["received_dist"]} if "received_dist" in body else body
+    if "received_dist" not in body:
+        return body
+    claimed = {**body, "dist": body["received_dist"], "vectors": body.get("received_vectors")}
+    if claimed["vectors"] is None:
+        del claimed["vectors"]
+        claimed.pop("encoding", None)
+    return claimed
 
 
 def _bodies(path: Path) -> Iterator[dict[str, Any]]:
@@ -109,6 +116,5 @@ def _delivered(body: dict[str, Any], source: str) -> DeliveredBatch:
         r_target = check_float("r_target", r_target, least=0.0, most=float("inf"), allowed="a number above 0")
     computed = None
     if "received_dist" in body:
-        recomputed = ProofBatch.parse({**body, "numerics": None})
-        computed = dict(zip(recomputed.nonces, recomputed.dist, strict=True))
+        computed = ProofBatch.parse({**body, "numerics": None})
     return DeliveredBatch(source=source, proof=proof, r_target=r_target, computed=computed)

@@ -1,14 +1,14 @@
-"""Recomputing distances without a server, each of them once."""
+"""Recomputing numbers without a server, those of each nonce once."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from hallmark.poc.offline.distance_file import Arithmetic, DistanceFile
 from hallmark.poc.offline.model import OfflineModel
+from hallmark.poc.offline.number_file import Arithmetic, NumberFile
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.protocol.round_spec import RoundSpec
@@ -21,23 +21,23 @@ _MODEL_FILES: Final = frozenset({".json", ".safetensors", ".bin", ".pt", ".pth",
 
 
 class Recomputation:
-    """Distances recomputed with one model, in batches of each round's shape.
+    """Numbers recomputed with one model, in batches of each round's shape.
 
     Args:
         model: The model.
-        file: Where distances are kept and looked up; None keeps none.
-        fingerprint: The model's, `model_fingerprint`; it tells the file's distances of one model from those
+        file: Where numbers are kept and looked up; None keeps none.
+        fingerprint: The model's, `model_fingerprint`; it tells the file's numbers of one model from those
             of another.
 
     Attributes:
-        reused: Nonces whose distance the file had.
+        reused: Nonces whose numbers the file had.
     """
 
-    def __init__(self, model: OfflineModel, file: DistanceFile | None = None, fingerprint: str = "") -> None:
+    def __init__(self, model: OfflineModel, file: NumberFile | None = None, fingerprint: str = "") -> None:
         self._model = model
         self._file = file
         self._fingerprint = fingerprint
-        self._distances: dict[RoundSpec, dict[NonceKey, float]] = {}
+        self._numbers: dict[RoundSpec, dict[NonceKey, Sequence[float]]] = {}
         self._open: dict[RoundSpec, dict[NonceKey, None]] = {}
         self.reused = 0
 
@@ -47,16 +47,16 @@ class Recomputation:
         return sum(map(len, self._open.values()))
 
     def want(self, round_: Round, nonces: Iterable[int]) -> None:
-        """Ask for the distances of some nonces of the round's public key."""
+        """Ask for the numbers of some nonces of the round's public key."""
         spec = round_.spec()
-        distances = self._distances.setdefault(spec, {})
+        numbers = self._numbers.setdefault(spec, {})
         known = {} if self._file is None else self._file.known(self._arithmetic(spec))
         for nonce in nonces:
             key = (round_.config.public_key, nonce)
-            if key in distances or key in self._open.get(spec, ()):
+            if key in numbers or key in self._open.get(spec, ()):
                 continue
             if key in known:
-                distances[key] = known[key]
+                numbers[key] = known[key]
                 self.reused += 1
             else:
                 self._open.setdefault(spec, {})[key] = None
@@ -74,18 +74,18 @@ class Recomputation:
             keys = list(wanted)
             for start in range(0, len(keys), spec.batch_size):
                 batch = keys[start : start + spec.batch_size]
-                found = self._model.distances(tensors, batch)
+                found = self._model.numbers(tensors, batch)
                 if self._file is not None:
                     self._file.add(self._arithmetic(spec), batch, found)
-                self._distances[spec].update(zip(batch, found, strict=True))
+                self._numbers[spec].update(zip(batch, found, strict=True))
                 yield len(batch)
             del self._open[spec]
 
-    def distances(self, round_: Round) -> dict[int, float]:
+    def numbers(self, round_: Round) -> dict[int, Sequence[float]]:
         """What has been computed for the round's public key, by nonce; NaN where that failed."""
         public_key = round_.config.public_key
-        computed = self._distances.get(round_.spec(), {})
-        return {nonce: distance for (key, nonce), distance in computed.items() if key == public_key}
+        computed = self._numbers.get(round_.spec(), {})
+        return {nonce: numbers for (key, nonce), numbers in computed.items() if key == public_key}
 
     def _arithmetic(self, spec: RoundSpec) -> Arithmetic:
         return {

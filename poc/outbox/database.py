@@ -77,7 +77,9 @@ CREATE TABLE findings (
 ) STRICT;
 CREATE INDEX findings_by_round ON findings (round_id, id);
 """
-_SCHEMA: Final = Schema("outbox", OutboxError, 0x484C4D4B, (_VERSION_1,), is_transient=True)
+# The numbers of nonces came with hallmark/2; findings of hallmark/1 have none.
+_VERSION_2: Final = "ALTER TABLE findings ADD COLUMN vectors TEXT"
+_SCHEMA: Final = Schema("outbox", OutboxError, 0x484C4D4B, (_VERSION_1, _VERSION_2), is_transient=True)
 
 
 def default_path(port: int | None, socket: str | None = None) -> Path:

@@ -12,6 +12,7 @@ from hallmark.poc.outbox.database import OutboxDatabase
 from hallmark.poc.outbox.delivery_queue import DeliveryQueue, Dropped
 from hallmark.poc.protocol.config import PoCConfig, PoCState
 from hallmark.poc.protocol.generated import ComputedSpan, merged_bodies
+from hallmark.poc.protocol.streams import PROTOCOL
 
 __all__ = ["InterruptedRound", "JournalLimits", "RoundJournal"]
 
@@ -146,9 +147,9 @@ class RoundJournal:
                 if batch.nonces or batch.failed_nonces:
                     found = json.dumps([batch.nonces, batch.dist, batch.failed_nonces], allow_nan=False)
                     connection.execute(
-                        "INSERT INTO findings (round_id, last, found) SELECT id, ?, ? FROM rounds"
+                        "INSERT INTO findings (round_id, last, found, vectors) SELECT id, ?, ?, ? FROM rounds"
                         " WHERE id = ? AND url IS NOT NULL",
-                        (last, found, identifier),
+                        (last, found, json.dumps(batch.vectors), identifier),
                     )
 
     def merge(self, identifier: int, now: float, in_flight: Collection[int] = ()) -> list[Dropped]:
@@ -175,20 +176,21 @@ class RoundJournal:
             return []
         url, template, reported, position = row
         found = [
-            (last, *json.loads(text))
-            for last, text in connection.execute(
-                "SELECT last, found FROM findings WHERE round_id = ? ORDER BY id", (identifier,)
+            (last, *json.loads(text), json.loads(vectors or "[]"))
+            for last, text, vectors in connection.execute(
+                "SELECT last, found, vectors FROM findings WHERE round_id = ? ORDER BY id", (identifier,)
             )
         ]
         if not found:
             return []
         walked = []
-        for last, nonces, dist, failed_nonces in found:
+        for last, nonces, dist, failed_nonces, vectors in found:
             walked.append(
                 ComputedSpan(
                     covered=(reported, position - 1 if last == found[-1][0] else last),
                     nonces=tuple(nonces),
                     dist=tuple(dist),
+                    vectors=tuple(vectors),
                     failed_nonces=tuple(failed_nonces),
                 )
             )
@@ -224,7 +226,8 @@ class RoundJournal:
     def recover(self, now: float) -> tuple[InterruptedRound | None, list[Dropped]]:
         """What the last server left: its findings are queued, and rounds that are over are forgotten.
 
-        So is one that another version of Hallmark has begun and this one cannot read, which is logged.
+        So is one that another version of Hallmark has begun by another protocol or so that this one cannot
+        read it, which is logged; what it found is delivered as what it is.
 
         Returns:
             The round that it was interrupted in, and what had to make room.
@@ -233,12 +236,21 @@ class RoundJournal:
             dropped = self._merge_all(connection, now)
             connection.execute("DELETE FROM rounds WHERE is_over")
             row = connection.execute(
-                "SELECT id, config, digest, phase, position, valid, failed, begun_at, updated_at, reason"
-                " FROM rounds ORDER BY id DESC LIMIT 1"
+                "SELECT template, id, config, digest, phase, position, valid, failed, begun_at, updated_at,"
+                " reason FROM rounds ORDER BY id DESC LIMIT 1"
             ).fetchone()
             if row is None:
                 return None, dropped
-            identifier, config, digest, phase, *rest = row
+            template, identifier, config, digest, phase, *rest = row
+            protocol = json.loads(template).get("protocol")
+            if protocol != PROTOCOL:
+                logger.error(
+                    "The interrupted round was begun by protocol %s and is not gone on with: this is %s",
+                    protocol,
+                    PROTOCOL,
+                )
+                connection.execute("DELETE FROM rounds")
+                return None, dropped
             try:
                 asked, entered = PoCConfig(**json.loads(config)), PoCState(phase)
             except (TypeError, ValueError) as exc:

@@ -11,10 +11,13 @@ from pydantic import Field
 # pydantic reads the types of typing from Python 3.12 on only.
 from typing_extensions import TypedDict
 
+from hallmark.poc.protocol.vectors import Encoding
+
 __all__ = ["Conclusion", "GeneratedBody", "GeneratedTemplate", "ValidatedBody", "VerdictBody"]
 
 _Nonces = list[int]
 _Distances = list[float]
+_Vectors = list[str]
 
 
 class _Origin(TypedDict):
@@ -34,6 +37,7 @@ class GeneratedTemplate(_Origin):
     round_settings: Annotated[dict[str, str], Field(description="The texts that the digest is of.")]
     numerics: dict[str, str | int | bool]
     r_target: float
+    encoding: Encoding
 
 
 class GeneratedBody(GeneratedTemplate):
@@ -42,6 +46,7 @@ class GeneratedBody(GeneratedTemplate):
     covered: list[int]
     nonces: _Nonces
     dist: _Distances
+    vectors: _Vectors
     failed_nonces: _Nonces
 
 
@@ -66,6 +71,9 @@ class Conclusion(TypedDict):
     fraud_threshold: float
     tolerance: float | None
     honest_sigma: float | None
+    numbers: Annotated[
+        int, Field(description="How many numbers of a nonce it was judged by; 1 without vectors.")
+    ]
     numerics_differ: list[str]
 
 
@@ -86,4 +94,7 @@ class ValidatedBody(_Origin, Conclusion):
     received_dist: _Distances
     computed_distances: _Distances
     received_distances: _Distances
+    vectors: Annotated[_Vectors, Field(description="Recomputed, as dist is.")]
+    received_vectors: Annotated[_Vectors | None, Field(description="Null where the batch brought none.")]
+    encoding: Encoding
     valid: list[bool]

@@ -6,34 +6,50 @@ from dataclasses import dataclass as standard_dataclass
 from dataclasses import fields
 from enum import StrEnum
 from functools import cache
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, cast
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-from hallmark.poc.core.checks import check_float, check_integer, check_text
+from hallmark.poc.core.checks import check_float, check_integer, check_text, is_integer
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.core.models import STRICT, json_schema, refuse_near_misses, refuses_in_words
 from hallmark.poc.webhooks.url import without_secrets
 
 __all__ = [
+    "DEFAULT_BEYOND",
+    "DEFAULT_DESIGN_EFFECT",
+    "DEFAULT_KURTOSIS",
     "DEFAULT_TOLERANCE",
-    "MIN_TOLERANCE",
+    "TOLERANCE_IN_SIGMAS",
     "UNSET",
     "Concern",
     "DeployedModel",
+    "Inputs",
     "PoCConfig",
     "PoCState",
+    "Readout",
     "Setting",
+    "Vectors",
     "is_power_of_two",
 ]
 
 DEFAULT_TOLERANCE = 0.35
 """A round's `distance_tolerance` where it states none, in units of s."""
 
-MIN_TOLERANCE = 3.48
-"""In units of the honest sigma: a Gaussian error is beyond it with probability 5e-4."""
+TOLERANCE_IN_SIGMAS = 3.5
+"""A round's `distance_tolerance` in units of its `honest_sigma`: each gives the other."""
 
+DEFAULT_KURTOSIS = 5.0
+"""A round's `honest_kurtosis` where it states none."""
+
+DEFAULT_BEYOND = 0.02
+"""A round's `honest_beyond` where it states none."""
+
+DEFAULT_DESIGN_EFFECT = 4.0
+"""A round's `honest_design_effect` where it states none."""
+
+_AGREEMENT = 1e-6
 _MAX_SIZE = 2**31 - 1
 
 
@@ -49,6 +65,16 @@ class PoCState(StrEnum):
 def is_power_of_two(value: float) -> bool:
     """Whether a positive finite number is 2**k for an integer k."""
     return math.frexp(value)[0] == 0.5
+
+
+Inputs = Literal["tokens", "normal"]
+"""What goes into the model: rows of its own embedding table, or normal numbers."""
+
+Readout = Literal["rows", "last"]
+"""What is read of the final hidden states: signed sums over groups of rows, or the last row."""
+
+Vectors = Literal["optional", "required"]
+"""Whether a batch has to bring all numbers of its nonces."""
 
 
 class Concern(StrEnum):
@@ -74,8 +100,18 @@ class Setting(NamedTuple):
     option: str | None = None
 
 
-_OPTIONAL_NUMBERS = frozenset({"r_target", "valid_rate", "distance_tolerance", "honest_sigma", "input_scale"})
+_OPTIONAL_NUMBERS = frozenset(
+    {"r_target", "valid_rate", "distance_tolerance", "honest_sigma", "input_scale", "projection_scale"}
+)
 _POWERS = "a power of two from 2^-24 to 2^8"
+
+
+def _checked_first(value: object) -> object:
+    """Check a token for row 0 here: pydantic's error about a union names its parts, not the field."""
+    if value is None or value == "none" or (is_integer(value) and 0 <= cast("int", value) <= _MAX_SIZE):
+        return value
+    raise FieldError("first", value, f"none, or an integer from 0 to {_MAX_SIZE}")
+
 
 UNSET = -1
 """What older clients send for a node number that they do not state."""
@@ -137,9 +173,9 @@ class PoCConfig:
     distance_tolerance: Annotated[
         float | None,
         Field(
-            description="How far a claim may be from the recomputed distance, in standard deviations of the "
-            "distance; null (on the command line none) for the older rule, which compares both with "
-            "r_target only."
+            description="How far an honest claim may be from the recomputed distance, in standard "
+            "deviations of the distance: 3.5 · honest_sigma, of which one is stated; null (on the command "
+            "line none) for the older rule, which compares both with r_target only."
         ),
         Setting(Concern.JUDGEMENT),
     ] = DEFAULT_TOLERANCE
@@ -147,16 +183,37 @@ class PoCConfig:
     honest_sigma: Annotated[
         float | None,
         Field(
-            description="RMS of honest differences between received and computed distances on the platforms "
-            "of this round, in standard deviations of the distance; by default distance_tolerance / 3.5."
+            description="RMS of honest differences between received and computed numbers on the platforms "
+            "of this round, in their standard deviation; by default distance_tolerance / 3.5."
         ),
         Setting(Concern.JUDGEMENT),
     ] = None
     honest_kurtosis: Annotated[
         float,
-        Field(description="Kurtosis of the same differences; 3 is Gaussian."),
+        Field(
+            description="Kurtosis of the same differences; 3 is Gaussian. Below, it counts as 3, and above "
+            "12.25 as that."
+        ),
         Setting(Concern.JUDGEMENT),
-    ] = 3.0
+    ] = DEFAULT_KURTOSIS
+    honest_beyond: Annotated[
+        float,
+        Field(description="The share of them beyond 3.5 · honest_sigma, at most."),
+        Setting(Concern.JUDGEMENT),
+    ] = DEFAULT_BEYOND
+    honest_design_effect: Annotated[
+        float,
+        Field(description="How many of those beyond it count as one, since they come together in a nonce."),
+        Setting(Concern.JUDGEMENT),
+    ] = DEFAULT_DESIGN_EFFECT
+    vectors: Annotated[
+        Vectors,
+        Field(
+            description="Whether a batch has to bring all numbers of its nonces to be judged; optional: "
+            "without them it is judged by its distances, the first number of each nonce."
+        ),
+        Setting(Concern.JUDGEMENT),
+    ] = "optional"
     node_id: Annotated[
         int | None,
         Field(description="This node's number; needed to generate. -1: not stated."),
@@ -184,21 +241,62 @@ class PoCConfig:
     ] = None
     use_random_projection: Annotated[
         bool,
-        Field(description="Off is the plain PoC 2.0, without projections, on inputs of variance 1."),
+        Field(
+            description="Off, where neither inputs nor readout is stated, is the plain PoC 2.0: normal "
+            "inputs of variance 1, the last row, no projections."
+        ),
         Setting(Concern.COMPUTATION, option="random_projection"),
     ] = True
     projection_scale: Annotated[
-        float,
-        Field(description="Standard deviation of the projections' elements."),
-        Setting(Concern.COMPUTATION),
-    ] = 0.01
-    # Where the projection is off, 1.
-    input_scale: Annotated[
         float | None,
         Field(
-            description="Standard deviation of the inputs' elements, a power of two; by default the one "
-            "nearest to the model's embeddings."
+            description="Standard deviation of the projections' elements; by default the power of two by "
+            "which a projection adds at most a sixteenth of a row's energy."
         ),
+        Setting(Concern.COMPUTATION),
+    ] = None
+    inputs: Annotated[
+        Inputs | None,
+        Field(
+            description="What goes into the model: tokens, rows of its own embedding table; or normal "
+            "numbers. By default tokens, where the vocabulary has 4,096 or more."
+        ),
+        Setting(Concern.COMPUTATION),
+    ] = None
+    readout: Annotated[
+        Readout | None,
+        Field(
+            description="What is read of the final hidden states: rows, signed sums over groups of rows; or "
+            "the last one. By default rows for tokens, last for normal inputs and where seq_len is odd or "
+            "below 10."
+        ),
+        Setting(Concern.COMPUTATION),
+    ] = None
+    numbers: Annotated[
+        int | None,
+        Field(
+            description="Numbers that a nonce gives, where rows are read; by default one for four rows "
+            "beyond the eighth, at most 16. seq_len is even and at least 2 · numbers + 8."
+        ),
+        Setting(Concern.COMPUTATION),
+    ] = None
+    vocabulary: Annotated[
+        int | None,
+        Field(description="Tokens are drawn below this; by default all that the model has."),
+        Setting(Concern.COMPUTATION),
+    ] = None
+    first: Annotated[
+        int | Literal["none"] | None,
+        BeforeValidator(_checked_first),
+        Field(
+            description="The token of row 0, or none for one that is drawn; by default the one that the "
+            "model's tokenizer puts in front of every text."
+        ),
+        Setting(Concern.COMPUTATION),
+    ] = None
+    input_scale: Annotated[
+        float | None,
+        Field(description="Standard deviation of normal inputs, a power of two; 1 by default."),
         Setting(Concern.COMPUTATION),
     ] = None
     model: Annotated[
@@ -242,6 +340,7 @@ class PoCConfig:
             raise FieldError(
                 "params.seq_len", seq_len, f"the same as seq_len, {stated['seq_len']!r}, or none"
             )
+        _check_agreement(stated.get("distance_tolerance"), stated.get("honest_sigma"))
         return cls(**stated)
 
     def __post_init__(self) -> None:
@@ -261,7 +360,9 @@ class PoCConfig:
         check_integer("seq_len", self.seq_len, least=1, most=_MAX_SIZE)
         self._check_number("r_target", least=math.ulp(0.0), allowed="a finite number above 0")
         self._check_number("valid_rate", least=math.ulp(0.0), most=1.0, allowed="a number above 0, at most 1")
-        self._check_number("distance_tolerance", least=0.0, allowed="a finite number from 0 on, or null")
+        self._check_number(
+            "distance_tolerance", least=math.ulp(0.0), allowed="a finite number above 0, or null"
+        )
         self._check_number("honest_sigma", least=math.ulp(0.0), allowed="a finite number above 0, or null")
         self._check_number(
             "honest_kurtosis",
@@ -269,7 +370,14 @@ class PoCConfig:
             most=1e6,
             allowed="a number above 1, at most 1e+06",
         )
-        self._check_tolerance()
+        self._check_number(
+            "honest_beyond",
+            least=math.ulp(0.0),
+            most=math.nextafter(1.0, 0.0),
+            allowed="a number between 0 and 1, both excluded",
+        )
+        self._check_number("honest_design_effect", least=1.0, most=1e6, allowed="a number from 1 to 1e+06")
+        self._settle_tolerance()
         self._check_number(
             "fraud_threshold",
             least=math.ulp(0.0),
@@ -277,25 +385,41 @@ class PoCConfig:
             allowed="a number between 0 and 1, both excluded",
         )
         self._check_number("projection_scale", least=1e-6, most=1.0, allowed="a number from 1e-06 to 1")
+        if self.numbers is not None:
+            check_integer("numbers", self.numbers, least=1, most=_MAX_SIZE)
+        if self.vocabulary is not None:
+            check_integer("vocabulary", self.vocabulary, least=1, most=_MAX_SIZE)
         self._check_number("input_scale", least=2.0**-24, most=2.0**8, allowed=_POWERS)
         if self.input_scale is not None and not is_power_of_two(self.input_scale):
             raise FieldError("input_scale", self.input_scale, _POWERS)
 
-    def _check_tolerance(self) -> None:
-        """An honest claim must be within the tolerance but for one in 2,000, if errors are Gaussian."""
+    def _settle_tolerance(self) -> None:
+        """Let the tolerance be that of a stated sigma; what differs from the default was stated."""
         tolerance, sigma = self.distance_tolerance, self.honest_sigma
-        if tolerance is not None and sigma is not None and tolerance < MIN_TOLERANCE * sigma:
-            raise FieldError(
-                "distance_tolerance",
-                tolerance,
-                f"at least {MIN_TOLERANCE} · honest_sigma = {MIN_TOLERANCE * sigma:g}, "
-                "or null for the older rule",
-            )
+        if tolerance is None or sigma is None:
+            return
+        if tolerance == DEFAULT_TOLERANCE:
+            object.__setattr__(self, "distance_tolerance", TOLERANCE_IN_SIGMAS * sigma)
+        _check_agreement(self.distance_tolerance, sigma)
 
     def _check_number(self, field: str, *, least: float, most: float = math.inf, allowed: str) -> None:
         value = getattr(self, field)
         if value is not None or field not in _OPTIONAL_NUMBERS:
             check_float(field, value, least=least, most=most, allowed=allowed)
+
+
+def _check_agreement(tolerance: object, sigma: object) -> None:
+    """Refuse a tolerance that is not that of the sigma, where both are stated; others are no numbers."""
+    numbers = int | float
+    if not isinstance(tolerance, numbers) or not isinstance(sigma, numbers):
+        return
+    if abs(tolerance - TOLERANCE_IN_SIGMAS * sigma) > _AGREEMENT * tolerance:
+        raise FieldError(
+            "distance_tolerance",
+            tolerance,
+            f"{TOLERANCE_IN_SIGMAS} · honest_sigma = {TOLERANCE_IN_SIGMAS * sigma:g}, one of the two alone, "
+            "or null for the older rule",
+        )
 
 
 def _one_url(older: object, url: object) -> object:
@@ -330,7 +454,10 @@ class DeployedModel:
     Attributes:
         hidden_size: Width of the hidden state, D.
         dtype: The model's dtype by PyTorch's name, e.g. `bfloat16`.
-        embedding_rms: Root mean square of the embedding table's elements.
+        vocabulary: Tokens of the model that its embedding table has rows for; 0 where its embeddings have
+            another width than the hidden state.
+        table_rows: Rows of the embedding table, without padding.
+        first: The token that its tokenizer puts in front of every text; None where it puts none.
         served_names: The names that clients may call the model by.
         max_batched_tokens: Most tokens of one engine step.
         max_sequences: Most sequences of one engine step.
@@ -339,7 +466,9 @@ class DeployedModel:
 
     hidden_size: int
     dtype: str
-    embedding_rms: float
+    vocabulary: int
+    table_rows: int
+    first: int | None
     served_names: tuple[str, ...]
     max_batched_tokens: int
     max_sequences: int

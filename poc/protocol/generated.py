@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from hallmark.poc.core.compact_json import compact_json
+from hallmark.poc.protocol.law import distance_of
 from hallmark.poc.protocol.nonces import NonceSpan
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.protocol.streams import PROTOCOL
+from hallmark.poc.protocol.vectors import encode, encoding_of
 
 __all__ = ["ComputedSpan", "merged_bodies"]
 
@@ -25,29 +27,45 @@ class ComputedSpan:
         covered: First and last index of the span.
         nonces: Those of its nonces that count.
         dist: Their distances.
+        vectors: Their numbers, as the wire has them; none of what an older Hallmark found.
         failed_nonces: Those that could not be computed.
     """
 
     covered: tuple[int, int]
     nonces: tuple[int, ...]
     dist: tuple[float, ...]
+    vectors: tuple[str, ...]
     failed_nonces: tuple[int, ...]
 
     @classmethod
-    def sort_out(cls, span: NonceSpan, distances: Sequence[float], round_: Round) -> Self:
-        """Tell the nonces that count from the others; a distance that is not finite is a failed nonce.
+    def sort_out(cls, span: NonceSpan, numbers: Sequence[Sequence[float]], round_: Round) -> Self:
+        """Tell the nonces that count from the others; one with a number that is not finite has failed.
+
+        Args:
+            span: The nonces.
+            numbers: The k numbers of each, in order.
+            round_: The round.
 
         Raises:
-            ValueError: There is not one distance for each nonce.
+            ValueError: There are not k numbers for each nonce.
         """
-        computed = list(zip(span.nonces, distances, strict=True))
-        finite = [(nonce, distance) for nonce, distance in computed if math.isfinite(distance)]
-        valid = [(nonce, distance) for nonce, distance in finite if round_.is_valid(distance)]
+        valid: list[tuple[int, float, Sequence[float]]] = []
+        failed: list[int] = []
+        for nonce, its_own in zip(span.nonces, numbers, strict=True):
+            if len(its_own) != round_.numbers:
+                raise ValueError(f"{len(its_own)} numbers for nonce {nonce} instead of {round_.numbers}")
+            if not all(map(math.isfinite, its_own)):
+                failed.append(nonce)
+                continue
+            distance = distance_of(its_own[0], round_.hidden_size)
+            if round_.is_valid(distance):
+                valid.append((nonce, distance, its_own))
         return cls(
             covered=span.covered,
-            nonces=tuple(nonce for nonce, _ in valid),
-            dist=tuple(distance for _, distance in valid),
-            failed_nonces=tuple(nonce for nonce, distance in computed if not math.isfinite(distance)),
+            nonces=tuple(nonce for nonce, _, _ in valid),
+            dist=tuple(distance for _, distance, _ in valid),
+            vectors=encode([its_own for _, _, its_own in valid]),
+            failed_nonces=tuple(failed),
         )
 
     @classmethod
@@ -57,6 +75,7 @@ class ComputedSpan:
             covered=(batches[0].covered[0], batches[-1].covered[1]),
             nonces=tuple(nonce for batch in batches for nonce in batch.nonces),
             dist=tuple(distance for batch in batches for distance in batch.dist),
+            vectors=tuple(vector for batch in batches for vector in batch.vectors),
             failed_nonces=tuple(nonce for batch in batches for nonce in batch.failed_nonces),
         )
 
@@ -77,6 +96,8 @@ class ComputedSpan:
             node_id=config.node_id or 0,
             nonces=self.nonces,
             dist=self.dist,
+            vectors=self.vectors,
+            encoding=encoding_of(round_.numbers),
             protocol=PROTOCOL,
             round_digest=round_.digest,
             round_settings=round_.settings,
@@ -86,13 +107,17 @@ class ComputedSpan:
         )
 
     def fields(self) -> dict[str, Any]:
-        """What a callback says of the span, as JSON has it."""
-        return {
+        """What a callback says of the span, as JSON has it; vectors where there are some."""
+        found: dict[str, Any] = {
             "covered": list(self.covered),
             "nonces": list(self.nonces),
             "dist": list(self.dist),
+            "vectors": list(self.vectors),
             "failed_nonces": list(self.failed_nonces),
         }
+        if self.nonces and not self.vectors:
+            del found["vectors"]
+        return found
 
 
 def merged_bodies(
@@ -116,7 +141,7 @@ def _groups(batches: Sequence[ComputedSpan], room: int) -> Iterator[list[Compute
     group: list[ComputedSpan] = []
     used = 0
     for batch in batches:
-        size = len(compact_json([batch.nonces, batch.dist, batch.failed_nonces]))
+        size = len(compact_json([batch.nonces, batch.dist, batch.vectors, batch.failed_nonces]))
         if group and used + size > room:
             yield group
             group, used = [], 0

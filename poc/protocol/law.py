@@ -11,11 +11,18 @@ import numpy.typing as npt
 
 from hallmark.poc.core.checks import check_float, check_integer
 
-__all__ = ["distance_cdf", "distance_std", "r_target_for", "valid_rate"]
+__all__ = ["distance_cdf", "distance_of", "distance_std", "r_target_for", "valid_rate"]
 
 
 def _shape(hidden_size: int) -> float:
     return (check_integer("hidden_size", hidden_size, least=2) - 1) / 2
+
+
+def distance_of(number: float, hidden_size: int) -> float:
+    """Return the distance of a number c, ``√(2 − 2·c/√D)``; NaN stays NaN."""
+    if math.isnan(number):
+        return math.nan
+    return math.sqrt(max(0.0, 2.0 - 2.0 * number / math.sqrt(hidden_size)))
 
 
 def distance_cdf(distance: npt.ArrayLike, hidden_size: int) -> npt.NDArray[np.float64]:

@@ -6,6 +6,8 @@ from functools import cache, partial
 from types import MappingProxyType
 from typing import Annotated, Any, Final, LiteralString, Self
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BeforeValidator, FailFast, Field
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
@@ -18,6 +20,7 @@ from hallmark.poc.protocol.config import UNSET
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.protocol.status import RoundStatus
 from hallmark.poc.protocol.streams import PROTOCOL
+from hallmark.poc.protocol.vectors import Encoding, check_encoding, check_vectors, decode
 
 __all__ = ["MAX_NUMERICS", "Numerics", "ProofBatch"]
 
@@ -41,6 +44,8 @@ _ALLOWED = MappingProxyType(
     {
         "dist": "a finite number from 0 to 2",
         "numerics": "text, an integer or a boolean",
+        "encoding": "text and an integer",
+        "vectors": "text",
         **dict.fromkeys(("nonces", "failed_nonces", "covered"), _INTEGER),
     }
 )
@@ -86,6 +91,19 @@ class ProofBatch:
     node_id: Annotated[int, Field(description="The prover's node number.")] = 0
     nonces: Annotated[_Nonces, Field(description="The nonces, in any order.")]
     dist: Annotated[_Distances, Field(description="Their claimed distances, from 0 to 2.")]
+    vectors: Annotated[
+        tuple[str, ...] | None,
+        Field(
+            strict=False,
+            description="All numbers of each nonce, base64 of little-endian IEEE halves, for a verdict by "
+            "all of them.",
+        ),
+    ] = None
+    encoding: Annotated[
+        Encoding | None,
+        Field(description='What the vectors are: {"dtype": "f16", "k_dim": k, "endian": "le"}.'),
+        _FEW_ENTRIES,
+    ] = None
     protocol: Annotated[
         str | None,
         Field(description="The protocol it was computed by; another one than the server's is refused."),
@@ -128,6 +146,7 @@ class ProofBatch:
             )
         if not self.nonces and not self.failed_nonces:
             raise FieldError("nonces", [], "at least one nonce, claimed or failed")
+        self._check_vectors()
         both = set(self.nonces).intersection(self.failed_nonces)
         if both:
             raise FieldError("failed_nonces", sorted(both), "nonces that the batch does not claim as well")
@@ -141,6 +160,24 @@ class ProofBatch:
                 check_text(field, name)
                 if isinstance(item, str):
                     check_text(f"{field}.{name}", item, empty=True)
+
+    def _check_vectors(self) -> None:
+        numbers = check_encoding(self.encoding, has_vectors=self.vectors is not None)
+        if self.vectors is None:
+            return
+        if len(self.vectors) != len(self.nonces):
+            raise FieldError(
+                "vectors", f"{len(self.vectors)} values", f"one for each of the {len(self.nonces)} nonces"
+            )
+        decode(self.vectors, numbers)
+
+    def numbers(self) -> npt.NDArray[np.float64] | None:
+        """Return the numbers of each nonce, [n, k]; None where the batch has no vectors."""
+        return (
+            None
+            if self.vectors is None
+            else decode(self.vectors, check_encoding(self.encoding, has_vectors=True))
+        )
 
     def check_against(self, round_: Round, numerics: Numerics = MappingProxyType({})) -> None:
         """Refuse a batch that does not belong to the round, or was computed by another arithmetic.
@@ -156,7 +193,8 @@ class ProofBatch:
         Raises:
             StateError: The batch is about another block, or was computed with other settings, in another
                 dtype or with another quantisation.
-            FieldError: A nonce is outside of what the batch covers or not in the node's residue class, or, at
+            FieldError: The vectors are not of the round's numbers, or are missing where it requires them; a
+                nonce is outside of what the batch covers or not in the node's residue class, or, at
                 rate 1, a covered nonce is missing.
         """
         config = round_.config
@@ -171,6 +209,7 @@ class ProofBatch:
                 f"{round_.digest!r}: {_difference(self.round_settings, round_.settings)}"
             )
         _check_same_arithmetic(self.numerics or {}, numerics)
+        self._check_numbers(round_)
         if self.covered is None:
             return
         walked = {*self.nonces, *self.failed_nonces}
@@ -180,6 +219,16 @@ class ProofBatch:
         least = most if round_.every_nonce_counts else 1
         if not least <= len(walked) <= most:
             raise FieldError("nonces", f"{len(walked)} of them", f"{least} to {most}, by `covered`")
+
+    def _check_numbers(self, round_: Round) -> None:
+        found = self.numbers()
+        if found is None:
+            if round_.config.vectors == "required" and self.nonces:
+                raise FieldError("vectors", None, "one for each nonce: the round requires them")
+            return
+        if found.shape[1] != round_.numbers:
+            raise FieldError("encoding.k_dim", found.shape[1], f"the round's, {round_.numbers}")
+        check_vectors(found, self.dist, round_.hidden_size)
 
     def _check_residues(
         self, walked: set[int], covered: tuple[int, int], node_count: int, n_groups: int
@@ -241,7 +290,7 @@ _MAX_SAID = 100
 def _difference(theirs: Mapping[str, str] | None, ours: Mapping[str, str]) -> str:
     """Say which settings differ, as far as the batch has told them."""
     if theirs is None:
-        return "seq_len, input_scale, the projection, its scale or the model differ"
+        return f"seq_len, inputs, readout, projection or model differ, or the protocol, {PROTOCOL} here"
     differing = [name for name in ours if theirs.get(name) != ours[name]]
     if not differing:
         return f"it follows another version of the protocol than {PROTOCOL}"

@@ -1,21 +1,23 @@
 """The round's definition around any model: what goes in, and what is made of what comes out."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from hallmark.kernels.draw_embeddings import draw_embeddings
 from hallmark.kernels.draw_normals import streams_tensor
-from hallmark.kernels.embed_project import embed_project
-from hallmark.kernels.final_norm import FinalNorm
-from hallmark.kernels.norm_project import norm_project
+from hallmark.kernels.draw_words import draw_words
 from hallmark.kernels.normal_table import signed_table
+from hallmark.kernels.numbers import numbers_of
+from hallmark.kernels.project_residual import project_residual
+from hallmark.kernels.signed_sums import signed_sums_reference
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.projection import RandomProjection
-from hallmark.poc.protocol.round_spec import RoundSpec
-from hallmark.poc.protocol.streams import nonce_streams
+from hallmark.poc.protocol.round_spec import NO_FIRST, RoundSpec
+from hallmark.poc.protocol.row_groups import row_order, sign_matrix
+from hallmark.poc.protocol.streams import NoncePurpose, nonce_streams
 from hallmark.poc.protocol.transfer import to_device
 
 __all__ = ["RoundTensors", "pad_keys"]
@@ -33,7 +35,7 @@ def pad_keys(keys: Sequence[NonceKey], batch_size: int) -> list[NonceKey]:
 
 
 class RoundTensors:
-    """The constants of one round on one device, and the two steps on either side of the model.
+    """The constants of one round on one device, and the steps on either side of the model.
 
     Args:
         spec: The round.
@@ -49,7 +51,9 @@ class RoundTensors:
             if spec.projection
             else None
         )
-        self._input_table = signed_table(spec.input_scale, dtype, self._device)
+        self._input_table = (
+            None if spec.inputs == "tokens" else signed_table(spec.input_scale, dtype, self._device)
+        )
         self._target_table = signed_table(1.0, torch.bfloat16, self._device)
 
     @property
@@ -58,66 +62,100 @@ class RoundTensors:
         return self._spec.batch_size
 
     @property
+    def reads_tokens(self) -> bool:
+        """Whether inputs are rows of the model's embedding table (`tokens`), or drawn (`normal`)."""
+        return self._input_table is None
+
+    @property
     def projection_bytes(self) -> int:
         """What the projections hold, in bytes; 0 where they are off."""
         return 0 if self._projection is None else self._projection.memory_bytes
 
-    def inputs(self, keys: Sequence[NonceKey]) -> Tensor:
-        """Draw and project the inputs of a whole batch.
-
-        Args:
-            keys: Exactly `batch_size` of them (`pad_keys`).
-
-        Returns:
-            [batch_size, seq_len, hidden_size] in the model's dtype.
-
-        Raises:
-            FieldError: The number of keys is another one.
-        """
-        self._check_whole(keys)
-        return self.some_inputs(keys)
-
-    def some_inputs(self, keys: Sequence[NonceKey]) -> Tensor:
-        """Draw and project the inputs of some nonces.
+    def tokens(self, keys: Sequence[NonceKey]) -> Tensor:
+        """Draw the tokens of some nonces, on the host.
 
         Args:
             keys: Any number of them.
 
         Returns:
-            [keys, seq_len, hidden_size] in the model's dtype.
+            int64 [keys, seq_len] on the round's device.
         """
         spec = self._spec
-        p_pre = None if self._projection is None else self._projection.pre_proj
-        streams = self._streams("embeds", keys)
-        return embed_project(streams, spec.seq_len, spec.hidden_size, self._input_table, p_pre)
+        words = draw_words(self._host_streams("tokens", keys), spec.seq_len)
+        tokens = words * spec.vocabulary >> 32
+        if spec.first != NO_FIRST:
+            tokens[:, 0] = spec.first
+        return to_device(tokens, self._device)
 
-    def distances(
-        self, hidden_states: Tensor, keys: Sequence[NonceKey], norm: FinalNorm | None = None
-    ) -> Tensor:
-        """Turn final hidden states into distances.
+    def normal(self, keys: Sequence[NonceKey]) -> Tensor:
+        """Draw the normal inputs of some nonces: [keys, seq_len, hidden_size] in the model's dtype.
+
+        Raises:
+            ValueError: The round's inputs are tokens.
+        """
+        if self._input_table is None:
+            raise ValueError("the round's inputs are tokens")
+        return draw_embeddings(
+            self._streams("embeds", keys), self._spec.seq_len, self._spec.hidden_size, self._input_table
+        )
+
+    def project(self, inputs: Tensor) -> Tensor:
+        """Project inputs, ``round(X + X·P_pre)``.
 
         Args:
-            hidden_states: [batch_size · rows, hidden_size], of which each sequence's last row counts: what
-                the model's final norm returned, or what it would have been given.
-            keys: The batch's, in the same order.
-            norm: The final norm where it is still to be applied.
+            inputs: [..., hidden_size] in the model's dtype. Left as they are, and returned where the
+                projection is off.
+        """
+        if self._projection is None:
+            return inputs
+        projected: Tensor = project_residual(inputs, self._projection.pre_proj, inputs.dtype)
+        return projected
+
+    def signs(self, keys: Sequence[NonceKey]) -> Tensor | None:
+        """Say with which sign each number of each nonce counts which row; drawn on the host.
 
         Returns:
-            float64 [batch_size] on the round's device; NaN where the nonce failed.
+            float32 [keys, numbers, seq_len] of 1, −1 and 0 on the round's device; None where the last row is
+            read.
+        """
+        spec = self._spec
+        if spec.readout == "last":
+            return None
+        order = row_order(self._host_streams("rows", keys), spec.seq_len)
+        return sign_matrix(to_device(order, self._device), spec.numbers, spec.seq_len)
+
+    def numbers(self, hidden_states: Tensor, keys: Sequence[NonceKey], signs: Tensor | None) -> Tensor:
+        """Turn final hidden states into the numbers of their nonces.
+
+        Args:
+            hidden_states: [batch_size · rows, hidden_size], what the model's final norm returned.
+            keys: The batch's, in the same order.
+            signs: Of the same nonces, as of `signs`.
+
+        Returns:
+            float64 [batch_size, numbers] on the round's device; NaN in the whole row where the nonce failed.
 
         Raises:
             FieldError: The number of keys is not `batch_size`.
         """
         self._check_whole(keys)
-        p_post = None if self._projection is None else self._projection.post_proj
-        streams = self._streams("target", keys)
-        return norm_project(hidden_states, norm, p_post, streams, self._target_table)
-
-    def _streams(self, purpose: Literal["embeds", "target"], keys: Sequence[NonceKey]) -> Tensor:
-        """Return the streams of nonces, int64 [keys, 4], on the round's device."""
         spec = self._spec
-        streams = streams_tensor(nonce_streams(purpose, spec.digest, spec.block_hash, keys))
-        return to_device(streams, self._device)
+        if signs is None:
+            rows = len(hidden_states) // len(keys)
+            read = hidden_states[rows - 1 :: rows].unsqueeze(1)
+        else:
+            read = signed_sums_reference(hidden_states, signs)
+        targets = draw_embeddings(
+            self._streams("target", keys), spec.numbers, spec.hidden_size, self._target_table
+        )
+        return numbers_of(read, targets, None if self._projection is None else self._projection.post_proj)
+
+    def _host_streams(self, purpose: NoncePurpose, keys: Sequence[NonceKey]) -> Tensor:
+        """Return the streams of nonces, int64 [keys, 4]."""
+        return streams_tensor(nonce_streams(purpose, self._spec.digest, self._spec.block_hash, keys))
+
+    def _streams(self, purpose: NoncePurpose, keys: Sequence[NonceKey]) -> Tensor:
+        return to_device(self._host_streams(purpose, keys), self._device)
 
     def _check_whole(self, keys: Sequence[NonceKey]) -> None:
         if len(keys) != self._spec.batch_size:

@@ -1,6 +1,6 @@
 """Streams: from a purpose and its fields to 128 bits that name a sequence of random numbers.
 
-``digest = SHA-256("hallmark/1" || LP(purpose) || LP(field 1) || ...)``, where LP prefixes a text's UTF-8
+``digest = SHA-256("hallmark/2" || LP(purpose) || LP(field 1) || ...)``, where LP prefixes a text's UTF-8
 bytes with their number as four big-endian bytes. Its first 16 bytes are four little-endian u32: Philox's
 key (k0, k1) and the upper half of its counter (c2, c3).
 """
@@ -15,6 +15,7 @@ from hallmark.poc.protocol.nonces import NonceKey
 
 __all__ = [
     "PROTOCOL",
+    "NoncePurpose",
     "Stream",
     "embeds_stream",
     "length_prefixed",
@@ -25,8 +26,12 @@ __all__ = [
     "target_stream",
 ]
 
-PROTOCOL = "hallmark/1"
+PROTOCOL = "hallmark/2"
 """The protocol's name and version; every stream's digest starts with it."""
+
+
+NoncePurpose = Literal["tokens", "embeds", "rows", "target"]
+"""What a nonce's streams are for: its tokens or normal inputs, the groups of its rows, its targets."""
 
 
 class Stream(NamedTuple):
@@ -75,9 +80,9 @@ def _stream(purpose: str, *fields: str | int) -> Stream:
 
 
 def nonce_streams(
-    purpose: Literal["embeds", "target"], round_digest: str, block_hash: str, keys: Iterable[NonceKey]
+    purpose: NoncePurpose, round_digest: str, block_hash: str, keys: Iterable[NonceKey]
 ) -> list[Stream]:
-    """Name the streams of one round's nonces: of the model's inputs (`embeds`), or of the targets.
+    """Name the streams of one round's nonces for one purpose.
 
     What they have in common is hashed once: the device waits for these at the start of a batch.
     """

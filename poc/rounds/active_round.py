@@ -303,8 +303,8 @@ class ActiveRound:
         if computed is None:
             return
         walked = [
-            ComputedSpan.sort_out(span, distances, self.round)
-            for span, distances in zip(spans, computed, strict=True)
+            ComputedSpan.sort_out(span, numbers, self.round)
+            for span, numbers in zip(spans, computed, strict=True)
         ]
         # What is told, by the status or to those who wait, is kept already.
         await self._outbox.record(self._journal_number, self.round.config.callback_url, walked)
@@ -328,12 +328,12 @@ class ActiveRound:
             finally:
                 self._queue.settle(job)
 
-    async def _compute(self, choose: Callable[[], list[list[NonceKey]]]) -> list[list[float]] | None:
-        """The distances of batches; None where the round has ended before."""
+    async def _compute(self, choose: Callable[[], list[list[NonceKey]]]) -> list[list[list[float]]] | None:
+        """The numbers of each nonce of batches; None where the round has ended before."""
         computed = await self.watch.wait_for_batches(
             self.scheduler.compute(choose, ended=self._ended, on_slice=self.watch.note_progress)
         )
-        return None if computed is None else [batch.distances for batch in computed]
+        return None if computed is None else [batch.numbers for batch in computed]
 
     async def _report_verdict(self, job: ValidationJob) -> None:
         validated, url = job.outcome(), self.round.config.callback_url

@@ -15,12 +15,12 @@ class ComputedBatch(NamedTuple):
     """A batch that an engine has computed.
 
     Attributes:
-        distances: One for each key, in order; NaN where the nonce failed.
+        numbers: For each key, in order, its k numbers; NaN in all of them where the nonce failed.
         host_seconds: How long the engine's process was busy launching it, waiting not included. On a CPU that
             is the computing itself.
     """
 
-    distances: list[float]
+    numbers: list[list[float]]
     host_seconds: float
 
 
@@ -39,7 +39,7 @@ class Slice(NamedTuple):
 
 
 class PoCEngine(Protocol):
-    """An engine that computes distances, one call at a time; between calls it serves inference.
+    """An engine that computes numbers, one call at a time; between calls it serves inference.
 
     Its one caller serialises the calls, and never cancels the task that awaits one: the engine's ranks
     would be left in the middle of it. It is at the batches of one `start` at most.
@@ -84,7 +84,7 @@ class PoCEngine(Protocol):
         ...
 
     async def advance(self, layers: int | None) -> Slice:
-        """Go on with the suspended batches for so many layers, or to the end; the distances are the same.
+        """Go on with the suspended batches for so many layers, or to the end; the numbers are the same.
 
         Raises:
             EngineError: None are suspended, or a batch failed as a whole.

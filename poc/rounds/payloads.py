@@ -6,6 +6,7 @@ from hallmark.poc.protocol.bodies import Conclusion, GeneratedTemplate, Validate
 from hallmark.poc.protocol.proof import Numerics
 from hallmark.poc.protocol.round import Round, is_below_target
 from hallmark.poc.protocol.streams import PROTOCOL
+from hallmark.poc.protocol.vectors import encode, encoding_of
 from hallmark.poc.verdict.judge import ValidatedBatch
 
 __all__ = ["generated_template", "validated_payload", "verdict_fields"]
@@ -24,6 +25,7 @@ def generated_template(round_: Round, numerics: Numerics) -> GeneratedTemplate:
         "round_settings": round_.settings,
         "numerics": dict(numerics),
         "r_target": round_.r_target,
+        "encoding": encoding_of(round_.numbers),
     }
 
 
@@ -31,17 +33,12 @@ def validated_payload(validated: ValidatedBatch, request_id: str) -> ValidatedBo
     """The body of `/validated`.
 
     Its arrays hold the nonces that were recomputed, of a sampled batch those of the sample. Nonces that could
-    not be recomputed are not in them, where receivers expect numbers, but in `failed_nonces`.
+    not be recomputed are not in them, where receivers expect numbers, but in `failed_nonces`. The vectors are
+    those of the recomputation, and `received_vectors` null where the batch brought none.
     """
-    judged = [
-        (nonce, received, computed)
-        for nonce, received, computed in zip(
-            validated.nonces, validated.received_dist, validated.computed_dist, strict=True
-        )
-        if math.isfinite(computed)
-    ]
-    received = [claim for _, claim, _ in judged]
-    computed = [distance for _, _, distance in judged]
+    judged = [place for place, distance in enumerate(validated.computed_dist) if math.isfinite(distance)]
+    received = [validated.received_dist[place] for place in judged]
+    computed = [validated.computed_dist[place] for place in judged]
     proof = validated.proof
     return {
         "request_id": request_id,
@@ -49,11 +46,18 @@ def validated_payload(validated: ValidatedBatch, request_id: str) -> ValidatedBo
         "block_hash": proof.block_hash,
         "block_height": proof.block_height,
         "node_id": proof.node_id,
-        "nonces": [nonce for nonce, _, _ in judged],
+        "nonces": [validated.nonces[place] for place in judged],
         "dist": computed,
         "received_dist": received,
         "computed_distances": computed,
         "received_distances": received,
+        "vectors": [*encode([validated.computed_numbers[place] for place in judged])],
+        "received_vectors": (
+            None
+            if proof.vectors is None
+            else [*encode([validated.received_numbers[place] for place in judged])]
+        ),
+        "encoding": encoding_of(len(validated.computed_numbers[0]) if validated.computed_numbers else 1),
         "valid": [is_below_target(distance, validated.r_target) for distance in computed],
         **_conclusion(validated),
     }
@@ -96,5 +100,6 @@ def _conclusion(validated: ValidatedBatch) -> Conclusion:
         "fraud_threshold": validated.fraud_threshold,
         "tolerance": validated.tolerance,
         "honest_sigma": validated.honest_sigma,
+        "numbers": validated.numbers,
         "numerics_differ": list(validated.numerics_differ),
     }

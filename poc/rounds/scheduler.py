@@ -122,6 +122,6 @@ class Scheduler:
 
 
 def _check(computed: Sequence[ComputedBatch], batches: Sequence[Sequence[NonceKey]]) -> None:
-    asked, answered = [len(keys) for keys in batches], [len(batch.distances) for batch in computed]
+    asked, answered = [len(keys) for keys in batches], [len(batch.numbers) for batch in computed]
     if answered != asked:
-        raise EngineError(f"the engine answered {answered} distances for {asked} nonces")
+        raise EngineError(f"the engine answered the numbers of {answered} nonces for {asked}")

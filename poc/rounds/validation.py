@@ -134,9 +134,9 @@ class ValidationQueue:
         return taken
 
     def record(
-        self, taken: Sequence[tuple[ValidationJob, int]], distances: Sequence[float], seconds: float
+        self, taken: Sequence[tuple[ValidationJob, int]], numbers: Sequence[Sequence[float]], seconds: float
     ) -> list[ValidationJob]:
-        """Note the distances of what was taken, which took `seconds` to compute.
+        """Note the numbers of what was taken, which took `seconds` to compute.
 
         Returns:
             The jobs that have a verdict by it, to be settled by `settle`. Jobs that were cancelled in the
@@ -148,12 +148,12 @@ class ValidationQueue:
         else:
             self._seconds_per_nonce = seconds_each
         judged = []
-        for (job, nonce), distance in zip(taken, distances, strict=True):
+        for (job, nonce), of_nonce in zip(taken, numbers, strict=True):
             if job.settled.is_set():
                 continue
             self._queued_nonces -= 1
             self._checked_nonces += 1
-            job.record(nonce, distance)
+            job.record(nonce, of_nonce)
             if job.has_verdict:
                 judged.append(job)
         return judged

@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections.abc import Sequence
 from typing import Literal
 
 from hallmark.poc.core.errors import HallmarkError
@@ -40,7 +41,7 @@ class ValidationJob:
         self.settled = asyncio.Event()
         self.released = asyncio.Event()
         self._taken = 0
-        self._computed: dict[int, float] = {}
+        self._computed: dict[int, Sequence[float]] = {}
         self._verdict: ValidatedBatch | None = None
         self.error: HallmarkError | None = None
 
@@ -81,9 +82,9 @@ class ValidationJob:
         """Whether no nonce is left to be taken."""
         return self._taken == len(self.nonces)
 
-    def record(self, nonce: int, distance: float) -> None:
-        """Note a recomputed distance; the last one brings the verdict, with which it is to be settled."""
-        self._computed[nonce] = distance
+    def record(self, nonce: int, numbers: Sequence[float]) -> None:
+        """Note a nonce's recomputed numbers; the last nonce brings the verdict, and is to be settled."""
+        self._computed[nonce] = numbers
         if not self.n_open:
             self._verdict = judge(self.proof, self._computed, self.round, self.numerics)
 

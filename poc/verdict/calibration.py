@@ -1,9 +1,8 @@
 """How far honest recomputations on two platforms are apart, and what a round between them should allow for.
 
-An error is the difference of two platforms' distances of one nonce in units of s, the standard deviation of
-the distance (`hallmark.poc.protocol.law.distance_std`), which makes it comparable across widths. It is
-measured at rate 1: below it only nonces with low distances are reported, and their errors are selected with
-them.
+An error is the difference of two platforms' numbers of one nonce; of distances, what the cosine differs by in
+units of its standard deviation. It is measured at rate 1: below it only nonces with low distances are
+reported, and their errors are selected with them.
 """
 
 import math
@@ -15,9 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from hallmark.poc.core.errors import FieldError, StateError
-from hallmark.poc.protocol.config import DEFAULT_TOLERANCE, MIN_TOLERANCE
+from hallmark.poc.protocol.config import DEFAULT_BEYOND, DEFAULT_DESIGN_EFFECT, DEFAULT_KURTOSIS
 from hallmark.poc.protocol.law import distance_std
-from hallmark.poc.verdict.hypothesis_tests import LAW_MARGIN, PROBABILITY_MISMATCH, probability_at_least
+from hallmark.poc.verdict.hypothesis_tests import (
+    LAW_MARGIN,
+    LIMIT_IN_SIGMAS,
+    counted_kurtosis,
+    degrees_of_freedom,
+    probability_at_least,
+)
 
 __all__ = [
     "ENOUGH_NONCES",
@@ -25,14 +30,15 @@ __all__ = [
     "MIN_SIGMA",
     "Calibration",
     "check_law",
+    "clipped_sigma",
     "sigma_bound",
 ]
 
-MIN_NONCES: Final = 100
+MIN_NONCES: Final = 64
 """With fewer the bounds are too wide to be of use."""
 
 ENOUGH_NONCES: Final = 6_000
-"""As many without one beyond the tolerance show with 95 % confidence that p0 = 5e-4 holds: 3/6,000."""
+"""With fewer nothing is lowered below the defaults but sigma."""
 
 MIN_SIGMA: Final = 0.01
 """The least `honest_sigma` that is proposed, in units of s.
@@ -41,15 +47,17 @@ Two machines of one kind differ by exactly 0, and a test against 0 would call th
 fraud. A final norm that is rounded the other way moves a bf16 model's distance by up to this.
 """
 
-_SIGMA_CONFIDENCE: Final = 0.99
-_BEYOND_CONFIDENCE: Final = 0.95
-_GAUSSIAN_KURTOSIS: Final = 3.0
+_CONFIDENCE: Final = 0.999
 _UNRELATED_SIGMA: Final = 0.7
-"""Distances that have nothing to do with each other are √2 s apart, those of half as much are not honest."""
+"""Numbers that have nothing to do with each other are √2 apart, those of half as much are not honest."""
+
+_ENOUGH_BEYOND: Final = 30
+"""Errors beyond the limit, from which on it is measured how they come together."""
 
 _LAW_REJECTED: Final = 1e-9
 _SPREAD_ERRORS: Final = 6.0
 _SPREAD_MARGIN: Final = 0.02
+_MAX_STEPS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,20 +66,27 @@ class Calibration:
 
     Attributes:
         n: Number of nonces.
-        sigma: RMS of the errors.
-        sigma_bound: What it is at most, with 99 % confidence.
-        kurtosis: E[e⁴]/E[e²]² of the errors; 3 where all are 0.
-        mean: Mean of the errors, first platform minus second.
+        numbers: How many numbers of each, k.
+        sigma: RMS of the errors, each counting up to 3.5 times itself.
+        sigma_bound: What it is at most, with 99.9 % confidence.
+        kurtosis: E[e⁴]/E[e²]² of the same errors; 3 where all are 0.
+        mean: Mean of the errors of number 0, first platform minus second, as distances have it.
         largest: The largest absolute error.
-        n_beyond: Errors beyond `DEFAULT_TOLERANCE`.
-        beyond_bound: What their share is at most, with 95 % confidence (Clopper and Pearson, Biometrika 26
-            (1934)).
+        n_beyond: Errors beyond 3.5 · `honest_sigma`.
+        beyond_bound: What their share is at most, with 99.9 % confidence (Clopper and Pearson, Biometrika 26
+            (1934), with what the design effect leaves of the errors).
+        design_effect: How many errors beyond it are worth one, by how they come together in nonces; None
+            where there are too few to say.
         honest_sigma: The bound on sigma, at least `MIN_SIGMA`.
-        honest_kurtosis: The kurtosis, at least that of Gaussian errors.
-        distance_tolerance: The default, unless sigma, or the share of errors beyond it, demands more.
+        honest_kurtosis: The kurtosis, at least that of Gaussian errors; with fewer than `ENOUGH_NONCES` not
+            below the default.
+        honest_beyond: The bound on the share beyond it; with fewer than `ENOUGH_NONCES` not below the
+            default.
+        honest_design_effect: The design effect; likewise.
     """
 
     n: int
+    numbers: int
     sigma: float
     sigma_bound: float
     kurtosis: float
@@ -79,78 +94,95 @@ class Calibration:
     largest: float
     n_beyond: int
     beyond_bound: float
+    design_effect: float | None
     honest_sigma: float
     honest_kurtosis: float
-    distance_tolerance: float
+    honest_beyond: float
+    honest_design_effect: float
 
     @classmethod
-    def measure(cls, first: Sequence[float], second: Sequence[float], hidden_size: int) -> Self:
-        """Compare the distances of the same nonces on two platforms.
+    def measure(cls, errors: npt.ArrayLike) -> Self:
+        """Measure errors and say what a round should allow for.
 
         Args:
-            first: Of one platform.
-            second: Of the other, in the same order.
-            hidden_size: Width of the model.
+            errors: Of the same nonces on two platforms in units of s, [n, k]; number 0 as distances have it.
 
         Raises:
             FieldError: There are fewer than `MIN_NONCES`.
-            StateError: The distances have little to do with each other.
-            ValueError: There are not as many on either side, or one is not finite.
+            StateError: The numbers have little to do with each other.
+            ValueError: They are not [n, k], or one is not finite.
         """
-        from scipy.special import betaincinv
-
-        differences = np.subtract(*_checked(first, second))
-        errors: npt.NDArray[np.float64] = differences / distance_std(hidden_size)
-        n = errors.size
-        mean_square = float(np.mean(np.square(errors)))
-        sigma = math.sqrt(mean_square)
+        found = _checked(errors)
+        n, numbers = found.shape
+        sigma = clipped_sigma(found)
         if sigma > _UNRELATED_SIGMA:
             raise StateError(
-                f"the distances are {sigma:.2f} s apart, and unrelated ones {math.sqrt(2):.2f} s: these are "
+                f"the numbers are {sigma:.2f} s apart, and unrelated ones {math.sqrt(2):.2f} s: these are "
                 "not two computations of the same nonces by the same model and settings"
             )
-        kurtosis = float(np.mean(errors**4)) / mean_square**2 if mean_square**2 > 0.0 else _GAUSSIAN_KURTOSIS
-        honest_kurtosis = max(_GAUSSIAN_KURTOSIS, kurtosis)
-        sizes = np.sort(np.abs(errors))
-        n_beyond = int(np.count_nonzero(sizes > DEFAULT_TOLERANCE))
-        bound = sigma_bound(sigma, n, honest_kurtosis)
+        limit = LIMIT_IN_SIGMAS * sigma
+        clipped = np.clip(found, -limit, limit)
+        kurtosis = float(np.mean(clipped**4)) / sigma**4 if sigma**4 > 0.0 else 3.0
+        is_enough = n >= ENOUGH_NONCES
+        honest_kurtosis = counted_kurtosis(kurtosis)
+        if not is_enough:
+            honest_kurtosis = max(honest_kurtosis, DEFAULT_KURTOSIS)
+        bound = sigma_bound(sigma, n, honest_kurtosis, numbers)
         honest_sigma = max(MIN_SIGMA, _rounded_up(bound, 4))
-        # So many may lie beyond it that their share is still p0.
-        beyond_allowed = math.floor(PROBABILITY_MISMATCH * n)
-        least_tolerance = max(MIN_TOLERANCE * honest_sigma, float(sizes[n - 1 - beyond_allowed]))
+        beyond = np.abs(found) > LIMIT_IN_SIGMAS * honest_sigma
+        n_beyond = int(np.count_nonzero(beyond))
+        design_effect = _design_effect(beyond)
+        honest_effect = DEFAULT_DESIGN_EFFECT if design_effect is None else _rounded_up(design_effect, 2)
+        if not is_enough:
+            honest_effect = max(honest_effect, DEFAULT_DESIGN_EFFECT)
+        beyond_bound = _share_bound(n_beyond, found.size, honest_effect if numbers > 1 else 1.0)
+        honest_beyond = _rounded_up(beyond_bound, 4)
         return cls(
             n=n,
+            numbers=numbers,
             sigma=sigma,
             sigma_bound=bound,
             kurtosis=kurtosis,
-            mean=float(np.mean(errors)),
-            largest=float(sizes[-1]),
+            mean=float(np.mean(found[:, 0])),
+            largest=float(np.abs(found).max()),
             n_beyond=n_beyond,
-            beyond_bound=float(betaincinv(n_beyond + 1, n - n_beyond, _BEYOND_CONFIDENCE)),
+            beyond_bound=beyond_bound,
+            design_effect=design_effect,
             honest_sigma=honest_sigma,
             honest_kurtosis=_rounded_up(honest_kurtosis, 2),
-            distance_tolerance=max(DEFAULT_TOLERANCE, _rounded_up(least_tolerance, 2)),
+            honest_beyond=honest_beyond if is_enough else max(DEFAULT_BEYOND, honest_beyond),
+            honest_design_effect=honest_effect,
         )
 
-    @property
-    def holds(self) -> bool:
-        """Whether it is shown that an honest claim is invalid with probability p0 at most.
 
-        Only for the default tolerance: a larger one was chosen by looking at these errors.
-        """
-        return self.beyond_bound <= PROBABILITY_MISMATCH
+def clipped_sigma(errors: npt.NDArray[np.float64]) -> float:
+    """The RMS of errors that count up to 3.5 times it, any shape.
+
+    It is the one σ > 0 with ``mean(min((e/σ)², 3.5²)) = 1``, a mean that falls as σ grows; 0 where hardly any
+    error is not 0.
+    """
+    squares = np.square(errors)
+    if np.count_nonzero(squares) * LIMIT_IN_SIGMAS**2 <= squares.size:
+        return 0.0
+    variance = float(np.mean(squares))
+    for _ in range(_MAX_STEPS):
+        smaller = float(np.mean(np.minimum(squares, LIMIT_IN_SIGMAS**2 * variance)))
+        if variance - smaller <= 1e-12 * variance:
+            break
+        variance = smaller
+    return math.sqrt(variance)
 
 
-def sigma_bound(sigma: float, n: int, kurtosis: float) -> float:
-    """What the RMS of errors is at most, with 99 % confidence.
+def sigma_bound(sigma: float, n: int, kurtosis: float, numbers: int = 1) -> float:
+    """What the RMS of the errors of n nonces is at most, with 99.9 % confidence.
 
-    As ``Var(e²) = σ⁴(κ − 1)``, ``ν·mean(e²)/σ²`` is taken for χ² with ``ν = 2n/(κ − 1)`` degrees of freedom
-    (Satterthwaite, Biometrics Bulletin 2 (1946)); exact for Gaussian errors, κ = 3.
+    ``ν₀·σ̂²/σ²`` is taken for χ² with ``ν₀ = n·ν`` degrees of freedom, as in the test of the RMS; exact for
+    Gaussian errors.
     """
     from scipy.special import gammaincinv
 
-    degrees = 2.0 * n / (kurtosis - 1.0)
-    quantile = 2.0 * float(gammaincinv(degrees / 2, 1.0 - _SIGMA_CONFIDENCE))
+    degrees = n * degrees_of_freedom(kurtosis, numbers)
+    quantile = 2.0 * float(gammaincinv(degrees / 2, 1.0 - _CONFIDENCE))
     return sigma * math.sqrt(degrees / quantile)
 
 
@@ -179,19 +211,35 @@ def check_law(distances: Sequence[float], hidden_size: int) -> None:
         )
 
 
-def _checked(
-    first: Sequence[float], second: Sequence[float]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    left, right = (np.asarray(values, dtype=np.float64) for values in (first, second))
-    if left.shape != right.shape or left.ndim != 1 or not np.isfinite(left - right).all():
-        raise ValueError("two sequences of as many finite distances are needed")
-    if left.size < MIN_NONCES:
+def _checked(errors: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    found = np.asarray(errors, dtype=np.float64)
+    if found.ndim != 2 or not found.shape[1] or not np.isfinite(found).all():
+        raise ValueError("finite errors are needed, as many of each nonce")
+    if len(found) < MIN_NONCES:
         raise FieldError(
             "nonces",
-            left.size,
+            len(found),
             f"at least {MIN_NONCES} that both platforms computed, better {ENOUGH_NONCES:,}",
         )
-    return left, right
+    return found
+
+
+def _design_effect(beyond: npt.NDArray[np.bool_]) -> float | None:
+    """By how much more the count beyond the limit varies from nonce to nonce than of independent ones."""
+    share = float(np.mean(beyond))
+    if np.count_nonzero(beyond) < _ENOUGH_BEYOND:
+        return None
+    numbers = int(beyond.shape[1])
+    variance = float(np.var(np.sum(beyond, axis=1)))
+    return max(1.0, float(variance / (numbers * share * (1.0 - share))))
+
+
+def _share_bound(count: int, size: int, design_effect: float) -> float:
+    """What a share is at most, by Clopper and Pearson."""
+    from scipy.special import betaincinv
+
+    worth, found = size / design_effect, count / design_effect
+    return float(betaincinv(found + 1.0, max(worth - found, math.ulp(1.0)), _CONFIDENCE))
 
 
 def _rounded_up(value: float, digits: int) -> float:

@@ -19,13 +19,20 @@ distribution (Johnson, Kotz and Balakrishnan, Continuous Univariate Distribution
 That is the worst case: all noise is the prover's, and it widens the law of R. Distances of unit vectors keep
 the law whatever their noise, (R, C) is exchangeable, and the mean is half of this, −σ²/2 · λ(Φ⁻¹(rate)).
 
-**Limit.** Errors count up to ±`limit`, the round's tolerance: how many lie beyond it is the binomial test's
-question, which allows an honest prover one in 2,000. Without a limit a single bit that flips, on either side,
-would convict a batch of ten thousand honest nonces by its mean square.
+**Limit.** Errors count up to ±`limit`, L = 3.5 σ: how many lie beyond it is the question of `beyond_test`.
+Without a limit a single bit that flips, on either side, would convict a batch of ten thousand honest nonces
+by its mean square.
+
+**Several numbers.** A nonce gives k numbers, the errors of which share how noisy the nonce is: with
+``e_j = √w · g_j``, g_j Gaussian and w ≥ 0 of the nonce, ``κ = 3·E[w²]/E[w]²``, and the mean square
+``q = mean_j e_j²`` has ``Var(q) = V·E[q]²`` with ``V = (κ/3)(1 + 2/k) − 1``. So ``ν·q/E[q]`` is taken for χ²
+with ``ν = 2/V`` degrees of freedom (Satterthwaite, Biometrics Bulletin 2, 1946); exact for κ = 3, where
+ν = k, and of one number V is κ − 1.
 """
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -35,12 +42,19 @@ from hallmark.poc.core.errors import FieldError
 
 __all__ = [
     "LAW_MARGIN",
+    "LIMIT_IN_SIGMAS",
     "PROBABILITY_MISMATCH",
+    "NonceBound",
+    "beyond_test",
     "binomial_test",
     "bonferroni",
     "cosine_errors",
+    "counted_kurtosis",
+    "degrees_of_freedom",
     "density_bounds",
     "density_test",
+    "mean_squares",
+    "nonce_bound",
     "probability_at_least",
     "probability_at_most",
     "rms_test",
@@ -50,7 +64,20 @@ __all__ = [
 ]
 
 PROBABILITY_MISMATCH = 5e-4
-"""p0: the probability that an honest claim is invalid."""
+"""p0: the probability that an honest claim is invalid, where its mean square or r_target decides."""
+
+LIMIT_IN_SIGMAS = 3.5
+"""L: how far errors count, in honest sigmas."""
+
+_TAIL = 5e-5
+"""Of χ², for a bound that honest nonces are beyond with p0 at most.
+
+χ² has the first two moments of an honest mean square, not its tail: by simulation with scales of gamma and
+lognormal distributions, κ 3 to 6 and k to 16, up to ten times as many nonces lie beyond this quantile.
+"""
+
+_LARGEST_BOUND = 3.4
+"""In honest sigmas. Clipped errors keep a nonce's RMS below 3.5, so that a larger bound would find none."""
 
 LAW_MARGIN = 0.011
 """How far the valid rate may be from the law's, relatively: what targets drawn from the table deviate by."""
@@ -79,9 +106,83 @@ def bonferroni(p_values: Iterable[float]) -> float:
     return min(1.0, len(values) * min(values)) if values else 1.0
 
 
-def binomial_test(n_invalid: int, n_judged: int) -> float:
+def binomial_test(n_invalid: int, n_judged: int, probability: float = PROBABILITY_MISMATCH) -> float:
     """P[Binomial(n_judged, p0) ≥ n_invalid]: an honest claim is invalid with probability p0 at most."""
-    return probability_at_least(n_invalid, n_judged, PROBABILITY_MISMATCH)
+    return probability_at_least(n_invalid, n_judged, probability)
+
+
+class NonceBound(NamedTuple):
+    """When a nonce's claim is invalid.
+
+    Attributes:
+        size: The largest valid RMS of its errors, in honest sigmas.
+        probability: That of an honest nonce to be beyond it, p0.
+    """
+
+    size: float
+    probability: float
+
+
+def counted_kurtosis(kurtosis: float) -> float:
+    """What a kurtosis counts as: from that of Gaussian errors to that of errors all at the limit, 12.25."""
+    return min(max(kurtosis, 3.0), LIMIT_IN_SIGMAS**2)
+
+
+def degrees_of_freedom(kurtosis: float, numbers: int) -> float:
+    """ν of one nonce's mean square: 2/V; k for Gaussian errors. See the module's docstring."""
+    return 2.0 / ((counted_kurtosis(kurtosis) / 3.0) * (1.0 + 2.0 / numbers) - 1.0)
+
+
+def nonce_bound(numbers: int, kurtosis: float, beyond: float) -> NonceBound:
+    """Bound the RMS of an honest nonce's errors.
+
+    A single number is invalid beyond the limit. Of several, the bound on the RMS of clipped errors is
+    ``t = √(χ²⁻¹_ν(1 − 5e-5)/ν)``, and where that is above 3.4 σ, 3.4 σ: few honest nonces have nearly all of
+    their numbers at the limit, at most as many as have one beyond it.
+
+    Args:
+        numbers: How many a nonce gives, k.
+        kurtosis: Of honest errors.
+        beyond: The share of honest errors beyond the limit, at most.
+    """
+    from scipy.special import gammainccinv
+
+    if numbers == 1:
+        return NonceBound(LIMIT_IN_SIGMAS, beyond)
+    half = degrees_of_freedom(kurtosis, numbers) / 2
+    size = math.sqrt(float(gammainccinv(half, _TAIL)) / half)
+    if size > _LARGEST_BOUND:
+        return NonceBound(_LARGEST_BOUND, beyond)
+    return NonceBound(size, PROBABILITY_MISMATCH)
+
+
+def mean_squares(errors: npt.NDArray[np.float64], limit: float = math.inf) -> npt.NDArray[np.float64]:
+    """The mean square of each nonce's errors, [n] of [n, k], each error counting up to ±limit."""
+    return np.asarray(np.mean(np.square(np.clip(errors, -limit, limit)), axis=-1))
+
+
+def beyond_test(errors: npt.ArrayLike, limit: float, probability: float, design_effect: float = 1.0) -> float:
+    """Are more errors beyond the limit than honest ones are? Else clipping would let garbage pass.
+
+    H0: an error is beyond ±limit with `probability` at most. The errors of a nonce are not independent: m of
+    them are worth ``⌈m/δ⌉`` independent ones, and as many beyond it as there are ``⌊count/δ⌋``,
+    ``p = P[Bin(⌈m/δ⌉, p) ≥ ⌊count/δ⌋]`` (Kish, Survey Sampling (1965), section 8.2).
+
+    Args:
+        errors: In units of s, at least one; any shape.
+        limit: In units of s.
+        probability: Of an honest error to be beyond it.
+        design_effect: δ: how many errors are worth one, from 1 on.
+
+    Raises:
+        FieldError: There is no error, one is not finite, or a parameter is out of its range.
+    """
+    check_float("probability", probability, least=0.0, most=1.0, allowed="a number from 0 to 1")
+    check_float("design_effect", design_effect, least=1.0, most=math.inf, allowed="a finite number from 1 on")
+    found = _finite(errors)
+    count = int(np.count_nonzero(np.abs(found) > limit))
+    worth = math.ceil(found.size / design_effect)
+    return probability_at_least(math.floor(count / design_effect), worth, probability)
 
 
 def cosine_errors(
@@ -147,15 +248,16 @@ def rms_test(
 ) -> float:
     """Is the mean square of the errors too large for honest noise? One-sided.
 
-    H0: ``E[e²] ≤ M = selected_mean_square(rate, sigma)``. As ``Var(e²) = M²(κ − 1)``, ``ν·mean(e²)/M`` is
-    taken for χ² with ``ν = 2n/(κ − 1)`` degrees of freedom, which has the same first two moments
-    (Satterthwaite, Biometrics Bulletin 2, 1946); for Gaussian noise, κ = 3 and ν = n, it is exact.
+    H0: ``E[e²] ≤ M``. With ``V = (κ/3)(1 + 2/k) − 1`` of the module's docstring, ``nν·mean(e²)/M`` is taken
+    for χ² with ``nν`` degrees of freedom, ``ν = 2/V``; exact for Gaussian noise. Of one number a nonce
+    ``M = selected_mean_square(rate, sigma)``. Of several ``M = σ²``, and below rate 1 number 0, by which
+    nonces are selected, is left out.
 
     Args:
-        errors: In units of s, at least one; any shape.
+        errors: In units of s, [n] or [n, k], n at least 1.
         sigma: RMS of honest errors, in units of s.
-        kurtosis: Of honest errors, κ = E[e⁴]/E[e²]². With a limit it counts up to limit²/M, which errors
-            within the limit cannot exceed.
+        kurtosis: Of honest errors, κ = E[e⁴]/E[e²]²; of several numbers 3 at least. With a limit it counts up
+            to limit²/M, which errors within the limit cannot exceed.
         rate: The round's valid rate.
         limit: Larger errors count as this, in units of s.
 
@@ -165,10 +267,18 @@ def rms_test(
     from scipy.special import gammaincc
 
     found = _checked(errors, sigma, kurtosis, rate, limit)
-    most = selected_mean_square(rate, sigma)
+    found = found.reshape(len(found), -1)
+    n, numbers = found.shape
+    if numbers > 1 and rate < 1.0:
+        found, numbers = found[:, 1:], numbers - 1
+        most = sigma**2
+    else:
+        most = selected_mean_square(rate, sigma) if numbers == 1 else sigma**2
     if most >= limit**2:
         return 1.0  # no errors within the limit are too large
-    degrees = 2.0 * found.size / (min(kurtosis, limit**2 / most) - 1.0)
+    tails = min(kurtosis, limit**2 / most)
+    spread = (max(tails, 3.0) / 3.0) * (1.0 + 2.0 / numbers) - 1.0 if numbers > 1 else tails - 1.0
+    degrees = 2.0 * n / spread
     return float(gammaincc(degrees / 2, degrees * float(np.mean(np.square(found))) / most / 2))
 
 
@@ -259,17 +369,21 @@ def _inverse_mills(u: float) -> float:
 def _checked(
     errors: npt.ArrayLike, sigma: float, kurtosis: float, rate: float, limit: float
 ) -> npt.NDArray[np.float64]:
-    """Errors that count up to the limit, flat, after a check of everything."""
+    """Errors that count up to the limit, after a check of everything."""
     check_float("sigma", sigma, least=math.ulp(0.0), most=math.inf, allowed="a finite number above 0")
     allowed = "a finite number above 1"
     check_float("kurtosis", kurtosis, least=math.nextafter(1.0, 2.0), most=math.inf, allowed=allowed)
     _check_rate(rate)
     if not limit > 0.0:
         raise FieldError("limit", limit, "a number above 0")
-    found = np.asarray(errors, dtype=np.float64).ravel()
+    return np.clip(_finite(errors), -limit, limit)
+
+
+def _finite(errors: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    found = np.asarray(errors, dtype=np.float64)
     if not found.size or not np.isfinite(found).all():
         raise FieldError("errors", errors, "at least one number, all finite")
-    return np.clip(found, -limit, limit)
+    return found
 
 
 def _check_rate(rate: float, *, most: float = 1.0, allowed: str = "a number above 0, at most 1") -> None:

@@ -5,7 +5,8 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import typer
 from pydantic.fields import FieldInfo
@@ -80,40 +81,57 @@ def _settings(concerns: Collection[Concern]) -> Iterator[tuple[str, tuple[FieldI
 
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     """Make the parameter of one setting; None is an option that was not given."""
-    [kind] = {*(get_args(field.annotation) or (field.annotation,))} - {type(None)}
+    kinds, texts = _kinds(field)
+    kind = kinds[0] if kinds else str
     annotation: Any = kind | None
     help_ = re.sub(_NAMES, lambda found: f"--{found[0].replace('_', '-')}", field.description or "")
     option = typer.Option(help=help_)
     default: Any = None
     if field.is_required():
         annotation, default = kind, inspect.Parameter.empty
-    elif _takes_none(field):
+    elif texts:
         annotation = str | None
-        option = typer.Option(metavar=f"{kind.__name__.upper()}|none", help=help_)
+        named = [kind.__name__.upper() for kind in kinds]
+        option = typer.Option(metavar="|".join([*named, *texts]), help=help_)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, option]
     )
 
 
-def _takes_none(field: FieldInfo) -> bool:
-    """Whether null says something else than leaving the setting out."""
-    return type(None) in get_args(field.annotation) and field.default is not None
+def _kinds(field: FieldInfo) -> tuple[list[type], list[str]]:
+    """Return the types that a setting may have beside text, and the texts that it may be.
+
+    `none` is one of them where null says something else than leaving the setting out.
+    """
+    of_field = get_args(field.annotation) if get_origin(field.annotation) in _UNIONS else (field.annotation,)
+    texts = [text for kind in of_field if get_origin(kind) is Literal for text in get_args(kind)]
+    if type(None) in of_field and field.default is not None:
+        texts.append(_NULL)
+    kinds = [kind for kind in of_field if isinstance(kind, type) and kind is not type(None)]
+    return kinds, texts
 
 
 def _value(field: str, value: Any) -> Any:
     """Return what an option of a setting stands for.
 
     Raises:
-        FieldError: It is neither a number nor `none`.
+        FieldError: It is neither a number nor one of the texts that it may be.
     """
-    if not _takes_none(_FIELDS[field]):
+    kinds, texts = _kinds(_FIELDS[field])
+    if not texts:
         return value
-    if value == "none":
-        return None
+    if value in texts:
+        return None if value == _NULL and float in kinds else value
     try:
-        return float(value)
-    except ValueError as exc:
-        raise FieldError(f"--{field.replace('_', '-')}", value, "a number, or none") from exc
+        return kinds[0](value)
+    except (IndexError, ValueError) as exc:
+        allowed = ", or ".join([*(_IN_WORDS[kind] for kind in kinds), *texts])
+        raise FieldError(f"--{field.replace('_', '-')}", value, allowed) from exc
+
+
+_NULL: Final = "none"
+_IN_WORDS: Final = {int: "an integer", float: "a number"}
+_UNIONS: Final = (Union, UnionType)
 
 
 _NAMES: Final = re.compile(r"\b(r_target|distance_tolerance)\b")

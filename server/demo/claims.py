@@ -1,5 +1,6 @@
 """What is claimed in the demo: one honest batch, and five ways to cheat."""
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -7,6 +8,7 @@ from typing import Final
 
 from hallmark.poc.protocol.law import distance_std, r_target_for
 from hallmark.poc.protocol.proof import ProofBatch
+from hallmark.poc.protocol.vectors import encode
 from hallmark.poc.verdict.judge import Verdict
 from hallmark.server.demo.model import HIDDEN_SIZE
 
@@ -44,9 +46,7 @@ def forgeries(
     """
     honest, other_block, other_model = (_first(proof) for proof in (honest, other_block, other_model))
     yield _fraud("made-up distances below the threshold", _made_up(honest, valid_rate))
-    shift = distance_std(HIDDEN_SIZE)
-    lowered = tuple(distance - shift for distance in honest.dist)
-    yield _fraud("distances lowered by one s", replace(honest, dist=lowered))
+    yield _fraud("distances lowered by one s", _lowered(honest))
     yield _fraud("another node's proofs, own key", replace(honest, public_key="thief"))
     relabelled = replace(other_block, block_hash=honest.block_hash, block_height=honest.block_height)
     yield _fraud("proofs of an earlier block, relabelled", relabelled)
@@ -58,18 +58,42 @@ def _fraud(title: str, proof: ProofBatch) -> Claim:
 
 
 def _first(proof: ProofBatch) -> ProofBatch:
-    return replace(proof, nonces=proof.nonces[:NONCES_OF_A_FORGERY], dist=proof.dist[:NONCES_OF_A_FORGERY])
+    return replace(
+        proof,
+        nonces=proof.nonces[:NONCES_OF_A_FORGERY],
+        dist=proof.dist[:NONCES_OF_A_FORGERY],
+        vectors=(proof.vectors or ())[:NONCES_OF_A_FORGERY],
+    )
+
+
+def _lowered(honest: ProofBatch) -> ProofBatch:
+    """Every distance lower by one s, and its number with it; the other numbers are what they are."""
+    dist = tuple(distance - distance_std(HIDDEN_SIZE) for distance in honest.dist)
+    numbers = honest.numbers()
+    if numbers is None:
+        raise ValueError("an honest proof has its numbers")
+    numbers[:, 0] = [_number(distance) for distance in dist]
+    return replace(honest, dist=dist, vectors=encode(numbers.tolist()))
+
+
+def _number(distance: float) -> float:
+    """Return the number of a distance, c = √D·(1 − d²/2)."""
+    return math.sqrt(HIDDEN_SIZE) * (1.0 - distance**2 / 2.0)
 
 
 def _made_up(honest: ProofBatch, valid_rate: float) -> ProofBatch:
-    """Distances as they would be distributed if they were true, for nonces that nobody computed."""
+    """Numbers as they would be distributed if they were true, for nonces that nobody computed."""
     draw = random.Random(0)  # noqa: S311  # the forger needs no secrecy
     # 1 − u is above 0, where the law's inverse is defined.
     rates = [valid_rate * (1 - draw.random()) for _ in range(NONCES_OF_A_FORGERY)]
     first = max(honest.nonces) + 1_000_000
+    dist = tuple(r_target_for(rate, HIDDEN_SIZE) for rate in rates)
+    others = honest.encoding["k_dim"] - 1 if honest.encoding is not None else 0
+    numbers = [[_number(distance), *(draw.gauss() for _ in range(others))] for distance in dist]
     return replace(
         honest,
         public_key="forger",
         nonces=tuple(range(first, first + len(rates))),
-        dist=tuple(r_target_for(rate, HIDDEN_SIZE) for rate in rates),
+        dist=dist,
+        vectors=encode(numbers),
     )

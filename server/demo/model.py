@@ -1,6 +1,6 @@
 """A small model that `hallmark demo` and the tests serve: made here, not downloaded.
 
-It is a Qwen3 of about four million parameters with random weights and a byte-level tokenizer. What it says
+It is a Qwen3 of about five million parameters with random weights and a byte-level tokenizer. What it says
 is noise, but vLLM serves it like any other model, and each of its layers matters to the output: weights have
 a standard deviation of 0.1, so that a layer adds about as much to the residual stream as it finds there. (At
 the usual 0.02 and this width a layer could be left out and hardly change a distance.)
@@ -29,7 +29,7 @@ HEADS: Final = 4
 KEY_VALUE_HEADS: Final = 2
 HEAD_SIZE: Final = 64
 INTERMEDIATE_SIZE: Final = 768
-VOCABULARY_SIZE: Final = 1024
+VOCABULARY_SIZE: Final = 4096
 MAX_POSITIONS: Final = 2048
 WEIGHT_STD: Final = 0.1
 

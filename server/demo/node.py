@@ -109,6 +109,8 @@ class Receiver:
             round_digest=bodies[0].get("round"),
             nonces=tuple(nonce for body in bodies for nonce in body["nonces"]),
             dist=tuple(distance for body in bodies for distance in body["dist"]),
+            vectors=tuple(vector for body in bodies for vector in body["vectors"]),
+            encoding=bodies[0]["encoding"],
         )
 
     def _get(self, path: str, **query: str) -> Any:

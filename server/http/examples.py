@@ -1,8 +1,11 @@
 """The examples of the API's documentation: a round of a small model, seen from its routes."""
 
+import math
 from typing import Any, Final
 
 from hallmark.poc.outbox.sender import DROP_REASONS
+from hallmark.poc.protocol.streams import PROTOCOL
+from hallmark.poc.protocol.vectors import encode, encoding_of
 
 __all__ = ["PROOF", "QUEUED", "ROUND", "STATUS", "VERDICT", "VERSIONS"]
 
@@ -15,13 +18,29 @@ ROUND: Final[dict[str, Any]] = {
     "callback_url": "http://receiver.example:9000/v1/poc-batches",
 }
 
+_DISTANCES: Final = [1.402, 1.437, 1.391]
+_WIDTH: Final = 256
+_NUMBERS: Final = 16
+
 PROOF: Final[dict[str, Any]] = {
     "public_key": ROUND["public_key"],
     "block_hash": ROUND["block_hash"],
     "block_height": ROUND["block_height"],
     "node_id": 0,
     "nonces": [0, 4, 8],
-    "dist": [1.402, 1.437, 1.391],
+    "dist": _DISTANCES,
+    "vectors": list(
+        encode(
+            [
+                [
+                    math.sqrt(_WIDTH) * (1.0 - distance**2 / 2.0),
+                    *(math.sin(place) for place in range(1, _NUMBERS)),
+                ]
+                for distance in _DISTANCES
+            ]
+        )
+    ),
+    "encoding": encoding_of(_NUMBERS),
 }
 
 QUEUED: Final[dict[str, Any]] = {
@@ -36,12 +55,12 @@ VERDICT: Final[dict[str, Any]] = {
     "request_id": QUEUED["request_id"],
     "ignored_fields": [],
     "nonces": [0, 4, 8],
-    "computed_distances": [1.402, 1.437, 1.391],
+    "computed_distances": _DISTANCES,
     "valid": [True, True, True],
     "verdict": "honest",
     "fraud_detected": False,
     "probability_honest": 1.0,
-    "tests": {"binomial": 1.0, "rms": 0.98, "signed_mean": 0.61},
+    "tests": {"nonces": 1.0, "rms": 0.98, "beyond": 1.0, "signed_mean": 0.61},
     "rejected_by": [],
     "spoke": [],
     "error_rms": 0.021,
@@ -56,6 +75,7 @@ VERDICT: Final[dict[str, Any]] = {
     "fraud_threshold": 0.01,
     "tolerance": 0.0155,
     "honest_sigma": 0.1,
+    "numbers": _NUMBERS,
     "numerics_differ": [],
 }
 
@@ -72,10 +92,24 @@ STATUS: Final[dict[str, Any]] = {
     "seconds_since_progress": 0.1,
     "is_stuck": False,
     "valid_nonces": [0, 4, 8],
-    "valid_distances": [1.402, 1.437, 1.391],
+    "valid_distances": _DISTANCES,
     "r_target": 2.0,
     "valid_rate": 1.0,
-    "config": {**ROUND, "batch_size": 32, "requested_batch_size": 32, "seq_len": 256},
+    "config": {
+        **ROUND,
+        "batch_size": 32,
+        "requested_batch_size": 32,
+        "seq_len": 256,
+        "hidden_size": _WIDTH,
+        "inputs": "tokens",
+        "vocabulary": 4096,
+        "first": "none",
+        "input_scale": 1.0,
+        "projection_scale": 0.015625,
+        "readout": "rows",
+        "numbers": _NUMBERS,
+        "honest_sigma": 0.1,
+    },
     "stats": {"total_processed": 3, "nonces_per_second": 6.0},
     "projection": {"enabled": True, "bytes": 262144},
     "batches": {"computed": 1, "in_last_call": 1, "seconds_each": 0.4, "host_seconds_each": 0.01},
@@ -122,6 +156,6 @@ VERSIONS: Final[dict[str, Any]] = {
     "hallmark_version": "0.1.0",
     "vllm_version": "0.32.0",
     "torch_version": "2.13.0",
-    "protocol": "hallmark/1",
+    "protocol": PROTOCOL,
     "poc_validation_inference": True,
 }

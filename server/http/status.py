@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 from hallmark.poc.protocol.config import PoCState
+from hallmark.poc.protocol.round_spec import NO_FIRST
 from hallmark.poc.protocol.status import ConfigShown, InterruptedRoundShown, RoundStatus
 from hallmark.poc.rounds.active_round import ActiveRound
 from hallmark.poc.rounds.batch_times import BatchTimes
@@ -68,7 +69,8 @@ def _config(active: ActiveRound) -> ConfigShown:
         **asdict(round_.config),
         "r_target": round_.r_target,
         "valid_rate": round_.valid_rate,
-        "input_scale": round_.input_scale,
+        **asdict(round_.definition),
+        "first": "none" if round_.definition.first == NO_FIRST else round_.definition.first,
         "honest_sigma": round_.honest_sigma,
         "batch_size": round_.batch_size,
         "requested_batch_size": round_.config.batch_size,

@@ -143,8 +143,8 @@ def _check_generated(body: Any) -> ProofBatch:
 def _check_validated(body: Any) -> ProofBatch:
     """Check a verdict's fields: `dist` are recomputed distances, `failed_nonces` those that have none."""
     _check_object(body)
-    _check_distances(body, "received_dist")
-    proof = _check_distances(body, "dist")
+    _check_distances(body, "received_dist", "received_vectors")
+    proof = _check_distances(body, "dist", "vectors")
     check_integer("n_invalid", body.get("n_invalid"), most=len(body["nonces"]))
     check_bool("fraud_detected", body.get("fraud_detected"))
     for field, most in (("r_target", math.inf), ("fraud_threshold", 1.0), ("probability_honest", 1.0)):
@@ -152,12 +152,16 @@ def _check_validated(body: Any) -> ProofBatch:
     return proof
 
 
-def _check_distances(body: Mapping[str, Any], field: str) -> ProofBatch:
-    """Check a field as the distances of a batch."""
+def _check_distances(body: Mapping[str, Any], field: str, vectors: str) -> ProofBatch:
+    """Check fields as the distances and the vectors of a batch; it may have none of the latter."""
+    stated = {**body, "dist": body.get(field), "vectors": body.get(vectors)}
+    if stated["vectors"] is None:
+        stated["encoding"] = None
     try:
-        return ProofBatch.parse({**body, "dist": body.get(field)})
+        return ProofBatch.parse(stated)
     except FieldError as exc:
-        raise FieldError(re.sub(r"^dist\b", field, exc.field), exc.value, exc.allowed) from exc
+        named = re.sub(r"^vectors\b", vectors, re.sub(r"^dist\b", field, exc.field))
+        raise FieldError(named, exc.value, exc.allowed) from exc
 
 
 def _answer_errors(app: FastAPI) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import independent_verifier
 import pytest
 import torch
-from tolerances import DISTANCE_TOLERANCES
+from tolerances import NUMBER_TOLERANCES
 from vectors import render, vectors
 
 TABLE = independent_verifier.table()
@@ -28,32 +28,52 @@ def generated() -> dict[str, Any]:
     return vectors()
 
 
-@pytest.mark.parametrize("part", ["protocol", "table", "streams", "projections", "rounds", "targets"])
+@pytest.mark.parametrize(
+    "part", ["protocol", "table", "streams", "projections", "rounds", "tokens", "rows", "targets"]
+)
 def test_exact_parts_are_regenerated(part: str, published: dict[str, Any], generated: dict[str, Any]) -> None:
+    assert generated.keys() == published.keys()
     assert generated[part] == published[part]
 
 
-def test_distances_are_regenerated_within_the_stated_tolerance(
+def test_numbers_are_regenerated_within_the_stated_tolerance(
     published: dict[str, Any], generated: dict[str, Any]
 ) -> None:
-    ours, theirs = generated["distances"], published["distances"]
-    tolerance = DISTANCE_TOLERANCES[torch.bfloat16, "published vectors"]
-    assert theirs["round"]["tolerance"] == pytest.approx(tolerance, rel=1e-12)
-    assert ours["dist"] == pytest.approx(theirs["dist"], abs=tolerance, rel=0)
-    assert {**ours, "dist": None} == {**theirs, "dist": None}
-    assert len(theirs["nonces"]) == len(theirs["dist"]) == 10
+    ours, theirs = generated["vectors"], published["vectors"]
+    tolerance = NUMBER_TOLERANCES[torch.bfloat16, "published vectors"]
+    assert theirs["tolerance"] == tolerance
+    for found, expected in zip(ours["numbers"], theirs["numbers"], strict=True):
+        assert found == pytest.approx(expected, abs=tolerance, rel=0)
+    numbers: dict[str, None] = {"numbers": None, "f16": None}
+    assert {**ours, **numbers} == {**theirs, **numbers}
+    assert len(theirs["nonces"]) == len(theirs["numbers"]) == len(theirs["f16"]) == 10
 
 
 def test_the_file_holds_what_the_document_promises(published: dict[str, Any]) -> None:
     streams = published["streams"]
-    assert {stream["purpose"] for stream in streams} == {"embeds", "pre", "post", "target"}
+    purposes = {"tokens", "embeds", "rows", "pre", "post", "target"}
+    assert {stream["purpose"] for stream in streams} == purposes
+    assert {stream["purpose"] for stream in streams if "words" in stream} == {"tokens", "rows"}
+    assert {stream["purpose"] for stream in streams if "elements" in stream} == purposes - {"tokens", "rows"}
+    assert all(("words" in stream) != ("elements" in stream) for stream in streams)
     assert any(not stream["fields"][2].isascii() for stream in streams if len(stream["fields"]) == 4)
     assert any(int(stream["fields"][3]) > 2**32 for stream in streams if len(stream["fields"]) == 4)
-    assert {(p["width"], p["purpose"]) for p in published["projections"]} == {
-        (width, purpose) for width in (256, 1024) for purpose in ("pre", "post")
+    assert {(p["width"], p["purpose"], p.get("default", False)) for p in published["projections"]} == {
+        (width, purpose, default)
+        for width in (256, 1024)
+        for purpose in ("pre", "post")
+        for default in (True, False)
     }
-    assert {round_["settings"]["projection"] for round_ in published["rounds"]} == {"on", "off"}
-    assert {"dtype", "mode", "batch_size", "seq_len"} <= published["distances"]["round"].keys()
+    settings = [round_["settings"] for round_ in published["rounds"]]
+    for name, values in {
+        "projection": {"on", "off"},
+        "inputs": {"tokens", "normal"},
+        "readout": {"rows", "last"},
+        "first": {"none", "0", "128000"},
+    }.items():
+        assert {texts[name] for texts in settings} == values
+    assert {rows["seq_len"] for rows in published["rows"]} == {64, 256}
+    assert {"dtype", "mode", "batch_size", "seq_len", "digest"} <= published["vectors"]["round"].keys()
 
 
 class TestStandardLibrary:
@@ -68,28 +88,50 @@ class TestStandardLibrary:
     def test_rounds(self, published: dict[str, Any]) -> None:
         for round_ in published["rounds"]:
             texts = round_["settings"]
-            digest = independent_verifier.round_digest(
+            first = texts["first"]
+            expected = independent_verifier.settings(
                 int(texts["hidden_size"]),
                 int(texts["seq_len"]),
-                int(texts["input_scale"]),
-                texts["projection"],
-                float(texts["projection_scale"]),
-                texts["model"],
+                inputs=texts["inputs"],
+                vocabulary=int(texts["vocabulary"]),
+                first=None if first == "none" else int(first),
+                exponent=int(texts["input_scale"]),
+                projection=texts["projection"] == "on",
+                scale=float(texts["projection_scale"]),
+                readout=texts["readout"],
+                numbers=int(texts["numbers"]),
+                model=texts["model"],
             )
-            assert digest == round_["digest"]
+            assert list(texts.values()) == expected
+            assert independent_verifier.round_digest(expected) == round_["digest"]
 
     def test_streams(self, published: dict[str, Any]) -> None:
-        exponents = {r["digest"]: int(r["settings"]["input_scale"]) for r in published["rounds"]}
         for stream in published["streams"]:
             purpose, fields = stream["purpose"], stream["fields"]
             assert independent_verifier.digest(purpose, *fields).hex() == stream["digest"]
             name = independent_verifier.stream(purpose, *fields)
             assert [*name] == [*stream["key"], *stream["stream"]]
-            scale = {"pre": 0.01, "post": 0.01, "target": 1.0}.get(purpose)
-            if scale is None:
-                scale = 2.0 ** exponents[fields[0]]
-            elements = independent_verifier.scaled(independent_verifier.normals(name, 32, TABLE), scale)
+            if "words" in stream:
+                words = independent_verifier.words(name, 16)
+                assert [f"{word:08x}" for word in words] == stream["words"]
+                continue
+            drawn = independent_verifier.normals(name, 32, TABLE)
+            elements = independent_verifier.scaled(drawn, stream.get("scale", 1.0))
             assert hexadecimal(elements) == stream["elements"]
+
+    def test_tokens(self, published: dict[str, Any]) -> None:
+        for case in published["tokens"]:
+            name = independent_verifier.stream("tokens", *case["fields"])
+            first = None if case["first"] == "none" else case["first"]
+            tokens = independent_verifier.tokens(name, case["seq_len"], case["vocabulary"], first)
+            assert tokens == case["tokens"]
+            assert len(tokens) == case["seq_len"]
+
+    def test_rows(self, published: dict[str, Any]) -> None:
+        for case in published["rows"]:
+            name = independent_verifier.stream("rows", *case["fields"])
+            groups = independent_verifier.groups(name, case["seq_len"], case["numbers"])
+            assert groups == list(zip(case["group"], case["sign"], strict=True))
 
     def test_projections(self, published: dict[str, Any]) -> None:
         for projection in published["projections"]:
@@ -97,21 +139,33 @@ class TestStandardLibrary:
             name = independent_verifier.stream(projection["purpose"], projection["block_hash"])
             drawn = independent_verifier.normals(name, 7 * width + 8, TABLE)
             patterns = independent_verifier.scaled(drawn, projection["scale"])
+            if projection.get("default", False):
+                assert projection["scale"] == independent_verifier.projection_scale(width)
             corner = [hexadecimal(patterns[row * width : row * width + 8]) for row in range(8)]
             assert corner == projection["corner"]
 
     def test_targets(self, published: dict[str, Any]) -> None:
         for target in published["targets"]:
             name = independent_verifier.stream("target", *target["fields"])
-            drawn = independent_verifier.normals(name, 8, TABLE)
-            assert hexadecimal(independent_verifier.scaled(drawn, 1.0)) == target["first"]
+            width, numbers = target["width"], target["numbers"]
+            drawn = independent_verifier.normals(name, (numbers - 1) * width + 8, TABLE)
+            patterns = independent_verifier.scaled(drawn, 1.0)
+            first = [hexadecimal(patterns[j * width : j * width + 8]) for j in range(numbers)]
+            assert first == target["first"]
 
-    def test_distances_are_those_of_the_stated_round(self, published: dict[str, Any]) -> None:
-        stated = published["distances"]["round"]
+    def test_numbers_are_those_of_a_round_by_default(self, published: dict[str, Any]) -> None:
+        stated = published["vectors"]["round"]
+        texts = independent_verifier.settings(256, 256)
+        assert independent_verifier.round_digest(texts) == stated["digest"]
         (settings,) = (r["settings"] for r in published["rounds"] if r["digest"] == stated["digest"])
-        assert settings["seq_len"] == str(stated["seq_len"])
-        assert 2.0 ** int(settings["input_scale"]) == stated["input_scale"]
-        assert (settings["projection"], settings["model"]) == (stated["projection"], stated["model"])
+        assert settings.items() <= stated.items()
+
+    def test_halves(self, published: dict[str, Any]) -> None:
+        cases = published["vectors"]
+        for numbers, text in zip(cases["numbers"], cases["f16"], strict=True):
+            assert independent_verifier.f16(numbers) == text
+            assert len(text) == 44
+            assert independent_verifier.from_f16(text) == pytest.approx(numbers, rel=2**-11)
 
 
 def hexadecimal(patterns: list[int]) -> list[str]:

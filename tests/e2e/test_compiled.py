@@ -85,4 +85,4 @@ def test_generation_on_the_compiled_model_and_a_validator_that_is_not(node: Node
     node.poc("/init/validate", round_)
     verdict = node.poc("/validate", found)
     assert verdict["fraud_detected"] is False
-    assert {"forward", "final_norm"} <= set(verdict["numerics_differ"])
+    assert "forward" in verdict["numerics_differ"]

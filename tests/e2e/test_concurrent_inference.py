@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from _traffic import Batches, Traffic, completions, metric, some_prompts
+from _traffic import Batches, Numbers, Traffic, completions, metric, some_prompts
 from models import build_deepseek
 from node import TIGHT, Node, round_request, running_node
 from scipy import stats
@@ -74,7 +74,7 @@ def server(started: Node) -> Iterator[Node]:
 
 
 @contextmanager
-def slicing(batches: Batches, expected: list[list[float]]) -> Iterator[list[int]]:
+def slicing(batches: Batches, expected: list[Numbers]) -> Iterator[list[int]]:
     """Sliced batches one after the other for the length of a block; their number grows in the list."""
     stop, count, wrong = threading.Event(), [0], list[int]()
 

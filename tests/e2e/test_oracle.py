@@ -9,6 +9,7 @@ from tolerances import ENGINE_TOLERANCES
 from transformers_engine import TransformersEngine
 
 from hallmark.poc.protocol.config import PoCConfig
+from hallmark.poc.protocol.law import distance_of
 from hallmark.poc.protocol.round import Round
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
@@ -20,7 +21,11 @@ async def oracle_distances(engine: TransformersEngine, round_: Round, nonces: li
     keys = [(key, nonce) for nonce in nonces]
     starts = range(0, len(keys), round_.batch_size)
     done = await engine.start([keys[start : start + round_.batch_size] for start in starts], None)
-    return [distance for batch in done.batches or () for distance in batch.distances]
+    return [
+        distance_of(numbers[0], round_.hidden_size)
+        for batch in done.batches or ()
+        for numbers in batch.numbers
+    ]
 
 
 @pytest.mark.both_dtypes
@@ -35,8 +40,10 @@ def test_distances_agree_with_transformers(
 
     engine = TransformersEngine(demo_model_directory, dtype=dtype, served_names=("demo",))
     round_ = Round.resolve(PoCConfig(**request), engine.model)
-    assert node.status()["config"]["input_scale"] == round_.input_scale, (
-        "both read it off the embedding table"
+    config = node.status()["config"]
+    assert config["round"] == round_.digest, "both decide alike on what the request leaves open"
+    assert (config["inputs"], config["readout"]) == (
+        ("tokens", "rows") if use_random_projection else ("normal", "last")
     )
     expected = asyncio.run(oracle_distances(engine, round_, nonces))
     errors = [abs(a - b) for a, b in zip(answer["computed_distances"], expected, strict=True)]

@@ -235,6 +235,6 @@ def test_every_route_is_in_the_openapi_document_with_an_example(node: Node) -> N
 
 def test_versions_name_what_runs(node: Node) -> None:
     versions = node.get("/api/v1/pow/versions")
-    assert versions["protocol"] == "hallmark/1"
+    assert versions["protocol"] == "hallmark/2"
     assert versions["poc_validation_inference"] is True
     assert all(versions[name] for name in ("hallmark_version", "vllm_version", "torch_version"))

@@ -82,8 +82,9 @@ def test_a_round_is_found_delivered_and_validated_while_chat_is_answered(
             assert chat.status_code == 200
             assert chat.json()["choices"][0]["message"]["content"] is not None
             assert answer.result()["fraud_detected"] is False
-            assert answer.result()["tests"]["binomial"] == answer.result()["tests"]["rms"] == 1.0
-            assert answer.result()["tests"].keys() == {"binomial", "rms", "signed_mean", "density"}
+            assert answer.result()["tests"]["nonces"] == answer.result()["tests"]["rms"] == 1.0
+            assert answer.result()["tests"].keys() == {"nonces", "rms", "beyond", "signed_mean", "density"}
+            assert answer.result()["numbers"] == batch["encoding"]["k_dim"]
             assert answer.result()["n_invalid"] == 0
             assert answer.result()["computed_distances"] == batch["dist"], "one server agrees with itself"
 
@@ -104,25 +105,32 @@ def test_forgeries_are_caught_each_with_its_p_value(node: Node, receiver: Receiv
     assert relabelled["block_hash"] == "another block"
 
     r_target = r_target_for(0.5, HIDDEN_SIZE)
+    without_vectors = {name: honest[name] for name in honest.keys() - {"vectors", "encoding"}}
     forgeries = {
         "fabricated": {
-            **honest,
+            **without_vectors,
             "dist": [r_target - 0.001 * (1 + i % 7) for i in range(len(honest["dist"]))],
         },
-        "shifted by one standard deviation": {**honest, "dist": [d - S for d in honest["dist"]]},
+        "shifted by one standard deviation": {**without_vectors, "dist": [d - S for d in honest["dist"]]},
         "another node's key": {**honest, "public_key": "03ffee"},
         "another block, relabelled": {**relabelled, "block_hash": round_["block_hash"]},
     }
     node.poc("/init/validate", round_)
     assert node.poc("/validate", honest)["fraud_detected"] is False
+    apart = {**honest, "dist": [d - S for d in honest["dist"]]}
+    assert "its vector's first number" in str(node.poc("/validate", apart, status=400))
     for name, forgery in forgeries.items():
         forgery.pop("covered", None)
         answer = node.poc("/validate", forgery)
         assert answer["fraud_detected"] is True, name
         assert answer["probability_honest"] < 1e-7, name
-        expected = stats.binomtest(answer["n_invalid"], len(forgery["nonces"]), 5e-4, "greater").pvalue
-        assert math.isclose(answer["tests"]["binomial"], expected, rel_tol=1e-9), name
-        assert "binomial" in answer["spoke"], name
+        assert answer["numbers"] == (honest["encoding"]["k_dim"] if "vectors" in forgery else 1)
+        honest_share = 0.02 if answer["numbers"] == 1 else 5e-4
+        expected = stats.binomtest(
+            answer["n_invalid"], len(forgery["nonces"]), honest_share, "greater"
+        ).pvalue
+        assert math.isclose(answer["tests"]["nonces"], expected, rel_tol=1e-9), name
+        assert "nonces" in answer["spoke"], name
         assert answer["probability_honest"] == len(answer["tests"]) * min(answer["tests"].values()), name
 
 
@@ -269,7 +277,7 @@ def test_the_status_names_the_numerics_and_the_batch_shape(node: Node, dtype: st
     assert numerics["vllm"].startswith("0.")
     assert numerics["forward"] == "eager"
     assert numerics["kernels"] == "reference"
-    assert numerics["final_norm"] == "last rows"
+    assert numerics["final_norm"] == "the model's own"
     assert (numerics["dtype"], numerics["tensor_parallel_size"]) == (dtype, 1)
     assert (numerics["batch_size"], numerics["seq_len"]) == (BATCH_SIZE, 32)
 

@@ -30,7 +30,7 @@ from hallmark.kernels import (
 )
 from hallmark.kernels.self_check import check_ops
 from hallmark.poc.protocol.projection import RandomProjection
-from hallmark.poc.protocol.round_spec import RoundSpec
+from hallmark.poc.protocol.round_spec import NO_FIRST, RoundSpec
 from hallmark.poc.protocol.round_tensors import RoundTensors
 from hallmark.poc.protocol.transfer import HostCopy
 
@@ -50,9 +50,14 @@ def spec(**changes: Any) -> RoundSpec:
         "hidden_size": 1024,
         "seq_len": 64,
         "batch_size": 8,
+        "inputs": "normal",
+        "vocabulary": 0,
+        "first": NO_FIRST,
         "input_scale": 2.0**-5,
         "projection": True,
         "projection_scale": 0.01,
+        "readout": "rows",
+        "numbers": 14,
     }
     return RoundSpec(**{**fields, **changes})
 
@@ -196,31 +201,45 @@ def test_ops_survive_torch_compile() -> None:
 
 
 def test_a_batch_waits_for_nothing() -> None:
-    """Neither its inputs nor its distances, up to the copy that brings them to the host."""
-    tensors = RoundTensors(spec(), torch.bfloat16, "cuda")
+    """Neither its inputs nor its numbers, up to the copy that brings them to the host."""
+    tensors = RoundTensors(spec(inputs="tokens", vocabulary=4096, input_scale=1.0), torch.bfloat16, "cuda")
+    table = torch.randn(4096, 1024, dtype=torch.bfloat16, device="cuda")
     keys = [("key", nonce) for nonce in range(8)]
-    tensors.distances(tensors.inputs(keys).view(-1, 1024), keys)
+
+    def batch() -> torch.Tensor:
+        inputs = tensors.project(table[tensors.tokens(keys)])
+        return tensors.numbers(inputs.view(-1, 1024), keys, tensors.signs(keys))
+
+    batch()
     with waiting_is_an_error():
-        copy = HostCopy(tensors.distances(tensors.inputs(keys).view(-1, 1024), keys))
+        copy = HostCopy(batch())
     torch.cuda.synchronize()
     assert copy.has_arrived()
-    assert bool((copy.tensor > 0).all())
+    assert bool(copy.tensor.isfinite().all())
 
 
 def test_a_round_agrees_with_the_cpu() -> None:
     keys = [("key", nonce) for nonce in range(8)]
     on_cpu, on_gpu = (RoundTensors(spec(), torch.bfloat16, device) for device in ("cpu", "cuda"))
-    inputs = on_cpu.inputs(keys)
+    drawn = on_cpu.normal(keys)
+    assert torch.equal(on_gpu.normal(keys).cpu(), drawn)
+    inputs = on_cpu.project(drawn)
     # X + X·P may all but cancel: what its terms' sum may be off by does not shrink with it.
-    terms = RoundTensors(spec(projection=False), torch.bfloat16, "cpu").inputs(keys).double().abs()
+    terms = drawn.double().abs()
     p = RandomProjection("a block", 1024, 0.01).pre_proj.double().abs()
     sums = SUM_TOLERANCES[torch.bfloat16, "cuda"] * (1024 + 1) * (terms + terms @ p)
     bound = 2 * ROUNDOFF[torch.bfloat16] * inputs.double().abs() + 2 * sums
-    assert bool(((on_gpu.inputs(keys).cpu().double() - inputs.double()).abs() <= bound).all())
+    assert bool(((on_gpu.project(drawn.cuda()).cpu().double() - inputs.double()).abs() <= bound).all())
     hidden = inputs.view(-1, 1024)
-    distances = on_gpu.distances(hidden.cuda(), keys).cpu()
-    tolerance = KERNEL_DISTANCE_TOLERANCES[torch.bfloat16, "final hidden state"] / math.sqrt(2 * 1024)
-    assert float((distances - on_cpu.distances(hidden, keys)).abs().max()) <= tolerance
+    signs = on_cpu.signs(keys)
+    on_device = on_gpu.signs(keys)
+    assert signs is not None
+    assert on_device is not None
+    assert torch.equal(on_device.cpu(), signs)
+    numbers = on_gpu.numbers(hidden.cuda(), keys, on_device).cpu()
+    # A sum may be rounded to its neighbour where the order of adding has moved it past the middle.
+    tolerance = KERNEL_DISTANCE_TOLERANCES[torch.bfloat16, "norm"]
+    assert float((numbers - on_cpu.numbers(hidden, keys, signs)).abs().max()) <= tolerance
 
 
 @pytest.mark.parametrize("width", [272, 1024, 4096])

@@ -2,18 +2,21 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hallmark.poc.offline.model import OfflineModel
 from hallmark.poc.offline.recompute import Recomputation
 from hallmark.poc.protocol.config import PoCConfig
+from hallmark.poc.protocol.law import distance_of
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.round import Round
+from hallmark.poc.protocol.vectors import encode, encoding_of
 from hallmark.poc.rounds.payloads import generated_template
 from hallmark.server.demo.model import demo_dtype
 
-BATCH_SIZE, SEQ_LEN = 8, 4
+BATCH_SIZE, SEQ_LEN, NUMBERS = 8, 16, 2
 SHORT = ("--batch-size", BATCH_SIZE, "--seq-len", SEQ_LEN)
 """The options of `config`'s rounds."""
 
@@ -42,13 +45,14 @@ class Prover:
         return Round.resolve(config, self.model.deployed(config.model, config.batch_size * config.seq_len))
 
     def prove(self, nonces: Iterable[int], **changes: Any) -> ProofBatch:
-        """Every nonce with its distance."""
+        """Every nonce that counts with its distance and its numbers."""
         round_ = self.round(config(**changes))
         recomputation = Recomputation(self.model)
         recomputation.want(round_, nonces)
         for _ in recomputation.run():
             pass
-        found = recomputation.distances(round_)
+        numbers = recomputation.numbers(round_)
+        found = {nonce: distance_of(numbers[nonce][0], round_.hidden_size) for nonce in numbers}
         found = {nonce: distance for nonce, distance in found.items() if round_.is_valid(distance)}
         shape = {"batch_size": round_.batch_size, "seq_len": round_.config.seq_len}
         return ProofBatch(
@@ -58,6 +62,8 @@ class Prover:
             node_id=0,
             nonces=tuple(found),
             dist=tuple(found.values()),
+            vectors=encode([numbers[nonce] for nonce in found]),
+            encoding=encoding_of(round_.numbers),
             round_digest=round_.digest,
             round_settings=round_.settings,
             numerics={**self.model.numerics, **shape},
@@ -69,6 +75,17 @@ class Prover:
         body = generated_template(round_, proof.numerics or {})
         first, last = min(proof.nonces), max(proof.nonces)
         return {**body, **proof.as_dict(), "covered": [first, last], "failed_nonces": []}
+
+
+def part(proof: ProofBatch, places: slice) -> ProofBatch:
+    """Some of a batch's nonces."""
+    vectors = None if proof.vectors is None else proof.vectors[places]
+    return replace(proof, nonces=proof.nonces[places], dist=proof.dist[places], vectors=vectors)
+
+
+def claiming(proof: ProofBatch, dist: Iterable[float]) -> ProofBatch:
+    """The same nonces with other distances, and no vectors, which would contradict them."""
+    return replace(proof, dist=tuple(dist), vectors=None, encoding=None)
 
 
 def write(path: Path, *contents: Any) -> Path:

@@ -1,5 +1,8 @@
 """Rounds and models as the protocol's tests use them."""
 
+import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from hallmark.poc.protocol.config import DeployedModel, PoCConfig
@@ -11,7 +14,9 @@ KEY = "02a1b2c3"
 MODEL = DeployedModel(
     hidden_size=256,
     dtype="bfloat16",
-    embedding_rms=0.1,
+    vocabulary=4096,
+    table_rows=4096,
+    first=None,
     served_names=("org/model", "alias"),
     max_batched_tokens=8192,
     max_sequences=64,
@@ -27,3 +32,23 @@ def make_config(**changes: Any) -> PoCConfig:
 def make_round(deployed: DeployedModel = MODEL, /, **changes: Any) -> Round:
     """A plain round, with the given fields of its request changed."""
     return Round.resolve(make_config(**changes), deployed)
+
+
+def last_row_round(deployed: DeployedModel = MODEL, /, **changes: Any) -> Round:
+    """A plain round that reads the last row: one number a nonce."""
+    return make_round(deployed, **{"inputs": "tokens", "readout": "last", **changes})
+
+
+def with_numbers(round_: Round, numbers: int) -> Round:
+    """The same round with so many numbers a nonce."""
+    return replace(round_, definition=replace(round_.definition, numbers=numbers))
+
+
+def number_of(distance: float, hidden_size: int) -> float:
+    """The number c of a distance."""
+    return math.sqrt(hidden_size) * (1.0 - distance**2 / 2.0)
+
+
+def numbers_of(distances: Mapping[int, float], hidden_size: int) -> dict[int, tuple[float]]:
+    """The single number of each nonce, of its distance."""
+    return {nonce: (number_of(distance, hidden_size),) for nonce, distance in distances.items()}

@@ -126,15 +126,15 @@ class Engine(TransformersEngine):
         batches = zip(self.keys[-len(done.batches) :], done.batches, strict=True)
         return done._replace(
             batches=[
-                ComputedBatch(self._with_failures(keys, batch.distances), batch.host_seconds)
+                ComputedBatch(self._with_failures(keys, batch.numbers), batch.host_seconds)
                 for keys, batch in batches
             ]
         )
 
-    def _with_failures(self, keys: Sequence[NonceKey], distances: Sequence[float]) -> list[float]:
+    def _with_failures(self, keys: Sequence[NonceKey], numbers: Sequence[list[float]]) -> list[list[float]]:
         return [
-            math.nan if nonce in self.failed_nonces else distance
-            for (_, nonce), distance in zip(keys, distances, strict=True)
+            [math.nan] * len(of_nonce) if nonce in self.failed_nonces else of_nonce
+            for (_, nonce), of_nonce in zip(keys, numbers, strict=True)
         ]
 
     async def close_round(self) -> None:

@@ -6,6 +6,7 @@ It shares the definition around the model with vLLM's engine (`RoundTensors`) an
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,12 +14,12 @@ import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from hallmark.poc.core.errors import EngineError
-from hallmark.poc.offline.model import last_hidden
-from hallmark.poc.protocol.config import DeployedModel
+from hallmark.poc.offline.model import OfflineModel
+from hallmark.poc.protocol.law import distance_of
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.proof import Numerics
 from hallmark.poc.protocol.round_spec import RoundSpec
-from hallmark.poc.protocol.round_tensors import RoundTensors, pad_keys
+from hallmark.poc.protocol.round_tensors import RoundTensors
 from hallmark.poc.rounds.engine_protocol import ComputedBatch, Slice
 from hallmark.server.demo.model import demo_dtype
 
@@ -34,7 +35,7 @@ def tiny_model(
         num_key_value_heads=2,
         head_dim=hidden_size // 4,
         intermediate_size=2 * hidden_size,
-        vocab_size=128,
+        vocab_size=4096,
         max_position_embeddings=1024,
         initializer_range=0.1,
         attn_implementation="eager",
@@ -70,20 +71,15 @@ class TransformersEngine:
             ).eval()
         self._model = model
         self._dtype: torch.dtype = model.dtype
-        self._spec: RoundSpec | None = None
         self._tensors: RoundTensors | None = None
         self._n_layers: int = model.config.num_hidden_layers
         self._suspended: Sequence[Sequence[NonceKey]] | None = None
         self._layers_left = 0
-        embeddings = model.get_input_embeddings().weight.detach()
-        self.model = DeployedModel(
-            hidden_size=model.config.hidden_size,
-            dtype=str(self._dtype).removeprefix("torch."),
-            embedding_rms=float(embeddings.double().square().mean().sqrt()),
+        self._offline = OfflineModel(model, "cpu")
+        self.model = replace(
+            self._offline.deployed("", max_batched_tokens),
             served_names=tuple(served_names),
-            max_batched_tokens=max_batched_tokens,
             max_sequences=max_sequences,
-            max_model_len=model.config.max_position_embeddings,
         )
         self.numerics: Numerics = {
             "engine": f"transformers {transformers.__version__}",
@@ -94,7 +90,6 @@ class TransformersEngine:
         }
 
     async def open_round(self, spec: RoundSpec) -> int:
-        self._spec = spec
         self._tensors = await asyncio.to_thread(RoundTensors, spec, self._dtype, "cpu")
         return self._tensors.projection_bytes
 
@@ -126,17 +121,18 @@ class TransformersEngine:
 
     def _timed(self, keys: Sequence[NonceKey]) -> ComputedBatch:
         begun = time.perf_counter()
-        return ComputedBatch(self.distances(keys), time.perf_counter() - begun)
+        return ComputedBatch(self.numbers(keys), time.perf_counter() - begun)
+
+    def numbers(self, keys: Sequence[NonceKey]) -> list[list[float]]:
+        """The numbers of one batch of the open round, computed in the calling thread."""
+        if self._tensors is None:
+            raise EngineError("no round is open")
+        return self._offline.numbers(self._tensors, keys)
 
     def distances(self, keys: Sequence[NonceKey]) -> list[float]:
-        """The distances of one batch of the open round, computed in the calling thread."""
-        if self._spec is None or self._tensors is None:
-            raise EngineError("no round is open")
-        padded = pad_keys(keys, self._spec.batch_size)
-        hidden = last_hidden(self._model, self._tensors.inputs(padded))
-        distances: list[float] = self._tensors.distances(hidden, padded).tolist()
-        return distances[: len(keys)]
+        """Their distances."""
+        return [distance_of(numbers[0], self.model.hidden_size) for numbers in self.numbers(keys)]
 
     async def close_round(self) -> None:
         self._suspended = None
-        self._spec = self._tensors = None
+        self._tensors = None

@@ -8,17 +8,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
 from hallmark.poc.core.errors import FieldError, StateError
 from hallmark.poc.offline.cases import identity
 from hallmark.poc.offline.proof_files import DeliveredBatch, read_batches
 from hallmark.poc.offline.rounds import check_round, resolve_round
-from hallmark.poc.protocol.config import DEFAULT_TOLERANCE, Concern
-from hallmark.poc.protocol.proof import Numerics
+from hallmark.poc.protocol.config import Concern
+from hallmark.poc.protocol.law import distance_of, distance_std
+from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.verdict.calibration import ENOUGH_NONCES, Calibration, check_law
-from hallmark.poc.verdict.hypothesis_tests import PROBABILITY_MISMATCH
+from hallmark.poc.verdict.hypothesis_tests import cosine_errors
 from hallmark.server.cli.offline import recomputing
 from hallmark.server.cli.options import RoundFile, Stated, round_body, takes_settings
 
@@ -62,8 +64,9 @@ def calibrate(
     """Measure how far honest distances of two platforms are apart, and say what a round should allow for.
 
     The platforms are that of the proofs and, with --against, that of other proofs of the same nonces; with
-    --model this machine; and with neither, for bodies of `/validated`, the validator's. 6,000 nonces are
-    enough to show that an honest claim is beyond the tolerance with a probability of 5e-4 at most.
+    --model this machine; and with neither, for bodies of `/validated`, the validator's. Where both sides have
+    vectors, all numbers of a nonce are compared. With fewer than 6,000 nonces only sigma is lowered below its
+    default.
     """
     if against and model is not None:
         raise typer.BadParameter("give --against or --model, not both")
@@ -107,11 +110,13 @@ class _Side:
 
     Attributes:
         distances: What it computed; NaN where that failed.
+        numbers: The nonces' numbers; none of those without vectors.
         digests: With which round settings, where that is known.
         numerics: Its fingerprint; empty where it is not known.
     """
 
     distances: Mapping[_Key, float]
+    numbers: Mapping[_Key, Sequence[float]]
     digests: Mapping[_Key, str | None]
     numerics: Numerics
 
@@ -126,15 +131,24 @@ def _side(batches: Sequence[DeliveredBatch]) -> _Side:
     if any(other != numerics[0] for other in numerics[1:]):
         raise StateError("the proofs are of several platforms, by their numerics; calibrate each by itself")
     distances: dict[_Key, float] = {}
+    numbers: dict[_Key, Sequence[float]] = {}
     digests: dict[_Key, str | None] = {}
     for batch in batches:
         if batch.r_target is not None and batch.r_target < 2.0:
             raise _below_rate_1(batch.r_target)
         proof = batch.proof
-        for nonce, distance in zip(proof.nonces, proof.dist, strict=True):
-            distances[identity(proof, nonce)] = distance
-            digests[identity(proof, nonce)] = proof.round_digest
-    return _Side(distances, digests, dict(numerics[0]) if numerics else {})
+        _take(proof, distances, numbers)
+        digests |= {identity(proof, nonce): proof.round_digest for nonce in proof.nonces}
+    return _Side(distances, numbers, digests, dict(numerics[0]) if numerics else {})
+
+
+def _take(proof: ProofBatch, distances: dict[_Key, float], numbers: dict[_Key, Sequence[float]]) -> None:
+    """Note what a batch says of its nonces."""
+    keys = [identity(proof, nonce) for nonce in proof.nonces]
+    distances |= dict(zip(keys, proof.dist, strict=True))
+    vectors = proof.numbers()
+    if vectors is not None:
+        numbers |= dict(zip(keys, vectors.tolist(), strict=True))
 
 
 def _validator(batches: Sequence[DeliveredBatch]) -> _Side:
@@ -144,6 +158,7 @@ def _validator(batches: Sequence[DeliveredBatch]) -> _Side:
         FieldError: The proofs carry no recomputed distances.
     """
     distances: dict[_Key, float] = {}
+    numbers: dict[_Key, Sequence[float]] = {}
     for batch in batches:
         if batch.computed is None:
             raise FieldError(
@@ -151,8 +166,8 @@ def _validator(batches: Sequence[DeliveredBatch]) -> _Side:
                 batch.source,
                 "a body of /validated, which has the distances of both sides; or give --against or --model",
             )
-        distances |= {identity(batch.proof, nonce): value for nonce, value in batch.computed.items()}
-    return _Side(distances, {}, {})
+        _take(batch.computed, distances, numbers)
+    return _Side(distances, numbers, {}, {})
 
 
 def _recomputed(recomputation: "Recomputation", rounds: Sequence[Round], numerics: Numerics) -> _Side:
@@ -162,13 +177,17 @@ def _recomputed(recomputation: "Recomputation", rounds: Sequence[Round], numeric
         StateError: One of the rounds is below rate 1.
     """
     distances: dict[_Key, float] = {}
+    numbers: dict[_Key, Sequence[float]] = {}
     for round_ in rounds:
         if not round_.every_nonce_counts:
             raise _below_rate_1(round_.r_target)
         config = round_.config
-        for nonce, distance in recomputation.distances(round_).items():
-            distances[config.block_hash, config.block_height, config.public_key, nonce] = distance
-    return _Side(distances, {}, numerics)
+        for nonce, its_own in recomputation.numbers(round_).items():
+            key = (config.block_hash, config.block_height, config.public_key, nonce)
+            failed = not all(map(math.isfinite, its_own))
+            distances[key] = math.nan if failed else distance_of(its_own[0], round_.hidden_size)
+            numbers[key] = its_own
+    return _Side(distances, numbers, {}, numerics)
 
 
 def _measured(first: _Side, second: _Side, common: Sequence[_Key], hidden_size: int) -> Calibration:
@@ -179,16 +198,22 @@ def _measured(first: _Side, second: _Side, common: Sequence[_Key], hidden_size: 
         StateError: The sides' rounds differ, or are below rate 1.
     """
     for key in common:
-        theirs = first.digests.get(key), second.digests.get(key)
-        if None not in theirs and theirs[0] != theirs[1]:
+        digests = first.digests.get(key), second.digests.get(key)
+        if None not in digests and digests[0] != digests[1]:
             raise StateError(
-                f"nonce {key[3]} was computed with the round settings {theirs[0]!r} on one platform and "
-                f"{theirs[1]!r} on the other"
+                f"nonce {key[3]} was computed with the round settings {digests[0]!r} on one platform and "
+                f"{digests[1]!r} on the other"
             )
-    pairs = [(first.distances[key], second.distances[key]) for key in common]
-    pairs = [(left, right) for left, right in pairs if math.isfinite(right)]
-    left, right = [a for a, _ in pairs], [b for _, b in pairs]
-    calibration = Calibration.measure(left, right, hidden_size)
+    keys = [key for key in common if math.isfinite(second.distances[key])]
+    left, right = ([side.distances[key] for key in keys] for side in (first, second))
+    errors = cosine_errors(left, right, distance_std(hidden_size))[:, None]
+    if keys and all(key in first.numbers and key in second.numbers for key in keys):
+        counts = {len(side.numbers[key]) for side in (first, second) for key in keys}
+        if len(counts) > 1:
+            raise StateError(f"the sides have {' and '.join(map(str, sorted(counts)))} numbers a nonce")
+        ours, theirs = (np.array([side.numbers[key][1:] for key in keys]) for side in (second, first))
+        errors = np.concatenate([errors, (ours - theirs).reshape(len(keys), -1)], axis=1)
+    calibration = Calibration.measure(errors)
     check_law(left, hidden_size)
     return calibration
 
@@ -201,22 +226,15 @@ def _below_rate_1(r_target: float) -> StateError:
 
 
 def _warnings(calibration: Calibration, first: _Side, second: _Side) -> Iterator[str]:
-    n = calibration.n
-    if n < ENOUGH_NONCES:
+    if calibration.n < ENOUGH_NONCES:
         yield (
-            f"{n} nonces are too few to show that at most {PROBABILITY_MISMATCH:g} of honest claims are "
-            f"beyond the tolerance; that takes {ENOUGH_NONCES:,} without one beyond it"
+            f"{calibration.n} nonces are too few to state less than the defaults of honest_kurtosis, "
+            f"honest_beyond and honest_design_effect; that takes {ENOUGH_NONCES:,}"
         )
-    elif not calibration.holds:
-        yield (
-            f"{calibration.n_beyond} of {n} honest claims are beyond {DEFAULT_TOLERANCE} s: it is not "
-            f"shown that at most {PROBABILITY_MISMATCH:g} of all are"
-        )
-    if calibration.distance_tolerance > DEFAULT_TOLERANCE:
-        yield (
-            f"a tolerance of {calibration.distance_tolerance} s lets pass what {DEFAULT_TOLERANCE} s would "
-            "find, and other nonces have to show that it is enough"
-        )
+    if calibration.numbers == 1 and any(
+        len(n) > 1 for side in (first, second) for n in side.numbers.values()
+    ):
+        yield "not all nonces have vectors on both sides: only distances are compared"
     if first.numerics and first.numerics == second.numerics:
         yield "both sides name the same platform: nothing is measured between platforms"
 
@@ -225,7 +243,8 @@ def _settings(calibration: Calibration) -> dict[str, float]:
     return {
         "honest_sigma": calibration.honest_sigma,
         "honest_kurtosis": calibration.honest_kurtosis,
-        "distance_tolerance": calibration.distance_tolerance,
+        "honest_beyond": calibration.honest_beyond,
+        "honest_design_effect": calibration.honest_design_effect,
     }
 
 
@@ -249,13 +268,16 @@ def _as_text(calibration: Calibration) -> str:
     found = calibration
     settings = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in _settings(found).items())
     rows = {
-        "nonces": f"{found.n}",
-        "sigma": f"{found.sigma:.4f} s, at most {found.sigma_bound:.4f} s with 99 % confidence",
+        "nonces": f"{found.n}, {found.numbers} numbers each",
+        "sigma": f"{found.sigma:.4f} s, at most {found.sigma_bound:.4f} s with 99.9 % confidence",
         "kurtosis": f"{found.kurtosis:.2f}",
         "mean": f"{found.mean:+.4f} s",
         "largest": f"{found.largest:.4f} s",
-        f"beyond {DEFAULT_TOLERANCE} s": f"{found.n_beyond}, at most a share of {found.beyond_bound:.2g} "
-        "with 95 % confidence",
+        "beyond": f"{found.n_beyond} of {found.n * found.numbers}, at most a share of "
+        f"{found.beyond_bound:.2g} with 99.9 % confidence",
+        "design effect": "too few are beyond"
+        if found.design_effect is None
+        else f"{found.design_effect:.2f}",
         "settings": settings,
     }
-    return "\n".join(f"{name:14}{value}" for name, value in rows.items())
+    return "\n".join(f"{name:15}{value}" for name, value in rows.items())

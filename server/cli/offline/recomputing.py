@@ -56,7 +56,7 @@ StateFile = Annotated[
     typer.Option(
         "--state",
         metavar="FILE",
-        help="Where recomputed distances are kept and looked up; by default beside the first file of proofs, "
+        help="Where recomputed numbers are kept and looked up; by default beside the first file of proofs, "
         "with .verified.jsonl after its name.",
     ),
 ]
@@ -90,7 +90,7 @@ def load_model(
 
 
 def state_path(proofs: Sequence[Path], state: Path | None, *, no_state: bool) -> Path | None:
-    """The file of recomputed distances; None keeps none, as for proofs from standard input."""
+    """The file of recomputed numbers; None keeps none, as for proofs from standard input."""
     if no_state:
         if state is not None:
             raise typer.BadParameter("give --state or --no-state, not both")
@@ -104,12 +104,12 @@ def state_path(proofs: Sequence[Path], state: Path | None, *, no_state: bool) ->
 def recomputation(
     model: "OfflineModel", directory: Path, state: Path | None, *, quiet: bool
 ) -> Iterator["Recomputation"]:
-    """What recomputes, with the file that it keeps distances in.
+    """What recomputes, with the file that it keeps numbers in.
 
     Raises:
         FieldError: The file cannot be used.
     """
-    from hallmark.poc.offline.distance_file import DistanceFile
+    from hallmark.poc.offline.number_file import NumberFile
     from hallmark.poc.offline.recompute import Recomputation, model_fingerprint
 
     if state is None:
@@ -117,7 +117,7 @@ def recomputation(
         return
     with ExitStack() as stack:
         # First, since a file that cannot be used is sooner told than a large model is read.
-        file = stack.enter_context(DistanceFile(state))
+        file = stack.enter_context(NumberFile(state))
         with _spinner("reading the model's files", quiet=quiet):
             fingerprint = model_fingerprint(directory)
         yield Recomputation(model, file, fingerprint)
@@ -134,12 +134,12 @@ def run(
 
     Raises:
         EngineError: The device has no memory for a batch.
-        StateError: The file of distances cannot be written.
+        StateError: The file of numbers cannot be written.
     """
     for round_, nonces in wanted:
         recomputation.want(round_, nonces)
     if recomputation.reused:
-        print(f"{recomputation.reused} distances are taken from {state}", file=sys.stderr)
+        print(f"{recomputation.reused} nonces are taken from {state}", file=sys.stderr)
     total = recomputation.n_open
     columns: tuple[ProgressColumn, ...] = (
         TextColumn("recomputing"),

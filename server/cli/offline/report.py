@@ -103,6 +103,11 @@ def _notes(case: JudgedCase) -> Iterator[str]:
         return
     if case.proof.round_digest is None:
         yield "the batch names no round settings: that it was computed with these is taken on trust"
+    if case.verdict.numbers == 1 and case.round is not None and case.round.numbers > 1:
+        yield (
+            "the batch brought no vectors: it was judged by the first of each nonce's "
+            f"{case.round.numbers} numbers"
+        )
     if case.verdict.n_duplicates and not case.is_joined:
         yield f"{case.verdict.n_duplicates} claims repeat a nonce of the same batch"
     yield from _findings(case.verdict)

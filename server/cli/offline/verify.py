@@ -114,7 +114,7 @@ def _judged(case: JudgedCase, recomputation: "Recomputation", numerics: Numerics
     if case.round is None:
         return case
     shape: Numerics = {"batch_size": case.round.batch_size, "seq_len": case.round.config.seq_len}
-    computed = recomputation.distances(case.round)
+    computed = recomputation.numbers(case.round)
     # A batch of failed nonces alone has no sample, and no verdict.
     sampled = case.nonces or None
     return replace(

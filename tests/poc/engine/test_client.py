@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,12 +14,24 @@ from hallmark.poc.engine.client import VllmEngine
 Answer = Callable[[int], Any]
 
 
+BEGIN = 1
+
+
+class Tokenizer:
+    """A tokenizer that begins every text with a token, as those of Llama do."""
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return [*([BEGIN] if add_special_tokens else []), *map(ord, text)]
+
+
 class Client:
     """vLLM's client as far as Hallmark calls it."""
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.vllm_config = SimpleNamespace(model_config=SimpleNamespace(skip_tokenizer_init=False))
+        self.renderer = SimpleNamespace(get_tokenizer=Tokenizer)
 
     async def collective_rpc(self, method: str, args: tuple[Any, ...]) -> Any:
         self.calls.append((method, args))
@@ -37,7 +50,7 @@ def ranks(*payloads: Any) -> Answer:
 def described(**changes: Any) -> dict[str, Any]:
     return {
         **{"hidden_size": 64, "dtype": "bfloat16", "max_model_len": 512, "max_batched_tokens": 256},
-        **{"max_sequences": 8, "embedding_square_sum": 16.0, "embedding_count": 64},
+        **{"max_sequences": 8, "vocabulary": 4000, "table_rows": 4096},
         **{"scratch_bytes": 2**20, **changes},
     }
 
@@ -68,9 +81,21 @@ async def engine(client: Client) -> VllmEngine:
     return engine
 
 
-async def test_setting_up_adds_up_what_the_ranks_hold(engine: VllmEngine) -> None:
-    assert engine.model.embedding_rms == 0.5
+async def test_setting_up_describes_the_model(engine: VllmEngine) -> None:
+    assert (engine.model.vocabulary, engine.model.table_rows) == (4000, 4096)
+    assert engine.model.first == BEGIN
     assert engine.model.served_names == ("a model",)
+
+
+async def test_without_a_tokenizer_row_0_is_drawn_and_that_is_said(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.vllm_config.model_config.skip_tokenizer_init = True
+    engine = VllmEngine(client, 1.0)
+    client.answers = [ranks(described()), ranks(WARM)]
+    await engine.set_up(["a model"])
+    assert engine.model.first is None
+    assert "no tokenizer: row 0 of a nonce is drawn" in caplog.text
 
 
 async def test_setting_up_takes_as_long_as_it_takes(client: Client, signals: list[int]) -> None:
@@ -106,7 +131,7 @@ async def test_ranks_that_compute_differently_are_refused(client: Client) -> Non
 
 
 async def test_a_slice_is_as_long_as_on_the_slowest_rank(engine: VllmEngine, client: Client) -> None:
-    batch = {"distances": [1.25], "host_seconds": 0.25}
+    batch = {"numbers": [[1.25, -0.5]], "host_seconds": 0.25}
     slower = {**batch, "host_seconds": 0.5}
     client.answers = [
         ranks(
@@ -118,7 +143,7 @@ async def test_a_slice_is_as_long_as_on_the_slowest_rank(engine: VllmEngine, cli
         ),
     ]
     assert await engine.start([[("key", 7)]], 2) == (0.75, 2, None)
-    assert await engine.advance(None) == (0.5, 1, [([1.25], 0.5)])
+    assert await engine.advance(None) == (0.5, 1, [([[1.25, -0.5]], 0.5)])
     assert client.calls[-2:] == [("poc_start", (3, [[["key", 7]]], 2)), ("poc_advance", (4, None))]
 
 

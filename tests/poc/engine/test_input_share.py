@@ -4,11 +4,9 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from rounds import make_round
 from torch import Tensor
 
 from hallmark.poc.engine.input_share import InputShare
-from hallmark.poc.protocol.round_tensors import RoundTensors
 
 
 @dataclass
@@ -27,17 +25,13 @@ class Ranks:
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8, 16])
 @pytest.mark.parametrize("nonces", [1, 2, 8, 9])
 def test_every_nonce_is_made_once_and_all_ranks_have_all(ranks: int, nonces: int) -> None:
-    keys = [("key", nonce) for nonce in range(nonces)]
-    tensors = RoundTensors(make_round(batch_size=nonces, seq_len=4).spec(), torch.float32, "cpu")
-    # Each nonce by itself: on a CPU another number of rows may be added in another order.
-    one_by_one = [tensors.some_inputs([key])[0] for key in keys]
-    own = [InputShare(Ranks(ranks, rank)).of(keys) for rank in range(ranks)]
-    assert len({len(share) for share in own}) == 1, "a collective wants as many of each"
-    assert sum(map(len, own)) < nonces + ranks
-    shares = tuple(torch.stack([one_by_one[nonce] for _, nonce in share]) for share in own)
+    inputs = torch.arange(nonces * 6.0).view(nonces, 2, 3)
+    shares = tuple(InputShare(Ranks(ranks, rank)).of(inputs) for rank in range(ranks))
+    assert len({len(share) for share in shares}) == 1, "a collective wants as many of each"
+    assert sum(map(len, shares)) < nonces + ranks
     for rank in range(ranks):
-        inputs = InputShare(Ranks(ranks, rank, shares)).gather(shares[rank], nonces)
-        assert torch.equal(inputs, torch.stack(one_by_one))
+        assert torch.equal(inputs[InputShare(Ranks(ranks, rank)).places(nonces)], shares[rank])
+        assert torch.equal(InputShare(Ranks(ranks, rank, shares)).gather(shares[rank], nonces), inputs)
 
 
 def test_a_single_rank_gathers_nothing() -> None:

@@ -37,11 +37,11 @@ class TestModel:
         # Both from the file: a processor's sums may depend on how a weight lies in memory.
         ours, theirs = OfflineModel.load(tmp_path, device="cpu"), TransformersEngine(tmp_path, dtype=dtype)
         assert (ours.hidden_size, ours.dtype, ours.quantization) == (64, dtype, "none")
-        deployed = ours.deployed("tiny", 32)
-        assert deployed.embedding_rms == pytest.approx(theirs.model.embedding_rms, rel=1e-9)
+        deployed = ours.deployed("tiny", 64)
+        assert (deployed.vocabulary, deployed.table_rows, deployed.first) == (4096, 4096, None)
         assert deployed.max_model_len == theirs.model.max_model_len
         config = make_round().config
-        round_ = Round.resolve(dataclasses.replace(config, seq_len=8, batch_size=4, model=""), deployed)
+        round_ = Round.resolve(dataclasses.replace(config, seq_len=16, batch_size=4, model=""), deployed)
         recomputation = Recomputation(ours)
         recomputation.want(round_, range(6))
         assert (recomputation.n_open, [*recomputation.run()]) == (6, [4, 2])
@@ -49,8 +49,8 @@ class TestModel:
 
         asyncio.run(theirs.open_round(round_.spec()))
         keys = [(config.public_key, nonce) for nonce in range(6)]
-        expected = theirs.distances(keys[:4]) + theirs.distances(keys[4:])
-        assert recomputation.distances(round_) == dict(enumerate(expected))
+        expected = theirs.numbers(keys[:4]) + theirs.numbers(keys[4:])
+        assert recomputation.numbers(round_) == dict(enumerate(expected))
 
     def test_a_multimodal_wrapper_is_run_by_its_text_model(self, tmp_path: Path) -> None:
         text = {
@@ -72,7 +72,8 @@ class TestModel:
         recomputation = Recomputation(model)
         recomputation.want(round_, range(3))
         assert sum(recomputation.run()) == 3
-        assert all(0 < distance < 2 for distance in recomputation.distances(round_).values())
+        assert round_.definition.inputs == "normal", "so few tokens are a table"
+        assert all(-8 < number < 8 for (number,) in recomputation.numbers(round_).values())
 
     def test_embeddings_of_another_width_than_the_hidden_state(self, tmp_path: Path) -> None:
         config = OPTConfig(
@@ -85,8 +86,24 @@ class TestModel:
             max_position_embeddings=64,
         )
         OPTForCausalLM(config).save_pretrained(tmp_path)
-        with pytest.raises(StateError, match="32 wide and its hidden state 64"):
-            OfflineModel.load(tmp_path, device="cpu", dtype="float32")
+        model = OfflineModel.load(tmp_path, device="cpu", dtype="float32")
+        deployed = model.deployed("", 64)
+        assert (deployed.vocabulary, deployed.table_rows) == (0, 0), "its rows are none of the hidden state's"
+        with pytest.raises(FieldError, match="inputs: 'tokens' is not allowed"):
+            make_round(deployed, inputs="tokens", seq_len=16, batch_size=4)
+
+    def test_a_forward_that_differs_from_that_of_the_tokens_is_refused(self) -> None:
+        module = tiny_model(dtype=torch.float32)
+        forward = module.model.forward
+
+        def scaled(*arguments: Any, inputs_embeds: torch.Tensor | None = None, **named: Any) -> Any:
+            return forward(
+                *arguments, inputs_embeds=inputs_embeds if inputs_embeds is None else -inputs_embeds, **named
+            )
+
+        module.model.forward = scaled
+        with pytest.raises(StateError, match="is not its forward from the tokens"):
+            OfflineModel(module, "cpu")
 
     def test_a_dtype_is_needed(self, tmp_path: Path) -> None:
         build_demo_model(tmp_path)
@@ -97,14 +114,14 @@ class TestModel:
 
     def test_a_non_finite_hidden_state_is_a_failed_nonce(self) -> None:
         module = tiny_model(dtype=torch.float32)
-        module.model.norm.weight.data.fill_(float("nan"))
         model = OfflineModel(module, "cpu")
+        module.model.norm.weight.data.fill_(float("nan"))
         config = dataclasses.replace(make_round().config, seq_len=4, batch_size=2, model="")
         recomputation = Recomputation(model)
         round_ = Round.resolve(config, model.deployed("", 8))
         recomputation.want(round_, [1])
         assert [*recomputation.run()] == [1]
-        assert repr(recomputation.distances(round_)) == "{1: nan}"
+        assert repr(recomputation.numbers(round_)) == "{1: [nan]}"
 
     def test_a_quantised_model_says_by_what_method(self) -> None:
         module = tiny_model()

@@ -12,6 +12,7 @@ import pytest
 from older_files import written_by_734b105
 from runtime import Engine, eventually, snapshot
 
+from hallmark.poc.core.errors import OutboxError
 from hallmark.poc.outbox.database import OutboxDatabase
 from hallmark.poc.outbox.delivery_queue import DeliveryQueue
 from hallmark.poc.outbox.outbox import Outbox
@@ -93,7 +94,10 @@ async def test_what_was_queued_is_delivered_to_the_byte_and_what_was_found_after
     assert merged["failed_nonces"] == failed == []
 
 
-def test_a_dead_letter_is_listed_and_can_be_retried(path: Path) -> None:
+def test_a_dead_letter_is_listed_and_can_be_retried_once_a_server_has_had_the_file(path: Path) -> None:
+    with pytest.raises(OutboxError, match="is not up to date: start the server with it once"):
+        OutboxDatabase(path, for_server=False)
+    OutboxDatabase(path).close()
     with closing(OutboxDatabase(path, for_server=False)) as tool:
         queue = DeliveryQueue(tool)
         [dead] = [delivery for delivery in queue.listed() if delivery.dead_reason is not None]
@@ -103,23 +107,21 @@ def test_a_dead_letter_is_listed_and_can_be_retried(path: Path) -> None:
         assert queue.receivers()["http://refusing.example"].queued == 1
 
 
-async def test_the_interrupted_round_is_shown(path: Path) -> None:
-    async with server(path, Receivers()) as manager:
-        shown = snapshot(manager)["interrupted_round"]
-    assert (shown["phase"], shown["block_hash"], shown["is_resumed"]) == ("GENERATING", "a block", False)
-    assert (shown["total_checked"], shown["total_valid"], shown["total_failed"]) == (16, 16, 0)
-    assert shown["round"] == DIGEST
-
-
-async def test_the_interrupted_round_goes_on_where_it_stood(path: Path) -> None:
+@pytest.mark.parametrize("resume", [False, True])
+async def test_the_interrupted_round_of_another_protocol_is_refused(
+    path: Path, caplog: pytest.LogCaptureFixture, resume: bool
+) -> None:
     receivers = Receivers()
-    async with server(path, receivers, resume_on_start=True) as manager:
-        assert manager.state is PoCState.GENERATING
-        await eventually(lambda: snapshot(manager)["total_checked"] >= 24)
+    async with server(path, receivers, resume_on_start=resume) as manager:
+        assert manager.state is PoCState.IDLE
+        assert snapshot(manager)["interrupted_round"] is None
         assert isinstance(manager.engine, Engine)
-        assert manager.engine.keys[0][0] == ("02a1b2c3", 16)
-    reports = [body for body in receivers.bodies if body["block_hash"] == "a block" and "covered" in body]
-    nonces = [nonce for body in reports for nonce in body["nonces"]]
-    assert nonces == list(range(len(nonces)))
-    assert len(nonces) >= 24
-    assert {body["round"] for body in reports} == {DIGEST}
+        assert manager.engine.calls == []
+        await eventually(lambda: manager.outbox.stats()["delivered"] == 4)
+    assert "begun by protocol hallmark/1 and is not gone on with: this is hallmark/2" in caplog.text
+    merged = receivers.bodies[3]
+    assert (merged["protocol"], merged["round"], merged["covered"]) == ("hallmark/1", DIGEST, [0, 15])
+    assert "vectors" not in merged
+    with closing(sqlite3.connect(path)) as raw:
+        for table in ("rounds", "findings"):
+            assert raw.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)  # noqa: S608

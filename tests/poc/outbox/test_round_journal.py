@@ -18,12 +18,13 @@ from hallmark.poc.outbox.delivery_queue import DeliveryQueue
 from hallmark.poc.outbox.round_journal import InterruptedRound, JournalLimits, RoundJournal
 from hallmark.poc.protocol.config import PoCConfig, PoCState
 from hallmark.poc.protocol.generated import ComputedSpan
+from hallmark.poc.protocol.streams import PROTOCOL
 
 IDLE, GENERATING, VALIDATING, STOPPED = PoCState
 
 URL = "http://a.example"
 CONFIG = make_config(node_id=3, node_count=10, callback_url=URL, r_target=1.4, input_scale=0.25)
-TEMPLATE = {"public_key": "02a1b2c3", "numerics": {"dtype": "bfloat16"}}
+TEMPLATE = {"public_key": "02a1b2c3", "protocol": PROTOCOL, "numerics": {"dtype": "bfloat16"}}
 LIMITS = JournalLimits(max_payload_bytes=2**19, max_queued=1_000)
 
 
@@ -71,7 +72,11 @@ def walked(
     first: int, nonces: tuple[int, ...] = (), failed: tuple[int, ...] = (), count: int = 4
 ) -> ComputedSpan:
     return ComputedSpan(
-        covered=(first, first + count - 1), nonces=nonces, dist=(1.25,) * len(nonces), failed_nonces=failed
+        covered=(first, first + count - 1),
+        nonces=nonces,
+        dist=(1.25,) * len(nonces),
+        vectors=("AAA=",) * len(nonces),
+        failed_nonces=failed,
     )
 
 
@@ -125,7 +130,9 @@ class TestRecord:
     def test_distances_come_back_to_the_last_bit(self, kept: Kept) -> None:
         identifier = kept.begin()
         dist = (1.4000000000000001, 5e-324, 1.9999999999999998)
-        batch = ComputedSpan(covered=(0, 2), nonces=(1, 2, 2**63 - 1), dist=dist, failed_nonces=())
+        batch = ComputedSpan(
+            covered=(0, 2), nonces=(1, 2, 2**63 - 1), dist=dist, vectors=("AAA=",) * 3, failed_nonces=()
+        )
         kept.journal.record(identifier, [batch], 1e9)
         kept.journal.merge(identifier, 1e9)
         [body] = kept.bodies()
@@ -156,6 +163,7 @@ class TestMerge:
             "covered": [0, 11],
             "nonces": [3, 23, 93],
             "dist": [1.25] * 3,
+            "vectors": ["AAA="] * 3,
             "failed_nonces": [53, 103, 113],
         }
         [delivery] = kept.queue.listed()
@@ -307,7 +315,7 @@ class TestNextStart:
         identifier = kept.begin()
         kept.journal.end(identifier, "CUDA error", 1e9 + 3)
         assert (kept.interrupted().reason, kept.interrupted().updated_at) == ("CUDA error", 1e9 + 3)
-        kept.journal.resume(identifier, {"other": "template"}, 1e9 + 4)
+        kept.journal.resume(identifier, {"other": "template", "protocol": PROTOCOL}, 1e9 + 4)
         assert (kept.interrupted().reason, kept.interrupted().updated_at) == (None, 1e9 + 4)
         kept.journal.record(identifier, [walked(0, (3,))], 1e9)
         kept.journal.merge(identifier, 1e9)
@@ -381,4 +389,21 @@ class TestNextStart:
         caplog.clear()
         assert kept.journal.recover(1e9) == (None, [])
         assert caplog.text == "", "it is forgotten"
+        kept.database.close()
+
+    @pytest.mark.parametrize("protocol", ["hallmark/0", None])
+    def test_one_of_another_protocol_is_not_gone_on_with_and_what_it_found_is_delivered(
+        self, protocol: str | None, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        kept = Kept(None)
+        template = {**TEMPLATE, "protocol": protocol}
+        identifier, _ = kept.journal.begin(CONFIG, "the digest", template, GENERATING, 1e9)
+        kept.journal.record(identifier, [walked(0, (3,))], 1e9)
+        with kept.database.transaction() as connection:
+            connection.execute("UPDATE findings SET vectors = NULL")
+        assert kept.recover() is None
+        assert f"begun by protocol {protocol} and is not gone on with: this is {PROTOCOL}" in caplog.text
+        [body] = kept.bodies()
+        assert (body["protocol"], body["nonces"]) == (protocol, [3])
+        assert "vectors" not in body
         kept.database.close()

@@ -24,6 +24,7 @@ from hallmark.poc.outbox.database import OutboxDatabase
 from hallmark.poc.outbox.delivery_queue import DeliveryQueue
 from hallmark.poc.outbox.round_journal import JournalLimits, RoundJournal
 from hallmark.poc.protocol.config import PoCConfig, PoCState
+from hallmark.poc.protocol.streams import PROTOCOL
 from hallmark.server.commands import app as commands
 from hallmark.server.http.app import mount
 
@@ -62,7 +63,7 @@ assert "--patience" not in CliRunner().invoke(commands, ["calibrate", "--help"])
 database = OutboxDatabase(None)
 limits = JournalLimits(max_queued=10, max_payload_bytes=2**20)
 journal = RoundJournal(database, DeliveryQueue(database), limits)
-journal.begin(config, "digest", {}, PoCState.GENERATING, 1.0)
+journal.begin(config, "digest", {"protocol": PROTOCOL}, PoCState.GENERATING, 1.0)
 interrupted, _ = journal.recover(2.0)
 assert interrupted.config == config
 

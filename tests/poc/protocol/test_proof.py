@@ -2,13 +2,18 @@
 
 import json
 import math
+import re
 from typing import Any
 
+import numpy as np
 import pytest
-from rounds import BLOCK, make_round
+from rounds import BLOCK, make_round, with_numbers
 
 from hallmark.poc.core.errors import FieldError, StateError
+from hallmark.poc.protocol.law import distance_of, distance_std
 from hallmark.poc.protocol.proof import ProofBatch
+from hallmark.poc.protocol.streams import PROTOCOL
+from hallmark.poc.protocol.vectors import encode, encoding_of
 
 WIRE: dict[str, Any] = {
     "public_key": "key",
@@ -96,7 +101,7 @@ BAD_FIELDS = [
     ("dist", [1.3, 1.4, "1.5"]),
     ("dist", [1.3, 1.4, True]),
     ("dist", 1.3),
-    ("protocol", "hallmark/2"),
+    ("protocol", "hallmark/1.5"),
     ("protocol", ""),
     ("protocol", 1),
     ("round", ""),
@@ -117,6 +122,8 @@ BAD_FIELDS = [
     ("numerics", {"a": None}),
     ("numerics", {"a": ["b"]}),
     ("numerics", {str(i): i for i in range(65)}),
+    ("vectors", ["AAA="] * 3),
+    ("encoding", {"dtype": "f16", "k_dim": 1, "endian": "le"}),
 ]
 
 
@@ -124,8 +131,10 @@ BAD_FIELDS = [
 def test_a_bad_field_is_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(FieldError) as caught:
         batch(**{field: value})
-    # Lengths that differ are told of `dist`, whichever of the two is short.
-    assert caught.value.field.split("[")[0].split(".")[0] in {field, "dist"}
+    # Lengths that differ are told of `dist`, whichever of the two is short; and of vectors and their encoding
+    # the one that is missing.
+    named = {"vectors": "encoding", "encoding": "vectors"}.get(field, "dist")
+    assert caught.value.field.split("[")[0].split(".")[0] in {field, named}
 
 
 def test_a_bad_element_is_named_with_its_place() -> None:
@@ -162,7 +171,8 @@ def test_another_block_is_refused_with_both_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"seq_len": 128}, {"input_scale": 1.0}, {"use_random_projection": False}, {"model": "alias"}]
+    "change",
+    [{"seq_len": 128}, {"projection_scale": 1.0}, {"use_random_projection": False}, {"model": "alias"}],
 )
 def test_other_round_settings_are_refused_with_both_named(change: dict[str, Any]) -> None:
     round_, other = make_round(), make_round(**change)
@@ -234,14 +244,16 @@ def test_a_duplicate_does_not_stand_in_for_a_missing_nonce() -> None:
 @pytest.mark.parametrize(
     ("theirs", "difference"),
     [
-        ({"seq_len": 77}, "seq_len '77' and not '256'"),
-        ({"input_scale": 2.0**-7}, r"input_scale 2\^-7 and not 2\^-3"),
+        ({"seq_len": 78}, "seq_len '78' and not '256'"),
+        ({"numbers": 3, "first": 7}, "first '7' and not 'none', numbers '3' and not '16'"),
         (
-            {"use_random_projection": False},
-            r"input_scale 2\^0 and not 2\^-3, projection 'off' and not 'on'",
+            {"use_random_projection": False, "input_scale": 2.0**-7},
+            r"inputs 'normal' and not 'tokens', vocabulary '0' and not '4096', "
+            r"input_scale 2\^-7 and not 2\^0, "
+            "projection 'off' and not 'on', readout 'last' and not 'rows', numbers '1' and not '16'",
         ),
         ({"model": "alias"}, "model 'alias' and not ''"),
-        ({"projection_scale": 0.5}, "projection_scale '0.5' and not '0.01'"),
+        ({"projection_scale": 0.5}, "projection_scale '0.5' and not '0.015625'"),
     ],
 )
 def test_settings_that_travel_with_the_digest_name_what_differs(
@@ -255,7 +267,7 @@ def test_settings_that_travel_with_the_digest_name_what_differs(
 
 def test_the_same_settings_under_another_digest_are_another_protocol() -> None:
     claim = batch(round="0" * 64, round_settings=make_round().settings)
-    with pytest.raises(StateError, match="another version of the protocol than hallmark/1"):
+    with pytest.raises(StateError, match=f"another version of the protocol than {PROTOCOL}"):
         claim.check_against(make_round())
 
 
@@ -291,3 +303,93 @@ def test_what_a_refusal_says_of_settings_is_short_and_on_one_line() -> None:
         batch(round="0" * 64, round_settings=theirs).check_against(make_round())
     assert len(str(caught.value)) < 600
     assert str(caught.value).isprintable()
+
+
+NUMBERS = [[0.1, -3.25, 1.0], [-1.5, 0.0, 2.0], [15.0, 0.3, -0.7]]
+
+
+def with_vectors(numbers: list[list[float]] = NUMBERS, **changes: Any) -> ProofBatch:
+    """A batch of a round of width 256 with three numbers a nonce."""
+    dist = [distance_of(first, 256) for first, *_ in numbers]
+    fields = {"dist": dist, "vectors": [*encode(numbers)], "encoding": encoding_of(3)}
+    return batch(**{**fields, **changes})
+
+
+class TestVectors:
+    """The numbers of nonces beside their distances."""
+
+    ROUND = with_numbers(make_round(), 3)
+
+    def test_are_read_and_travel(self) -> None:
+        proof = with_vectors()
+        proof.check_against(self.ROUND)
+        found = proof.numbers()
+        assert found is not None
+        assert found == pytest.approx(np.array(NUMBERS), abs=1e-3)
+        assert ProofBatch.parse(json.loads(json.dumps(proof.as_dict()))) == proof
+        assert batch().numbers() is None
+
+    @pytest.mark.parametrize(
+        ("changes", "field", "message"),
+        [
+            ({"vectors": [*encode(NUMBERS[:2])]}, "vectors", "one for each of the 3 nonces"),
+            ({"vectors": [*encode(NUMBERS[:2]), "?"]}, "vectors[2]", "allowed: base64"),
+            ({"vectors": [*encode(NUMBERS[:2]), 7]}, "vectors[2]", "text"),
+            ({"vectors": [*encode(NUMBERS[:2]), "AAAA"]}, "vectors[2]", "6 bytes, 3 halves"),
+            ({"vectors": ["AAAAAAB8"] * 3}, "vectors[0][2]", "inf is not allowed"),
+            ({"vectors": None}, "vectors", "no encoding either"),
+            ({"encoding": None}, "encoding", "k_dim"),
+            ({"encoding": {**encoding_of(3), "k_dim": 2}}, "vectors[0]", "4 bytes, 2 halves"),
+            ({"encoding": {**encoding_of(3), "k_dim": 0}}, "encoding.k_dim", "from 1 to"),
+            ({"encoding": {**encoding_of(3), "k_dim": "3"}}, "encoding.k_dim", "integer"),
+            ({"encoding": {**encoding_of(3), "dtype": "f32"}}, "encoding.dtype", "f16"),
+            ({"encoding": {**encoding_of(3), "endian": "be"}}, "encoding.endian", "le"),
+            ({"encoding": {"dtype": "f16", "k_dim": 3}}, "encoding.endian", "text and an integer"),
+        ],
+    )
+    def test_what_is_no_vector_is_refused(self, changes: dict[str, Any], field: str, message: str) -> None:
+        with pytest.raises(FieldError, match=re.escape(message)) as caught:
+            with_vectors(**changes)
+        assert caught.value.field == field
+
+    def test_other_numbers_than_the_rounds_are_refused(self) -> None:
+        with pytest.raises(FieldError, match=r"k_dim: 3 is not allowed; allowed: the round's, 4"):
+            with_vectors().check_against(with_numbers(make_round(), 4))
+
+    def test_a_number_beyond_the_root_of_the_width_is_refused(self) -> None:
+        """16 at width 256."""
+        with_vectors([[0.1, 16.0, -16.0]] * 3).check_against(self.ROUND)
+        with pytest.raises(FieldError, match=r"vectors\[0\]\[1\]: 16\.015625.*from -16 to 16"):
+            with_vectors([[0.1, 16.015625, 0.0]] * 3).check_against(self.ROUND)
+
+    @pytest.mark.parametrize(("apart", "is_refused"), [(0.0, False), (0.0045, False), (0.0055, True)])
+    def test_a_distance_of_another_number_is_refused(self, apart: float, is_refused: bool) -> None:
+        numbers = [[0.0, 1.0, 2.0]] * 3
+        dist = [distance_of(0.0, 256)] * 2 + [distance_of(0.0, 256) + apart * distance_std(256)]
+        proof = with_vectors(numbers, dist=dist)
+        if not is_refused:
+            proof.check_against(self.ROUND)
+            return
+        with pytest.raises(FieldError, match=r"dist\[2\].*1\.414214, within 0\.005 s"):
+            proof.check_against(self.ROUND)
+
+    def test_a_round_may_require_them(self) -> None:
+        round_ = with_numbers(make_round(vectors="required"), 3)
+        with_vectors().check_against(round_)
+        with pytest.raises(FieldError, match="the round requires them"):
+            batch().check_against(round_)
+        batch(nonces=[], dist=[], failed_nonces=[1]).check_against(round_)
+
+    def test_numbers_are_rounded_once(self) -> None:
+        rng = np.random.default_rng(0)
+        numbers = rng.standard_normal((500, 16))
+        proof = batch(
+            nonces=[*range(500)],
+            dist=[1.4] * 500,
+            vectors=[*encode(numbers.tolist())],
+            encoding=encoding_of(16),
+        )
+        found = proof.numbers()
+        assert found is not None
+        assert np.array_equal(found, numbers.astype(np.float16))
+        assert {len(vector) for vector in proof.vectors or ()} == {44}

@@ -4,22 +4,37 @@ import hashlib
 import json
 import math
 import re
+import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import independent_verifier
 import numpy as np
 import pytest
 from rounds import make_round
-from scipy.special import betaincinv
-from scipy.stats import norm
+from scipy.stats import chi2
 
 from hallmark.kernels.normal_table import normal_table
-from hallmark.poc.protocol.config import MIN_TOLERANCE, PoCConfig
-from hallmark.poc.protocol.law import r_target_for
+from hallmark.poc.protocol.config import (
+    DEFAULT_BEYOND,
+    DEFAULT_DESIGN_EFFECT,
+    DEFAULT_KURTOSIS,
+    TOLERANCE_IN_SIGMAS,
+    PoCConfig,
+)
+from hallmark.poc.protocol.definition import MIN_VOCABULARY
+from hallmark.poc.protocol.law import distance_of, r_target_for
 from hallmark.poc.protocol.proof import ProofBatch
+from hallmark.poc.protocol.round_spec import FIRST_ROW, default_projection_scale
+from hallmark.poc.protocol.streams import PROTOCOL, NoncePurpose
 from hallmark.poc.specification import RandomProjection
-from hallmark.poc.verdict.hypothesis_tests import LAW_MARGIN, PROBABILITY_MISMATCH, probability_at_least
+from hallmark.poc.verdict.hypothesis_tests import (
+    LAW_MARGIN,
+    LIMIT_IN_SIGMAS,
+    PROBABILITY_MISMATCH,
+    nonce_bound,
+    probability_at_least,
+)
 from hallmark.poc.verdict.judge import MAX_FAILED, judge
 
 ROOT = Path(__file__).parents[3]
@@ -32,7 +47,7 @@ def rows_after(heading: str) -> list[list[str]]:
     _, _, after = PAGE.partition(f"| {heading} |")
     lines = after.partition("\n\n")[0].splitlines()[2:]
     assert lines, f"no table {heading!r}"
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines]
 
 
 def number(text: str) -> float:
@@ -61,30 +76,116 @@ def test_moments_of_the_table() -> None:
     )
 
 
-def test_worked_example() -> None:
+class TestWorkedExample:
     """Each line of the example, computed from the lines above it."""
-    _, _, example = PAGE.partition("### Worked example")
-    lines = dict(re.findall(r"^(\w[\w ,\[\]]*?) {2,}(.+)$", example.partition("```\n\n")[0], re.MULTILINE))
-    assert lines["round"] == independent_verifier.round_digest(256, 64, -3, "on", 0.01, "")
-    encoded = b"".join(map(independent_verifier.length_prefixed, ("256", "64", "-3", "on", "0.01", "")))
-    assert encoded.hex() in re.sub(r"\s", "", example)
-    fields = [lines[name] for name in ("round", "block_hash", "public_key", "nonce")]
-    assert lines["digest"] == independent_verifier.digest("embeds", *fields).hex()
-    k0, k1, c2, c3 = independent_verifier.stream("embeds", *fields)
-    assert lines["k0 k1"] == f"{k0:08x} {k1:08x}"
-    assert lines["c2 c3"] == f"{c2:08x} {c3:08x}"
-    words = independent_verifier.philox((0, 0, c2, c3), (k0, k1))
-    assert lines["call 0"] == " ".join(f"{word:08x}" for word in words)
-    halves = [half for word in words for half in (word & 0xFFFF, word >> 16)]
-    assert lines["halves"].split() == [f"{half:04x}" for half in halves]
-    assert lines["sign and i"].split() == [f"{'-' if h & 0x8000 else '+'}{h & 0x7FF}" for h in halves]
-    table = independent_verifier.table()
-    assert lines["T[i]"].split() == [f"{table[half & 0x7FF]:04x}" for half in halves]
-    z = independent_verifier.normals((k0, k1, c2, c3), 8, table)
-    elements = [f"{pattern:04x}" for pattern in independent_verifier.scaled(z, 2.0**-3)]
-    assert lines["elements"].split()[:8] == elements
-    published = json.loads((ROOT / "docs" / "vectors.json").read_text(encoding="utf-8"))
-    assert published["streams"][0]["elements"][:8] == elements
+
+    @pytest.fixture
+    def example(self) -> str:
+        return PAGE.partition("### Worked example")[2].partition("\n## ")[0]
+
+    @pytest.fixture
+    def lines(self, example: str) -> dict[str, str]:
+        return dict(re.findall(r"^(\w[\w ,\[\]]*?) {2,}(.+)$", example, re.MULTILINE))
+
+    @pytest.fixture
+    def fields(self, lines: dict[str, str]) -> list[str]:
+        return [lines[name] for name in ("round", "block_hash", "public_key", "nonce")]
+
+    def test_round(self, example: str, lines: dict[str, str]) -> None:
+        texts = independent_verifier.settings(256, 64)
+        assert "  ".join(f'LP("{text}")' for text in texts).split() == re.findall(r"LP\([^)]*\)", example)
+        encoded = b"".join(map(independent_verifier.length_prefixed, texts))
+        assert encoded.hex() in re.sub(r"\s", "", example)
+        assert lines["round"] == independent_verifier.round_digest(texts)
+        assert lines["round"] == make_round(seq_len=64).digest
+
+    @pytest.mark.parametrize("purpose", ["tokens", "rows", "target"])
+    def test_names_of_streams(self, lines: dict[str, str], fields: list[str], purpose: str) -> None:
+        assert lines[f"{purpose} digest"] == independent_verifier.digest(purpose, *fields).hex()
+        name = independent_verifier.stream(purpose, *fields)
+        words = independent_verifier.words(name, 4)
+        assert lines[f"{purpose} words"].split() == [f"{word:08x}" for word in words]
+        k0, k1, c2, c3 = name
+        assert lines.get(f"{purpose} k0 k1", f"{k0:08x} {k1:08x}") == f"{k0:08x} {k1:08x}"
+        assert lines.get(f"{purpose} c2 c3", f"{c2:08x} {c3:08x}") == f"{c2:08x} {c3:08x}"
+        published = json.loads((ROOT / "docs" / "vectors.json").read_text(encoding="utf-8"))
+        first = next(stream for stream in published["streams"] if stream["purpose"] == purpose)
+        assert first["fields"] == fields
+
+    def test_tokens(self, lines: dict[str, str], fields: list[str]) -> None:
+        name = independent_verifier.stream("tokens", *fields)
+        tokens = independent_verifier.tokens(name, 64, 4096, None)
+        assert lines["tokens"].split() == [str(token) for token in tokens[:4]]
+        assert "tokens k0 k1" in lines
+        assert "tokens c2 c3" in lines
+
+    def test_rows(self, lines: dict[str, str], fields: list[str]) -> None:
+        name = independent_verifier.stream("rows", *fields)
+        words = independent_verifier.words(name, 56)
+        ranks = [sorted(words).index(word) for word in words[:4]]
+        assert lines["rows rank"].split() == [str(rank) for rank in ranks]
+        groups = independent_verifier.groups(name, 64, 14)[:4]
+        assert lines["rows group"].split() == [str(group) for group, _ in groups]
+        assert lines["rows sign"].split() == ["+" if sign > 0 else "-" for _, sign in groups]
+
+    def test_target(self, lines: dict[str, str], fields: list[str]) -> None:
+        name = independent_verifier.stream("target", *fields)
+        words = independent_verifier.words(name, 4)
+        halves = [half for word in words for half in (word & 0xFFFF, word >> 16)]
+        assert lines["halves"].split() == [f"{half:04x}" for half in halves]
+        assert lines["sign and i"].split() == [f"{'-' if h & 0x8000 else '+'}{h & 0x7FF}" for h in halves]
+        table = independent_verifier.table()
+        assert lines["T[i]"].split() == [f"{table[half & 0x7FF]:04x}" for half in halves]
+        z = independent_verifier.scaled(independent_verifier.normals(name, 8, table), 1.0)
+        assert lines["z"].split() == [f"{pattern:04x}" for pattern in z]
+
+
+def test_numbers_on_the_wire() -> None:
+    published = json.loads((ROOT / "docs" / "vectors.json").read_text(encoding="utf-8"))["vectors"]
+    numbers, text = published["numbers"][0], published["f16"][0]
+    section = PAGE.partition("## 7. A batch")[2]
+    lines = dict(re.findall(r"^(\w[\w ,]*?) {2,}(.+)$", section, re.MULTILINE))
+    assert lines["c_0 to c_3"].split() == [str(number) for number in numbers[:4]]
+    assert lines["halves, hex"].split() == re.findall("....", struct.pack("<4e", *numbers[:4]).hex())
+    assert text.startswith(lines["text begins"])
+    assert float(lines["d"]) == pytest.approx(independent_verifier.distance(numbers[0], 256), abs=5.1e-10)
+    assert f"{len(text)} characters for {len(numbers)} numbers" in PAGE
+    # A half has 11 bits: half of the last one's place, over numbers of standard deviation 1.
+    steps = 2.0 ** (np.floor(np.log2(np.abs(np.random.default_rng(0).normal(size=100_000)))) - 11)
+    assert f"{np.sqrt(np.mean((steps * 2) ** 2 / 12)):.0e}" == "2e-04"
+
+
+def test_settings_are_named_in_their_order() -> None:
+    names = [name for name, _ in rows_after("setting")]
+    assert [name.replace(" ", "_") for name in names] == list(make_round().settings)
+
+
+def test_purposes_of_streams() -> None:
+    purposes = [name for cell, *_ in rows_after("purpose") for name in re.findall(r"`(\w+)`", cell)]
+    assert sorted(purposes) == sorted([*get_args(NoncePurpose), "pre", "post"])
+
+
+def test_scales_of_projections() -> None:
+    for hidden, scale in rows_after("hidden size | projection_scale by default"):
+        assert number(scale) == default_projection_scale(int(number(hidden)))
+
+
+def test_what_inputs_and_readout_are_where_they_are_not_stated() -> None:
+    stated: dict[str, list[dict[str, Any]]] = {
+        "neither, `use_random_projection` false": [{"use_random_projection": False}],
+        "neither, V below 4,096": [{"vocabulary": 4095}],
+        "neither, seq_len odd or below 10": [{"seq_len": 255}, {"seq_len": 8}],
+        "neither, otherwise": [{}],
+        "`tokens` or `rows` alone": [{"inputs": "tokens"}, {"readout": "rows"}],
+        "`normal` or `last` alone": [{"inputs": "normal"}, {"readout": "last"}],
+    }
+    rows = {row[0]: row[1] for row in rows_after("stated")}
+    assert rows.pop("both") == "as stated"
+    assert rows.keys() == stated.keys()
+    for name, cases in stated.items():
+        for case in cases:
+            definition = make_round(**case).definition
+            assert rows[name] == f"`{definition.inputs}`, `{definition.readout}`"
 
 
 def test_memory_overhead_is_documented() -> None:
@@ -103,57 +204,66 @@ def test_targets_of_rates() -> None:
             assert number(r_target) == pytest.approx(r_target_for(rate, int(number(hidden))), abs=5.1e-7)
 
 
+def test_bounds_of_a_nonce() -> None:
+    """t from its formula, as far as 3.4, and as the verdict has it."""
+    for k, *bounds in rows_after("k"):
+        for kurtosis, told in zip((3, 4, 5, 6), bounds, strict=True):
+            degrees = 2 / (kurtosis / 3 * (1 + 2 / int(k)) - 1)
+            t = math.sqrt(chi2.isf(5e-5, degrees) / degrees)
+            assert told == (f"{t:.2f}" if t <= 3.4 else "3.40, p₀ = p")
+            bound = nonce_bound(int(k), kurtosis, DEFAULT_BEYOND)
+            assert bound.size == pytest.approx(min(t, 3.4))
+            assert bound.probability == (PROBABILITY_MISMATCH if t <= 3.4 else DEFAULT_BEYOND)
+
+
 def test_smallest_fraudulent_counts() -> None:
     for n, *counts in rows_after("n"):
         for threshold, count in zip((0.01, 1e-7), counts, strict=True):
-            k = int(count)
-            assert 3 * probability_at_least(k, int(number(n)), PROBABILITY_MISMATCH) < threshold
-            assert 3 * probability_at_least(k - 1, int(number(n)), PROBABILITY_MISMATCH) >= threshold
+            invalid = int(count)
+            assert 4 * probability_at_least(invalid, int(number(n)), PROBABILITY_MISMATCH) < threshold
+            assert 4 * probability_at_least(invalid - 1, int(number(n)), PROBABILITY_MISMATCH) >= threshold
 
 
 def test_the_names_of_the_tests_and_the_order_they_are_told_in() -> None:
     names = [name.strip("`") for name, *_ in rows_after("test")]
+    round_ = make_round(valid_rate=0.1, seq_len=16)
+    numbers = (3.0, -1.0)
     proof = ProofBatch(
-        public_key="k", block_hash="b", block_height=0, node_id=0, nonces=(1,), dist=(1.0,), covered=(0, 9)
+        public_key="k",
+        block_hash="b",
+        block_height=0,
+        node_id=0,
+        nonces=(1,),
+        dist=(distance_of(numbers[0], round_.hidden_size),),
+        vectors=(independent_verifier.f16(numbers),),
+        encoding={"dtype": "f16", "k_dim": 2, "endian": "le"},
+        covered=(0, 9),
     )
-    assert names == list(judge(proof, {1: 1.0}, make_round(valid_rate=0.1)).tests)
-
-
-def test_what_noise_does_to_small_distances() -> None:
-    """The mean of 2/d² over the valid part of the law, and how often honest errors exceed the tolerance."""
-
-    def distances(hidden: int, rate: float) -> Any:
-        shape = (hidden - 1) / 2
-        return 2 * np.sqrt(betaincinv(shape, shape, rate * (np.arange(20_000) + 0.5) / 20_000))
-
-    assert "at width 1,024 and rate 0.1 honest differences" in PAGE
-    assert f"{np.mean(2 / distances(1024, 0.1) ** 2) - 1:.0%}" == "6%"
-    assert "a mean square 6 % larger" in PAGE
-    assert "0.10 s RMS at rate 1." in PAGE
-    assert "up to 0.09 s RMS, measured at rate 1, from width 256 and rate 0.01 on" in " ".join(PAGE.split())
-    for hidden, rate, rms in ((1024, 1.0, 0.1), (256, 0.01, 0.09), (256, 0.1, 0.09), (4096, 0.01, 0.09)):
-        beyond = 2 * norm.sf(0.35 / rms * distances(hidden, rate) / math.sqrt(2))
-        assert np.mean(beyond) < PROBABILITY_MISMATCH
-    assert np.mean(2 * norm.sf(3.5 * distances(256, 0.01) / math.sqrt(2))) > PROBABILITY_MISMATCH
+    assert names == list(judge(proof, {1: numbers}, round_).tests)
 
 
 def test_defaults_and_constants() -> None:
     defaults = PoCConfig(block_hash="b", block_height=0, public_key="k")
-    assert f"({defaults.distance_tolerance} s by default)" in PAGE
     assert f"`fraud_threshold` ({defaults.fraud_threshold} by default)" in PAGE
-    assert f"by default {defaults.projection_scale}" in PAGE
+    assert f"V below {MIN_VOCABULARY:,}" in PAGE
+    assert f"# Protocol `{PROTOCOL}`" in PAGE
+    assert f'"{PROTOCOL}" || LP(purpose)' in PAGE
+    assert f"`protocol` | optional: `{PROTOCOL}`" in PAGE
+    text = PAGE.replace("\N{MINUS SIGN}", "-")
     assert PROBABILITY_MISMATCH == 5e-4
-    assert "Binomial(n, 5·10⁻⁴)" in PAGE
-    tolerance = defaults.distance_tolerance
-    assert tolerance is not None
-    honest_sigma = make_round().honest_sigma
-    assert honest_sigma is not None
-    assert f"`distance_tolerance` / {tolerance / honest_sigma:g}" in PAGE
-    assert f"The tolerance must be {MIN_TOLERANCE} " in PAGE
-    assert 2 * norm.sf(MIN_TOLERANCE) == pytest.approx(PROBABILITY_MISMATCH, rel=0.01)
-    assert f"`E[e⁴]/E[e²]²`, {defaults.honest_kurtosis:g} by default" in PAGE
-    assert f"plus {LAW_MARGIN * 100:.1f} % of themselves" in PAGE
-    assert f"more than {MAX_FAILED * 100:.0f} % of the nonces" in PAGE
+    assert "p₀ = 5·10⁻⁴" in text
+    assert f"between the two platforms: {make_round().honest_sigma:g} by default" in text
+    assert f"`E[e⁴]/E[e²]²`: {DEFAULT_KURTOSIS:g} by default" in text
+    assert f"beyond L: {DEFAULT_BEYOND:g} by default" in text
+    assert f"worth one: {DEFAULT_DESIGN_EFFECT:g} by default" in text
+    assert f" = `distance_tolerance` / {TOLERANCE_IN_SIGMAS:g}" in text
+    assert f"`L = {LIMIT_IN_SIGMAS:g} \N{GREEK SMALL LETTER SIGMA}`" in text
+    assert f"above {LIMIT_IN_SIGMAS**2:g} as {LIMIT_IN_SIGMAS**2:g}" in text
+    assert f"plus {LAW_MARGIN * 100:.1f} % of" in text
+    assert f"more than {MAX_FAILED * 100:.0f} % of the nonces" in text
+    assert f"[seq_len - {FIRST_ROW}]" in text
+    assert "`max(1, min(16, ⌊(seq_len - 8)/4⌋))`" in text
+    assert independent_verifier.default_numbers(256) == make_round().numbers == 16
 
 
 def measured(bench: str) -> list[dict[str, Any]]:
@@ -178,8 +288,12 @@ def test_measured_differences_are_those_of_their_file() -> None:
     rows = {row["variant"]: row for row in measured("numerics")}
     text = " ".join(PAGE.split())
     avx2 = rows["bf16, AVX2 only"]
-    assert f"{avx2['rms_s']:.3f} s RMS ({avx2['max_s']:.2f} s at most among 256 nonces)" in text
+    assert f"{avx2['rms_s']:.3f} RMS ({avx2['max_s']:.2f} at most among those of 256 nonces)" in text
     rms = max(rows[dtype]["rms_s"] for dtype in ("fp16", "fp32"))
     largest = max(rows[dtype]["max_s"] for dtype in ("fp16", "fp32"))
-    assert f"{rms:.2f} s RMS ({largest:.2f} s at most)" in text
+    assert f"{rms:.2f} RMS ({largest:.2f} at most)" in text
     assert rows["bf16, one thread"]["max_s"] == 0
+    tolerance = json.loads((ROOT / "docs" / "vectors.json").read_text(encoding="utf-8"))["vectors"][
+        "tolerance"
+    ]
+    assert f"`tolerance` is {tolerance}." in text

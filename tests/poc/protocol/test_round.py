@@ -2,17 +2,16 @@
 
 import dataclasses
 import math
+from dataclasses import asdict
 from typing import Any
 
-import independent_verifier
 import pytest
-from rounds import BLOCK, MODEL, make_config, make_round
+from rounds import MODEL, make_config, make_round
 
 from hallmark.poc.core.errors import FieldError, StateError
-from hallmark.poc.protocol.config import PoCState
+from hallmark.poc.protocol.config import PoCConfig, PoCState
+from hallmark.poc.protocol.definition import Definition
 from hallmark.poc.protocol.law import r_target_for, valid_rate
-from hallmark.poc.protocol.round import nearest_power_of_two
-from hallmark.poc.protocol.round_spec import RoundSpec, round_digest, round_settings, shortest_decimal
 
 
 def test_states_are_those_of_the_specification() -> None:
@@ -23,7 +22,11 @@ def test_defaults() -> None:
     config = make_config()
     assert config.use_random_projection
     assert (config.batch_size, config.seq_len) == (32, 256)
-    assert (config.fraud_threshold, config.distance_tolerance, config.projection_scale) == (0.01, 0.35, 0.01)
+    assert config.fraud_threshold == 0.01
+    assert {
+        getattr(config, name)
+        for name in ("inputs", "readout", "numbers", "vocabulary", "first", "input_scale", "projection_scale")
+    } == {None}
     assert (config.group_id, config.n_groups) == (0, 1)
 
 
@@ -50,6 +53,7 @@ BAD_FIELDS = [
     ("fraud_threshold", 1),
     ("fraud_threshold", None),
     ("distance_tolerance", -0.1),
+    ("distance_tolerance", 0),
     ("distance_tolerance", math.inf),
     ("honest_sigma", 0),
     ("honest_sigma", -0.1),
@@ -60,6 +64,13 @@ BAD_FIELDS = [
     ("honest_kurtosis", 1.1e6),
     ("honest_kurtosis", math.nan),
     ("honest_kurtosis", None),
+    ("honest_beyond", 0),
+    ("honest_beyond", 1),
+    ("honest_beyond", None),
+    ("honest_design_effect", 0.99),
+    ("honest_design_effect", math.inf),
+    ("vectors", "none"),
+    ("vectors", None),
     ("node_id", -1),
     ("node_count", 0),
     ("group_id", 1),
@@ -82,6 +93,25 @@ BAD_FIELDS = [
     ("input_scale", -0.5),
     ("input_scale", 2.0**-25),
     ("input_scale", 512),
+    ("inputs", "token"),
+    ("inputs", ""),
+    ("inputs", 1),
+    ("readout", "first"),
+    ("readout", True),
+    ("numbers", 0),
+    ("numbers", -1),
+    ("numbers", 1.0),
+    ("numbers", True),
+    ("numbers", 2**31),
+    ("vocabulary", 0),
+    ("vocabulary", "4096"),
+    ("vocabulary", 2**31),
+    ("first", -1),
+    ("first", "None"),
+    ("first", "0"),
+    ("first", 2**31),
+    ("first", True),
+    ("first", 1.0),
     ("model", None),
     ("model", "\udfff"),
 ]
@@ -94,6 +124,14 @@ def test_a_bad_field_is_refused_by_name(field: str, value: object) -> None:
     assert caught.value.field == field
 
 
+@pytest.mark.parametrize("value", [-1, "None", True, 1.0, [1], {}, 2**31])
+def test_what_is_no_token_for_row_0_is_refused_in_one_sentence(value: object) -> None:
+    with pytest.raises(FieldError) as caught:
+        make_config(first=value)
+    assert (caught.value.field, caught.value.value) == ("first", value)
+    assert caught.value.allowed == "none, or an integer from 0 to 2147483647"
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -101,7 +139,7 @@ def test_a_bad_field_is_refused_by_name(field: str, value: object) -> None:
         ("r_target", 10),
         ("valid_rate", 1),
         ("distance_tolerance", None),
-        ("distance_tolerance", 0),
+        ("distance_tolerance", 1e-6),
         ("honest_sigma", None),
         ("honest_sigma", 0.1),
         ("honest_sigma", 1e-6),
@@ -109,6 +147,20 @@ def test_a_bad_field_is_refused_by_name(field: str, value: object) -> None:
         ("honest_kurtosis", 1_000_000),
         ("input_scale", 1),
         ("input_scale", 2.0**-24),
+        ("inputs", "tokens"),
+        ("inputs", "normal"),
+        ("inputs", None),
+        ("readout", "rows"),
+        ("readout", "last"),
+        ("readout", None),
+        ("numbers", 1),
+        ("numbers", None),
+        ("vocabulary", 1),
+        ("vocabulary", 2**31 - 1),
+        ("vocabulary", None),
+        ("first", 0),
+        ("first", "none"),
+        ("first", None),
         ("block_height", 2**63 - 1),
         ("public_key", "ключ🗝"),
     ],
@@ -120,24 +172,34 @@ def test_a_good_field_is_taken(field: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("tolerance", "sigma", "allowed"),
     [
-        (0.35, 0.1006, False),
-        (0.35, 0.1005, True),
-        (1.0, 0.2874, False),
-        (1.0, 0.2873, True),
-        (0, 1e-9, False),
+        (0.175, 0.05, True),
+        (0.175 * (1 + 9e-7), 0.05, True),
+        (0.175 * (1 + 1.1e-6), 0.05, False),
+        (0.35, 0.05, False),
+        (0.4, 0.1, False),
         (None, 5.0, True),
+        (0.7, None, True),
     ],
 )
-def test_the_tolerance_must_leave_room_for_honest_errors(
-    tolerance: float | None, sigma: float, allowed: bool
+def test_tolerance_and_sigma_are_one_setting(
+    tolerance: float | None, sigma: float | None, allowed: bool
 ) -> None:
-    """p0 = 5e-4 is what a Gaussian has beyond 3.48 sigma."""
+    body = {"block_hash": "b", "block_height": 1, "public_key": "k"}
+    stated = {"distance_tolerance": tolerance, "honest_sigma": sigma}
     if allowed:
-        assert make_config(distance_tolerance=tolerance, honest_sigma=sigma).honest_sigma == sigma
+        assert PoCConfig.parse({**body, **stated}).distance_tolerance == tolerance
         return
-    with pytest.raises(FieldError, match=r"at least 3\.48 · honest_sigma") as caught:
-        make_config(distance_tolerance=tolerance, honest_sigma=sigma)
+    with pytest.raises(FieldError, match=r"allowed: 3\.5 · honest_sigma = ") as caught:
+        PoCConfig.parse({**body, **stated})
     assert caught.value.field == "distance_tolerance"
+
+
+def test_a_stated_sigma_brings_its_tolerance() -> None:
+    config = make_config(honest_sigma=0.04)
+    assert config.distance_tolerance == pytest.approx(0.14)
+    assert PoCConfig(**asdict(config)) == config
+    with pytest.raises(FieldError, match="one of the two alone"):
+        make_config(distance_tolerance=0.5, honest_sigma=0.04)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +210,6 @@ def test_the_tolerance_must_leave_room_for_honest_errors(
         ({"honest_sigma": 0.07}, 0.07),
         ({"distance_tolerance": None}, None),
         ({"distance_tolerance": None, "honest_sigma": 0.07}, None),
-        ({"distance_tolerance": 0}, None),
     ],
 )
 def test_honest_sigma_is_stated_or_the_tolerance_s(changes: dict[str, Any], sigma: float | None) -> None:
@@ -227,88 +288,20 @@ def test_a_sequence_that_does_not_fit_is_refused(limit: str, longest: int) -> No
     assert caught.value.field == "seq_len"
 
 
-@pytest.mark.parametrize(
-    ("rms", "power"), [(0.1, 0.125), (0.02, 2**-6), (1.0, 1.0), (1.39, 1.0), (1.44, 2.0), (0.72, 1.0)]
-)
-def test_input_scale_is_the_power_nearest_to_the_embeddings(rms: float, power: float) -> None:
-    assert nearest_power_of_two(rms) == power
-    assert make_round(dataclasses.replace(MODEL, embedding_rms=rms)).input_scale == power
-
-
-@pytest.mark.parametrize("exponent", [-7, -1, 0, 1])
-def test_near_a_boundary_the_input_scale_has_to_be_told(exponent: int) -> None:
-    boundary = 2.0 ** (exponent + 0.5)
-    for rms in (boundary, boundary * 1.009, boundary / 1.009):
-        with pytest.raises(FieldError, match="within 1 % of the boundary"):
-            nearest_power_of_two(rms)
-    assert nearest_power_of_two(boundary * 1.0101) == 2.0 ** (exponent + 1)
-    assert nearest_power_of_two(boundary / 1.0101) == 2.0**exponent
-    model = dataclasses.replace(MODEL, embedding_rms=boundary)
-    with pytest.raises(FieldError, match="input_scale"):
-        make_round(model)
-    assert make_round(model, input_scale=2.0**-5).input_scale == 2.0**-5
-
-
-@pytest.mark.parametrize("rms", [0.0, -1.0, math.nan, math.inf])
-def test_without_an_embedding_table_the_input_scale_has_to_be_told(rms: float) -> None:
-    model = dataclasses.replace(MODEL, embedding_rms=rms)
-    with pytest.raises(FieldError, match="input_scale"):
-        make_round(model)
-    assert make_round(model, input_scale=0.25).input_scale == 0.25
-    assert make_round(model, use_random_projection=False).input_scale == 1.0
+def test_definition_and_digest_are_those_of_the_model() -> None:
+    round_ = make_round()
+    assert round_.definition == Definition.resolve(round_.config, MODEL)
+    assert round_.numbers == round_.definition.numbers == 16
+    assert make_round(dataclasses.replace(MODEL, first=1)).digest != round_.digest
+    assert make_round(dataclasses.replace(MODEL, vocabulary=4095)).numbers == 1
 
 
 def test_backward_compatibility_by_an_optional_flag() -> None:
     """Acceptance criterion 6.1: Backward compatibility with Phase 1-5 (optional flag)."""
     plain = make_round(use_random_projection=False)
-    assert plain.input_scale == 1.0
-    assert not plain.spec().projection
-
-
-@pytest.mark.parametrize(
-    ("value", "decimal"),
-    [
-        (0.01, "0.01"),
-        (1e-5, "0.00001"),
-        (1e-6, "0.000001"),
-        (1.0, "1"),
-        (0.125, "0.125"),
-        (1 / 3, "0.3333333333333333"),
-        (0.1, "0.1"),
-        (0.020000000000000004, "0.020000000000000004"),
-    ],
-)
-def test_shortest_decimal(value: float, decimal: str) -> None:
-    assert shortest_decimal(value) == decimal
-    assert float(decimal) == value
-
-
-def test_digest_is_the_independent_verifier_s() -> None:
-    round_ = make_round(seq_len=64, projection_scale=1e-5)
-    assert round_.digest == independent_verifier.round_digest(256, 64, -3, "on", 1e-5, "")
-    plain = make_round(seq_len=64, use_random_projection=False)
-    assert plain.digest == independent_verifier.round_digest(256, 64, 0, "off", 0.01, "")
-
-
-def test_every_setting_that_changes_a_forward_changes_the_digest() -> None:
-    base: dict[str, Any] = {
-        "hidden_size": 256,
-        "seq_len": 64,
-        "input_scale": 0.125,
-        "projection": True,
-        "projection_scale": 0.01,
-        "model": "",
-    }
-    changes: list[dict[str, Any]] = [
-        {},
-        {"hidden_size": 512},
-        {"seq_len": 128},
-        {"input_scale": 0.25},
-        {"projection": False},
-        {"projection_scale": 0.02},
-        {"model": "m"},
-    ]
-    assert len({round_digest(round_settings(**{**base, **change})) for change in changes}) == len(changes)
+    spec = plain.spec()
+    assert (spec.inputs, spec.input_scale, spec.readout, spec.numbers) == ("normal", 1.0, "last", 1)
+    assert not spec.projection
 
 
 def test_tolerance_is_in_units_of_s() -> None:
@@ -316,28 +309,3 @@ def test_tolerance_is_in_units_of_s() -> None:
     assert round_.distance_std == 1 / math.sqrt(512)
     assert round_.tolerance == 0.5 * round_.distance_std
     assert make_round(distance_tolerance=None).tolerance is None
-
-
-def test_spec_travels_as_plain_values() -> None:
-    spec = make_round(batch_size=5, projection_scale=0.02).spec()
-    wire = spec.to_wire()
-    assert {type(value) for value in wire.values()} == {str, int, float, bool}
-    assert RoundSpec.from_wire(wire) == spec
-    assert spec.block_hash == BLOCK
-    assert spec.batch_size == 5
-
-
-def test_a_specification_that_is_not_one_is_refused() -> None:
-    wire = make_round().spec().to_wire()
-    with pytest.raises(ValueError, match="keys"):
-        RoundSpec.from_wire({key: wire[key] for key in wire if key != "digest"})
-    with pytest.raises(ValueError, match="keys"):
-        RoundSpec.from_wire({**wire, "more": 1})
-    with pytest.raises(ValueError, match="seq_len"):
-        RoundSpec.from_wire({**wire, "seq_len": "64"})
-    with pytest.raises(ValueError, match="projection"):
-        RoundSpec.from_wire({**wire, "projection": 1})
-
-
-def test_the_public_key_is_not_part_of_the_settings() -> None:
-    assert make_round(public_key="one").digest == make_round(public_key="another").digest

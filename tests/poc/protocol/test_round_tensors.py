@@ -2,24 +2,30 @@
 
 import asyncio
 import math
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import independent_verifier
+import numpy as np
 import pytest
 import torch
-from rounds import BLOCK, make_round
-from scipy.stats import binom, kstest
-from tolerances import DISTANCE_TOLERANCES, ROUNDOFF
+from rounds import BLOCK, MODEL, make_round
+from scipy.stats import beta, binom, kstest
+from tolerances import DISTANCE_TOLERANCES, NUMBER_TOLERANCES, ROUNDOFF
 from transformers_engine import TransformersEngine, tiny_model
 
+from hallmark.kernels.draw_embeddings import draw_embeddings
+from hallmark.kernels.normal_table import signed_table
+from hallmark.kernels.numbers import numbers_of
 from hallmark.poc.core.errors import EngineError, FieldError
-from hallmark.poc.offline.model import last_hidden
+from hallmark.poc.offline.model import final_hidden
 from hallmark.poc.protocol.law import distance_cdf, r_target_for
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.protocol.round_tensors import RoundTensors, pad_keys
 from hallmark.poc.rounds.engine_protocol import PoCEngine
 
 WIDTH = 64
-SEQ_LEN = 12
+SEQ_LEN = 24
 TABLE = independent_verifier.table()
 
 
@@ -40,10 +46,26 @@ def opened(engine: TransformersEngine, **settings: object) -> Round:
     return round_
 
 
+def name(purpose: str, round_: Round, nonce: int) -> independent_verifier.Name:
+    return independent_verifier.stream(purpose, round_.digest, BLOCK, "key", str(nonce))
+
+
 def by_hand(purpose: str, round_: Round, nonce: int, count: int) -> torch.Tensor:
     """z of one nonce's stream, by the independent verifier."""
-    name = independent_verifier.stream(purpose, round_.digest, BLOCK, "key", str(nonce))
-    return torch.tensor(independent_verifier.normals(name, count, TABLE), dtype=torch.float64)
+    drawn = independent_verifier.normals(name(purpose, round_, nonce), count, TABLE)
+    return torch.tensor(drawn, dtype=torch.float64)
+
+
+def projection_by_hand(purpose: str, scale: float) -> torch.Tensor:
+    stream = independent_verifier.stream(purpose, BLOCK)
+    patterns = independent_verifier.scaled(independent_verifier.normals(stream, WIDTH**2, TABLE), scale)
+    values = [independent_verifier.from_bf16(bits) for bits in patterns]
+    return torch.tensor(values, dtype=torch.float64).view(WIDTH, WIDTH)
+
+
+def embedded(engine: TransformersEngine, tokens: list[list[int]]) -> torch.Tensor:
+    rows: torch.Tensor = engine._model.get_input_embeddings().weight.detach()[torch.tensor(tokens)]
+    return rows
 
 
 def test_the_oracle_is_an_engine(engine: TransformersEngine) -> None:
@@ -56,9 +78,10 @@ def test_without_projection_it_is_the_plain_definition(
 ) -> None:
     """Acceptance criterion 6.1: Backward compatibility with Phase 1-5 (optional flag)."""
     round_ = opened(engine, use_random_projection=False)
+    assert round_.numbers == 1
     keys = [("key", nonce) for nonce in range(8)]
     inputs = torch.stack([by_hand("embeds", round_, n, SEQ_LEN * WIDTH) for n in range(8)])
-    hidden = last_hidden(engine._model, inputs.view(8, SEQ_LEN, WIDTH).to(dtype))
+    hidden = final_hidden(engine._model, inputs=inputs.view(8, SEQ_LEN, WIDTH).to(dtype))[:, -1]
     expected = []
     for nonce in range(8):
         z, h = by_hand("target", round_, nonce, WIDTH), hidden[nonce].double()
@@ -68,58 +91,86 @@ def test_without_projection_it_is_the_plain_definition(
     assert asyncio.run(engine.open_round(round_.spec())) == 0, "no projection, no memory"
 
 
-def test_with_projection_it_is_the_definition_of_the_protocol(
-    engine: TransformersEngine, dtype: torch.dtype
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"first": 7},
+        {"numbers": 1},
+        {"numbers": 5, "projection_scale": 0.01},
+        {"use_random_projection": False, "inputs": "tokens"},
+        {"readout": "last", "inputs": "tokens"},
+        {"inputs": "normal", "readout": "last", "input_scale": 0.125},
+        {"inputs": "normal", "readout": "rows", "honest_sigma": 0.1},
+    ],
+)
+def test_it_is_the_definition_of_the_protocol(
+    engine: TransformersEngine, dtype: torch.dtype, settings: dict[str, Any]
 ) -> None:
-    round_ = opened(engine)
-    assert round_.input_scale != 1.0
+    """Each step by the independent verifier, but for the model's own forward."""
+    round_ = opened(engine, **settings)
+    count, projected, k = 8, round_.config.use_random_projection, round_.numbers
     pre, post = (
-        torch.tensor(
-            [
-                independent_verifier.from_bf16(bits)
-                for bits in independent_verifier.scaled(
-                    independent_verifier.normals(
-                        independent_verifier.stream(purpose, BLOCK), WIDTH**2, TABLE
-                    ),
-                    0.01,
-                )
-            ],
-            dtype=torch.float64,
-        ).view(WIDTH, WIDTH)
+        projection_by_hand(purpose, round_.definition.projection_scale if projected else 0.0)
         for purpose in ("pre", "post")
     )
-    keys = [("key", nonce) for nonce in range(8)]
-    drawn = torch.stack([by_hand("embeds", round_, n, SEQ_LEN * WIDTH) for n in range(8)])
-    x = drawn.view(8, SEQ_LEN, WIDTH) * round_.input_scale
-    inputs = RoundTensors(round_.spec(), dtype, "cpu").inputs(keys)
-    exact = x + x @ pre
+    keys = [("key", nonce) for nonce in range(count)]
+    tensors = RoundTensors(round_.spec(), dtype, "cpu")
+    if round_.definition.inputs == "tokens":
+        first = settings.get("first")
+        tokens = [
+            independent_verifier.tokens(name("tokens", round_, n), SEQ_LEN, 4096, first) for n in range(count)
+        ]
+        assert tensors.tokens(keys).tolist() == tokens
+        x = embedded(engine, tokens)
+        assert torch.equal(engine._offline.embed(tensors.tokens(keys)), x)
+    else:
+        drawn = torch.stack([by_hand("embeds", round_, n, SEQ_LEN * WIDTH) for n in range(count)])
+        exact = drawn.view(count, SEQ_LEN, WIDTH) * round_.definition.input_scale
+        x = exact.to(dtype)
+        assert torch.equal(x.double(), exact), "powers of two scale exactly"
+        assert torch.equal(tensors.normal(keys), x)
+    inputs = tensors.project(x)
     # The float32 sum is rounded to the dtype once: half a unit in the last place, and the sum's own error.
-    torch.testing.assert_close(inputs.double(), exact, rtol=ROUNDOFF[dtype] * 1.001, atol=2.5e-7)
-    h = last_hidden(engine._model, inputs).double()
-    h = h + h @ post
-    expected = [
-        math.dist((row / row.norm()).tolist(), (z / z.norm()).tolist())
-        for row, z in zip(h, (by_hand("target", round_, n, WIDTH) for n in range(8)), strict=True)
+    torch.testing.assert_close(
+        inputs.double(), x.double() + x.double() @ pre, rtol=ROUNDOFF[dtype] * 1.001, atol=2.5e-7
+    )
+    hidden = final_hidden(engine._model, inputs=inputs)
+    expected = []
+    for nonce in range(count):
+        rows = hidden[nonce].tolist()
+        if round_.definition.readout == "rows":
+            groups = independent_verifier.groups(name("rows", round_, nonce), SEQ_LEN, k)
+            sums = independent_verifier.signed_sums(rows, groups, k)
+            read = torch.tensor(sums, dtype=torch.float64).to(dtype).double()
+        else:
+            read = torch.tensor(rows[-1:], dtype=torch.float64)
+        targets = by_hand("target", round_, nonce, k * WIDTH).view(k, WIDTH)
+        for h, z in zip(read + read @ post, targets, strict=True):
+            expected.append(independent_verifier.number(h.tolist(), z.tolist()))
+    found = [number for numbers in engine.numbers(keys) for number in numbers]
+    # A sum in float32 that lies near a tie may be rounded the other way than the exact one.
+    assert found == pytest.approx(expected, abs=NUMBER_TOLERANCES[dtype, "sums in another order"], rel=0)
+    assert engine.distances(keys) == [
+        pytest.approx(independent_verifier.distance(c, WIDTH), abs=1e-12) for c in found[::k]
     ]
-    tolerance = DISTANCE_TOLERANCES[dtype, "post projection in float64"]
-    assert engine.distances(keys) == pytest.approx(expected, abs=tolerance, rel=0)
 
 
 @pytest.mark.parametrize("projection", [False, True])
-def test_a_distance_does_not_depend_on_its_batch_mates(engine: TransformersEngine, projection: bool) -> None:
+def test_numbers_do_not_depend_on_their_batch_mates(engine: TransformersEngine, projection: bool) -> None:
     """Bit-identical for a dense model, in every slot."""
     opened(engine, use_random_projection=projection)
-    first = engine.distances([("key", nonce) for nonce in range(8)])
+    first = engine.numbers([("key", nonce) for nonce in range(8)])
     for slot in range(8):
         keys = [(f"other {slot}", 1000 + nonce) for nonce in range(8)]
         keys[slot] = ("key", slot)
-        assert engine.distances(keys)[slot] == first[slot]
+        assert engine.numbers(keys)[slot] == first[slot]
 
 
 def test_a_short_batch_is_padded_to_the_round_s_shape(engine: TransformersEngine) -> None:
     opened(engine)
-    whole = engine.distances([("key", nonce) for nonce in range(8)])
-    assert engine.distances([("key", nonce) for nonce in range(3)]) == whole[:3]
+    whole = engine.numbers([("key", nonce) for nonce in range(8)])
+    assert engine.numbers([("key", nonce) for nonce in range(3)]) == whole[:3]
 
 
 def test_padding_repeats_the_first_nonce() -> None:
@@ -130,24 +181,139 @@ def test_padding_repeats_the_first_nonce() -> None:
             pad_keys(keys, 4)
 
 
-def test_only_whole_batches_are_computed() -> None:
-    tensors = RoundTensors(make_round(batch_size=4, seq_len=2).spec(), torch.bfloat16, "cpu")
-    with pytest.raises(FieldError, match="a whole batch of 4"):
-        tensors.inputs([("key", 1)] * 3)
-    with pytest.raises(FieldError, match="a whole batch of 4"):
-        tensors.distances(torch.ones(4, 256), [("key", 1)] * 5)
+def test_only_whole_batches_give_numbers() -> None:
+    tensors = RoundTensors(make_round(batch_size=4, seq_len=10).spec(), torch.bfloat16, "cpu")
+    keys = [("key", nonce) for nonce in range(5)]
+    for some in (keys, keys[:3]):
+        with pytest.raises(FieldError, match="a whole batch of 4"):
+            tensors.numbers(torch.ones(40, 256), some, tensors.signs(some))
 
 
-def test_settings_that_differ_give_unrelated_inputs(engine: TransformersEngine) -> None:
+def test_settings_that_differ_give_unrelated_tokens() -> None:
     """One forward cannot serve two lengths: the shorter input is no prefix of the longer one."""
     long, short = (
-        RoundTensors(make_round(batch_size=1, seq_len=length).spec(), torch.bfloat16, "cpu").inputs(
-            [("k", 1)]
+        RoundTensors(make_round(batch_size=1, seq_len=length).spec(), torch.bfloat16, "cpu").tokens(
+            [("k", nonce) for nonce in range(32)]
         )
-        for length in (16, 8)
+        for length in (64, 32)
     )
-    correlation = torch.corrcoef(torch.stack((long[0, :8].flatten(), short.flatten())).double())
-    assert abs(float(correlation[0, 1])) < 4.5 / (8 * 256) ** 0.5
+    assert int((long[:, :32] == short).sum()) < 5, "of 1,024 with a chance of 1 in 4,096 each"
+
+
+class TestTokens:
+    """The tokens of nonces."""
+
+    @pytest.mark.parametrize("vocabulary", [4096, 4099, 151_669, 2**31 - 1])
+    def test_they_are_spread_evenly_below_the_vocabulary(self, vocabulary: int) -> None:
+        model = replace(MODEL, vocabulary=vocabulary, table_rows=vocabulary)
+        tensors = RoundTensors(make_round(model, seq_len=1024).spec(), torch.bfloat16, "cpu")
+        drawn = tensors.tokens([("key", nonce) for nonce in range(64)])
+        assert drawn.dtype == torch.int64
+        assert drawn.shape == (64, 1024)
+        assert int(drawn.min()) >= 0
+        assert int(drawn.max()) < vocabulary
+        assert kstest(((drawn.flatten().double() + 0.5) / vocabulary).numpy(), "uniform").pvalue > 1e-3
+
+    def test_a_first_token_takes_the_place_of_word_0_and_moves_no_other(self) -> None:
+        keys = [("key", nonce) for nonce in range(8)]
+        round_ = make_round(first=4095)
+        told = RoundTensors(round_.spec(), torch.bfloat16, "cpu").tokens(keys)
+        assert told[:, 0].tolist() == [4095] * 8
+        for nonce in range(8):
+            words = independent_verifier.words(name("tokens", round_, nonce), 256)
+            assert told[nonce, 1:].tolist() == [word * 4096 >> 32 for word in words[1:]]
+
+    def test_without_one_row_0_is_drawn(self) -> None:
+        drawn = RoundTensors(make_round().spec(), torch.bfloat16, "cpu").tokens([("k", n) for n in range(64)])
+        assert len(set(drawn[:, 0].tolist())) > 60
+
+    def test_rounds_of_tokens_have_no_normal_inputs(self) -> None:
+        tensors = RoundTensors(make_round().spec(), torch.bfloat16, "cpu")
+        assert tensors.reads_tokens
+        with pytest.raises(ValueError, match="inputs are tokens"):
+            tensors.normal([("k", 1)])
+        assert not RoundTensors(make_round(inputs="normal").spec(), torch.bfloat16, "cpu").reads_tokens
+
+
+class TestReadout:
+    """What rows mean to numbers."""
+
+    KEYS: ClassVar = [("key", nonce) for nonce in range(4)]
+
+    def read(self, dtype: torch.dtype = torch.float32, **settings: Any) -> tuple[RoundTensors, torch.Tensor]:
+        spec = make_round(**{"batch_size": 4, "seq_len": 64, **settings}).spec()
+        generator = torch.Generator().manual_seed(11)
+        hidden = torch.randn(4 * 64, 256, generator=generator).to(dtype)
+        return RoundTensors(spec, dtype, "cpu"), hidden
+
+    def test_one_row_that_flips_moves_one_number(self) -> None:
+        tensors, hidden = self.read()
+        signs = tensors.signs(self.KEYS)
+        assert signs is not None
+        whole = tensors.numbers(hidden, self.KEYS, signs)
+        for row in range(64):
+            flipped = hidden.clone()
+            flipped[2 * 64 + row] *= -1
+            moved = tensors.numbers(flipped, self.KEYS, signs) != whole
+            assert moved.sum(dim=1).tolist() == [0, 0, int(row >= 8), 0]
+            if row >= 8:
+                assert signs[2, moved[2], row].abs().tolist() == [1.0]
+
+    def test_rows_before_the_eighth_are_not_read_whatever_they_are(self) -> None:
+        tensors, hidden = self.read(torch.bfloat16)
+        signs = tensors.signs(self.KEYS)
+        whole = tensors.numbers(hidden, self.KEYS, signs)
+        spoilt = hidden.clone().view(4, 64, 256)
+        spoilt[:, :8] = math.nan
+        assert torch.equal(tensors.numbers(spoilt.view(-1, 256), self.KEYS, signs), whole)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+    @pytest.mark.parametrize("row", [8, 30, 63])
+    def test_a_row_that_is_not_finite_fails_its_nonce_as_a_whole(self, dtype: torch.dtype, row: int) -> None:
+        tensors, hidden = self.read(dtype)
+        hidden[64 + row, 5] = math.nan
+        numbers = tensors.numbers(hidden, self.KEYS, tensors.signs(self.KEYS))
+        assert numbers.dtype == torch.float64
+        assert numbers.shape == (4, 14)
+        assert numbers.isnan().all(dim=1).tolist() == [False, True, False, False]
+        assert numbers.isnan().any(dim=1).tolist() == [False, True, False, False]
+
+    def test_the_last_row_is_the_last_row(self) -> None:
+        tensors, hidden = self.read(readout="last")
+        assert tensors.signs(self.KEYS) is None
+        whole = tensors.numbers(hidden, self.KEYS, None)
+        assert whole.shape == (4, 1)
+        spoilt = hidden.clone().view(4, 64, 256)
+        spoilt[:, :-1] = math.nan
+        assert torch.equal(tensors.numbers(spoilt.view(-1, 256), self.KEYS, None), whole)
+        # An engine that keeps only the last row hands over that.
+        assert torch.equal(tensors.numbers(hidden[63::64], self.KEYS, None), whole)
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+    def test_any_order_of_summation_gives_the_same_numbers(self, dtype: torch.dtype) -> None:
+        """Ranks forwards, backwards and at random, one by one in float32."""
+        tensors, hidden = self.read(dtype, seq_len=64, numbers=3)
+        signs = tensors.signs(self.KEYS)
+        assert signs is not None
+        rows = hidden.float().view(4, 64, 256)
+        sums = []
+        for order in (torch.arange(64), torch.arange(64).flip(0), torch.randperm(64)):
+            total = torch.zeros(4, 3, 256)
+            for row in order.tolist():
+                total += signs[:, :, row, None] * rows[:, None, row]
+            sums.append(total)
+        kept = torch.float32 if dtype == torch.float16 else dtype
+        numbers = [self.numbers_of_sums(tensors, total.to(kept)) for total in sums]
+        expected = tensors.numbers(hidden, self.KEYS, signs)
+        for found in numbers:
+            assert float((found - expected).abs().max()) <= NUMBER_TOLERANCES[dtype, "sums in another order"]
+
+    def numbers_of_sums(self, tensors: RoundTensors, sums: torch.Tensor) -> torch.Tensor:
+        """What the definition makes of S, already rounded."""
+        assert tensors._projection is not None
+        streams = tensors._streams("target", self.KEYS)
+        targets = draw_embeddings(streams, sums.shape[1], 256, signed_table(1.0))
+        return numbers_of(sums, targets, tensors._projection.post_proj)
 
 
 def test_keys_and_nonces_give_different_distances(engine: TransformersEngine) -> None:
@@ -156,31 +322,57 @@ def test_keys_and_nonces_give_different_distances(engine: TransformersEngine) ->
     assert len(set(engine.distances(keys))) == 8
 
 
-def test_a_hidden_state_that_is_not_finite_is_a_failed_nonce() -> None:
-    tensors = RoundTensors(make_round(batch_size=3, seq_len=2).spec(), torch.bfloat16, "cpu")
-    hidden = torch.ones(3, 256, dtype=torch.bfloat16)
-    hidden[1, 5] = math.nan
-    distances = tensors.distances(hidden, [("key", n) for n in range(3)])
-    assert distances.dtype == torch.float64
-    assert distances.isnan().tolist() == [False, True, False]
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_inputs_have_the_model_s_dtype_and_scale(dtype: torch.dtype) -> None:
-    spec = make_round(batch_size=4, seq_len=32).spec()
-    inputs = RoundTensors(spec, dtype, "cpu").inputs([("key", n) for n in range(4)])
+def test_projected_inputs_have_the_model_s_dtype_and_scale(dtype: torch.dtype) -> None:
+    spec = make_round(batch_size=4, seq_len=32, inputs="normal", input_scale=0.125).spec()
+    tensors = RoundTensors(spec, dtype, "cpu")
+    drawn = tensors.normal([("key", n) for n in range(4)])
+    kept = drawn.clone()
+    inputs = tensors.project(drawn)
+    assert torch.equal(drawn, kept), "the drawn ones are left as they are"
     assert inputs.dtype == dtype
     assert inputs.shape == (4, 32, 256)
-    # Variance grows by 1 + D·projection_scale².
-    expected = spec.input_scale * (1 + 256 * 0.01**2) ** 0.5
-    assert float(inputs.double().std()) == pytest.approx(expected, rel=0.02)
+    # Variance grows by a sixteenth at this width.
+    assert float(inputs.double().std()) == pytest.approx(0.125 * (1 + 1 / 16) ** 0.5, rel=0.02)
+
+
+LAW_CASES: list[tuple[str, int, dict[str, Any]]] = [
+    ("one number", 64, {"seq_len": 12, "numbers": 1}),
+    ("few numbers", 128, {"seq_len": 16, "numbers": 3}),
+    ("one pair a group", 64, {"seq_len": 40, "numbers": 16}),
+    ("by default", 256, {"seq_len": 64}),
+    ("without projections", 64, {"seq_len": 24, "use_random_projection": False, "readout": "rows"}),
+    ("normal", 64, {"seq_len": 24, "inputs": "normal", "readout": "rows", "honest_sigma": 0.1}),
+]
+
+
+@pytest.mark.parametrize(("about", "width", "settings"), LAW_CASES)
+def test_numbers_follow_the_law_and_are_independent(about: str, width: int, settings: dict[str, Any]) -> None:
+    """Whatever the model, and whatever k."""
+    engine = TransformersEngine(tiny_model(hidden_size=width, seed=len(about)))
+    round_ = make_round(engine.model, batch_size=64, block_hash=about, **settings)
+    asyncio.run(engine.open_round(round_.spec()))
+    batches = [engine.numbers([("key", 64 * batch + i) for i in range(64)]) for batch in range(12)]
+    numbers = np.array(batches).reshape(-1, round_.numbers)
+    shape = (width - 1) / 2
+    law = beta(shape, shape, loc=-math.sqrt(width), scale=2 * math.sqrt(width))
+    assert kstest(numbers.flatten(), law.cdf).pvalue > 1e-3
+    assert abs(numbers.mean()) < 4.5 * numbers.size**-0.5
+    assert abs(numbers.var() - 1) < 4.5 * (2 / numbers.size) ** 0.5
+    # Those of a nonce, their squares, and neighbouring nonces'.
+    if round_.numbers > 1:
+        for values in (numbers, numbers**2):
+            apart = np.corrcoef(values.T) - np.eye(round_.numbers)
+            assert np.abs(apart).max() < 5 * len(numbers) ** -0.5
+    neighbours = np.corrcoef(numbers[1:].flatten(), numbers[:-1].flatten())[0, 1]
+    assert abs(neighbours) < 4.5 * numbers.size**-0.5
 
 
 @pytest.mark.parametrize("block", ["0x01", "0x02", "block three"])
 def test_valid_rate_follows_the_law_with_a_real_forward(block: str) -> None:
     """Over 2,048 nonces a block, whatever the model makes of them, at width 256."""
     engine = TransformersEngine(tiny_model(hidden_size=256))
-    round_ = make_round(engine.model, block_hash=block, batch_size=64, seq_len=8)
+    round_ = make_round(engine.model, block_hash=block, batch_size=64, seq_len=12)
     asyncio.run(engine.open_round(round_.spec()))
     count = 2048
     distances = [

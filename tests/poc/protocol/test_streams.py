@@ -1,7 +1,7 @@
 """Names of streams: unambiguous, exact, and picky about what has no single meaning."""
 
 import hashlib
-from typing import Any, Literal
+from typing import Any, get_args
 
 import independent_verifier
 import pytest
@@ -13,6 +13,7 @@ from hallmark.kernels.draw_normals import streams_tensor
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.protocol.streams import (
     PROTOCOL,
+    NoncePurpose,
     Stream,
     embeds_stream,
     length_prefixed,
@@ -29,10 +30,10 @@ FIELD = TEXT | st.integers(0, 2**63 - 1)
 
 def test_digest_is_the_one_of_the_protocol() -> None:
     """Written out once, byte by byte."""
-    encoded = b"hallmark/1" + b"\0\0\0\x06embeds" + b"\0\0\0\x01r" + b"\0\0\0\x02\xc3\xa9" + b"\0\0\0\x00"
+    encoded = b"hallmark/2" + b"\0\0\0\x06embeds" + b"\0\0\0\x01r" + b"\0\0\0\x02\xc3\xa9" + b"\0\0\0\x00"
     encoded += b"\0\0\0\x0242"
     assert stream_digest("embeds", "r", "é", "", 42) == hashlib.sha256(encoded).digest()
-    assert PROTOCOL == "hallmark/1"
+    assert PROTOCOL == "hallmark/2"
 
 
 @settings(max_examples=300, deadline=None)
@@ -117,7 +118,18 @@ def test_purposes_and_fields_separate_streams() -> None:
         embeds_stream("r", "b", "k", 2),
         embeds_stream("r", "bk", "", 1),
     }
-    assert len(names) == 9
+    nonce = [("k", 1)]
+    names |= {nonce_streams(purpose, "r", "b", nonce)[0] for purpose in get_args(NoncePurpose)}
+    assert len(names) == 9 + 2, "tokens and rows are new, embeds and target were there already"
+
+
+@pytest.mark.parametrize("purpose", get_args(NoncePurpose))
+def test_a_nonce_has_a_stream_for_each_purpose(purpose: NoncePurpose) -> None:
+    keys = [("key", 0), ("клю\u0447", 2**63 - 1)]
+    assert nonce_streams(purpose, "r", "block", keys) == [
+        independent_verifier.stream(purpose, "r", "block", key, str(nonce)) for key, nonce in keys
+    ]
+    assert nonce_streams(purpose, "r", "block", []) == []
 
 
 def test_no_two_of_many_nonces_share_a_stream() -> None:
@@ -134,12 +146,12 @@ def test_streams_tensor_has_one_row_for_each() -> None:
 
 
 @given(
-    purpose=st.sampled_from(["embeds", "target"]),
+    purpose=st.sampled_from(get_args(NoncePurpose)),
     texts=st.tuples(TEXT, TEXT),
     keys=st.lists(st.tuples(TEXT, st.integers(0, 2**63 - 1)), max_size=5),
 )
 def test_what_nonces_have_in_common_is_hashed_once_for_the_same_names(
-    purpose: Literal["embeds", "target"], texts: tuple[str, str], keys: list[tuple[str, int]]
+    purpose: NoncePurpose, texts: tuple[str, str], keys: list[tuple[str, int]]
 ) -> None:
     expected = [Stream.from_digest(stream_digest(purpose, *texts, key, nonce)) for key, nonce in keys]
     assert nonce_streams(purpose, *texts, keys) == expected

@@ -7,7 +7,7 @@ from hallmark.poc.rounds.engine_protocol import ComputedBatch
 
 
 def computed(*host_seconds: float) -> list[ComputedBatch]:
-    return [ComputedBatch([1.4], seconds) for seconds in host_seconds]
+    return [ComputedBatch([[1.4]], seconds) for seconds in host_seconds]
 
 
 def test_begins_with_one_batch_and_no_times() -> None:

@@ -603,13 +603,13 @@ class TestFailures:
         end = engine._end
 
         async def short(done: Slice) -> Slice:
-            batches = [b._replace(distances=b.distances[:-1]) for b in (await end(done)).batches or ()]
+            batches = [b._replace(numbers=b.numbers[:-1]) for b in (await end(done)).batches or ()]
             return done._replace(batches=batches or None)
 
         engine._end = short  # type: ignore[method-assign]
         await manager.start_round(config())
         await eventually(lambda: manager.state is STOPPED)
-        assert snapshot(manager)["reason"] == "the engine answered [7] distances for [8] nonces"
+        assert snapshot(manager)["reason"] == "the engine answered the numbers of [7] nonces for [8]"
 
     async def test_an_idle_engine_computes_several_batches_in_one_call(
         self, engine: Engine, manager: PoCManager

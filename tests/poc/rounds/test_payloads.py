@@ -2,19 +2,31 @@
 
 import json
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from rounds import make_round
+from rounds import last_row_round, number_of, numbers_of, with_numbers
 
 from hallmark.poc.protocol.generated import ComputedSpan
 from hallmark.poc.protocol.nonces import NonceSchedule
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
+from hallmark.poc.protocol.round import Round
+from hallmark.poc.protocol.vectors import decode, encode, encoding_of
 from hallmark.poc.rounds.payloads import generated_template, validated_payload, verdict_fields
-from hallmark.poc.verdict.judge import judge
+from hallmark.poc.verdict.judge import ValidatedBatch
+from hallmark.poc.verdict.judge import judge as judge_numbers
 
-ROUND = make_round(r_target=1.45, distance_tolerance=0.35)
+
+def judge(
+    proof: ProofBatch, computed: Mapping[int, float], round_: Round, sampled: Collection[int] | None = None
+) -> ValidatedBatch:
+    """By distances alone, of a round with one number a nonce."""
+    return judge_numbers(proof, numbers_of(computed, round_.hidden_size), round_, sampled=sampled)
+
+
+ROUND = last_row_round(r_target=1.45, distance_tolerance=0.35)
 BATCH = ProofBatch(
     public_key="02ff",
     block_hash=ROUND.config.block_hash,
@@ -60,7 +72,7 @@ def test_validated_arrays_run_in_step_and_hold_numbers_only() -> None:
     assert payload["nonces"] == [nonce for nonce in range(300) if nonce != 7]
     assert payload["failed_nonces"] == [7]
     at_8 = payload["nonces"].index(8)
-    assert payload["dist"][at_8] == payload["computed_distances"][at_8] == 1.6
+    assert payload["dist"][at_8] == payload["computed_distances"][at_8] == pytest.approx(1.6)
     assert payload["received_dist"][at_8] == payload["received_distances"][at_8] == 1.4
     assert payload["valid"][at_8] is False
     assert payload["valid"].count(False) == 1
@@ -75,7 +87,7 @@ def test_the_answer_runs_in_step_with_what_was_sent() -> None:
     assert len(answer["computed_distances"]) == len(answer["valid"]) == 301
     assert answer["computed_distances"][7] is None
     assert answer["valid"][7] is False
-    assert answer["computed_distances"][300] == 1.4
+    assert answer["computed_distances"][300] == pytest.approx(1.4)
     assert (answer["verdict"], answer["fraud_detected"]) == ("honest", False)
 
 
@@ -86,14 +98,14 @@ def test_without_a_verdict_the_answer_says_so() -> None:
 
 
 def test_answers_and_callbacks_tell_the_p_value_of_each_test() -> None:
-    round_ = make_round(valid_rate=0.25, honest_sigma=0.08)
+    round_ = last_row_round(valid_rate=0.25, honest_sigma=0.08)
     batch = replace(BATCH, nonces=tuple(range(40)), dist=(1.3,) * 40, covered=(0, 159))
     validated = judge(batch, dict.fromkeys(range(40), 1.31), round_)
     payload: Any
     for payload in (validated_payload(validated, "some-id"), verdict_fields(validated)):
         json.dumps(payload, allow_nan=False)
         assert payload["tests"] == dict(validated.tests)
-        assert list(payload["tests"]) == ["binomial", "rms", "signed_mean", "density"]
+        assert list(payload["tests"]) == ["nonces", "rms", "signed_mean", "density"]
         assert payload["rejected_by"] == payload["spoke"] == ["rms", "signed_mean"]
         assert payload["probability_honest"] == 4 * min(payload["tests"].values())
         assert payload["error_rms"] == pytest.approx(-payload["error_mean"], rel=1e-9)
@@ -102,11 +114,11 @@ def test_answers_and_callbacks_tell_the_p_value_of_each_test() -> None:
 
 
 def test_what_was_not_measured_is_null() -> None:
-    validated = judge(BATCH, dict.fromkeys(range(300), math.nan), make_round(distance_tolerance=None))
+    validated = judge(BATCH, dict.fromkeys(range(300), math.nan), last_row_round(distance_tolerance=None))
     payload: Any
     for payload in (validated_payload(validated, "some-id"), verdict_fields(validated)):
         json.dumps(payload, allow_nan=False)
-        assert (payload["tests"], payload["spoke"]) == ({"binomial": 1.0}, [])
+        assert (payload["tests"], payload["spoke"]) == ({"nonces": 1.0}, [])
         assert [payload[name] for name in ("error_rms", "error_mean", "n_covered", "honest_sigma")] == [
             None
         ] * 4
@@ -115,16 +127,17 @@ def test_what_was_not_measured_is_null() -> None:
 def test_of_a_sampled_batch_the_callback_has_the_sample_and_the_answer_null_for_the_others() -> None:
     validated = judge(BATCH, {5: 1.4, 7: math.nan, 9: 1.41}, ROUND, sampled=[9, 5, 7])
     payload: Any = validated_payload(validated, "some-id")
-    assert (payload["nonces"], payload["dist"], payload["failed_nonces"]) == ([5, 9], [1.4, 1.41], [7])
+    assert (payload["nonces"], payload["failed_nonces"]) == ([5, 9], [7])
+    assert payload["dist"] == pytest.approx([1.4, 1.41])
     answer = verdict_fields(validated)
     json.dumps(answer, allow_nan=False)
     assert answer["nonces"] == [*range(300), 5]
     computed = {place: d for place, d in enumerate(answer["computed_distances"]) if d is not None}
-    assert computed == {5: 1.4, 9: 1.41, 300: 1.4}
+    assert computed == pytest.approx({5: 1.4, 9: 1.41, 300: 1.4})
 
 
 def test_at_rate_1_a_distance_of_2_is_valid() -> None:
-    round_ = make_round()
+    round_ = last_row_round()
     batch = replace(BATCH, nonces=(1,), dist=(2.0,))
     validated = judge(batch, {1: 2.0}, round_)
     assert validated.n_invalid == 0
@@ -133,9 +146,11 @@ def test_at_rate_1_a_distance_of_2_is_valid() -> None:
 
 
 def test_generated_is_the_batch_with_the_target_it_was_found_under() -> None:
-    round_ = make_round(r_target=1.45, node_id=1, node_count=3)
+    round_ = last_row_round(r_target=1.45, node_id=1, node_count=3)
     numerics: Numerics = {"dtype": "bfloat16", "batch_size": 32, "eager": True}
-    walked = ComputedSpan.sort_out(NonceSchedule(1, 3).take(4), [1.4, math.nan, 1.5, 1.2], round_)
+    walked = ComputedSpan.sort_out(
+        NonceSchedule(1, 3).take(4), [[number_of(d, 256)] for d in (1.4, math.nan, 1.5, 1.2)], round_
+    )
     proof = walked.proof(round_, numerics)
     assert proof is not None
     payload = {**generated_template(round_, numerics), **walked.fields()}
@@ -145,4 +160,22 @@ def test_generated_is_the_batch_with_the_target_it_was_found_under() -> None:
 
 
 def test_generated_never_has_a_node_id_that_is_none() -> None:
-    assert generated_template(make_round(), {})["node_id"] == 0
+    assert generated_template(last_row_round(), {})["node_id"] == 0
+
+
+def test_a_verdict_by_vectors_has_those_of_both_sides() -> None:
+    round_ = with_numbers(last_row_round(), 3)
+    numbers = [[0.5, 1.0, -1.0], [-0.5, 2.0, 0.25]]
+    dist = tuple(math.sqrt(2 - first / 8) for first, *_ in numbers)
+    batch = replace(BATCH, nonces=(4, 7), dist=dist, vectors=encode(numbers), encoding=encoding_of(3))
+    computed = {4: [0.5, 1.0, -1.0], 7: [-0.5, math.nan, 0.0]}
+    payload: Any = validated_payload(judge_numbers(batch, computed, round_), "some-id")
+    assert (payload["nonces"], payload["numbers"], payload["encoding"]) == ([4], 3, encoding_of(3))
+    assert (
+        decode(payload["vectors"], 3).tolist()
+        == decode(payload["received_vectors"], 3).tolist()
+        == numbers[:1]
+    )
+    bare = replace(batch, vectors=None, encoding=None)
+    payload = validated_payload(judge_numbers(bare, computed, round_), "some-id")
+    assert (payload["received_vectors"], payload["numbers"]) == (None, 1)

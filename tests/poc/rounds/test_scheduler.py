@@ -103,7 +103,7 @@ class ScriptedEngine:
         self.spans.append((begun, now()))
         self._left = self._left[passed:]
         self.passed += passed
-        batches = [ComputedBatch([distance(key) for key in keys], 0.0) for keys in self._open]
+        batches = [ComputedBatch([[distance(key)] for key in keys], 0.0) for keys in self._open]
         return Slice(stall * LAYER, passed, None if self._left else batches)
 
     @property
@@ -157,7 +157,7 @@ class Node:
         self, choose: Callable[[], Sequence[Sequence[NonceKey]]], on_slice: Callable[[], None] = lambda: None
     ) -> list[list[float]] | None:
         computed = await self.scheduler.compute(choose, ended=self.ended, on_slice=on_slice)
-        return None if computed is None else [batch.distances for batch in computed]
+        return None if computed is None else [[number for [number] in batch.numbers] for batch in computed]
 
     async def serve(self, duration: float) -> None:
         """A request for inference."""

@@ -39,6 +39,7 @@ from hallmark.poc.core.errors import (
 )
 from hallmark.poc.outbox.outbox import Outbox
 from hallmark.poc.protocol.config import DeployedModel, PoCConfig, PoCState
+from hallmark.poc.protocol.law import distance_of
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.protocol.round import Round
@@ -77,12 +78,16 @@ PHASES = st.sampled_from([GENERATING, VALIDATING])
 BLOCKS = st.sampled_from(list(CONFIGS))
 
 
-def distance(spec: RoundSpec, key: NonceKey) -> float:
+def number(spec: RoundSpec, key: NonceKey) -> float:
     """A hash; one nonce in 13 cannot be computed."""
     if key[1] % 13 == 12:
         return math.nan
     text = f"{spec.block_hash} {spec.digest} {key}"
-    return 0.5 + hashlib.sha256(text.encode()).digest()[0] / 256
+    return hashlib.sha256(text.encode()).digest()[0] / 16 - 2.0
+
+
+def distance(spec: RoundSpec, key: NonceKey) -> float:
+    return distance_of(number(spec, key), spec.hidden_size)
 
 
 class SimulatedEngine:
@@ -182,7 +187,9 @@ class SimulatedEngine:
             return Slice(passed * self.layer_seconds, passed, None)
         spec, batches, self._suspended = self._spec, self._suspended, None
         self.n_batches += len(batches)
-        computed = [ComputedBatch([distance(spec, key) for key in keys], 0.0) for keys in batches]
+        computed = [
+            ComputedBatch([[number(spec, key)] * spec.numbers for key in keys], 0.0) for keys in batches
+        ]
         return Slice(passed * self.layer_seconds, passed, computed)
 
     async def close_round(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounds import make_round
+from rounds import last_row_round, number_of
 
 from hallmark.poc.core.errors import (
     FieldError,
@@ -23,7 +23,7 @@ from hallmark.poc.rounds.validation import ValidationQueue
 from hallmark.poc.rounds.validation_job import ValidationJob
 from hallmark.poc.verdict.judge import Verdict
 
-ROUND = make_round()
+ROUND = last_row_round()
 
 
 class Clock:
@@ -58,7 +58,8 @@ def record(
     seconds: float,
 ) -> list[ValidationJob]:
     """Record distances and settle what has a verdict by them."""
-    judged = queue.record(taken, distances, seconds)
+    numbers = [(number_of(distance, ROUND.hidden_size),) for distance in distances]
+    judged = queue.record(taken, numbers, seconds)
     for job in judged:
         assert not job.settled.is_set()
         assert job.status == "running"

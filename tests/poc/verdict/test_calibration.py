@@ -4,15 +4,14 @@ import math
 
 import numpy as np
 import pytest
+from rounds import make_round
 from scipy import stats
 
 from hallmark.poc.core.errors import FieldError, StateError
-from hallmark.poc.protocol.config import PoCConfig
-from hallmark.poc.protocol.law import distance_std, r_target_for
-from hallmark.poc.verdict.calibration import MIN_SIGMA, Calibration, check_law, sigma_bound
+from hallmark.poc.protocol.law import r_target_for
+from hallmark.poc.verdict.calibration import MIN_SIGMA, Calibration, check_law, clipped_sigma, sigma_bound
 
 WIDTH = 1024
-S = distance_std(WIDTH)
 
 
 def distances(count: int, *, rate: float = 1.0, width: int = WIDTH, seed: int = 0) -> np.ndarray:
@@ -23,110 +22,128 @@ def distances(count: int, *, rate: float = 1.0, width: int = WIDTH, seed: int = 
     return found
 
 
-def measured(errors: np.ndarray) -> Calibration:
-    """With errors in units of s."""
-    base = distances(len(errors))
-    return Calibration.measure((base + S * errors).tolist(), base.tolist(), WIDTH)
+def gaussian(n: int, sigma: float, numbers: int = 1, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, sigma, (n, numbers))
 
 
-def gaussian(count: int, sigma: float, seed: int = 1) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, sigma, count)
-
-
-def test_gaussian_errors() -> None:
-    errors = gaussian(10_000, 0.05)
-    found = measured(errors)
-    assert found.n == 10_000
+@pytest.mark.parametrize("numbers", [1, 16])
+def test_gaussian_errors(numbers: int) -> None:
+    errors = gaussian(10_000, 0.05, numbers)
+    found = Calibration.measure(errors)
+    assert (found.n, found.numbers) == (10_000, numbers)
     assert found.sigma == pytest.approx(0.05, rel=0.03)
-    assert found.sigma == pytest.approx(float(np.sqrt(np.mean(errors**2))), rel=1e-6)
     assert found.kurtosis == pytest.approx(3, abs=0.2)
-    assert found.mean == pytest.approx(float(errors.mean()), abs=1e-9)
-    assert found.largest == pytest.approx(float(np.abs(errors).max()), rel=1e-6)
-    assert found.n_beyond == 0
-    assert found.sigma < found.sigma_bound < 1.03 * found.sigma
+    assert found.mean == pytest.approx(float(errors[:, 0].mean()), abs=1e-9)
+    assert found.largest == float(np.abs(errors).max())
+    assert found.sigma < found.sigma_bound < 1.04 * found.sigma
     assert found.honest_sigma == math.ceil(found.sigma_bound * 1e4) / 1e4
-    assert found.distance_tolerance == 0.35
-    assert found.holds
+    assert found.honest_beyond < 0.003
+    assert found.design_effect == pytest.approx(1, abs=0.3) or found.n_beyond < 30
 
 
-def test_the_bound_is_the_chi_squared_one_and_covers_as_often_as_it_says() -> None:
-    expected = 0.05 * math.sqrt(200 / stats.chi2.ppf(0.01, 200))
-    assert sigma_bound(0.05, 200, 3.0) == pytest.approx(expected, rel=1e-12)
-    draws = np.random.default_rng(2).normal(0, 0.05, (4_000, 200))
-    bounds = [sigma_bound(float(s), 200, 3.0) for s in np.sqrt(np.mean(draws**2, axis=1))]
-    covered = sum(bound >= 0.05 for bound in bounds)
-    low, high = stats.binom.interval(0.999, 4_000, 0.99)
-    assert low <= covered <= high
+def test_sigma_is_the_fixed_point_of_the_clipped_rms() -> None:
+    errors = np.random.default_rng(3).standard_t(2.5, (4_000, 4))
+    sigma = clipped_sigma(errors)
+    assert np.sqrt(np.mean(np.clip(errors, -3.5 * sigma, 3.5 * sigma) ** 2)) == pytest.approx(sigma)
+    assert sigma < np.sqrt(np.mean(errors**2))
+    assert clipped_sigma(np.zeros((10, 2))) == 0.0
+    assert clipped_sigma(np.eye(13)) == 0.0
+    assert clipped_sigma(np.eye(12)) > 0.0
+
+
+def test_numbers_that_flip_do_not_raise_it() -> None:
+    errors = gaussian(1_000, 0.05, 16)
+    errors[::20, 3] = 1.4
+    assert clipped_sigma(errors) == pytest.approx(0.05, rel=0.03)
+
+
+@pytest.mark.parametrize("numbers", [1, 4])
+def test_the_bound_is_the_chi_squared_one_and_covers_as_often_as_it_says(numbers: int) -> None:
+    degrees = 200 * numbers
+    expected = 0.05 * math.sqrt(degrees / stats.chi2.ppf(0.001, degrees))
+    assert sigma_bound(0.05, 200, 3.0, numbers) == pytest.approx(expected, rel=1e-12)
+    draws = np.random.default_rng(2).normal(0, 0.05, (20_000, degrees))
+    sigmas = np.sqrt(np.mean(draws**2, axis=1))
+    missed = int(np.sum(sigmas * (expected / 0.05) < 0.05))
+    low, high = stats.binom.interval(0.9999, 20_000, 0.001)
+    assert low <= missed <= high
 
 
 def test_heavier_tails_widen_the_bound() -> None:
     assert sigma_bound(0.05, 1_000, 6.0) == pytest.approx(
-        0.05 * math.sqrt(400 / stats.chi2.ppf(0.01, 400)), rel=1e-12
+        0.05 * math.sqrt(400 / stats.chi2.ppf(0.001, 400)), rel=1e-12
     )
-    found = measured(0.03 * np.random.default_rng(3).standard_t(5, 6_000))
-    assert found.kurtosis > 4
+    found = Calibration.measure(0.03 * np.random.default_rng(3).standard_t(5, (6_000, 1)))
+    assert found.kurtosis > 3.5
     assert found.honest_kurtosis >= found.kurtosis
     assert found.sigma_bound > sigma_bound(found.sigma, 6_000, 3.0)
 
 
 def test_lighter_tails_count_as_gaussian() -> None:
-    found = measured(np.tile([0.05, -0.05], 500))
+    found = Calibration.measure(np.tile([0.05, -0.05], (6_000, 1)))
     assert found.kurtosis == pytest.approx(1)
     assert found.honest_kurtosis == 3.0
 
 
 def test_identical_platforms_are_given_the_floor() -> None:
-    found = measured(np.zeros(100))
+    found = Calibration.measure(np.zeros((6_000, 16)))
     assert (found.sigma, found.sigma_bound, found.largest) == (0, 0, 0)
-    assert (found.honest_sigma, found.honest_kurtosis, found.distance_tolerance) == (MIN_SIGMA, 3.0, 0.35)
+    assert (found.honest_sigma, found.honest_kurtosis) == (MIN_SIGMA, 3.0)
 
 
-@pytest.mark.parametrize(("count", "beyond"), [(5_990, 0), (5_989, 0), (6_000, 1), (20_000, 3)])
-def test_the_share_beyond_the_tolerance_is_clopper_pearsons(count: int, beyond: int) -> None:
-    """5,990 is the least number that shows 5e-4 with 95 % confidence; one exceedance undoes 6,000."""
-    errors = np.zeros(count)
-    errors[:beyond] = 0.36
-    found = measured(errors)
-    assert found.n_beyond == beyond
-    interval = stats.binomtest(beyond, count, alternative="less").proportion_ci(0.95, "exact")
+@pytest.mark.parametrize(("n", "numbers"), [(64, 1), (64, 16), (5_999, 16), (6_000, 16)])
+def test_on_few_nonces_only_sigma_is_lowered(n: int, numbers: int) -> None:
+    found = Calibration.measure(gaussian(n, 0.03, numbers))
+    is_enough = n >= 6_000
+    assert (found.honest_kurtosis < 5.0) is is_enough
+    assert (found.honest_beyond < 0.02) is is_enough
+    assert (found.honest_design_effect < 4.0) is (is_enough and found.n_beyond >= 30)
+    assert found.honest_sigma < 0.1
+
+
+def test_the_share_beyond_is_clopper_pearsons() -> None:
+    errors = gaussian(8_000, 0.03)
+    errors[:40] = 1.0
+    found = Calibration.measure(errors)
+    interval = stats.binomtest(found.n_beyond, 8_000).proportion_ci(0.998, "exact")
+    assert found.n_beyond >= 40
     assert found.beyond_bound == pytest.approx(interval.high, rel=1e-9)
-    assert found.holds == (interval.high <= 5e-4)
-    assert found.holds == ((count, beyond) in [(5_990, 0), (20_000, 3)])
+    assert found.honest_beyond == math.ceil(found.beyond_bound * 1e4) / 1e4
 
 
-def test_errors_just_inside_and_just_outside_of_the_tolerance() -> None:
-    inside, outside = (measured(np.array([size, *gaussian(1_899, 0.03)])) for size in (0.3499, 0.3501))
-    assert (inside.n_beyond, outside.n_beyond) == (0, 1)
-    assert (inside.distance_tolerance, outside.distance_tolerance) == (0.35, 0.36)
+def test_errors_that_come_together_count_as_fewer() -> None:
+    errors = gaussian(6_000, 0.03, 16)
+    errors[:60, :8] = 1.0
+    found = Calibration.measure(errors)
+    assert found.design_effect == pytest.approx(8, rel=0.1)
+    assert found.honest_design_effect == pytest.approx(found.design_effect, abs=0.01)
 
 
-def test_a_noisy_pair_needs_more_tolerance_and_a_round_takes_the_settings() -> None:
-    found = measured(gaussian(6_000, 0.2))
-    assert found.distance_tolerance >= 3.48 * found.honest_sigma
-    PoCConfig(
-        block_hash="b",
-        block_height=0,
-        public_key="k",
+def test_a_round_takes_the_settings() -> None:
+    found = Calibration.measure(gaussian(200, 0.2, 4))
+    round_ = make_round(
         honest_sigma=found.honest_sigma,
         honest_kurtosis=found.honest_kurtosis,
-        distance_tolerance=found.distance_tolerance,
+        honest_beyond=found.honest_beyond,
+        honest_design_effect=found.honest_design_effect,
     )
+    assert round_.honest_sigma == found.honest_sigma
 
 
-def test_unrelated_distances_are_no_calibration() -> None:
+def test_unrelated_numbers_are_no_calibration() -> None:
     with pytest.raises(StateError, match=r"1\.[34]\d s apart, and unrelated ones 1\.41 s"):
-        Calibration.measure(distances(500).tolist(), distances(500, seed=9).tolist(), WIDTH)
+        Calibration.measure(gaussian(500, math.sqrt(2), 4))
 
 
 def test_too_few_nonces() -> None:
-    with pytest.raises(FieldError, match="at least 100"):
-        measured(np.zeros(99))
+    with pytest.raises(FieldError, match="at least 64"):
+        Calibration.measure(np.zeros((63, 16)))
 
 
-@pytest.mark.parametrize("second", [[0.0] * 101, [math.nan] * 100])
-def test_what_cannot_be_compared(second: list[float]) -> None:
-    with pytest.raises(ValueError, match="as many finite distances"):
-        Calibration.measure([0.0] * 100, second, WIDTH)
+@pytest.mark.parametrize("errors", [np.zeros(100), np.full((100, 2), math.nan), np.zeros((100, 0))])
+def test_what_cannot_be_measured(errors: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="as many of each nonce"):
+        Calibration.measure(errors)
 
 
 class TestLaw:

@@ -14,11 +14,17 @@ from hallmark.poc.core.errors import FieldError
 from hallmark.poc.verdict.hypothesis_tests import (
     LAW_MARGIN,
     PROBABILITY_MISMATCH,
+    NonceBound,
+    beyond_test,
     binomial_test,
     bonferroni,
     cosine_errors,
+    counted_kurtosis,
+    degrees_of_freedom,
     density_bounds,
     density_test,
+    mean_squares,
+    nonce_bound,
     probability_at_least,
     probability_at_most,
     rms_test,
@@ -107,6 +113,73 @@ class TestRms:
     def test_where_honest_errors_may_exceed_the_limit_nothing_is_too_large(self) -> None:
         assert rms_test([9.0] * 50, 0.5, limit=0.4) == 1.0
         assert rms_test([9.0] * 50, 0.1, rate=1e-300, limit=0.35) == 1.0
+
+
+class TestNumbers:
+    """Several numbers a nonce."""
+
+    @pytest.mark.parametrize(
+        ("numbers", "kurtosis", "size"),
+        [(16, 3.0, 1.73), (16, 3.9, 2.44), (16, 4.8, 2.91), (2, 3.0, 3.15), (16, 1.0, 1.73)],
+    )
+    def test_the_bound_of_a_nonce_is_the_published_one(
+        self, numbers: int, kurtosis: float, size: float
+    ) -> None:
+        bound = nonce_bound(numbers, kurtosis, 0.02)
+        assert bound.size == pytest.approx(size, abs=0.005)
+        assert bound.probability == 5e-4
+
+    def test_where_clipping_would_hide_everything_the_share_beyond_decides(self) -> None:
+        assert nonce_bound(2, 5.0, 0.03) == NonceBound(3.4, 0.03)
+        assert nonce_bound(1, 3.0, 0.03) == NonceBound(3.5, 0.03)
+
+    def test_degrees_of_freedom(self) -> None:
+        assert degrees_of_freedom(3.0, 16) == pytest.approx(16)
+        assert degrees_of_freedom(5.0, 1) == pytest.approx(2 / 4)
+        assert (counted_kurtosis(1.0), counted_kurtosis(4.0), counted_kurtosis(99.0)) == (3.0, 4.0, 12.25)
+
+    @pytest.mark.parametrize("kurtosis", [3.0, 5.0])
+    def test_the_rms_is_chi_squared_with_the_degrees_of_all_nonces(self, kurtosis: float) -> None:
+        errors = np.random.default_rng(0).normal(0, 0.11, (50, 16))
+        degrees = 50 * degrees_of_freedom(kurtosis, 16)
+        expected = stats.chi2.sf(degrees * np.mean(errors**2) / SIGMA**2, degrees)
+        assert rms_test(errors, SIGMA, kurtosis) == pytest.approx(expected, rel=1e-9)
+
+    def test_below_rate_1_the_first_is_left_out(self) -> None:
+        errors = np.random.default_rng(0).normal(0, 0.11, (50, 3))
+        assert rms_test(errors, SIGMA, rate=0.1) == rms_test(errors[:, 1:], SIGMA)
+        assert rms_test(errors[:, :2], SIGMA, 4.0, rate=0.1) == rms_test(errors[:, 1], SIGMA, 4.0)
+
+    def test_mean_squares_are_of_clipped_errors(self) -> None:
+        found = mean_squares(np.array([[0.1, -9.0], [0.2, 0.0]]), 0.3)
+        assert found == pytest.approx([(0.01 + 0.09) / 2, 0.02])
+
+
+class TestBeyond:
+    def test_p_value_is_the_binomial_s_of_what_errors_are_worth(self) -> None:
+        errors = np.zeros((100, 16))
+        errors[:10, :9] = 1.0
+        for effect, worth, count in ((1.0, 1600, 90), (4.0, 400, 22), (7.0, 229, 12)):
+            expected = stats.binom.sf(count - 1, worth, 0.02)
+            assert beyond_test(errors, LIMIT, 0.02, effect) == pytest.approx(expected, rel=1e-9)
+
+    def test_the_limit_itself_is_within(self) -> None:
+        assert beyond_test([LIMIT, -LIMIT], LIMIT, 0.02) == 1.0
+        assert beyond_test([math.nextafter(LIMIT, 1)] * 4, LIMIT, 0.02) == pytest.approx(0.02**4)
+
+    @pytest.mark.parametrize(
+        ("field", "arguments"),
+        [
+            ("errors", ([], LIMIT, 0.02)),
+            ("errors", ([math.nan], LIMIT, 0.02)),
+            ("probability", ([0.1], LIMIT, 1.5)),
+            ("design_effect", ([0.1], LIMIT, 0.02, 0.5)),
+        ],
+    )
+    def test_what_it_refuses(self, field: str, arguments: tuple[list[float], float, float]) -> None:
+        with pytest.raises(FieldError) as caught:
+            beyond_test(*arguments)
+        assert caught.value.field == field
 
 
 class TestSignedMean:

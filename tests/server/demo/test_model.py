@@ -15,7 +15,7 @@ from hallmark.server.demo import model as demo_model
 from hallmark.server.demo.model import build_demo_model
 
 # Files and tensors of the default model, fixed so that distances measured on it stay comparable for ever.
-WEIGHTS_SHA256 = "b06a353deaae46727346d551c3026184baecfc669a80c26669a00b0123063101"
+WEIGHTS_SHA256 = "fa2b88b6515b08f9257bc21f32e35f2fb2cd4fe8c155fce05e8e896dd0203e99"
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+from hallmark.poc.protocol.vectors import encode, encoding_of
 from hallmark.server.demo.node import running_receiver
+
+NUMBER = 0.25
 
 
 def test_a_proof_is_joined_from_more_batches_than_a_page_holds(tmp_path: Path) -> None:
@@ -12,6 +15,8 @@ def test_a_proof_is_joined_from_more_batches_than_a_page_holds(tmp_path: Path) -
         "block_height": 7,
         "node_id": 3,
         "dist": [1.4],
+        "vectors": list(encode([[NUMBER]])),
+        "encoding": encoding_of(1),
         "round": "0f",
     }
     with running_receiver(tmp_path) as receiver:
@@ -20,4 +25,5 @@ def test_a_proof_is_joined_from_more_batches_than_a_page_holds(tmp_path: Path) -
         assert receiver.count("a key", "a block") == 103
         proof = receiver.proof("a key", "a block")
     assert proof.nonces == tuple(range(103))
+    assert proof.vectors == encode([[NUMBER]]) * 103
     assert (proof.node_id, proof.round_digest) == (3, "0f")

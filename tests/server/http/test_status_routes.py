@@ -146,7 +146,7 @@ async def test_no_secret_is_told(engine: Engine) -> None:
 async def test_versions(http: httpx.AsyncClient) -> None:
     versions = (await http.get(f"{POC}/versions")).json()
     assert versions["poc_validation_inference"] is True
-    assert versions["protocol"] == "hallmark/1"
+    assert versions["protocol"] == "hallmark/2"
     assert versions["version"] == versions["hallmark_version"] != ""
     assert versions["torch_version"].startswith("2.")
     assert "vllm_version" in versions

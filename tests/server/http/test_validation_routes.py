@@ -1,10 +1,13 @@
 """Batches to judge, over HTTP."""
 
 import asyncio
+import base64
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from pydantic import ValidationError
 from runtime import (
@@ -22,8 +25,10 @@ from runtime import (
 )
 
 from hallmark.poc.core.errors import EngineError, FieldError
+from hallmark.poc.protocol.law import distance_of
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.round import Round
+from hallmark.poc.protocol.vectors import encode, encoding_of
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.specification import PoCManager
 
@@ -211,7 +216,13 @@ def test_a_long_wrong_field_is_left_at_its_first_error(
 
 @pytest.mark.parametrize(
     "change",
-    [{"seq_len": 4}, {"input_scale": 1.0}, {"use_random_projection": False}, {"projection_scale": 0.02}],
+    [
+        {"seq_len": 4},
+        {"inputs": "normal"},
+        {"first": 5},
+        {"use_random_projection": False},
+        {"projection_scale": 0.02},
+    ],
     ids=lambda change: next(iter(change)),
 )
 async def test_a_batch_of_other_round_settings_is_refused_and_no_fraud(
@@ -240,6 +251,92 @@ async def test_a_batch_of_another_dtype_is_refused(
     assert answer.json()["detail"] == told
     answer = await validating.post(f"{POC}/validate", json={**honest, "numerics": {"torch": "1.0"}})
     assert answer.json()["verdict"] == "honest", "nothing else of the fingerprint matters"
+
+
+ROWS = {"seq_len": 16}
+"""A round of two numbers a nonce."""
+
+
+@pytest.fixture(scope="module")
+def with_vectors() -> dict[str, Any]:
+    """What an honest prover of this generation sends."""
+    engine, asked = Engine(), config(**ROWS)
+    asyncio.run(engine.open_round(Round.resolve(asked, engine.model).spec()))
+    numbers = engine.numbers([(asked.public_key, nonce) for nonce in range(8)])
+    return {
+        **{"public_key": asked.public_key, "block_hash": asked.block_hash, "block_height": 7},
+        "nonces": [*range(8)],
+        "dist": [distance_of(of_nonce[0], engine.model.hidden_size) for of_nonce in numbers],
+        "vectors": [*encode(numbers)],
+        "encoding": encoding_of(2),
+    }
+
+
+async def test_a_batch_with_vectors_is_judged_by_all_numbers(
+    http: httpx.AsyncClient, with_vectors: dict[str, Any]
+) -> None:
+    await http.post(f"{POC}/init/validate", json=request(**ROWS))
+    verdict = (await http.post(f"{POC}/validate", json=with_vectors)).json()
+    assert (verdict["verdict"], verdict["numbers"], verdict["n_judged"]) == ("honest", 2, 8)
+    assert verdict["tests"].keys() == {"nonces", "rms", "beyond", "signed_mean"}
+    others = {**with_vectors, "vectors": [packed((number(v), -4.0)) for v in with_vectors["vectors"]]}
+    forged = (await http.post(f"{POC}/validate", json=others)).json()
+    assert forged["verdict"] == "fraud", "the first numbers alone are right"
+    alone = {name: value for name, value in with_vectors.items() if name not in ("vectors", "encoding")}
+    verdict = (await http.post(f"{POC}/validate", json=alone)).json()
+    assert (verdict["verdict"], verdict["numbers"]) == ("honest", 1)
+    await http.post(f"{POC}/init/validate", json=request(**ROWS, vectors="required"))
+    refused = await http.post(f"{POC}/validate", json=alone)
+    assert refused.status_code == 400
+    assert refused.json()["detail"].startswith("vectors: None is not allowed; allowed: one for each nonce")
+
+
+def packed(numbers: tuple[float, ...]) -> str:
+    return base64.b64encode(np.array(numbers, dtype="<f2").tobytes()).decode()
+
+
+def number(vector: str) -> float:
+    """The first one of a vector."""
+    return float(np.frombuffer(base64.b64decode(vector), dtype="<f2")[0])
+
+
+BAD_VECTORS: list[tuple[Callable[[dict[str, Any]], dict[str, Any]], str]] = [
+    (lambda batch: {"vectors": batch["vectors"][:7]}, "vectors: '7 values'"),
+    (
+        lambda batch: {"vectors": ["!", *batch["vectors"][1:]]},
+        "vectors[0]: '!' is not allowed; allowed: base64",
+    ),
+    (lambda batch: {"vectors": [packed((1.0,) * 3), *batch["vectors"][1:]]}, "vectors[0]: '6 bytes'"),
+    (lambda batch: {"vectors": [packed((1.0, np.inf)), *batch["vectors"][1:]]}, "vectors[0][1]: inf"),
+    (lambda batch: {"vectors": [packed((np.nan, 1.0)), *batch["vectors"][1:]]}, "vectors[0][0]: nan"),
+    (lambda batch: {"vectors": [packed((1.0, 8.1)), *batch["vectors"][1:]]}, "vectors[0][1]: 8.1"),
+    (lambda batch: {"dist": [batch["dist"][0] + 0.001, *batch["dist"][1:]]}, "dist[0]: "),
+    (lambda batch: {"vectors": 7}, "vectors: 7"),
+    (lambda batch: {"vectors": None}, "vectors: None"),
+    (lambda batch: {"encoding": None}, "encoding: None"),
+    (lambda batch: {"encoding": {**batch["encoding"], "dtype": "f32"}}, "encoding.dtype: 'f32'"),
+    (lambda batch: {"encoding": {**batch["encoding"], "endian": "be"}}, "encoding.endian: 'be'"),
+    (lambda batch: {"encoding": {**batch["encoding"], "k_dim": 0}}, "encoding.k_dim: 0"),
+    (
+        lambda batch: {"encoding": {**batch["encoding"], "k_dim": 3}, "vectors": [packed((1.0,) * 3)] * 8},
+        "encoding.k_dim: 3 is not allowed; allowed: the round's, 2",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "expected"), BAD_VECTORS, ids=[expected for _, expected in BAD_VECTORS])
+async def test_vectors_that_no_nonce_has_are_refused(
+    http: httpx.AsyncClient,
+    manager: PoCManager,
+    with_vectors: dict[str, Any],
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+    expected: str,
+) -> None:
+    await http.post(f"{POC}/init/validate", json=request(**ROWS))
+    answer = await http.post(f"{POC}/validate", json={**with_vectors, **change(with_vectors)})
+    assert answer.status_code == 400
+    assert answer.json()["detail"].startswith(expected)
+    assert snapshot(manager)["validation"]["queued_jobs"] == 0
 
 
 @pytest.mark.parametrize("missing", ["public_key", "block_hash", "block_height", "nonces", "dist"])

@@ -14,12 +14,13 @@ import pytest
 import torch
 from command_line import Cli, Result
 from fastapi.testclient import TestClient
-from offline_proofs import BATCH_SIZE, SEQ_LEN, SHORT, Prover, config, write
+from offline_proofs import BATCH_SIZE, NUMBERS, SEQ_LEN, SHORT, Prover, claiming, config, part, write
+from older_files import written_by_734b105
 from safetensors.torch import load_file, save_file
-from tolerances import DISTANCE_TOLERANCES
+from tolerances import NUMBER_TOLERANCES
 from transformers_engine import tiny_model
 
-from hallmark.poc.protocol.law import r_target_for
+from hallmark.poc.protocol.law import distance_of, distance_std, r_target_for
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.rounds.payloads import validated_payload
 from hallmark.poc.verdict.judge import judge
@@ -80,21 +81,23 @@ class TestVerdicts:
         assert verdict["round"] == honest.round_digest
         assert verdict["computed_distances"] == list(honest.dist), "the same arithmetic on the same machine"
         assert verdict["numerics_differ"] == []
-        assert verdict["tests"].keys() == {"binomial", "rms", "signed_mean"}
+        assert verdict["tests"].keys() == {"nonces", "rms", "beyond", "signed_mean"}
+        assert verdict["numbers"] == NUMBERS
         assert summary["credited_nonces"] == summary["honest"] * len(honest.nonces) == 24
         assert summary["numerics"]["dtype"] == demo_dtype()
 
     def test_the_published_vectors(self, cli: Cli, directory: Path, tmp_path: Path) -> None:
         """Within their tolerance, in another dtype than they were made in where bf16 is slow."""
-        published = json.loads(VECTORS.read_text())["distances"]
+        published = json.loads(VECTORS.read_text())["vectors"]
         stated = published["round"]
+        dist = [distance_of(numbers[0], HIDDEN_SIZE) for numbers in published["numbers"]]
         claim = {
             **{
                 "public_key": stated["public_key"],
                 "block_hash": stated["block_hash"],
                 "block_height": 840_000,
             },
-            **{"node_id": 0, "nonces": published["nonces"], "dist": published["dist"]},
+            **{"node_id": 0, "nonces": published["nonces"], "dist": dist},
             "round": stated["digest"],
         }
         result = cli(
@@ -103,8 +106,8 @@ class TestVerdicts:
         )
         assert result.code == 0, result.out
         verdict = one(result)
-        tolerance = DISTANCE_TOLERANCES[torch.bfloat16, "published vectors"]
-        assert verdict["computed_distances"] == pytest.approx(published["dist"], abs=tolerance, rel=0)
+        tolerance = NUMBER_TOLERANCES[torch.bfloat16, "published vectors"] * distance_std(HIDDEN_SIZE)
+        assert verdict["computed_distances"] == pytest.approx(dist, abs=tolerance, rel=0)
         assert (verdict["verdict"], verdict["n_invalid"]) == ("honest", 0)
 
     def test_every_forgery_of_the_demo(self, verify: Cli, prover: Prover, tmp_path: Path) -> None:
@@ -128,18 +131,19 @@ class TestVerdicts:
             *(claim.deserved.value for claim in claims),
         ]
         for verdict in verdicts[1:]:
-            assert "binomial" in verdict["spoke"]
+            assert verdict["rejected_by"]
             assert verdict["probability_honest"] < 1e-7
 
     def test_the_table_tells_which_test_spoke_and_which_nonces(
         self, verify: Cli, honest: ProofBatch, tmp_path: Path
     ) -> None:
-        forged = replace(honest, dist=(*honest.dist[:-3], 0.5, 0.5, 0.5))
+        forged = claiming(honest, (*honest.dist[:-6], *[0.5] * 6))
         result = verify(write(tmp_path / "p.json", forged.as_dict()))
         assert result.code == 1
         shown = " ".join(result.out.split())
-        assert "1: fraud by the test of binomial 1:" in shown
-        assert "1: invalid nonces: 21, 22, 23" in shown
+        assert "1: fraud by the test of " in shown
+        assert "nonces" in shown.partition("fraud by the test of ")[2]
+        assert "1: invalid nonces: 18, 19, 20, 21, 22, 23" in shown
         assert "1 batches: 0 honest, 1 fraud, 0 no verdict, 0 refused; 0 distinct nonces credited" in shown
 
     def test_a_fraud_beside_a_refused_batch_is_code_1(
@@ -154,7 +158,7 @@ class TestVerdicts:
     def test_a_batch_of_failed_nonces_has_no_verdict(
         self, verify: Cli, honest: ProofBatch, tmp_path: Path
     ) -> None:
-        nothing = replace(honest, nonces=(), dist=(), failed_nonces=(1, 2))
+        nothing = replace(honest, nonces=(), dist=(), vectors=(), failed_nonces=(1, 2))
         result = verify(write(tmp_path / "p.json", nothing.as_dict()), "--json")
         assert result.code == 2
         assert one(result)["verdict"] == "no_verdict"
@@ -193,8 +197,8 @@ class TestFiles:
         self, verify: Cli, prover: Prover, honest: ProofBatch, tmp_path: Path
     ) -> None:
         line = {"webhook_id": "a", "url": "http://x", "kind": "generated", "created_at": 1.0}
-        parts = [replace(honest, nonces=honest.nonces[i::2], dist=honest.dist[i::2]) for i in (0, 1)]
-        path = write(tmp_path / "p.jsonl", *({**line, "body": part.as_dict()} for part in parts))
+        parts = [part(honest, slice(i, None, 2)) for i in (0, 1)]
+        path = write(tmp_path / "p.jsonl", *({**line, "body": each.as_dict()} for each in parts))
         verdicts, summary = lines(verify(path, "--json"))
         assert [verdict["verdict"] for verdict in verdicts] == ["honest"] * 3
         assert verdicts[0]["proofs"] == [f"{path}, proof 1"]
@@ -214,13 +218,16 @@ class TestFiles:
         self, verify: Cli, prover: Prover, honest: ProofBatch, tmp_path: Path
     ) -> None:
         round_ = prover.round(config())
-        lied = replace(honest, dist=tuple(2.0 - d for d in honest.dist))
-        computed = dict(zip(honest.nonces, honest.dist, strict=True))
+        lied = claiming(honest, (2.0 - d for d in honest.dist))
+        found = honest.numbers()
+        assert found is not None
+        computed = dict(zip(honest.nonces, found.tolist(), strict=True))
         body = validated_payload(judge(lied, computed, round_), "request")
         # Such a body does not say in what dtype it was computed.
         result = verify(write(tmp_path / "p.json", body), "--dtype", demo_dtype(), "--json")
         assert result.code == 1
         assert one(result)["computed_distances"] == list(honest.dist)
+        assert one(result)["numbers"] == 1
 
     @pytest.mark.parametrize(
         ("content", "problem"),
@@ -234,8 +241,8 @@ class TestFiles:
                 "p.json, proof 1: public_key, block_hash, block_height, nonces, dist: None",
             ),
             (
-                '{"protocol": "hallmark/2"}',
-                "proof 1: protocol: 'hallmark/2' is not allowed; allowed: hallmark/1",
+                '{"protocol": "hallmark/1"}',
+                "proof 1: protocol: 'hallmark/1' is not allowed; allowed: hallmark/2",
             ),
         ],
     )
@@ -263,11 +270,12 @@ class TestRound:
     def test_the_body_that_the_round_was_set_with(
         self, cli: Cli, directory: Path, prover: Prover, tmp_path: Path
     ) -> None:
-        half = prover.prove(range(24), valid_rate=0.5, model="served", input_scale=0.25)
+        normal = {"inputs": "normal", "input_scale": 0.25}
+        half = prover.prove(range(24), valid_rate=0.5, model="served", **normal)
         body = {
             **{"block_hash": half.block_hash, "block_height": 7, "public_key": "a validator"},
             **{"batch_size": BATCH_SIZE, "params": {"seq_len": SEQ_LEN}, "valid_rate": 0.5},
-            **{"model": "served", "input_scale": 0.25, "node_id": -1, "fraud_threshold": 1e-7},
+            **{"model": "served", **normal, "node_id": -1, "fraud_threshold": 1e-7},
         }
         path, round_ = write(tmp_path / "p.json", half.as_dict()), write(tmp_path / "round.json", body)
         verdict = one(cli("verify", path, "--model", directory, "--round", round_, "--json"))
@@ -284,13 +292,13 @@ class TestRound:
 
     def test_every_option_reaches_the_verdict(self, verify: Cli, honest: ProofBatch, tmp_path: Path) -> None:
         path = write(tmp_path / "p.json", honest.as_dict())
-        options = ("--fraud-threshold", 1e-5, "--distance-tolerance", 0.2, "--honest-sigma", 0.05)
+        options = ("--fraud-threshold", 1e-5, "--distance-tolerance", 0.175, "--honest-sigma", 0.05)
         verdict = one(verify(path, *options, "--honest-kurtosis", 4, "--json"))
         assert verdict["fraud_threshold"] == 1e-5
-        assert verdict["tolerance"] == pytest.approx(0.2 * (2 * HIDDEN_SIZE) ** -0.5)
+        assert verdict["tolerance"] == pytest.approx(0.175 * (2 * HIDDEN_SIZE) ** -0.5)
         assert verdict["honest_sigma"] == 0.05
         older = one(verify(path, "--distance-tolerance", "none", "--json"))
-        assert (older["tolerance"], [*older["tests"]]) == (None, ["binomial"])
+        assert (older["tolerance"], [*older["tests"]]) == (None, ["nonces"])
 
     def test_residues_are_checked_where_the_nodes_are_known(
         self, verify: Cli, prover: Prover, honest: ProofBatch, tmp_path: Path
@@ -330,13 +338,14 @@ class TestRefusals:
         ("options", "problem"),
         [
             (("--seq-len", 32), f"seq_len '{SEQ_LEN}' and not '32'"),
-            (("--input-scale", 1), "input_scale 2^-3 and not 2^0"),
-            (
-                ("--no-random-projection",),
-                "input_scale 2^-3 and not 2^0, projection 'on' and not 'off'",
-            ),
+            (("--inputs", "normal", "--input-scale", 0.5), "inputs 'tokens' and not 'normal'"),
+            (("--inputs", "normal", "--input-scale", 0.5), "input_scale 2^0 and not 2^-1"),
+            (("--no-random-projection",), "projection 'on' and not 'off'"),
+            (("--readout", "last", "--inputs", "tokens"), "readout 'rows' and not 'last'"),
+            (("--numbers", 3), f"numbers '{NUMBERS}' and not '3'"),
+            (("--first", 7), "first 'none' and not '7'"),
             (("--served-model", "demo"), "model '' and not 'demo'"),
-            (("--projection-scale", 0.02), "projection_scale '0.01' and not '0.02'"),
+            (("--projection-scale", 0.02), "projection_scale '0.015625' and not '0.02'"),
             (
                 ("--dtype", "float16"),
                 f"the batch was computed in dtype '{demo_dtype()}', it would be judged in dtype 'float16'",
@@ -360,14 +369,11 @@ class TestRefusals:
         assert result.code == 2
         assert "hidden_size '256' and not '64'" in result.out
 
-    def test_a_model_with_other_embeddings_has_another_input_scale(
-        self, verify: Cli, prover: Prover, tmp_path: Path
-    ) -> None:
-        """A server of such a model would have given the round another scale by itself."""
-        other = prover.prove(range(8), input_scale=0.5)
-        result = verify(write(tmp_path / "p.json", other.as_dict()))
+    def test_proofs_of_an_earlier_protocol(self, verify: Cli, tmp_path: Path) -> None:
+        older = written_by_734b105("proofs.json", tmp_path)
+        result = verify(older)
         assert result.code == 2
-        assert "input_scale 2^-1 and not 2^-3" in result.out
+        assert "the batch was computed with the round settings '59d25f0f" in " ".join(result.out.split())
 
     @pytest.mark.parametrize("quantization", ["fp8", "awq_marlin"])
     def test_quantised_weights(
@@ -460,9 +466,14 @@ class TestSeveralBatches:
     def test_what_was_claimed_before_counts_once(
         self, verify: Cli, honest: ProofBatch, tmp_path: Path
     ) -> None:
-        first = replace(honest, nonces=honest.nonces[:16], dist=honest.dist[:16])
-        second = replace(honest, nonces=honest.nonces[8:], dist=honest.dist[8:])
-        twice = replace(first, nonces=(*first.nonces, 3), dist=(*first.dist, first.dist[3]))
+        first, second = part(honest, slice(16)), part(honest, slice(8, None))
+        assert first.vectors is not None
+        twice = replace(
+            first,
+            nonces=(*first.nonces, 3),
+            dist=(*first.dist, first.dist[3]),
+            vectors=(*first.vectors, first.vectors[3]),
+        )
         path = write(tmp_path / "p.json", twice.as_dict(), second.as_dict())
         verdicts, summary = lines(verify(path, "--json"))
         assert [v["n_claimed_before"] for v in verdicts] == [0, 8, 0]
@@ -480,10 +491,8 @@ class TestSeveralBatches:
     ) -> None:
         """Each part alone passes at the threshold of verdicts that take money; together they do not."""
         stolen = replace(honest, public_key="thief")
-        parts = [
-            replace(stolen, nonces=(n,), dist=(d,)) for n, d in zip(stolen.nonces, stolen.dist, strict=True)
-        ]
-        path = write(tmp_path / "p.json", *(part.as_dict() for part in parts))
+        parts = [part(stolen, slice(i, i + 1)) for i in range(len(stolen.nonces))]
+        path = write(tmp_path / "p.json", *(each.as_dict() for each in parts))
         result = verify(
             path, "--fraud-threshold", 1e-7, "--distance-tolerance", 0.35, "--honest-sigma", 0.1, "--json"
         )
@@ -506,13 +515,15 @@ class TestSeveralBatches:
             parts = []
             for first in range(0, 200, 10):
                 nonces = [nonce for nonce in claimed if first <= nonce < first + 10]
-                part = replace(
+                some = replace(
                     honest,
+                    vectors=None,
+                    encoding=None,
                     nonces=tuple(nonces),
                     dist=tuple(claimed[nonce] for nonce in nonces),
                     covered=(first, first + 9),
                 )
-                parts.append(part.as_dict())
+                parts.append(some.as_dict())
             path = write(tmp_path / f"{name}.json", *parts)
             result = verify(path, "--valid-rate", 0.5, "--node-count", 1, "--fraud-threshold", 1e-4, "--json")
             verdicts[name] = lines(result)
@@ -522,15 +533,13 @@ class TestSeveralBatches:
             assert summary["gaps"] == []
         assert {case["verdict"] for case in verdicts["honest"][0]} == {"honest"}
         assert {case["verdict"] for case in verdicts["thinned"][0][:-1]} == {"honest"}
-        assert verdicts["thinned"][0][-1]["spoke"] == ["density"]
+        assert verdicts["thinned"][0][-1]["rejected_by"] == ["density"]
 
     def test_a_gap_in_the_walk_is_named(self, verify: Cli, honest: ProofBatch, tmp_path: Path) -> None:
-        def part(first: int, last: int) -> dict[str, Any]:
-            nonces = range(first, last + 1)
-            dist = tuple(dict(zip(honest.nonces, honest.dist, strict=True))[n] for n in nonces)
-            return replace(honest, nonces=tuple(nonces), dist=dist, covered=(first, last)).as_dict()
+        def walked(first: int, last: int) -> dict[str, Any]:
+            return replace(part(honest, slice(first, last + 1)), covered=(first, last)).as_dict()
 
-        path = write(tmp_path / "p.json", part(0, 7), part(12, 19), part(20, 23))
+        path = write(tmp_path / "p.json", walked(0, 7), walked(12, 19), walked(20, 23))
         result = verify(path)
         assert result.code == 0
         assert "nothing here covers numbers 8 to 11 of the walk of node 0 of " in result.out
@@ -543,7 +552,7 @@ class TestState:
         written = state.read_bytes()
         second = verify(path, "--state", state, "--json")
         assert first.out == second.out
-        assert second.err == f"24 distances are taken from {state}\n"
+        assert second.err == f"24 nonces are taken from {state}\n"
         assert state.read_bytes() == written
         assert state.stat().st_mode & 0o077 == 0
 
@@ -561,7 +570,10 @@ class TestState:
         self, directory: Path, prover: Prover, verify: Cli, tmp_path: Path
     ) -> None:
         nonces = range(4000)
-        claim = {**prover.prove(range(1)).as_dict(), "nonces": list(nonces), "dist": [1.4] * len(nonces)}
+        claim = {
+            **claiming(prover.prove(range(1)), (1.4,)).as_dict(),
+            **{"nonces": list(nonces), "dist": [1.4] * len(nonces)},
+        }
         path, state = write(tmp_path / "p.json", claim), tmp_path / "p.json.verified.jsonl"
         options = ("--model", str(directory), *map(str, SHORT))
         command = [sys.executable, "-P", "-m", "hallmark.server", "verify", str(path), *options]
@@ -575,12 +587,12 @@ class TestState:
         wanted = sorted(kept) + [n for n in nonces if n not in kept][:20]
         small = {**claim, "nonces": wanted, "dist": [1.4] * len(wanted)}
         result = verify(write(tmp_path / "small.json", small), "--state", state)
-        assert result.err == f"{len(kept)} distances are taken from {state}\n"
+        assert result.err == f"{len(kept)} nonces are taken from {state}\n"
         assert len(kept_nonces(state)) == len(kept) + 20, "what was left, and nothing again"
 
 
 def kept_nonces(state: Path) -> list[int]:
     """The nonces of a file's whole lines, repetitions included."""
     whole = state.read_bytes().rpartition(b"\n")[0]
-    rows = [row for line in whole.splitlines() for row in json.loads(line).get("distances", [])]
+    rows = [row for line in whole.splitlines() for row in json.loads(line).get("numbers", [])]
     return [nonce for _, nonce, _ in rows]

@@ -83,9 +83,12 @@ async def test_every_option_reaches_the_round(node: Node) -> None:
     options: dict[str, object] = {
         "valid-rate": 0.5,
         "fraud-threshold": 1e-7,
-        "distance-tolerance": 0.25,
+        "distance-tolerance": 0.21,
         "honest-sigma": 0.06,
         "honest-kurtosis": 4.5,
+        "honest-beyond": 0.01,
+        "honest-design-effect": 2.5,
+        "vectors": "required",
         "node-id": 2,
         "node-count": 5,
         "group-id": 1,
@@ -94,6 +97,10 @@ async def test_every_option_reaches_the_round(node: Node) -> None:
         "seq-len": 6,
         "callback-url": "http://127.0.0.1:9/hook",
         "projection-scale": 0.02,
+        "inputs": "normal",
+        "readout": "last",
+        "numbers": 1,
+        "first": "none",
         "input-scale": 0.25,
         "model": "tiny",
         "phase": "validate",
@@ -109,6 +116,15 @@ async def test_every_option_reaches_the_round(node: Node) -> None:
         assert getattr(asked, name.replace("-", "_")) == value
         assert shown[name.replace("-", "_")] == value
     assert asked.use_random_projection
+
+
+async def test_what_is_computed_may_be_stated(node: Node) -> None:
+    flags = ("--inputs", "tokens", "--readout", "rows", "--numbers", 3, "--first", 7, "--vocabulary", 4096)
+    assert (await node.round("start", *ROUND, "--seq-len", 16, *flags, "--phase", "none")).code == 0
+    assert node.manager.active is not None
+    settings = node.manager.active.round.settings
+    stated = [settings[name] for name in ("inputs", "readout", "numbers", "first", "vocabulary")]
+    assert stated == ["tokens", "rows", "3", "7", "4096"]
 
 
 async def test_a_plain_round_by_the_older_rule(node: Node) -> None:
@@ -130,6 +146,11 @@ async def test_a_plain_round_by_the_older_rule(node: Node) -> None:
             ("--distance-tolerance", "low"),
             "--distance-tolerance: 'low' is not allowed; allowed: a number, or none",
         ),
+        (("--first", "bos"), "--first: 'bos' is not allowed; allowed: an integer, or none"),
+        (("--inputs", "noise"), "--inputs: 'noise' is not allowed; allowed: tokens, or normal"),
+        (("--readout", "mean"), "--readout: 'mean' is not allowed; allowed: rows, or last"),
+        (("--vectors", "never"), "--vectors: 'never' is not allowed; allowed: optional, or required"),
+        (("--seq-len", 16, "--numbers", 5), "400: numbers: 5 is not allowed; allowed: 1 to 4 for seq_len 16"),
     ],
 )
 async def test_a_refused_round_is_a_sentence(node: Node, options: tuple[object, ...], problem: str) -> None:
@@ -309,7 +330,7 @@ async def test_fraud_among_several_is_code_1(node: Node, tmp_path: Path) -> None
         "error",
     ]
     # The keys' distances are unrelated; whether their mean is too low as well is chance.
-    assert "fraud (binomial, rms" in " ".join(result.out.replace("│", " ").split())
+    assert "fraud (nonces, rms" in " ".join(result.out.replace("│", " ").split())
     below = result.out.splitlines()[-1]
     assert below.startswith("error of proof 3: POST /api/v1/pow/validate: 409: ")
 

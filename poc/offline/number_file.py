@@ -1,4 +1,4 @@
-"""A file of distances that have been recomputed, so that a verification can be interrupted.
+"""A file of numbers that have been recomputed, so that a verification can be interrupted.
 
 Lines of JSON: the first says what the file is; then, for every arithmetic that was at work, one that
 describes it in full and names it by the SHA-256 of the description; then, batch by batch, what was computed
@@ -6,7 +6,8 @@ under such a name. A line is on disk before the next batch begins. The end of a 
 when the process was killed is cut off; anything else that is not ours is refused and left as it is.
 
 The first line has the number of the format. A change of the lines is a new format. The code that brings it
-goes on reading files of the older ones, and a file of a newer one is refused.
+goes on reading files of the older ones, and a file of a newer one is refused. Format 1 had distances of the
+protocol hallmark/1, which are of no use any more: it is refused too.
 """
 
 import fcntl
@@ -27,18 +28,18 @@ from hallmark.poc.core.compact_json import compact_json
 from hallmark.poc.core.errors import FieldError, StateError
 from hallmark.poc.protocol.nonces import NonceKey
 
-__all__ = ["Arithmetic", "DistanceFile"]
+__all__ = ["Arithmetic", "NumberFile"]
 
 Arithmetic = Mapping[str, str | int | float | bool]
-"""Everything that a distance depends on beside the public key and the nonce."""
+"""Everything that a number depends on beside the public key and the nonce."""
 
 _KIND: Final = "recomputed distances"
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 _HEADER: Final = compact_json({"hallmark": _KIND, "format": _FORMAT}) + b"\n"
 
 
-class DistanceFile:
-    """The distances of one file, which no other process may use meanwhile.
+class NumberFile:
+    """The numbers of one file, which no other process may use meanwhile.
 
     Args:
         path: The file; made where it is not there, for this user's eyes only.
@@ -49,7 +50,7 @@ class DistanceFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: defaultdict[str, dict[NonceKey, float]] = defaultdict(dict)
+        self._known: defaultdict[str, dict[NonceKey, Sequence[float]]] = defaultdict(dict)
         self._described: set[str] = set()
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
@@ -78,11 +79,13 @@ class DistanceFile:
         """Close the file and let others use it."""
         os.close(self._descriptor)
 
-    def known(self, arithmetic: Arithmetic) -> Mapping[NonceKey, float]:
+    def known(self, arithmetic: Arithmetic) -> Mapping[NonceKey, Sequence[float]]:
         """What has been computed with this arithmetic; NaN where that failed."""
         return self._known[_name(arithmetic)]
 
-    def add(self, arithmetic: Arithmetic, keys: Sequence[NonceKey], distances: Sequence[float]) -> None:
+    def add(
+        self, arithmetic: Arithmetic, keys: Sequence[NonceKey], numbers: Sequence[Sequence[float]]
+    ) -> None:
         """Keep a batch; it is on disk when this returns.
 
         Raises:
@@ -93,10 +96,10 @@ class DistanceFile:
         if name not in self._described:
             lines += compact_json({"name": name, "arithmetic": dict(arithmetic)}) + b"\n"
         rows = [
-            [key, nonce, distance if math.isfinite(distance) else None]
-            for (key, nonce), distance in zip(keys, distances, strict=True)
+            [key, nonce, [*of_nonce] if all(map(math.isfinite, of_nonce)) else None]
+            for (key, nonce), of_nonce in zip(keys, numbers, strict=True)
         ]
-        lines += compact_json({"name": name, "distances": rows}) + b"\n"
+        lines += compact_json({"name": name, "numbers": rows}) + b"\n"
         try:
             self._write(lines)
         except OSError as exc:
@@ -104,7 +107,7 @@ class DistanceFile:
                 f"{self._path} cannot be written: {exc.strerror}; --no-state keeps none"
             ) from exc
         self._described.add(name)
-        self._known[name].update(zip(keys, distances, strict=True))
+        self._known[name].update(zip(keys, numbers, strict=True))
 
     def _open(self) -> None:
         status = os.fstat(self._descriptor)
@@ -153,15 +156,15 @@ class DistanceFile:
             self._described.add(entry["name"])
             return
         if entry["name"] not in self._described:
-            raise ValueError("the distances are of no known arithmetic")
-        batch: dict[NonceKey, float] = {}
-        for key, nonce, distance in entry["distances"]:
+            raise ValueError("the numbers are of no known arithmetic")
+        batch: dict[NonceKey, Sequence[float]] = {}
+        for key, nonce, numbers in entry["numbers"]:
             if not isinstance(key, str) or not is_integer(nonce):
                 raise ValueError("not a public key and a nonce")
-            value = math.nan if distance is None else float(distance)
-            if distance is not None and not 0.0 <= value <= 2.0:
-                raise ValueError("not a distance")
-            batch[key, nonce] = value
+            values = (math.nan,) if numbers is None else tuple(map(float, numbers))
+            if numbers is not None and not (values and all(map(math.isfinite, values))):
+                raise ValueError("not the numbers of a nonce")
+            batch[key, nonce] = values
         self._known[entry["name"]].update(batch)
 
     def _write(self, content: bytes) -> None:
@@ -178,6 +181,11 @@ def _allowed_instead_of(content: bytes) -> str:
     """What a file may be that begins with another line than ours."""
     with suppress(ValueError, RecursionError):
         match json.loads(content.partition(b"\n")[0]):
+            case {"hallmark": str(kind), "format": 1} if kind == _KIND:
+                return (
+                    "a file of numbers; this one has distances of the protocol hallmark/1, which is no "
+                    "longer computed: delete it"
+                )
             case {"hallmark": str(kind), "format": int(number)} if kind == _KIND and number > _FORMAT:
                 return (
                     f"a file of formats up to {_FORMAT}; a newer Hallmark wrote this one, in format {number}"

@@ -1,0 +1,121 @@
+"""The forward around small models: what it makes of tokens, and of a model that leaves its final norm out."""
+
+import contextlib
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.model_executor.layers.layernorm import RMSNorm
+
+from hallmark.poc.core.errors import UnsupportedError
+from hallmark.poc.engine.forward import ModelForward
+
+WIDTH, VOCABULARY = 32, 64
+TOKENS = torch.arange(12).view(2, 6)
+
+
+@pytest.fixture(autouse=True)
+def _vllm_config() -> Iterator[None]:
+    """vLLM's layers ask for a configuration when they are made."""
+    with set_current_vllm_config(VllmConfig()):
+        yield
+
+
+class Model(nn.Module):
+    """A model with vLLM's signature: a row is all that it looks at.
+
+    Args:
+        norms: Whether its forward ends with its final norm.
+        multiplier: Of embeddings, in a forward from tokens only.
+        width: Of what its embedding function returns.
+    """
+
+    def __init__(self, *, norms: bool = True, multiplier: float = 1.0, width: int = WIDTH) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(VOCABULARY, width)
+        self.layer = nn.Linear(WIDTH, WIDTH)
+        self.norm = RMSNorm(WIDTH)
+        self.norm.get_parameter("weight").data.uniform_(0.5, 1.5)
+        self.norms, self.multiplier = norms, multiplier
+
+    def embed_input_ids(self, input_ids: Tensor) -> Tensor:
+        embedded: Tensor = self.embedding(input_ids)
+        return embedded
+
+    def forward(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, **_: object) -> Tensor:
+        if inputs_embeds is None:
+            assert input_ids is not None
+            inputs_embeds = self.multiplier * self.embed_input_ids(input_ids)
+        hidden: Tensor = self.layer(inputs_embeds)
+        return self.norm(hidden) if self.norms else hidden
+
+
+def forward_of(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> ModelForward:
+    """A forward with no attention to prepare, on a server that does not compile."""
+    module = "hallmark.poc.engine.forward"
+    monkeypatch.setattr(f"{module}.create_forward_context", lambda *_, **__: None)
+    monkeypatch.setattr(f"{module}.dataclasses.replace", lambda *_, **__: None)
+    monkeypatch.setattr(f"{module}.override_forward_context", lambda _: contextlib.nullcontext())
+    config: Any = VllmConfig()
+    config.model_config = SimpleNamespace(
+        model="org/small", dtype=torch.float32, enable_prompt_embeds=False, get_hidden_size=lambda: WIDTH
+    )
+    attention: Any = SimpleNamespace(metadata=lambda *_: (None, None), layers={})
+    operators: Any = SimpleNamespace(copy_model=lambda model: model, chosen=contextlib.nullcontext)
+    return ModelForward(model, config, attention, operators, torch.device("cpu"))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("norms", [True, False])
+def test_all_rows_are_what_the_final_norm_returns(norms: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be it the model that calls it or not."""
+    model = Model(norms=norms)
+    forward = forward_of(model, monkeypatch)
+    inputs = forward.embed(TOKENS)
+    assert inputs.shape == (2, 6, WIDTH)
+    forward.find_left_out_norm(inputs.clone())
+    assert forward.leaves_out_norm is not norms
+    expected = model.norm(model.layer(inputs)).flatten(0, 1)
+    torch.testing.assert_close(forward.final_hidden(inputs, TOKENS), expected)
+
+
+@torch.inference_mode()
+def test_a_model_that_makes_the_same_of_tokens_and_of_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward_of(Model(), monkeypatch).check_embeddings(TOKENS[:1])
+
+
+@torch.inference_mode()
+def test_a_multiplier_inside_the_forward_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in Falcon-H1: rows of its table are not what its layers begin with."""
+    with pytest.raises(UnsupportedError, match=r"org/small \(Model\): its forward from the rows"):
+        forward_of(Model(multiplier=2.0), monkeypatch).check_embeddings(TOKENS[:1])
+
+
+@torch.inference_mode()
+def test_embeddings_of_another_width_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UnsupportedError, match=r"org/small \(Model\): its embedding function returns"):
+        forward_of(Model(width=WIDTH // 2), monkeypatch).embed(TOKENS)
+
+
+@torch.inference_mode()
+def test_tokens_are_given_to_models_that_read_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And to no other: one that has the choice could take them in the place of the inputs."""
+    given: list[Tensor | None] = []
+
+    class Reader(Model):
+        def forward(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, **_: object) -> Tensor:
+            given.append(input_ids)
+            return super().forward(input_ids, inputs_embeds)
+
+    for reads in (False, True):
+        model = Reader()
+        model.requires_raw_input_tokens = reads  # type: ignore[assignment]  # a class variable of vLLM's
+        forward = forward_of(model, monkeypatch)
+        forward.final_hidden(forward.embed(TOKENS), TOKENS)
+    assert given[0] is None
+    assert given[1] is not None
+    assert torch.equal(given[1], TOKENS.flatten())
