@@ -27,8 +27,10 @@ class ModelShape:
         return self if layers is None else replace(self, num_hidden_layers=layers)
 
     def config(self) -> Qwen3Config:
-        """What transformers builds a model from; the vocabulary is small, since no token is looked up."""
-        return Qwen3Config(**asdict(self), vocab_size=1024, max_position_embeddings=4096)
+        """What transformers builds a model from; the vocabulary is small, but enough for rounds of tokens."""
+        return Qwen3Config(
+            **asdict(self), vocab_size=demo_model.VOCABULARY_SIZE, max_position_embeddings=4096
+        )
 
     def forward_flops(self, sequences: int, seq_len: int) -> float:
         """Floating-point operations of a prefill: weights, and attention to the positions before."""

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 
 Key = tuple[str, int]
+Numbers = list[list[float]]
 
 _PREFIX = "A proof of compute shows that a model was run, and not only promised. " * 12
 _WORDS = ("block", "nonce", "layer", "proof", "token", "queue", "batch", "chain", "model", "norm")
@@ -34,26 +35,26 @@ class Batches:
         self._sequence = 0
         self.slices = 0
 
-    def whole(self, keys: Sequence[Key]) -> list[float]:
-        """The distances of a batch that is computed in one go."""
-        return self._distances(self._call("poc_start", [list(keys)], None))
+    def whole(self, keys: Sequence[Key]) -> Numbers:
+        """The numbers of a batch that is computed in one go."""
+        return self._numbers(self._call("poc_start", [list(keys)], None))
 
-    def sliced(self, keys: Sequence[Key], most_layers: int = 3) -> list[float]:
-        """The distances of a batch that stands still after every few layers."""
+    def sliced(self, keys: Sequence[Key], most_layers: int = 3) -> Numbers:
+        """The numbers of a batch that stands still after every few layers."""
         done = self._call("poc_start", [list(keys)], self._chance.randint(1, most_layers))
         while done["batches"] is None:
             self.slices += 1
             done = self._call("poc_advance", self._chance.randint(1, most_layers))
         self.slices += 1
-        return self._distances(done)
+        return self._numbers(done)
 
     def suspended(self, keys: Sequence[Key]) -> None:
         """Begin a batch, and leave it after its first layer."""
         assert self._call("poc_start", [list(keys)], 1)["batches"] is None
 
-    def _distances(self, done: dict[str, Any]) -> list[float]:
-        distances: list[float] = done["batches"][0]["distances"]
-        return distances
+    def _numbers(self, done: dict[str, Any]) -> Numbers:
+        numbers: Numbers = done["batches"][0]["numbers"]
+        return numbers
 
     def _call(self, method: str, *arguments: Any) -> dict[str, Any]:
         """The payload, which is the same on every rank but for the times."""

@@ -16,15 +16,6 @@ from hallmark.poc.engine.worker_methods import STATE_ATTRIBUTE
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.round_spec import RoundSpec
 
-OWN_KERNELS = (
-    "_draw_normals_kernel",
-    "_project_residual_kernel",
-    "_norm_kernel",
-    "_project_kernel",
-    "_distance_kernel",
-)
-"""Hallmark's kernels, by the names that a profile has them under."""
-
 if TYPE_CHECKING:
     from vllm.v1.worker.gpu_worker import Worker as Base
 else:
@@ -77,18 +68,27 @@ class BenchWorker(Base):
         """Profile a bare batch and a round's, each the second of two.
 
         Returns:
-            For `bare` and `round` the device's milliseconds in kernels, how many were launched, and the
-            microseconds in Hallmark's own; empty on a CPU, which launches none.
+            For `bare` and `round` the device's milliseconds in kernels and how many were launched, and for
+            `round` the microseconds of the steps on either side of the model by themselves; empty on a CPU,
+            which launches none.
         """
         if self.device.type == "cpu":
             return {}
         state: PoCWorker = getattr(self, STATE_ATTRIBUTE)
         keys, inputs = self._open(state)
         bare = self._bare(state)
-        found = {}
+        hidden_states = bare.final_hidden(inputs.clone())
+
+        def own() -> object:
+            prepared = state._prepare(keys)
+            state._all_inputs(prepared)
+            return prepared.tensors.numbers(hidden_states, prepared.keys, prepared.signs)
+
+        found: dict[str, dict[str, float]] = {}
         for name, run in (
             ("bare", lambda: bare.final_hidden(inputs.clone())),
             ("round", lambda: state.start([keys], None)),
+            ("own", own),
         ):
             run()
             torch.cuda.synchronize()
@@ -98,12 +98,11 @@ class BenchWorker(Base):
                 run()
                 torch.cuda.synchronize()
             kernels = [event for event in profile.key_averages() if event.device_type.name == "CUDA"]
-            own = [event for event in kernels if event.key in OWN_KERNELS]
             found[name] = {
                 "device_ms": sum(event.self_device_time_total for event in kernels) / 1e3,
                 "launches": sum(event.count for event in kernels),
-                "own_us": sum(event.self_device_time_total for event in own),
             }
+        found["round"]["own_us"] = found.pop("own")["device_ms"] * 1e3
         state.close_round()
         return found
 
@@ -121,7 +120,7 @@ class BenchWorker(Base):
         state: PoCWorker = getattr(self, STATE_ATTRIBUTE)
         device = torch.device(self.device)
         projected = project_residual(inputs.to(device), projection.to(device), inputs.dtype)
-        return self._bare(state).final_hidden(projected).hidden_states.view(inputs.shape).cpu()
+        return self._bare(state).final_hidden(projected).view(inputs.shape).cpu()
 
     @torch.inference_mode()
     def bench_memory(self) -> dict[str, Any]:
@@ -129,7 +128,7 @@ class BenchWorker(Base):
         state: PoCWorker = getattr(self, STATE_ATTRIBUTE)
         spec = self._spec(state)
         projections = state.open_round(spec)
-        inputs = state._inputs([("key", nonce) for nonce in range(spec.batch_size)])
+        _, inputs = state._inputs([("key", nonce) for nonce in range(spec.batch_size)])
         state.close_round()
         return {
             "projections": projections,
@@ -138,7 +137,7 @@ class BenchWorker(Base):
         }
 
     def _bare(self, state: PoCWorker) -> ModelForward:
-        """Make a forward of the model with its own norm, under PoC's private attention."""
+        """Make a forward of the model alone, under PoC's private attention."""
         return ModelForward(
             self.model_runner.get_model(),
             self.vllm_config,
@@ -152,7 +151,7 @@ class BenchWorker(Base):
         spec = self._spec(state)
         state.open_round(spec)
         keys = [("key", nonce) for nonce in range(spec.batch_size)]
-        return keys, state._inputs(keys)
+        return keys, state._inputs(keys)[1]
 
     def _spec(self, state: PoCWorker) -> RoundSpec:
         return bench_round(

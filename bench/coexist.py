@@ -269,7 +269,7 @@ def main() -> int:
             "milliseconds, 50th and 99th percentile; without validation each is the mean of the runs before "
             "and after. Stalls (50th and 99th percentile, longest) and the share of the engine that was "
             "used are the server's own account. nonces_s_alone is without clients. "
-            f"{demo_dtype()}, random weights, a vocabulary of 1,024, no prefix caching; checks tell whether "
+            f"{demo_dtype()}, random weights, a vocabulary of 4,096, no prefix caching; checks tell whether "
             "distances computed under load equal those computed idle, and greedy completions beside "
             "validation, one at a time, those without it."
         ),

@@ -3,7 +3,7 @@
 On a real server, in each mode (eager, compiled, two ranks on a CPU), batches are begun and advanced by random
 numbers of layers while clients send requests of every kind: greedy, sampled with a seed, streamed, with a
 common prefix, broken off, and long ones that come in chunks; with so few blocks of cache that requests are
-preempted. Every distance is compared with an idle server's. Completions one at a time are compared with those
+preempted. Every number is compared with an idle server's. Completions one at a time are compared with those
 without batches beside them, and completions at once by how often they differ, with and without.
 """
 
@@ -62,7 +62,7 @@ def main() -> None:
         target(),
         about=(
             f"Batches of {BATCH_SIZE} nonces of {SEQ_LEN} tokens, sliced at random beside {CLIENTS} clients; "
-            "`differing` are those with any distance that is not an idle server's to the bit. Completions "
+            "`differing` are those with any number that is not an idle server's to the bit. Completions "
             f"one at a time that differ from those without batches, of {PROMPTS}; completions {AT_ONCE} at "
             "once that differ between two runs without batches, and between one without and one with. "
             f"{MODEL} shape, {demo_dtype()}, random weights."

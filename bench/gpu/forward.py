@@ -19,7 +19,9 @@ from _graphs import by_turns, seconds_of
 from overhead import BATCH_SIZE, DEVICE, MODELS, SEQ_LEN, Case
 from torch import Tensor
 
-from hallmark.kernels import embed_project, norm_project, signed_table
+from hallmark.kernels import draw_embeddings, project_residual, signed_table
+from hallmark.kernels.numbers import numbers_of
+from hallmark.kernels.signed_sums import signed_sums_reference
 from hallmark.poc.protocol.projection import RandomProjection
 from hallmark.server.demo.model import demo_dtype
 
@@ -38,27 +40,28 @@ def measure(name: str) -> dict[str, Any]:
     case.check()
     width, spec = case.shape.hidden_size, case.spec
     pair = RandomProjection(spec.block_hash, width, spec.projection_scale, DEVICE)
-    table = signed_table(spec.input_scale, case.inputs.dtype, DEVICE)
-    targets = signed_table(1.0, torch.bfloat16, DEVICE)
+    table = signed_table(1.0, torch.bfloat16, DEVICE)
     streams = torch.randint(0, 2**32, (BATCH_SIZE, 4), device=DEVICE)
-    hidden = case.hidden_states(case.deferred, case.inputs)
+    hidden = case.hidden_states(case.inputs)
 
-    def draw() -> Tensor:
-        return embed_project(streams, SEQ_LEN, width, table, pair.pre_proj)
+    def inputs() -> Tensor:
+        projected: Tensor = project_residual(case.embed(case.tokens), pair.pre_proj, case.inputs.dtype)
+        return projected
 
-    def distances(states: Tensor) -> Tensor:
-        return norm_project(states, case.norm, pair.post_proj, streams, targets)
+    def numbers(states: Tensor) -> Tensor:
+        targets = draw_embeddings(streams, spec.numbers, width, table)
+        return numbers_of(signed_sums_reference(states, case.signs), targets, pair.post_proj)
 
     seconds = by_turns(
         {
-            "bare": lambda: case.hidden_states(case.model, case.inputs),
-            "round": lambda: distances(case.hidden_states(case.deferred, draw())),
+            "bare": lambda: case.hidden_states(case.inputs),
+            "round": lambda: numbers(case.hidden_states(inputs())),
         },
         TURNS,
     )
 
     def own_steps() -> tuple[Tensor, Tensor]:
-        return draw(), distances(hidden)
+        return inputs(), numbers(hidden)
 
     ours = seconds_of([own_steps])
     quotients = [b / a for a, b in zip(seconds["bare"], seconds["round"], strict=True)]

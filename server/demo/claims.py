@@ -62,7 +62,7 @@ def _first(proof: ProofBatch) -> ProofBatch:
         proof,
         nonces=proof.nonces[:NONCES_OF_A_FORGERY],
         dist=proof.dist[:NONCES_OF_A_FORGERY],
-        vectors=(proof.vectors or ())[:NONCES_OF_A_FORGERY],
+        vectors=None if proof.vectors is None else proof.vectors[:NONCES_OF_A_FORGERY],
     )
 
 

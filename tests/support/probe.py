@@ -101,11 +101,13 @@ class Probe(Base):
         return {}
 
     def probe_batch_inputs(self, keys: list[tuple[str, int]]) -> dict[str, Any]:
-        """What this rank draws of a batch's inputs, what it has then, and what it would have drawn alone."""
+        """What this rank makes of a batch's inputs, what it has then, and what it would have made alone."""
         state = getattr(self, STATE_ATTRIBUTE)
         prepared = state._prepare([(key, nonce) for key, nonce in keys])
         inputs = state._all_inputs(prepared)
-        alone = state._round.some_inputs(prepared.keys)
+        tokens, tensors = prepared.tokens, state._round
+        rows = tensors.normal(prepared.keys) if tokens is None else state._forward.embed(tokens)
+        alone = tensors.project(rows)
         return {
             "drawn": len(prepared.inputs),
             "sha256": hashlib.sha256(inputs.contiguous().view(torch.uint8).numpy()).hexdigest(),

@@ -177,7 +177,7 @@ def test_another_block_is_refused_with_both_named() -> None:
 def test_other_round_settings_are_refused_with_both_named(change: dict[str, Any]) -> None:
     round_, other = make_round(), make_round(**change)
     batch(round=round_.digest).check_against(round_)
-    with pytest.raises(StateError, match=f"{other.digest}.*{round_.digest}.*seq_len, input_scale"):
+    with pytest.raises(StateError, match=f"{other.digest}.*{round_.digest}.*seq_len, inputs, readout"):
         batch(round=other.digest).check_against(round_)
 
 
