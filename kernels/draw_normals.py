@@ -11,9 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hallmark.kernels.draw_words import draw_calls
 from hallmark.kernels.launch import Launch, dense
 from hallmark.kernels.path import KernelPath, kernel_path
-from hallmark.kernels.philox import philox4x32, random_words
+from hallmark.kernels.philox import random_words
 
 __all__ = [
     "STREAM_ELEMENTS",
@@ -206,18 +207,11 @@ def draw_normals_reference(streams: Tensor, elements: int, table: Tensor) -> Ten
     for stream in range(0, len(streams), streams_per_tile):
         some = streams[stream : stream + streams_per_tile]
         for call in range(0, calls, calls_per_tile):
-            words = _random_words(some, call, min(call + calls_per_tile, calls))
+            words = draw_calls(some, call, min(call + calls_per_tile, calls))
             into = drawn[stream : stream + streams_per_tile, call * 8 : (call + calls_per_tile) * 8]
             halves = _halves(words)[:, : into.shape[1]]
             torch.index_select(table, 0, halves.reshape(-1), out=into.view(-1))
     return drawn
-
-
-def _random_words(streams: Tensor, start: int, end: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Calls `start` to `end` of each stream: four int64 [n, end − start]."""
-    calls = torch.arange(start, end, device=streams.device)
-    key0, key1, c2, c3 = (column.unsqueeze(1) for column in streams.unbind(1))
-    return philox4x32((calls, torch.zeros_like(c2), c2, c3), (key0, key1))
 
 
 def _halves(words: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:

@@ -5,7 +5,14 @@ from torch import Tensor
 
 from hallmark.kernels.philox import philox4x32
 
-__all__ = ["draw_words"]
+__all__ = ["draw_calls", "draw_words"]
+
+
+def draw_calls(streams: Tensor, start: int, end: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Draw the four words of calls `start` to `end` of each stream: four int64 [n, end − start]."""
+    calls = torch.arange(start, end, device=streams.device)
+    key0, key1, c2, c3 = (column.unsqueeze(1) for column in streams.unbind(1))
+    return philox4x32((calls, torch.zeros_like(c2), c2, c3), (key0, key1))
 
 
 def draw_words(streams: Tensor, count: int) -> Tensor:
@@ -18,7 +25,5 @@ def draw_words(streams: Tensor, count: int) -> Tensor:
     Returns:
         int64 [n, count] of values below 2**32, on the streams' device.
     """
-    calls = torch.arange(-(-count // 4), device=streams.device)
-    key0, key1, c2, c3 = (column.unsqueeze(1) for column in streams.unbind(1))
-    words = philox4x32((calls, torch.zeros_like(c2), c2, c3), (key0, key1))
+    words = draw_calls(streams, 0, -(-count // 4))
     return torch.stack(words, dim=2).flatten(1)[:, :count]

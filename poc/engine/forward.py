@@ -101,7 +101,7 @@ class ModelForward:
         width, dtype = self._config.model_config.get_hidden_size(), self._config.model_config.dtype
         if embedded.shape != (tokens.numel(), width) or embedded.dtype != dtype:
             raise UnsupportedError(
-                f"PoC does not work with {self._name}: its embedding function returns {embedded.dtype} of "
+                f"PoC does not work with {self.name}: its embedding function returns {embedded.dtype} of "
                 f"shape {tuple(embedded.shape)} for {tokens.numel()} tokens, not {dtype} of the width {width}"
             )
         return embedded.view(*tokens.shape, width)
@@ -118,7 +118,7 @@ class ModelForward:
         calls: list[None] = []
         hook = norm.register_forward_hook(lambda *_: calls.append(None))
         try:
-            self._run(self._model, inputs=inputs, skip_compiled=True)
+            self._run(inputs=inputs, skip_compiled=True)
         finally:
             hook.remove()
         if not calls:
@@ -135,11 +135,11 @@ class ModelForward:
                 embeddings.
         """
         embedded = self.embed(tokens)
-        from_tokens = self._run(self._model, tokens=tokens, skip_compiled=True)
-        from_rows = self._run(self._model, inputs=embedded, tokens=tokens, skip_compiled=True)
+        from_tokens = self._run(tokens=tokens, skip_compiled=True)
+        from_rows = self._run(inputs=embedded, tokens=tokens, skip_compiled=True)
         if not torch.equal(from_tokens, from_rows):
             raise UnsupportedError(
-                f"PoC does not work with {self._name}: its forward from the rows of its embedding table is "
+                f"PoC does not work with {self.name}: its forward from the rows of its embedding table is "
                 "not its forward from the tokens"
             )
 
@@ -157,8 +157,8 @@ class ModelForward:
         """
         if not self.is_compiled:
             return
-        compiled = self._run(self._model, inputs=inputs.clone()).float()
-        eager = self._run(self._model, inputs=inputs, skip_compiled=True).float()
+        compiled = self._run(inputs=inputs.clone()).float()
+        eager = self._run(inputs=inputs, skip_compiled=True).float()
         difference = float((compiled - eager).norm() / eager.norm())
         if not difference < _MAX_COMPILED_DIFFERENCE:
             raise EngineError(
@@ -177,7 +177,7 @@ class ModelForward:
             `[batch_size * seq_len, hidden_size]` in the model's dtype: all rows of what its final norm
             returns.
         """
-        hidden_states = self._run(self._model, inputs=inputs, tokens=tokens)
+        hidden_states = self._run(inputs=inputs, tokens=tokens)
         if self._left_out is None:
             return hidden_states
         with self._chosen_operators():
@@ -185,7 +185,8 @@ class ModelForward:
         return normed
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """What refusals call the model: its path, and its class."""
         return f"the model {self._config.model_config.model} ({type(self._model).__name__})"
 
     def _chosen_operators(self) -> AbstractContextManager[None]:
@@ -194,7 +195,6 @@ class ModelForward:
 
     def _run(
         self,
-        model: Any,
         *,
         inputs: Tensor | None = None,
         tokens: Tensor | None = None,
@@ -217,10 +217,10 @@ class ModelForward:
         )
         context = dataclasses.replace(context, no_compile_layers=self._attention.layers)
         # As vLLM does: any other model may take tokens in the place of the inputs.
-        are_read = tokens is not None and (inputs is None or requires_raw_input_tokens(model))
+        read = tokens if inputs is None or requires_raw_input_tokens(self._model) else None
         with self._chosen_operators(), override_forward_context(context):
-            output = model(
-                input_ids=tokens.reshape(rows) if are_read and tokens is not None else None,
+            output = self._model(
+                input_ids=None if read is None else read.reshape(rows),
                 positions=positions,
                 intermediate_tensors=None,
                 inputs_embeds=None if inputs is None else inputs.reshape(rows, -1),

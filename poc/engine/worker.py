@@ -271,8 +271,7 @@ class PoCWorker:
 
         The first forward of a start: what it overwrites is nobody's yet.
         """
-        name = f"the model {self._config.model_config.model} ({type(self._model).__name__})"
-        guard = LiveCacheGuard(name, self._model, self._layers, self.attention)
+        guard = LiveCacheGuard(self._forward.name, self._model, self._layers, self.attention)
         batch, inputs = self._inputs(keys)
         batch_size, seq_len, _ = inputs.shape
         self._rank_vote.with_collectives(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from hallmark.poc.core.checks import check_float, check_integer
 
-__all__ = ["distance_cdf", "distance_of", "distance_std", "r_target_for", "valid_rate"]
+__all__ = ["distance_cdf", "distance_of", "distance_std", "number_of", "r_target_for", "valid_rate"]
 
 
 def _shape(hidden_size: int) -> float:
@@ -23,6 +23,11 @@ def distance_of(number: float, hidden_size: int) -> float:
     if math.isnan(number):
         return math.nan
     return math.sqrt(max(0.0, 2.0 - 2.0 * number / math.sqrt(hidden_size)))
+
+
+def number_of(distance: float, hidden_size: int) -> float:
+    """Return the number c of a distance, ``√D·(1 − d²/2)``: the inverse of `distance_of`."""
+    return math.sqrt(hidden_size) * (1.0 - distance**2 / 2.0)
 
 
 def distance_cdf(distance: npt.ArrayLike, hidden_size: int) -> npt.NDArray[np.float64]:

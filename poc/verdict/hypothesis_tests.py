@@ -130,7 +130,12 @@ def counted_kurtosis(kurtosis: float) -> float:
 
 def degrees_of_freedom(kurtosis: float, numbers: int) -> float:
     """ν of one nonce's mean square: 2/V; k for Gaussian errors. See the module's docstring."""
-    return 2.0 / ((counted_kurtosis(kurtosis) / 3.0) * (1.0 + 2.0 / numbers) - 1.0)
+    return 2.0 / _relative_variance(counted_kurtosis(kurtosis), numbers)
+
+
+def _relative_variance(kurtosis: float, numbers: int) -> float:
+    """V, the variance of a nonce's mean square over the square of its mean; κ − 1 for one number."""
+    return (kurtosis / 3.0) * (1.0 + 2.0 / numbers) - 1.0
 
 
 def nonce_bound(numbers: int, kurtosis: float, beyond: float) -> NonceBound:
@@ -277,8 +282,7 @@ def rms_test(
     if most >= limit**2:
         return 1.0  # no errors within the limit are too large
     tails = min(kurtosis, limit**2 / most)
-    spread = (max(tails, 3.0) / 3.0) * (1.0 + 2.0 / numbers) - 1.0 if numbers > 1 else tails - 1.0
-    degrees = 2.0 * n / spread
+    degrees = 2.0 * n / _relative_variance(tails if numbers == 1 else max(tails, 3.0), numbers)
     return float(gammaincc(degrees / 2, degrees * float(np.mean(np.square(found))) / most / 2))
 
 

@@ -1,12 +1,11 @@
 """What is claimed in the demo: one honest batch, and five ways to cheat."""
 
-import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
-from hallmark.poc.protocol.law import distance_std, r_target_for
+from hallmark.poc.protocol.law import distance_std, number_of, r_target_for
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.vectors import encode
 from hallmark.poc.verdict.judge import Verdict
@@ -72,13 +71,8 @@ def _lowered(honest: ProofBatch) -> ProofBatch:
     numbers = honest.numbers()
     if numbers is None:
         raise ValueError("an honest proof has its numbers")
-    numbers[:, 0] = [_number(distance) for distance in dist]
+    numbers[:, 0] = [number_of(distance, HIDDEN_SIZE) for distance in dist]
     return replace(honest, dist=dist, vectors=encode(numbers.tolist()))
-
-
-def _number(distance: float) -> float:
-    """Return the number of a distance, c = √D·(1 − d²/2)."""
-    return math.sqrt(HIDDEN_SIZE) * (1.0 - distance**2 / 2.0)
 
 
 def _made_up(honest: ProofBatch, valid_rate: float) -> ProofBatch:
@@ -89,7 +83,9 @@ def _made_up(honest: ProofBatch, valid_rate: float) -> ProofBatch:
     first = max(honest.nonces) + 1_000_000
     dist = tuple(r_target_for(rate, HIDDEN_SIZE) for rate in rates)
     others = honest.encoding["k_dim"] - 1 if honest.encoding is not None else 0
-    numbers = [[_number(distance), *(draw.gauss() for _ in range(others))] for distance in dist]
+    numbers = [
+        [number_of(distance, HIDDEN_SIZE), *(draw.gauss() for _ in range(others))] for distance in dist
+    ]
     return replace(
         honest,
         public_key="forger",

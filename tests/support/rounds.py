@@ -1,11 +1,11 @@
 """Rounds and models as the protocol's tests use them."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from hallmark.poc.protocol.config import DeployedModel, PoCConfig
+from hallmark.poc.protocol.law import number_of
 from hallmark.poc.protocol.round import Round
 
 BLOCK = "0x8d3f2a"
@@ -42,11 +42,6 @@ def last_row_round(deployed: DeployedModel = MODEL, /, **changes: Any) -> Round:
 def with_numbers(round_: Round, numbers: int) -> Round:
     """The same round with so many numbers a nonce."""
     return replace(round_, definition=replace(round_.definition, numbers=numbers))
-
-
-def number_of(distance: float, hidden_size: int) -> float:
-    """The number c of a distance."""
-    return math.sqrt(hidden_size) * (1.0 - distance**2 / 2.0)
 
 
 def numbers_of(distances: Mapping[int, float], hidden_size: int) -> dict[int, tuple[float]]:

@@ -8,10 +8,10 @@ from typing import ClassVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rounds import make_round, number_of, with_numbers
+from rounds import make_round, with_numbers
 
 from hallmark.poc.protocol.generated import ComputedSpan, merged_bodies
-from hallmark.poc.protocol.law import distance_of
+from hallmark.poc.protocol.law import distance_of, number_of
 from hallmark.poc.protocol.nonces import NonceSchedule
 from hallmark.poc.protocol.vectors import encode, encoding_of
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from rounds import last_row_round, number_of, numbers_of, with_numbers
+from rounds import last_row_round, numbers_of, with_numbers
 
 from hallmark.poc.protocol.generated import ComputedSpan
+from hallmark.poc.protocol.law import number_of
 from hallmark.poc.protocol.nonces import NonceSchedule
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.protocol.round import Round

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounds import last_row_round, number_of
+from rounds import last_row_round
 
 from hallmark.poc.core.errors import (
     FieldError,
@@ -17,6 +17,7 @@ from hallmark.poc.core.errors import (
     StateError,
     UnknownRequestError,
 )
+from hallmark.poc.protocol.law import number_of
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.rounds import validation
 from hallmark.poc.rounds.validation import ValidationQueue
