@@ -14,9 +14,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from hallmark.kernels.draw_normals import launch_draw_normals
-from hallmark.kernels.final_norm import FinalNorm
+from hallmark.kernels.final_norm import FinalNorm, NormRounding
 from hallmark.kernels.launch import Launch
-from hallmark.kernels.norm_project import launch_norm_project
+from hallmark.kernels.norm_project import launch_project_numbers
+from hallmark.kernels.norm_sums import launch_norm_sums, sum_dtype
 from hallmark.kernels.normal_table import signed_table
 from hallmark.kernels.project_residual import launch_project_residual
 from hallmark.kernels.tiles import Architecture
@@ -70,21 +71,49 @@ class Compiled:
 
 
 def round_launches(
-    dtype: torch.dtype, width: int, architecture: Architecture, *, nonces: int = 32, seq_len: int = 256
+    dtype: torch.dtype,
+    width: int,
+    architecture: Architecture,
+    *,
+    nonces: int = 32,
+    seq_len: int = 256,
+    numbers: int = 16,
 ) -> dict[str, Launch]:
-    """The launches of one batch, in their order, and the draw of a projection, on tensors never touched."""
+    """Every launch that a batch may have and the draw of a projection, on tensors never touched.
+
+    A batch of tokens on one rank has `embed_project`, on several `embed_project of a shard`; one of normal
+    inputs or of a model with an embedding function of its own `project_residual`. Where the model's own final
+    norm stays, `sums` takes the place of `norm_sums`, and where the last row is read, `project of last rows`
+    that of `project`.
+    """
+    rows = nonces * seq_len
     streams = torch.empty((nonces, 4), dtype=torch.int64)
-    x = torch.empty((nonces * seq_len, width), dtype=dtype)
+    tokens = torch.empty(rows, dtype=torch.int64)
+    x = torch.empty((rows, width), dtype=dtype)
+    embedding = torch.empty((4096, width), dtype=dtype)
     p = torch.empty((width, width), dtype=torch.bfloat16)
-    norm = FinalNorm(torch.empty(width, dtype=dtype), 1e-6, torch.empty_like(x))
-    bf16_table = signed_table(1.0)
-    distances = torch.empty(nonces, dtype=torch.float64)
-    last = launch_norm_project(distances, x, norm, p, streams, bf16_table, architecture)
+    norm = FinalNorm(
+        torch.empty(width, dtype=dtype), 1e-6, torch.empty_like(x), False, NormRounding(True, False)
+    )
+    order = torch.empty((nonces, seq_len - 8), dtype=torch.int32)
+    table = signed_table(1.0)
+    sums = torch.empty((nonces, numbers, width), dtype=sum_dtype(dtype))
+    found = torch.empty((nonces, numbers), dtype=torch.float64)
+    project, number = launch_project_numbers(found, sums, p, streams, table, architecture)
+    last, _ = launch_project_numbers(found[:, :1], sums[:, :1], p, streams, table, architecture)
     return {
-        "draw_matrix": launch_draw_normals(p.view(1, -1), streams[:1], bf16_table),
+        "draw_matrix": launch_draw_normals(p.view(1, -1), streams[:1], table),
         "draw_embeddings": launch_draw_normals(x.view(nonces, -1), streams, signed_table(1.0, dtype)),
         "project_residual": launch_project_residual(torch.empty_like(x), x, p, architecture),
-        **dict(zip(("norm", "project", "distance"), last, strict=True)),
+        "embed_project": launch_project_residual(x, embedding, p, architecture, gather=tokens),
+        "embed_project of a shard": launch_project_residual(
+            x, embedding, p, architecture, gather=tokens, scatter=tokens
+        ),
+        "norm_sums": launch_norm_sums(sums, x, norm, order, numbers),
+        "sums": launch_norm_sums(sums, x, None, order, numbers),
+        "project": project,
+        "numbers": number,
+        "project of last rows": last,
     }
 
 

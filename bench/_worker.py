@@ -3,23 +3,66 @@
 import statistics
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from _rounds import bench_round
 from torch import Tensor
+from vllm.config import VllmConfig
 
 from hallmark.kernels import project_residual
+from hallmark.poc.engine.attention import PrivateAttention
+from hallmark.poc.engine.eager_operators import EagerOperators
 from hallmark.poc.engine.forward import ModelForward
 from hallmark.poc.engine.worker import PoCWorker
 from hallmark.poc.engine.worker_methods import STATE_ATTRIBUTE
 from hallmark.poc.protocol.nonces import NonceKey
-from hallmark.poc.protocol.round_spec import RoundSpec
+from hallmark.poc.protocol.round_tensors import RoundTensors
 
 if TYPE_CHECKING:
     from vllm.v1.worker.gpu_worker import Worker as Base
 else:
     Base = object
+
+_Forward = TypeVar("_Forward", bound=ModelForward)
+
+# Compiled and eager operators round at different places: a few percent in deep models.
+_MAX_DIFFERENCE = 0.3
+
+
+class BareForward(ModelForward):
+    """The model as inference runs it, from token ids to its own final norm, under PoC's private attention.
+
+    On a server that compiles this is the compiled graph, with the operators that it has in it.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        config: VllmConfig,
+        attention: PrivateAttention,
+        operators: EagerOperators,
+        device: torch.device,
+    ) -> None:
+        super().__init__(model, config, attention, operators, device)
+        self._model = model  # and no copy with other operators
+
+    def from_tokens(self, tokens: Tensor) -> Tensor:
+        """Embed tokens, run the model and norm all rows.
+
+        Args:
+            tokens: int32 [n, seq_len], as vLLM has them: a compiled graph reads no others, and does not look.
+
+        Returns:
+            [n * seq_len, hidden_size] in the model's dtype.
+        """
+        # With embeddings in prompts vLLM looks tokens up before the model, whose graph then begins behind.
+        inputs = self.embed(tokens) if self._config.model_config.enable_prompt_embeds else None
+        return self._run(inputs=inputs, tokens=tokens, skip_compiled=False)
+
+    def _chosen_operators(self) -> AbstractContextManager[None]:
+        return self._operators.given_back()
 
 
 class BenchWorker(Base):
@@ -31,25 +74,25 @@ class BenchWorker(Base):
 
         Returns:
             Median seconds of a batch, `bare` and `round`, the median of their quotients, and the host's.
+
+        Raises:
+            RuntimeError: the bare forward is not the model's.
         """
         state: PoCWorker = getattr(self, STATE_ATTRIBUTE)
-        keys, inputs = self._open(state)
-        bare = self._bare(state)
+        keys, tensors = self._open(state)
+        bare, tokens = self._bare(state), tensors.tokens(keys).int()
+        self._check(bare, state, tokens)
         results: list[dict[str, Any]] = []
-        # A model may overwrite its inputs, and a product of other numbers takes another time.
-        copies = [inputs.clone() for _ in range(batches)]
 
         def run_bare() -> None:
-            for copy in copies:
-                bare.final_hidden(copy)
+            for _ in range(batches):
+                bare.from_tokens(tokens)
 
         def run_round() -> None:
             results[:] = state.start([keys] * batches, None)["batches"]
 
         seconds: dict[str, list[float]] = {"bare": [], "round": []}
         for turn in range(repeats + 1):
-            for copy in copies:
-                copy.copy_(inputs)
             for name, run in (("bare", run_bare), ("round", run_round)):
                 elapsed = self._elapsed(run) / batches
                 if turn:  # the first one warms up
@@ -65,46 +108,52 @@ class BenchWorker(Base):
 
     @torch.inference_mode()
     def bench_device(self) -> dict[str, dict[str, float]]:
-        """Profile a bare batch and a round's, each the second of two.
+        """Profile a bare batch, a round's, and the steps that they do not share, each the second of two.
 
         Returns:
-            For `bare` and `round` the device's milliseconds in kernels and how many were launched, and for
-            `round` the microseconds of the steps on either side of the model by themselves; empty on a CPU,
-            which launches none.
+            For each the device's milliseconds in kernels, `device_ms`, and how many were launched,
+            `launches`. `own`: a round's steps on either side of the model. `embed` and `norm`: what these
+            replace of the bare forward, its embedding and, where a round leaves that to the sums, its final
+            norm. Empty on a CPU, which launches none.
         """
         if self.device.type == "cpu":
             return {}
         state: PoCWorker = getattr(self, STATE_ATTRIBUTE)
-        keys, inputs = self._open(state)
-        bare = self._bare(state)
-        hidden_states = bare.final_hidden(inputs.clone())
+        found = {name: _profile(run) for name, run in self._steps(state).items()}
+        state.close_round()
+        return found
+
+    def _steps(self, state: PoCWorker) -> dict[str, Callable[[], object]]:
+        """Open the round and return what is profiled, by name; each may be called twice."""
+        keys, tensors = self._open(state)
+        bare, forward, tokens = self._bare(state), state._forward, tensors.tokens(keys).int()
+        batch, inputs = state._warm_up_batch(keys)
+        hidden = forward.final_hidden(inputs, batch.inputs.tokens)
 
         def own() -> object:
             prepared = state._prepare(keys)
-            state._all_inputs(prepared)
-            return prepared.tensors.numbers(hidden_states, prepared.keys, prepared.signs)
+            state._inputs.combine(tensors, prepared.inputs)
+            return tensors.numbers(hidden.states, keys, prepared.order, hidden.norm)
 
-        found: dict[str, dict[str, float]] = {}
-        for name, run in (
-            ("bare", lambda: bare.final_hidden(inputs.clone())),
-            ("round", lambda: state.start([keys], None)),
-            ("own", own),
-        ):
-            run()
-            torch.cuda.synchronize()
-            with torch.profiler.profile(
-                activities=[torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-            ) as profile:
-                run()
-                torch.cuda.synchronize()
-            kernels = [event for event in profile.key_averages() if event.device_type.name == "CUDA"]
-            found[name] = {
-                "device_ms": sum(event.self_device_time_total for event in kernels) / 1e3,
-                "launches": sum(event.count for event in kernels),
-            }
-        found["round"]["own_us"] = found.pop("own")["device_ms"] * 1e3
-        state.close_round()
-        return found
+        steps: dict[str, Callable[[], object]] = {
+            "bare": lambda: bare.from_tokens(tokens),
+            "round": lambda: state.start([keys], None),
+            "own": own,
+            "embed": lambda: bare.embed(tokens),
+        }
+        if hidden.norm is not None:
+            deferred, residual = forward._deferred, hidden.norm.residual
+            assert deferred is not None
+            given = [tensor for tensor in (hidden.states, residual) if tensor is not None]
+            # Some of vLLM's operators norm in place.
+            copies = [[tensor.clone() for tensor in given] for _ in range(2)]
+
+            def norm() -> object:
+                with forward._chosen_operators():
+                    return deferred.norm(*copies.pop())
+
+            steps["norm"] = norm
+        return steps
 
     @torch.inference_mode()
     def bench_final_hidden(self, inputs: Tensor, projection: Tensor) -> Tensor:
@@ -120,25 +169,37 @@ class BenchWorker(Base):
         state: PoCWorker = getattr(self, STATE_ATTRIBUTE)
         device = torch.device(self.device)
         projected = project_residual(inputs.to(device), projection.to(device), inputs.dtype)
-        return self._bare(state).final_hidden(projected).view(inputs.shape).cpu()
+        # A new one leaves its norm in.
+        forward = self._made(state, ModelForward)
+        return forward.final_hidden(projected).states.view(inputs.shape).cpu()
 
     @torch.inference_mode()
     def bench_memory(self) -> dict[str, Any]:
         """What a round holds and what its batch needs on this rank, in bytes."""
         state: PoCWorker = getattr(self, STATE_ATTRIBUTE)
-        spec = self._spec(state)
-        projections = state.open_round(spec)
-        _, inputs = state._inputs([("key", nonce) for nonce in range(spec.batch_size)])
+        keys, tensors = self._open(state)
+        _, inputs = state._warm_up_batch(keys)
         state.close_round()
         return {
-            "projections": projections,
+            "projections": tensors.projection_bytes,
             "scratch": state.attention.memory_bytes,
             "inputs": inputs.nbytes,
         }
 
-    def _bare(self, state: PoCWorker) -> ModelForward:
-        """Make a forward of the model alone, under PoC's private attention."""
-        return ModelForward(
+    def _bare(self, state: PoCWorker) -> BareForward:
+        return self._made(state, BareForward)
+
+    def _check(self, bare: BareForward, state: PoCWorker, tokens: Tensor) -> None:
+        """Compare the bare forward with the model itself: what is timed must be right first."""
+        forward = self._made(state, ModelForward)
+        own = forward.final_hidden(forward.embed(tokens), tokens.long()).states.float()
+        difference = float((bare.from_tokens(tokens).float() - own).norm() / own.norm())
+        if not difference < _MAX_DIFFERENCE:
+            raise RuntimeError(f"the bare forward's hidden states differ by {difference:.3g} of their norm")
+
+    def _made(self, state: PoCWorker, kind: type[_Forward]) -> _Forward:
+        """Make another forward of the model beside PoC's, under the same private attention."""
+        return kind(
             self.model_runner.get_model(),
             self.vllm_config,
             state.attention,
@@ -146,19 +207,16 @@ class BenchWorker(Base):
             torch.device(self.device),
         )
 
-    def _open(self, state: PoCWorker) -> tuple[list[NonceKey], Tensor]:
-        """Open the round of benches; return the nonces of a whole batch, and their inputs."""
-        spec = self._spec(state)
-        state.open_round(spec)
-        keys = [("key", nonce) for nonce in range(spec.batch_size)]
-        return keys, state._inputs(keys)[1]
-
-    def _spec(self, state: PoCWorker) -> RoundSpec:
-        return bench_round(
+    def _open(self, state: PoCWorker) -> tuple[list[NonceKey], RoundTensors]:
+        """Open the round of benches; return the nonces of a whole batch, and the round's tensors."""
+        spec = bench_round(
             self.vllm_config.model_config.get_hidden_size(),
             seq_len=state.limits.seq_len,
             batch_size=state.limits.max_batch_size,
         )
+        state.open_round(spec)
+        assert state._round is not None
+        return [("key", nonce) for nonce in range(spec.batch_size)], state._round
 
     def _elapsed(self, run: Callable[[], None]) -> float:
         if self.device.type != "cpu":
@@ -168,3 +226,19 @@ class BenchWorker(Base):
         if self.device.type != "cpu":
             torch.cuda.synchronize()
         return time.perf_counter() - start
+
+
+def _profile(run: Callable[[], object]) -> dict[str, float]:
+    """Run something twice, and profile the second time; returns `device_ms` and `launches`."""
+    run()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    ) as profile:
+        run()
+        torch.cuda.synchronize()
+    kernels = [event for event in profile.key_averages() if event.device_type.name == "CUDA"]
+    return {
+        "device_ms": sum(event.self_device_time_total for event in kernels) / 1e3,
+        "launches": sum(event.count for event in kernels),
+    }

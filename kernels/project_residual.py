@@ -74,26 +74,34 @@ def _project_residual_kernel(
     out_ptr: tl.tensor,
     x_ptr: tl.tensor,
     p_ptr: tl.tensor,
+    gather_ptr: tl.tensor,
+    scatter_ptr: tl.tensor,
     rows: tl.tensor,
     WIDTH: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP_M: tl.constexpr,
+    GATHERS: tl.constexpr,
+    SCATTERS: tl.constexpr,
     INTERPRETED: tl.constexpr,
 ) -> None:
     """``out = round(x + x @ p)``, the residual added to the accumulator before the only rounding.
 
     Args:
-        out_ptr: [rows, WIDTH].
-        x_ptr: [rows, WIDTH].
+        out_ptr: [rows, WIDTH], or more rows where SCATTERS says that only some are written.
+        x_ptr: [rows, WIDTH], or more rows where GATHERS says that only some are read.
         p_ptr: bf16 [WIDTH, WIDTH].
-        rows: of x.
+        gather_ptr: int64 [rows], the rows of x; read only where GATHERS says so.
+        scatter_ptr: int64 [rows], the rows of out; read only where SCATTERS says so.
+        rows: that are projected.
         WIDTH: a multiple of 16.
         BLOCK_M: rows of a program's tile.
         BLOCK_N: its columns.
         BLOCK_K: products added in one step.
         GROUP_M: row blocks that walk through the columns together.
+        GATHERS: whether rows of x are picked.
+        SCATTERS: whether rows of out are.
         INTERPRETED: as for `add_products`.
     """
     program = tl.program_id(0)
@@ -109,11 +117,15 @@ def _project_residual_kernel(
     row = tl.arange(0, BLOCK_M)
     column = column_block * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
-    # One offset of 64 bits for the tile; those within it fit in 32.
-    tile = row_block.to(tl.int64) * (BLOCK_M * WIDTH)
-    row_mask = (row < rows - row_block * BLOCK_M)[:, None]
+    left = row < rows - row_block * BLOCK_M
+    # One offset of 64 bits for the tile; those within it fit in 32. A picked row may be anywhere.
+    first = row_block.to(tl.int64) * BLOCK_M
+    x_rows = x_ptr + first * WIDTH + row[:, None] * WIDTH
+    if GATHERS:
+        x_rows = x_ptr + (tl.load(gather_ptr + first + row, mask=left, other=0) * WIDTH)[:, None]
+    row_mask = left[:, None]
     column_mask = (column < WIDTH)[None, :]
-    x_ptrs = x_ptr + tile + row[:, None] * WIDTH + k[None, :]
+    x_ptrs = x_rows + k[None, :]
     p_ptrs = p_ptr + k[:, None] * WIDTH + column[None, :]
     total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for start in range(0, WIDTH, BLOCK_K):
@@ -127,14 +139,24 @@ def _project_residual_kernel(
         total = add_products(total, x, p, INTERPRETED)
         x_ptrs += BLOCK_K
         p_ptrs += BLOCK_K * WIDTH
-    place = tile + row[:, None] * WIDTH + column[None, :]
     mask = row_mask & column_mask
-    total += tl.load(x_ptr + place, mask=mask, other=0.0).to(tl.float32)
-    tl.store(out_ptr + place, round_to(total, out_ptr.dtype.element_ty, INTERPRETED), mask=mask)
+    total += tl.load(x_rows + column[None, :], mask=mask, other=0.0).to(tl.float32)
+    out_rows = out_ptr + first * WIDTH + row[:, None] * WIDTH
+    if SCATTERS:
+        # Not before the loop, whose registers these would take.
+        out_rows = out_ptr + (tl.load(scatter_ptr + first + row, mask=left, other=0) * WIDTH)[:, None]
+    rounded = round_to(total, out_ptr.dtype.element_ty, INTERPRETED)
+    tl.store(out_rows + column[None, :], rounded, mask=mask)
 
 
 def launch_project_residual(
-    out: Tensor, x: Tensor, p: Tensor, architecture: Architecture | None = None
+    out: Tensor,
+    x: Tensor,
+    p: Tensor,
+    architecture: Architecture | None = None,
+    *,
+    gather: Tensor | None = None,
+    scatter: Tensor | None = None,
 ) -> Launch:
     """The launch that projects `x` into `out`.
 
@@ -142,25 +164,31 @@ def launch_project_residual(
         out: [rows, D], dense; bfloat16, float16 or float32.
         x: [rows, D], dense; bfloat16, float16 or float32.
         p: bfloat16 [D, D], dense.
+        gather: int64 [m], dense: the rows of x that are projected; None: all of them.
+        scatter: int64 [m], dense: the rows of `out` that they are written to; None: one after the other.
         architecture: Whose tiles are used; None: those of x's device.
 
     Raises:
         ValueError: D is not a multiple of 16.
     """
-    rows, width = x.shape
+    width = x.shape[1]
+    rows = len(x if gather is None else gather)
     if width % 16:
         raise ValueError(f"width: {width} is not allowed; allowed: multiples of 16")
     tile = PROJECT_RESIDUAL_TILES[architecture or architecture_of(x.device), x.dtype, shape_of(width)]
     return Launch(
         _project_residual_kernel,
         (triton.cdiv(rows, tile.m) * triton.cdiv(width, tile.n),),
-        (out, x, p, rows),
+        # What the kernel does not read is anything.
+        (out, x, p, p if gather is None else gather, p if scatter is None else scatter, rows),
         {
             "WIDTH": width,
             "BLOCK_M": tile.m,
             "BLOCK_N": tile.n,
             "BLOCK_K": tile.k,
             "GROUP_M": _GROUP_M,
+            "GATHERS": gather is not None,
+            "SCATTERS": scatter is not None,
             "INTERPRETED": kernels_are_interpreted(),
         },
         num_warps=tile.num_warps,

@@ -4,14 +4,16 @@ A kernel is right in the interpreter and in the tests of one machine; what it co
 chip, its driver and Triton's code for it. Proofs that are wrong by a compiler's fault look like fraud.
 """
 
-import math
+from itertools import product
 
 import torch
 
 from hallmark.kernels.draw_embeddings import draw_embeddings, draw_embeddings_reference
 from hallmark.kernels.draw_matrix import draw_matrix
-from hallmark.kernels.final_norm import FinalNorm
+from hallmark.kernels.embed_project import embed_project
+from hallmark.kernels.final_norm import FinalNorm, NormRounding
 from hallmark.kernels.norm_project import norm_project, norm_project_reference
+from hallmark.kernels.norm_sums import norm_sums, norm_sums_reference
 from hallmark.kernels.normal_table import signed_table
 from hallmark.kernels.project_residual import project_residual
 
@@ -20,8 +22,9 @@ __all__ = ["check_ops"]
 _SEQUENCES = 33
 _ROWS = 5
 _COLUMNS = 256
-# Largest relative error of one rounding, and largest difference of two distances in units of s: the sums of
-# kernel and reference are in different order, and the norm may round some elements the other way.
+_NUMBERS = 2
+# Largest relative error of one rounding, and largest difference of two numbers: the sums of kernel and
+# reference are in different order, and the norm may round some elements the other way.
 _TOLERANCES = {
     torch.bfloat16: (2.0**-8, 0.01),
     torch.float16: (2.0**-11, 0.002),
@@ -48,7 +51,7 @@ def check_ops(dtype: torch.dtype, width: int, device: torch.device) -> None:
     """
     if dtype not in _TOLERANCES:
         return
-    roundoff, distance_tolerance = _TOLERANCES[dtype]
+    roundoff, number_tolerance = _TOLERANCES[dtype]
     streams = torch.arange(4 * _SEQUENCES, device=device).view(-1, 4) * 0x9E3779B1 % 2**32
     table, targets = signed_table(1.0, dtype, device), signed_table(1.0, torch.bfloat16, device)
 
@@ -60,16 +63,29 @@ def check_ops(dtype: torch.dtype, width: int, device: torch.device) -> None:
     x = drawn.view(-1, width)
     wide, columns = x.double(), slice(max(0, width - _COLUMNS), width)
     exact = wide[:, columns] + wide @ p[:, columns].double()
-    error = (project_residual(x, p, dtype)[:, columns].double() - exact).abs()
+    projected = project_residual(x, p, dtype)
+    error = (projected[:, columns].double() - exact).abs()
     if not bool((error <= roundoff * exact.abs() + _SUM_ERROR).all()):
         raise RuntimeError(_said("project_residual", device, f"an error of {float(error.max()):.3g}"))
 
-    norm = FinalNorm(torch.ones(width, dtype=dtype, device=device), 1e-6, x.flip(0))
-    for post in (p, None):
-        found = norm_project(x, norm, post, streams, targets)
-        moved = (found - norm_project_reference(x, norm, post, streams, targets)).abs().max()
-        if not float(moved) <= distance_tolerance / math.sqrt(2 * width):
-            raise RuntimeError(_said("norm_project", device, f"a distance moved by {float(moved):.3g}"))
+    rows = torch.arange(len(x), device=device).flip(0)
+    if not torch.equal(embed_project(x, rows, p, rows, len(x)), projected):
+        raise RuntimeError(_said("embed_project", device, "bits differ from those of project_residual"))
+
+    # Rows 4, 2, 1 and 3: two groups of a pair each, and a row that is not read.
+    order = torch.tensor([4, 2, 1, 3], dtype=torch.int32, device=device).expand(_SEQUENCES, -1)
+    norm = FinalNorm(
+        torch.ones(width, dtype=dtype, device=device), 1e-6, x.roll(1, 0), False, NormRounding(True, False)
+    )
+    sums = norm_sums(x, None, order, _NUMBERS)
+    if not torch.allclose(sums, norm_sums_reference(x, None, order, _NUMBERS), rtol=2 * roundoff, atol=0):
+        raise RuntimeError(_said("norm_sums", device, "a sum is another one"))
+    # Few rows and many, with a projection and without: each is a kernel of its own, and compiled here.
+    for numbers, post in product((1, _NUMBERS), (p, None)):
+        arguments = (x, norm, order, numbers, post, streams, targets)
+        moved = (norm_project(*arguments) - norm_project_reference(*arguments)).abs().max()
+        if not float(moved) <= number_tolerance:
+            raise RuntimeError(_said("norm_project", device, f"a number moved by {float(moved):.3g}"))
 
 
 def _said(op: str, device: torch.device, what: str) -> str:

@@ -13,9 +13,11 @@ __all__ = [
     "NORM_PROJECT_TILES",
     "PROJECT_RESIDUAL_TILES",
     "Architecture",
+    "Height",
     "Shape",
     "Tile",
     "architecture_of",
+    "height_of",
     "shape_of",
 ]
 
@@ -25,8 +27,10 @@ Architecture = Literal["sm_80", "sm_90", "sm_100", "sm_120", "gfx942"]
 ARCHITECTURES: tuple[Architecture, ...] = ("sm_80", "sm_90", "sm_100", "sm_120", "gfx942")
 
 Shape = Literal["narrow", "wide"]
+Height = Literal["few", "many"]
 
 _MAX_NARROW_WIDTH = 2048
+_MAX_FEW_ROWS = 64
 
 
 class Tile(NamedTuple):
@@ -60,28 +64,28 @@ PROJECT_RESIDUAL_TILES: dict[tuple[Architecture, torch.dtype, Shape], Tile] = {
     ("sm_80", _BF16, "wide"): Tile(128, 256, 32, 8, 3),
     ("sm_80", _FP16, "narrow"): Tile(128, 128, 32, 8, 3),
     ("sm_80", _FP16, "wide"): Tile(128, 128, 32, 8, 3),
-    ("sm_80", _FP32, "narrow"): Tile(64, 64, 16, 4, 2),
-    ("sm_80", _FP32, "wide"): Tile(64, 64, 16, 4, 2),
+    ("sm_80", _FP32, "narrow"): Tile(64, 32, 16, 4, 2),
+    ("sm_80", _FP32, "wide"): Tile(64, 32, 16, 4, 2),
     # The fastest of those tried on an H100 at widths 1024, 4096 and 5120 (bench/gpu/kernel_times.py --tiles).
     ("sm_90", _BF16, "narrow"): Tile(128, 256, 64, 8, 3),
     ("sm_90", _BF16, "wide"): Tile(128, 256, 64, 8, 3),
     ("sm_90", _FP16, "narrow"): Tile(128, 128, 64, 8, 3),
     ("sm_90", _FP16, "wide"): Tile(128, 128, 64, 8, 3),
-    ("sm_90", _FP32, "narrow"): Tile(64, 64, 16, 4, 2),
-    ("sm_90", _FP32, "wide"): Tile(64, 64, 16, 4, 2),
+    ("sm_90", _FP32, "narrow"): Tile(64, 32, 16, 4, 2),
+    ("sm_90", _FP32, "wide"): Tile(64, 32, 16, 4, 2),
     # 128 x 256 spills here: the residual is added to an accumulator that comes back from tensor memory whole.
     ("sm_100", _BF16, "narrow"): Tile(128, 128, 64, 8, 4),
     ("sm_100", _BF16, "wide"): Tile(128, 128, 64, 8, 4),
     ("sm_100", _FP16, "narrow"): Tile(128, 128, 64, 8, 3),
     ("sm_100", _FP16, "wide"): Tile(128, 128, 64, 8, 3),
-    ("sm_100", _FP32, "narrow"): Tile(64, 64, 16, 4, 2),
-    ("sm_100", _FP32, "wide"): Tile(64, 64, 16, 4, 2),
+    ("sm_100", _FP32, "narrow"): Tile(64, 32, 16, 4, 2),
+    ("sm_100", _FP32, "wide"): Tile(64, 32, 16, 4, 2),
     ("sm_120", _BF16, "narrow"): Tile(128, 128, 32, 8, 3),
     ("sm_120", _BF16, "wide"): Tile(128, 128, 32, 8, 3),
     ("sm_120", _FP16, "narrow"): Tile(128, 128, 32, 8, 2),
     ("sm_120", _FP16, "wide"): Tile(128, 128, 32, 8, 2),
-    ("sm_120", _FP32, "narrow"): Tile(64, 64, 16, 4, 2),
-    ("sm_120", _FP32, "wide"): Tile(64, 64, 16, 4, 2),
+    ("sm_120", _FP32, "narrow"): Tile(64, 32, 16, 4, 2),
+    ("sm_120", _FP32, "wide"): Tile(64, 32, 16, 4, 2),
     ("gfx942", _BF16, "narrow"): Tile(128, 128, 64, 4, 2),
     ("gfx942", _BF16, "wide"): Tile(128, 128, 64, 4, 2),
     ("gfx942", _FP16, "narrow"): Tile(128, 128, 32, 4, 2),
@@ -90,27 +94,40 @@ PROJECT_RESIDUAL_TILES: dict[tuple[Architecture, torch.dtype, Shape], Tile] = {
     ("gfx942", _FP32, "wide"): Tile(64, 64, 16, 4, 2),
 }
 
-# A few dozen rows: the time goes into reading P once, so a program has few columns, and enough steps are in
-# flight for the memory's bandwidth: 32, 64 and 80 programs at widths 1024, 4096 and 5120. AMD's local memory
-# is smaller.
-_NORM_PROJECT: dict[tuple[torch.dtype, Shape], Tile] = {
-    (_BF16, "narrow"): Tile(32, 32, 128, 4, 4),
-    (_BF16, "wide"): Tile(32, 64, 128, 4, 4),
-    (_FP16, "narrow"): Tile(32, 32, 64, 4, 4),
-    (_FP16, "wide"): Tile(32, 64, 64, 4, 4),
-    (_FP32, "narrow"): Tile(32, 32, 32, 4, 2),
-    (_FP32, "wide"): Tile(32, 32, 32, 4, 2),
+# A few dozen rows, one number a nonce: the time goes into reading P once, so a program has few columns, and
+# enough steps are in flight for the memory's bandwidth: 32, 64 and 80 programs at widths 1024, 4096 and 5120.
+# Hundreds, several numbers a nonce: P is read once for each block of rows, from the L2 cache, so a wide one
+# takes 128 of them; a narrow one takes fewer, for a program on each multiprocessor. The epilogue, targets in
+# float64 included, has to fit into the registers besides. AMD's local memory is smaller.
+_NORM_PROJECT: dict[tuple[torch.dtype, Shape, Height], Tile] = {
+    (_BF16, "narrow", "few"): Tile(32, 32, 128, 4, 4),
+    (_BF16, "wide", "few"): Tile(32, 64, 128, 4, 4),
+    (_BF16, "narrow", "many"): Tile(64, 64, 64, 4, 4),
+    (_BF16, "wide", "many"): Tile(128, 64, 64, 8, 4),
+    (_FP32, "narrow", "few"): Tile(32, 32, 32, 4, 2),
+    (_FP32, "wide", "few"): Tile(32, 32, 32, 4, 2),
+    (_FP32, "narrow", "many"): Tile(64, 64, 16, 4, 2),
+    (_FP32, "wide", "many"): Tile(64, 64, 16, 4, 2),
 }
-NORM_PROJECT_TILES: dict[tuple[Architecture, torch.dtype, Shape], Tile] = {
+NORM_PROJECT_TILES: dict[tuple[Architecture, torch.dtype, Shape, Height], Tile] = {
     (architecture, *key): tile._replace(num_stages=2) if architecture == "gfx942" else tile
     for architecture in ARCHITECTURES
     for key, tile in _NORM_PROJECT.items()
 }
+"""By the dtype of sums, which are float32 where the model's is float16."""
+
+# With 64 columns registers spill here where the last block is a part of one.
+NORM_PROJECT_TILES["sm_120", _BF16, "wide", "few"] = Tile(32, 32, 128, 4, 4)
 
 
 def shape_of(width: int) -> Shape:
     """The class of a hidden state's width."""
     return "narrow" if width <= _MAX_NARROW_WIDTH else "wide"
+
+
+def height_of(rows: int) -> Height:
+    """The class of a number of rows."""
+    return "few" if rows <= _MAX_FEW_ROWS else "many"
 
 
 def architecture_of(device: torch.device) -> Architecture:

@@ -35,9 +35,11 @@ ABOUT = (
     "and completions that differ from those run whole or without proofs; milliseconds of a batch, "
     f"{BATCHES} back to back, medians by turns, and the median of their quotients; what a further batch of a "
     "call costs and what a call costs once, from calls of one batch; the device's milliseconds "
-    "in kernels and their number by the profiler, and the share of Hallmark's own steps by themselves; the "
+    "in kernels and their number by the profiler; microseconds of Hallmark's own steps by themselves, of the "
+    "bare forward's embedding and final norm that they replace, and of the difference, net; the "
     "host's to launch a batch; tokens a second of proofs, of chat's prefill of as many prompts as long, and "
-    "their quotient."
+    "their quotient. The bare forward goes from token ids to the model's own norm, compiled where the server "
+    "compiles."
 )
 Batch = list[tuple[str, int]]
 Completion = tuple[int, ...]
@@ -166,13 +168,31 @@ def costs(engine: Engine, flops: float) -> dict[str, Any]:
         "prefilled_tokens_s": round(prefilled),
         "proved_to_prefilled": round(proved / prefilled, 3),
     }
-    if device := engine.call("bench_device"):
-        row |= {f"{name}_device_ms": round(found["device_ms"], 3) for name, found in device.items()}
-        row |= {f"{name}_launches": found["launches"] for name, found in device.items()}
-        row["own_us"] = round(device["round"]["own_us"], 1)
-        others = device["round"]["device_ms"] - device["round"]["own_us"] / 1e3
-        row["own_percent"] = round(device["round"]["own_us"] / others / 10, 3)
-    return row
+    return row | on_the_device(engine.call("bench_device"))
+
+
+def on_the_device(steps: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Say what a round adds to the device's work; nothing where nothing was profiled.
+
+    Args:
+        steps: as `BenchWorker.bench_device` returns it.
+    """
+    if not steps:
+        return {}
+    own, embed, norm = (steps.get(name, {"device_ms": 0.0})["device_ms"] for name in ("own", "embed", "norm"))
+    net, bare, whole = own - embed - norm, steps["bare"]["device_ms"], steps["round"]["device_ms"]
+    return {
+        "bare_device_ms": round(bare, 3),
+        "round_device_ms": round(whole, 3),
+        "bare_launches": steps["bare"]["launches"],
+        "round_launches": steps["round"]["launches"],
+        "own_us": round(own * 1e3, 1),
+        "own_percent": round(own / (whole - own) * 100, 3),
+        "embed_us": round(embed * 1e3, 1),
+        "norm_us": round(norm * 1e3, 1),
+        "net_us": round(net * 1e3, 1),
+        "net_percent": round(net / bare * 100, 3),
+    }
 
 
 def main() -> None:

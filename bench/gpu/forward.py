@@ -19,17 +19,15 @@ from _graphs import by_turns, seconds_of
 from overhead import BATCH_SIZE, DEVICE, MODELS, SEQ_LEN, Case
 from torch import Tensor
 
-from hallmark.kernels import draw_embeddings, project_residual, signed_table
-from hallmark.kernels.numbers import numbers_of
-from hallmark.kernels.signed_sums import signed_sums_reference
+from hallmark.kernels import norm_project, signed_table
 from hallmark.poc.protocol.projection import RandomProjection
 from hallmark.server.demo.model import demo_dtype
 
 TURNS = 3 if is_small() else 11
 ABOUT = (
-    f"A round's forward against the bare forward in transformers, {demo_dtype()}, random weights: "
-    "milliseconds of a batch on the device, medians by turns, the median of their quotients and the middle "
-    "half's width; the round's own kernels by themselves."
+    f"A round's forward against the bare forward, from token ids to the model's norm, in transformers, "
+    f"{demo_dtype()}, random weights: milliseconds of a batch on the device, medians by turns, the median of "
+    "their quotients and the middle half's width; the round's own kernels by themselves."
 )
 
 
@@ -42,20 +40,18 @@ def measure(name: str) -> dict[str, Any]:
     pair = RandomProjection(spec.block_hash, width, spec.projection_scale, DEVICE)
     table = signed_table(1.0, torch.bfloat16, DEVICE)
     streams = torch.randint(0, 2**32, (BATCH_SIZE, 4), device=DEVICE)
-    hidden = case.hidden_states(case.inputs)
+    hidden = case.hidden_states(tokens=case.tokens)
 
     def inputs() -> Tensor:
-        projected: Tensor = project_residual(case.embed(case.tokens), pair.pre_proj, case.inputs.dtype)
-        return projected
+        return case.inputs(case.tokens, pair.pre_proj)
 
     def numbers(states: Tensor) -> Tensor:
-        targets = draw_embeddings(streams, spec.numbers, width, table)
-        return numbers_of(signed_sums_reference(states, case.signs), targets, pair.post_proj)
+        return norm_project(states, None, case.order, spec.numbers, pair.post_proj, streams, table)
 
     seconds = by_turns(
         {
-            "bare": lambda: case.hidden_states(case.inputs),
-            "round": lambda: numbers(case.hidden_states(inputs())),
+            "bare": lambda: case.hidden_states(tokens=case.tokens),
+            "round": lambda: numbers(case.hidden_states(inputs=inputs())),
         },
         TURNS,
     )

@@ -23,21 +23,30 @@ from _ceilings import measured_ceilings
 from _graphs import copies_beyond_caches, seconds_of
 from _report import device
 from torch import Tensor
+from torch.nn import functional
 
-from hallmark.kernels import FinalNorm, draw_matrix, signed_table, tiles
+from hallmark.kernels import FinalNorm, NormRounding, draw_matrix, signed_table, tiles
 from hallmark.kernels.draw_normals import launch_draw_normals
-from hallmark.kernels.norm_project import launch_norm_project
+from hallmark.kernels.launch import Launch
+from hallmark.kernels.norm_project import launch_project_numbers
+from hallmark.kernels.norm_sums import launch_norm_sums
 from hallmark.kernels.project_residual import launch_project_residual
 from hallmark.kernels.tiles import Tile
+from hallmark.poc.protocol.round_spec import FIRST_ROW
 
 DEVICE = device()
 DTYPE = torch.bfloat16
-NONCES, SEQ_LEN, WIDTHS = (2, 8, (64,)) if is_small() else (32, 256, (1024, 4096, 5120))
-SCALE = 0.01
+NONCES, SEQ_LEN, WIDTHS = (2, 16, (64,)) if is_small() else (32, 256, (1024, 4096, 5120))
+NUMBERS = 4 if is_small() else 16
+TABLE_ROWS = 64 if is_small() else 131_072
+SCALE, EPSILON = 0.01, 1e-6
 ABOUT = (
     f"Microseconds of the device for {NONCES} nonces of {SEQ_LEN} tokens in bf16, by replayed graphs over "
-    "operands beyond the caches; floor: bytes and operations over the ceilings measured in this run; cuBLAS "
-    "for comparison; where other tiles were tried, whether their results are the same bits."
+    f"operands beyond the caches; tokens are random rows of an embedding table of {TABLE_ROWS:,}, and each "
+    f"nonce has {NUMBERS} numbers, or one; floor: bytes and operations over the ceilings measured in this "
+    "run. For comparison cuBLAS, and what a round replaces, in PyTorch: the lookup of all tokens, and the "
+    "norm of all rows after adding the residual. Where other tiles were tried, whether their results are the "
+    "same bits."
 )
 PRODUCT_TILES = (
     Tile(128, 128, 64, 4, 3),
@@ -49,13 +58,24 @@ PRODUCT_TILES = (
     Tile(256, 128, 64, 8, 3),
     Tile(256, 128, 64, 8, 4),
 )
-DISTANCE_TILES = (
+FEW_TILES = (
     Tile(32, 32, 128, 4, 4),
     Tile(32, 32, 128, 4, 6),
     Tile(32, 32, 256, 4, 4),
     Tile(32, 64, 128, 4, 4),
     Tile(32, 64, 128, 4, 6),
 )
+"""For the numbers of a few dozen rows."""
+MANY_TILES = (
+    Tile(64, 32, 64, 4, 4),
+    Tile(64, 64, 64, 4, 4),
+    Tile(64, 64, 128, 4, 3),
+    Tile(128, 32, 64, 4, 4),
+    Tile(128, 64, 64, 8, 3),
+    Tile(128, 64, 64, 8, 4),
+    Tile(128, 64, 128, 8, 3),
+)
+"""For those of hundreds."""
 
 
 @dataclass(frozen=True)
@@ -87,64 +107,114 @@ class Operands:
         self.bytes = 2.0 * self.rows * width
         generator = torch.Generator().manual_seed(0)
         self.streams = torch.randint(0, 2**32, (NONCES, 4), generator=generator).to(DEVICE)
-        self.table = signed_table(2.0**-5, DTYPE, DEVICE)
+        self.entries = signed_table(2.0**-5, DTYPE, DEVICE)
         self.targets = signed_table(1.0, DTYPE, DEVICE)
-        sets = copies_beyond_caches(int(self.bytes))
-        matrices = max(sets, copies_beyond_caches(2 * width**2))
-        self.drawn = [torch.empty((NONCES, SEQ_LEN * width), dtype=DTYPE, device=DEVICE) for _ in range(sets)]
-        self.x = [drawn.view(self.rows, width) for drawn in self.drawn]
-        self.out = [torch.empty((self.rows, width), dtype=DTYPE, device=DEVICE) for _ in range(sets)]
+        self.sets = copies_beyond_caches(int(self.bytes))
+        matrices = max(self.sets, copies_beyond_caches(2 * width**2))
+        # Every product below is one of random numbers: of zeros it would be faster.
+        self.x = [self.draw(self.rows, i) for i in range(self.sets)]
+        self.residuals = [self.draw(self.rows, self.sets + i) for i in range(self.sets)]
+        self.embedding = self.draw(TABLE_ROWS, 2 * self.sets)
+        self.tokens = [
+            torch.randint(0, TABLE_ROWS, (self.rows,), generator=generator).to(DEVICE)
+            for _ in range(self.sets)
+        ]
+        self.out = [torch.empty_like(x) for x in self.x]
         self.p = [
             draw_matrix(torch.tensor([1, 2, 3, i]), width, width, SCALE, DEVICE) for i in range(matrices)
         ]
-        # Every product below is one of random numbers: of zeros it would be faster.
-        for drawn in self.drawn:
-            launch_draw_normals(drawn, self.streams, self.table).run()
+
+    def draw(self, rows: int, stream: int) -> Tensor:
+        """Draw random rows: [rows, width]; `rows` is a multiple of NONCES."""
+        drawn = torch.empty((rows, self.width), dtype=DTYPE, device=DEVICE)
+        launch_draw_normals(drawn.view(NONCES, -1), self.streams + stream, self.entries).run()
+        return drawn
 
     def lines(self, with_tiles: bool) -> Iterator[Measured]:
         """Yield what is measured, our own tile before others."""
-        width, rows = self.width, self.rows
-        yield Measured(
-            "draw_embeddings",
-            [launch_draw_normals(drawn, self.streams, self.table).run for drawn in self.drawn],
-            self.bytes,
-            0.0,
-        )
+        yield from self._draws()
+        yield from self._inputs(with_tiles)
+        yield from self._sums()
+        for numbers, others in ((NUMBERS, MANY_TILES), (1, FEW_TILES)):
+            yield from self._numbers(numbers, others if with_tiles else ())
+
+    def _draws(self) -> Iterator[Measured]:
+        runs = [launch_draw_normals(o.view(NONCES, -1), self.streams, self.entries).run for o in self.out]
+        yield Measured("draw_embeddings", runs, self.bytes, 0.0)
         spare = [torch.empty_like(p) for p in self.p]
-        yield Measured(
-            "draw_matrix",
-            [launch_draw_normals(p.view(1, -1), self.streams[:1], self.targets).run for p in spare],
-            2.0 * width**2,
-            0.0,
-        )
-        moved, product = 2 * self.bytes + 2.0 * width**2, 2.0 * rows * width**2
+        runs = [launch_draw_normals(p.view(1, -1), self.streams[:1], self.targets).run for p in spare]
+        yield Measured("draw_matrix", runs, 2.0 * self.width**2, 0.0)
+
+    def _inputs(self, with_tiles: bool) -> Iterator[Measured]:
+        moved, product = 2 * self.bytes + 2.0 * self.width**2, 2.0 * self.rows * self.width**2
         operands = list(zip(self.x, self.p, self.out, strict=False))
         yield Measured("cuBLAS mm", [partial(torch.mm, x, p, out=o) for x, p, o in operands], moved, product)
         yield Measured(
             "cuBLAS addmm", [partial(torch.addmm, x, x, p, out=o) for x, p, o in operands], moved, product
         )
-        for tile in _tiles(tiles.PROJECT_RESIDUAL_TILES, width, PRODUCT_TILES if with_tiles else ()):
+        key = (tiles.architecture_of(DEVICE), DTYPE, tiles.shape_of(self.width))
+        for tile in _tiles(tiles.PROJECT_RESIDUAL_TILES, key, PRODUCT_TILES if with_tiles else ()):
             runs = [launch_project_residual(o, x, p).run for x, p, o in operands]
             yield Measured("project_residual", runs, moved, product, tile, self.out[0])
-        norm = FinalNorm(torch.ones(width, dtype=DTYPE, device=DEVICE), 1e-6, self.out[0])
-        distances = torch.empty(NONCES, dtype=torch.float64, device=DEVICE)
-        least = 2.0 * width**2 + 4.0 * NONCES * width
-        for tile in _tiles(tiles.NORM_PROJECT_TILES, width, DISTANCE_TILES if with_tiles else ()):
-            launches = [
-                launch_norm_project(distances, self.x[0], norm, p, self.streams, self.targets) for p in self.p
-            ]
+        gathers = list(zip(self.tokens, self.p, self.out, strict=False))
+        yield Measured(
+            "embedding",
+            [partial(torch.index_select, self.embedding, 0, tokens, out=o) for tokens, _, o in gathers],
+            2 * self.bytes,
+            0.0,
+        )
+        runs = [launch_project_residual(o, self.embedding, p, gather=tokens).run for tokens, p, o in gathers]
+        tile = tiles.PROJECT_RESIDUAL_TILES[key]
+        yield Measured("embed_project", runs, moved, product, tile, self.out[0])
+
+    def _sums(self) -> Iterator[Measured]:
+        width, read = self.width, SEQ_LEN - FIRST_ROW
+        weight = torch.ones(width, dtype=DTYPE, device=DEVICE)
+        operands = list(zip(self.x, self.residuals, strict=True))
+        yield Measured(
+            "rms_norm",
+            [partial(_add_and_norm, x, residual, weight) for x, residual in operands],
+            3 * self.bytes,  # the sum may stay in registers
+            0.0,
+        )
+        generator = torch.Generator().manual_seed(1)
+        order = torch.stack([torch.randperm(read, generator=generator) + FIRST_ROW for _ in range(NONCES)])
+        order = order.int().to(DEVICE)
+        sums = torch.empty((NONCES, NUMBERS, width), dtype=DTYPE, device=DEVICE)
+        norms = [
+            FinalNorm(weight, EPSILON, each, False, NormRounding(True, False)) for each in self.residuals
+        ]
+        runs = [
+            launch_norm_sums(sums, x, norm, order, NUMBERS).run for x, norm in zip(self.x, norms, strict=True)
+        ]
+        least = 2.0 * width * NONCES * (2 * read + NUMBERS)
+        yield Measured("norm_sums", runs, least, 0.0, None, sums)
+
+    def _numbers(self, numbers: int, others: Sequence[Tile]) -> Iterator[Measured]:
+        width, rows = self.width, NONCES * numbers
+        sums = self.x[0][:rows].view(NONCES, numbers, width)
+        found = torch.empty((NONCES, numbers), dtype=torch.float64, device=DEVICE)
+        shape, height = tiles.shape_of(width), tiles.height_of(rows)
+        key = (tiles.architecture_of(DEVICE), DTYPE, shape, height)
+        least = 2.0 * width * (width + rows)
+        for tile in _tiles(tiles.NORM_PROJECT_TILES, key, others):
+            launches = [launch_project_numbers(found, sums, p, self.streams, self.targets) for p in self.p]
             runs = [partial(_run_all, each) for each in launches]
-            yield Measured("norm_project", runs, least, 2.0 * NONCES * width**2, tile, distances)
+            op = f"project_numbers, {rows} rows"
+            yield Measured(op, runs, least, 2.0 * rows * width**2, tile, found)
 
 
-def _run_all(launches: Sequence[Any]) -> None:
+def _add_and_norm(hidden: Tensor, residual: Tensor, weight: Tensor) -> Tensor:
+    return functional.rms_norm(hidden + residual, weight.shape, weight, EPSILON)
+
+
+def _run_all(launches: Sequence[Launch]) -> None:
     for launch in launches:
         launch.run()
 
 
-def _tiles(table: dict[Any, Tile], width: int, others: Sequence[Tile]) -> Iterator[Tile]:
-    """Yield our own tile for this device, then others, each in its place in the table while it is used."""
-    key = (tiles.architecture_of(DEVICE), DTYPE, tiles.shape_of(width))
+def _tiles(table: dict[Any, Tile], key: object, others: Sequence[Tile]) -> Iterator[Tile]:
+    """Yield our own tile, then others, each in its place in the table while it is used."""
     own = table[key]
     try:
         for tile in (own, *(tile for tile in others if tile != own)):

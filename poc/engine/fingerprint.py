@@ -18,7 +18,8 @@ def numerics(
     operators: EagerOperators,
     *,
     is_compiled: bool,
-    leaves_out_norm: bool,
+    takes_rows: bool,
+    norms_rows: bool,
 ) -> dict[str, str | int | bool]:
     """Name what determines the numerics of a PoC forward in this worker.
 
@@ -32,7 +33,8 @@ def numerics(
         model_runner: vLLM's.
         operators: those of a forward that is not compiled.
         is_compiled: whether PoC's forward runs the graph that vLLM compiled.
-        leaves_out_norm: whether the final norm is done by PoC and not by the model's forward.
+        takes_rows: whether PoC takes embeddings from the model's table and not from its own function.
+        norms_rows: whether PoC does the final norm, where it sums the rows, and not one of vLLM's operators.
     """
     compilation = config.compilation_config
     attention = sorted({type(layer.impl).__name__ for layer in layers.values()})
@@ -55,5 +57,6 @@ def numerics(
         "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
         "custom_all_reduce": not config.parallel_config.disable_custom_all_reduce,
         "kernels": kernel_path(device, config.model_config.get_hidden_size()).value,
-        "final_norm": "PoC's" if leaves_out_norm else "the model's own",
+        "embedding": "PoC's" if takes_rows else "the model's own",
+        "final_norm": "PoC's" if norms_rows else "the model's own",
     }

@@ -3,17 +3,18 @@
 import dataclasses
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from vllm.config import CompilationMode, VllmConfig
 from vllm.forward_context import create_forward_context, override_forward_context
 from vllm.model_executor.models.interfaces import requires_raw_input_tokens, supports_multimodal
 
+from hallmark.kernels.final_norm import FinalNorm, NormRounding
 from hallmark.poc.core.errors import EngineError, UnsupportedError
 from hallmark.poc.engine.attention import PrivateAttention
-from hallmark.poc.engine.deferred_norm import one_final_norm
+from hallmark.poc.engine.deferred_norm import DeferredNorm, defer_final_norm, find_rounding
 from hallmark.poc.engine.eager_operators import EagerOperators
 
 # Rounding moves hidden states by a few percent in deep models; other inputs would move them by all they are.
@@ -46,6 +47,18 @@ def inferences_turn(operators: EagerOperators) -> Iterator[None]:
         yield
 
 
+class FinalHidden(NamedTuple):
+    """What a forward ends with.
+
+    Attributes:
+        states: `[batch_size * seq_len, hidden_size]` in the model's dtype, all rows.
+        norm: the final norm where it is still to be applied to them.
+    """
+
+    states: Tensor
+    norm: FinalNorm | None
+
+
 class ModelForward:
     """The deployed model's forward under a context of our own.
 
@@ -72,14 +85,15 @@ class ModelForward:
         self._attention = attention
         self._operators = operators
         self._device = device
-        self._left_out: nn.Module | None = None
+        self._deferred: DeferredNorm | None = None
+        self._rounding: NormRounding | None = None
         self.is_compiled = compiles_embeddings(config)
         self._model = model if self.is_compiled else operators.copy_model(model)
 
     @property
-    def leaves_out_norm(self) -> bool:
-        """Whether the model's forward ends before its final norm, which is then applied here."""
-        return self._left_out is not None
+    def leaves_norm_to_sums(self) -> bool:
+        """Whether the final norm is left to whoever sums the rows, and is none of vLLM's operators then."""
+        return self._rounding is not None
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Look tokens up by the model's own embedding function, a collective where ranks share its table.
@@ -105,24 +119,6 @@ class ModelForward:
                 f"shape {tuple(embedded.shape)} for {tokens.numel()} tokens, not {dtype} of the width {width}"
             )
         return embedded.view(*tokens.shape, width)
-
-    def find_left_out_norm(self, inputs: Tensor) -> None:
-        """Find out whether the forward leaves out the model's one final norm, and apply it from now on.
-
-        Args:
-            inputs: as for `final_hidden`, to try it with.
-        """
-        norm = one_final_norm(self._model)
-        if norm is None:
-            return
-        calls: list[None] = []
-        hook = norm.register_forward_hook(lambda *_: calls.append(None))
-        try:
-            self._run(inputs=inputs, skip_compiled=True)
-        finally:
-            hook.remove()
-        if not calls:
-            self._left_out = norm
 
     def check_embeddings(self, tokens: Tensor) -> None:
         """Compare a forward from embeddings with one from the tokens themselves, to the bit.
@@ -166,23 +162,53 @@ class ModelForward:
                 f"model itself: hidden states differ by {difference:.3g} of their norm; leave that flag out"
             )
 
-    def final_hidden(self, inputs: Tensor, tokens: Tensor | None = None) -> Tensor:
+    def leave_norm_to_sums(self, inputs: Tensor) -> None:
+        """Leave the final norm out from now on, where that can be done and can be made up for.
+
+        The model's output then has to be what its norm is given, and the norm to round where one of ours can.
+        Elsewhere the model keeps its norm; where its forward leaves it out by itself, it is called behind it.
+
+        Args:
+            inputs: as for `final_hidden`, to try it with.
+        """
+        found = defer_final_norm(self._model)
+        if found is None:
+            return
+        without_norm, deferred = found
+        output = self._run(inputs=inputs, skip_compiled=True, model=without_norm)
+        is_called = deferred.was_called
+        left_out = deferred.take(output)
+        if left_out is None or (is_called and self.is_compiled):
+            return  # the compiled graph has its norm in it
+        with self._chosen_operators():
+            self._rounding = find_rounding(deferred, output, left_out.residual)
+        if is_called and self._rounding is not None:
+            self._model, self._deferred = without_norm, deferred
+        elif not is_called:
+            self._deferred = deferred
+
+    def final_hidden(self, inputs: Tensor, tokens: Tensor | None = None) -> FinalHidden:
         """Prefill one batch.
 
         Args:
             inputs: `[batch_size, seq_len, hidden_size]` in the model's dtype; the model may overwrite it.
             tokens: int64 `[batch_size, seq_len]`, which inputs are made of, for a model that reads them too.
 
-        Returns:
-            `[batch_size * seq_len, hidden_size]` in the model's dtype: all rows of what its final norm
-            returns.
+        Raises:
+            EngineError: the model has changed since its norm was left out.
         """
-        hidden_states = self._run(inputs=inputs, tokens=tokens)
-        if self._left_out is None:
-            return hidden_states
-        with self._chosen_operators():
-            normed: Tensor = self._left_out(hidden_states)
-        return normed
+        if self._deferred is None:
+            return FinalHidden(self._run(inputs=inputs, tokens=tokens), None)
+        self._deferred.forget()
+        states = self._run(inputs=inputs, tokens=tokens)
+        left_out = self._deferred.take(states)
+        if left_out is None:
+            raise EngineError("the model's output is no longer what its final norm is given")
+        if self._rounding is None:
+            with self._chosen_operators():
+                normed: Tensor = self._deferred.norm(states)
+            return FinalHidden(normed, None)
+        return FinalHidden(states, self._deferred.pending(left_out.residual, self._rounding))
 
     @property
     def name(self) -> str:
@@ -199,8 +225,9 @@ class ModelForward:
         inputs: Tensor | None = None,
         tokens: Tensor | None = None,
         skip_compiled: bool | None = None,
+        model: Any = None,
     ) -> Tensor:
-        """Run the model from inputs where there are some, from tokens where not."""
+        """Run the model, or a copy of it, from inputs where there are some, from tokens where not."""
         shaped = tokens if inputs is None else inputs
         if shaped is None:
             raise ValueError("neither inputs nor tokens")
@@ -219,8 +246,9 @@ class ModelForward:
         # As vLLM does: any other model may take tokens in the place of the inputs.
         read = tokens if inputs is None or requires_raw_input_tokens(self._model) else None
         with self._chosen_operators(), override_forward_context(context):
-            output = self._model(
-                input_ids=None if read is None else read.reshape(rows),
+            output = (self._model if model is None else model)(
+                # As in vLLM's own buffer: a compiled graph is called without its guards, and reads no other.
+                input_ids=None if read is None else read.reshape(rows).int(),
                 positions=positions,
                 intermediate_tensors=None,
                 inputs_embeds=None if inputs is None else inputs.reshape(rows, -1),

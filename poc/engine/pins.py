@@ -211,20 +211,32 @@ PINS: Final = (
     Pin(
         "distributed/parallel_state.py",
         "GroupCoordinator",
-        ("cpu_group", "rank_in_group", "world_size", Call("all_gather", ("input_", "dim"))),
-        needed_by="worker.PoCWorker, input_share.InputShare",
+        (
+            "cpu_group",
+            "rank_in_group",
+            "world_size",
+            Call("all_gather", ("input_", "dim")),
+            Call("all_reduce", ("input_",)),
+        ),
+        needed_by="worker.PoCWorker, input_share.InputShare, embedding_table.EmbeddingTable",
     ),
     Pin("distributed/parallel_state.py", "get_tp_group", arguments=(), needed_by="worker.PoCWorker"),
     Pin(
         "model_executor/layers/vocab_parallel_embedding.py",
         "VocabParallelEmbedding",
-        ("embedding_dim", "org_vocab_size"),
-        needed_by="worker.PoCWorker: the embedding table's rows",
+        ("embedding_dim", "org_vocab_size", "shard_indices", "tp_size"),
+        needed_by="embedding_table.EmbeddingTable",
+    ),
+    Pin(
+        "model_executor/layers/vocab_parallel_embedding.py",
+        "VocabParallelEmbeddingShardIndices",
+        ("org_vocab_start_index", "org_vocab_end_index"),
+        needed_by="embedding_table.EmbeddingTable: which tokens this rank has the rows of",
     ),
     Pin(
         "model_executor/layers/vocab_parallel_embedding.py",
         "ParallelLMHead",
-        needed_by="worker.PoCWorker: the embedding table's rows",
+        needed_by="embedding_table.EmbeddingTable",
     ),
     Pin(
         "model_executor/models/interfaces_base.py",
@@ -278,6 +290,12 @@ PINS: Final = (
         "model_executor/layers/layernorm.py",
         "RMSNorm",
         ("has_weight", "variance_epsilon", "variance_size_override", "weight"),
+        needed_by="deferred_norm.defer_final_norm",
+    ),
+    Pin(
+        "model_executor/layers/layernorm.py",
+        "GemmaRMSNorm",
+        ("variance_epsilon", "weight"),
         needed_by="deferred_norm.defer_final_norm",
     ),
     Pin(

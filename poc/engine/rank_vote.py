@@ -1,4 +1,4 @@
-"""RankVote between tensor-parallel ranks on whether a step succeeded.
+"""Vote between tensor-parallel ranks on whether a step succeeded.
 
 A rank that fails where another does not leaves collectives unpaired, and then only stopping is safe. So ranks
 vote on the CPU group after each step. Before the first collective of a batch a failure on one rank is a
@@ -60,6 +60,16 @@ class RankVote:
             Exception: what the action raised, here and on every other rank.
         """
         return self._take(step, action, has_collectives=True)
+
+    def is_everywhere(self, step: str, condition: bool) -> bool:
+        """Ask whether something holds on every rank.
+
+        Args:
+            step: what was found out, for messages.
+            condition: whether it holds on this one.
+        """
+        votes, ranks = self._vote(condition, step)
+        return votes == ranks
 
     def wait_for_device(self, has_arrived: Callable[[], bool]) -> None:
         """Wait until the device has come to some point, and stop this process if it never does."""

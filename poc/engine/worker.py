@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 from vllm.distributed import get_tp_group
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
 from hallmark.kernels.self_check import check_ops
 from hallmark.poc.core.errors import EngineError
 from hallmark.poc.engine.attention import PrivateAttention
+from hallmark.poc.engine.batch_inputs import BatchInputs, PreparedInputs
 from hallmark.poc.engine.device_time import DeviceTime
 from hallmark.poc.engine.eager_operators import EagerOperators
+from hallmark.poc.engine.embedding_table import EmbeddingTable
 from hallmark.poc.engine.expected_compilation import expected_compilation
 from hallmark.poc.engine.fingerprint import numerics
 from hallmark.poc.engine.forward import ModelForward, compiles_embeddings, inferences_turn
@@ -42,24 +43,14 @@ class _PreparedBatch(NamedTuple):
     Attributes:
         tensors: the round's.
         keys: its padded nonces.
-        inputs: its tokens, int64; or the drawn inputs of this rank's share, projected.
-        signs: how its rows are summed up.
+        inputs: what this rank has of its inputs.
+        order: which of its rows are read.
     """
 
     tensors: RoundTensors
     keys: list[NonceKey]
-    inputs: Tensor
-    signs: Tensor | None
-
-    @property
-    def tokens(self) -> Tensor | None:
-        """What its inputs are made of; None where they are drawn."""
-        return self.inputs if self.tensors.reads_tokens else None
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether ranks share the projecting; drawing alone is faster on every rank than a collective."""
-        return self.tensors.projection_bytes > 0
+    inputs: PreparedInputs
+    order: Tensor
 
 
 class _RunningBatch(NamedTuple):
@@ -101,7 +92,7 @@ class PoCWorker:
         ranks = get_tp_group()
         parallel = config.parallel_config.tensor_parallel_size > 1
         self._rank_vote = RankVote(ranks.cpu_group if parallel else None, _SET_UP_TIMEOUT)
-        self._share = InputShare(ranks)
+        self._table = EmbeddingTable(self._model, config.model_config, ranks)
         self._pausable = PausableForward(
             SameStream(self._device), partial(inferences_turn, self.operators), _SET_UP_TIMEOUT
         )
@@ -117,6 +108,9 @@ class PoCWorker:
             self._pausable.checkpoint,
         )
         self._forward = ModelForward(self._model, config, self.attention, self.operators, self._device)
+        self._inputs = BatchInputs(
+            self._forward, self._table, InputShare(ranks), self._rank_vote, self._device
+        )
         self._step_memory = partial(step_memory, worker, config)
         self._fingerprint = partial(numerics, config, layers, self._device, runner, self.operators)
         self._round: RoundTensors | None = None
@@ -124,7 +118,7 @@ class PoCWorker:
     def describe(self) -> dict[str, Any]:
         """Say what this rank serves."""
         model = self._config.model_config
-        vocabulary, table_rows = self._vocabulary()
+        vocabulary, table_rows = self._table.vocabulary
         return {
             "hidden_size": model.get_hidden_size(),
             "dtype": str(self._dtype).removeprefix("torch."),
@@ -150,7 +144,7 @@ class PoCWorker:
             EngineError: the compiled model computes something else than the model.
             RuntimeError: a kernel computes something else than its reference.
         """
-        vocabulary, _ = self._vocabulary()
+        vocabulary, _ = self._table.vocabulary
         definition = _largest_definition(vocabulary, self.limits.seq_len)
         spec = RoundSpec(
             digest="0" * 64,
@@ -182,7 +176,9 @@ class PoCWorker:
         # Longer, so that a rank which has failed says so before the wait for its forward ends.
         self._pausable.timeout = 1.5 * self._rank_vote.timeout
         numerics = self._fingerprint(
-            is_compiled=self._forward.is_compiled, leaves_out_norm=self._forward.leaves_out_norm
+            is_compiled=self._forward.is_compiled,
+            takes_rows=self._inputs.are_rows,
+            norms_rows=self._forward.leaves_norm_to_sums,
         )
         return {"peak_bytes": peak.bytes, "numerics": numerics}
 
@@ -249,22 +245,23 @@ class PoCWorker:
     def _settle_forward(self, keys: Sequence[NonceKey]) -> None:
         """Find out whether the model leaves inference's cache alone, and how it can be run.
 
-        That is: whether its forward leaves out the final norm, whether the compiled model is the model, and
-        whether the model makes the same of tokens as of their embeddings.
+        That is: whether the compiled model is the model, whether it makes the same of tokens as of their
+        embeddings, whether these are rows of its table, and whether its final norm can wait for the sums.
         """
         self._watch_live_cache(keys)
-        batch, inputs = self._inputs(keys)
+        batch, inputs = self._warm_up_batch(keys)
         self._rank_vote.with_collectives(
-            "trying the final norm", lambda: self._forward.find_left_out_norm(inputs[:1].clone())
+            "trying the compiled model", lambda: self._forward.check_compiled(inputs[:1].clone())
         )
-        self._rank_vote.with_collectives(
-            "trying the compiled model", lambda: self._forward.check_compiled(inputs[:1])
-        )
-        tokens = batch.tokens
+        tokens = batch.inputs.tokens
         if tokens is not None:
             self._rank_vote.with_collectives(
                 "trying the embeddings", lambda: self._forward.check_embeddings(tokens[:1])
             )
+            self._inputs.try_rows(batch.tensors.host_tokens(batch.keys))
+        self._rank_vote.with_collectives(
+            "trying the final norm", lambda: self._forward.leave_norm_to_sums(inputs[:1])
+        )
 
     def _watch_live_cache(self, keys: Sequence[NonceKey]) -> None:
         """Run a batch of the largest shape, and refuse a model that writes inference's cache.
@@ -272,12 +269,12 @@ class PoCWorker:
         The first forward of a start: what it overwrites is nobody's yet.
         """
         guard = LiveCacheGuard(self._forward.name, self._model, self._layers, self.attention)
-        batch, inputs = self._inputs(keys)
+        batch, inputs = self._warm_up_batch(keys)
         batch_size, seq_len, _ = inputs.shape
         self._rank_vote.with_collectives(
             "the first forward",
             lambda: guard.watch(
-                lambda: self._forward.final_hidden(inputs, batch.tokens), batch_size, seq_len
+                lambda: self._forward.final_hidden(inputs, batch.inputs.tokens), batch_size, seq_len
             ),
         )
         self._rank_vote.without_collectives("looking for what it has written", guard.check)
@@ -300,8 +297,9 @@ class PoCWorker:
         batch = self._rank_vote.without_collectives("preparing a PoC batch", lambda: self._prepare(keys))
 
         def run() -> HostCopy:
-            hidden_states = self._forward.final_hidden(self._all_inputs(batch), batch.tokens)
-            return HostCopy(batch.tensors.numbers(hidden_states, batch.keys, batch.signs))
+            inputs = self._inputs.combine(batch.tensors, batch.inputs)
+            states, norm = self._forward.final_hidden(inputs, batch.inputs.tokens)
+            return HostCopy(batch.tensors.numbers(states, batch.keys, batch.order, norm))
 
         numbers = self._rank_vote.with_collectives("the forward of a PoC batch", run)
         return _RunningBatch(numbers, len(keys), time.thread_time() - begun)
@@ -320,47 +318,15 @@ class PoCWorker:
         if self._round is None:
             raise EngineError("no PoC round is open on this worker")
         tensors, padded = self._round, pad_keys(keys, self._round.batch_size)
-        if tensors.reads_tokens:
-            inputs = tensors.tokens(padded)
-        else:
-            is_shared = tensors.projection_bytes > 0
-            own = [padded[place] for place in self._share.places(len(padded))] if is_shared else padded
-            inputs = tensors.project(tensors.normal(own))
-        return _PreparedBatch(tensors, padded, inputs, tensors.signs(padded))
+        return _PreparedBatch(tensors, padded, self._inputs.prepare(tensors, padded), tensors.order(padded))
 
-    def _all_inputs(self, batch: _PreparedBatch) -> Tensor:
-        """Return the inputs of a prepared batch, a collective where ranks share table or inputs."""
-        inputs = batch.inputs
-        if batch.tokens is not None:
-            inputs = self._forward.embed(inputs)
-            if batch.is_shared:
-                inputs = batch.tensors.project(self._share.of(inputs))
-        return self._share.gather(inputs, len(batch.keys)) if batch.is_shared else inputs
-
-    def _inputs(self, keys: Sequence[NonceKey]) -> tuple[_PreparedBatch, Tensor]:
+    def _warm_up_batch(self, keys: Sequence[NonceKey]) -> tuple[_PreparedBatch, Tensor]:
         """Prepare a batch for the warm-up; returns its inputs as well."""
         batch = self._rank_vote.without_collectives("preparing the warm-up", lambda: self._prepare(keys))
-        inputs = self._rank_vote.with_collectives("sharing the warm-up", lambda: self._all_inputs(batch))
+        inputs = self._rank_vote.with_collectives(
+            "sharing the warm-up", lambda: self._inputs.combine(batch.tensors, batch.inputs)
+        )
         return batch, inputs
-
-    def _vocabulary(self) -> tuple[int, int]:
-        """Return how many tokens the embedding table has rows for, and how many rows it has; no padding.
-
-        The first is 0 where its rows are of another width than the hidden state.
-        """
-        model = self._config.model_config
-        tables = [
-            module
-            for module in self._model.modules()
-            if isinstance(module, VocabParallelEmbedding) and not isinstance(module, ParallelLMHead)
-        ]
-        vocabulary = int(model.get_vocab_size())
-        if len(tables) != 1:
-            return vocabulary, vocabulary
-        if tables[0].embedding_dim != model.get_hidden_size():
-            return 0, 0
-        rows = int(tables[0].org_vocab_size)
-        return min(vocabulary, rows), rows
 
 
 def _largest_definition(vocabulary: int, seq_len: int) -> dict[str, Any]:

@@ -210,7 +210,7 @@ class OfflineModel:
                     f"the model returns {tuple(hidden.shape)} for a batch of {tuple(drawn.shape)}"
                 )
             found: list[list[float]] = tensors.numbers(
-                hidden.flatten(0, 1), padded, tensors.signs(padded)
+                hidden.flatten(0, 1), padded, tensors.order(padded)
             ).tolist()
         except torch.OutOfMemoryError as exc:
             raise EngineError(

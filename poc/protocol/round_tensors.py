@@ -8,15 +8,16 @@ from torch import Tensor
 from hallmark.kernels.draw_embeddings import draw_embeddings
 from hallmark.kernels.draw_normals import streams_tensor
 from hallmark.kernels.draw_words import draw_words
+from hallmark.kernels.embed_project import embed_project
+from hallmark.kernels.final_norm import FinalNorm
+from hallmark.kernels.norm_project import norm_project
 from hallmark.kernels.normal_table import signed_table
-from hallmark.kernels.numbers import numbers_of
 from hallmark.kernels.project_residual import project_residual
-from hallmark.kernels.signed_sums import signed_sums_reference
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.projection import RandomProjection
 from hallmark.poc.protocol.round_spec import NO_FIRST, RoundSpec
-from hallmark.poc.protocol.row_groups import row_order, sign_matrix
+from hallmark.poc.protocol.row_groups import row_order
 from hallmark.poc.protocol.streams import NoncePurpose, nonce_streams
 from hallmark.poc.protocol.transfer import to_device
 
@@ -67,25 +68,27 @@ class RoundTensors:
         return self._input_table is None
 
     @property
+    def projects(self) -> bool:
+        """Whether inputs and what is read of final hidden states are projected."""
+        return self._projection is not None
+
+    @property
     def projection_bytes(self) -> int:
         """What the projections hold, in bytes; 0 where they are off."""
         return 0 if self._projection is None else self._projection.memory_bytes
 
     def tokens(self, keys: Sequence[NonceKey]) -> Tensor:
-        """Draw the tokens of some nonces, on the host.
+        """Draw the tokens of some nonces: int64 [keys, seq_len] on the round's device."""
+        return to_device(self.host_tokens(keys), self._device)
 
-        Args:
-            keys: Any number of them.
-
-        Returns:
-            int64 [keys, seq_len] on the round's device.
-        """
+    def host_tokens(self, keys: Sequence[NonceKey]) -> Tensor:
+        """Draw the tokens of some nonces: int64 [keys, seq_len] on the host."""
         spec = self._spec
         words = draw_words(self._host_streams("tokens", keys), spec.seq_len)
         tokens = words * spec.vocabulary >> 32
         if spec.first != NO_FIRST:
             tokens[:, 0] = spec.first
-        return to_device(tokens, self._device)
+        return tokens
 
     def normal(self, keys: Sequence[NonceKey]) -> Tensor:
         """Draw the normal inputs of some nonces: [keys, seq_len, hidden_size] in the model's dtype.
@@ -111,44 +114,76 @@ class RoundTensors:
         projected: Tensor = project_residual(inputs, self._projection.pre_proj, inputs.dtype)
         return projected
 
-    def signs(self, keys: Sequence[NonceKey]) -> Tensor | None:
-        """Say with which sign each number of each nonce counts which row; drawn on the host.
+    def embed(
+        self, table: Tensor, tokens: Tensor, places: Tensor | None = None, rows: int | None = None
+    ) -> Tensor:
+        """Take rows of an embedding table and project them, ``round(E[τ] + E[τ]·P_pre)``.
+
+        Args:
+            table: [V, hidden_size] in the model's dtype, on the round's device, as is all else.
+            tokens: int64 [m], rows of the table.
+            places: As for `embed_project`.
+            rows: As for `embed_project`.
 
         Returns:
-            float32 [keys, numbers, seq_len] of 1, −1 and 0 on the round's device; None where the last row is
-            read.
+            [m, hidden_size], or [rows, hidden_size].
+
+        Raises:
+            ValueError: The projection is off.
+        """
+        if self._projection is None:
+            raise ValueError("the round has no projection")
+        embedded: Tensor = embed_project(table, tokens, self._projection.pre_proj, places, rows)
+        return embedded
+
+    def order(self, keys: Sequence[NonceKey]) -> Tensor:
+        """Say which rows of each nonce are read, in the order that groups them; drawn on the host.
+
+        Returns:
+            int32 [keys, read] on the round's device.
         """
         spec = self._spec
         if spec.readout == "last":
-            return None
+            return torch.full((len(keys), 1), spec.seq_len - 1, dtype=torch.int32, device=self._device)
         order = row_order(self._host_streams("rows", keys), spec.seq_len)
-        return sign_matrix(to_device(order, self._device), spec.numbers, spec.seq_len)
+        return to_device(order.int(), self._device)
 
-    def numbers(self, hidden_states: Tensor, keys: Sequence[NonceKey], signs: Tensor | None) -> Tensor:
+    def numbers(
+        self,
+        hidden_states: Tensor,
+        keys: Sequence[NonceKey],
+        order: Tensor,
+        norm: FinalNorm | None = None,
+    ) -> Tensor:
         """Turn final hidden states into the numbers of their nonces.
 
         Args:
-            hidden_states: [batch_size · rows, hidden_size], what the model's final norm returned.
+            hidden_states: [batch_size · seq_len, hidden_size], what the model's final norm returned, or what
+                it would have been given.
             keys: The batch's, in the same order.
-            signs: Of the same nonces, as of `signs`.
+            order: Of the same nonces, as of `order`.
+            norm: The final norm where it is still to be applied.
 
         Returns:
             float64 [batch_size, numbers] on the round's device; NaN in the whole row where the nonce failed.
 
         Raises:
             FieldError: The number of keys is not `batch_size`.
+            ValueError: The number of rows is not that of the keys.
         """
         self._check_whole(keys)
-        spec = self._spec
-        if signs is None:
-            rows = len(hidden_states) // len(keys)
-            read = hidden_states[rows - 1 :: rows].unsqueeze(1)
-        else:
-            read = signed_sums_reference(hidden_states, signs)
-        targets = draw_embeddings(
-            self._streams("target", keys), spec.numbers, spec.hidden_size, self._target_table
+        rows = self._spec.batch_size * self._spec.seq_len
+        if len(hidden_states) != rows:
+            raise ValueError(f"{len(hidden_states)} final hidden states, not {rows}")
+        return norm_project(
+            hidden_states,
+            norm,
+            order,
+            self._spec.numbers,
+            None if self._projection is None else self._projection.post_proj,
+            self._streams("target", keys),
+            self._target_table,
         )
-        return numbers_of(read, targets, None if self._projection is None else self._projection.post_proj)
 
     def _host_streams(self, purpose: NoncePurpose, keys: Sequence[NonceKey]) -> Tensor:
         """Return the streams of nonces, int64 [keys, 4]."""

@@ -50,7 +50,8 @@ def test_a_round_on_the_compiled_model(node: Node, compiled: Node, dtype: str) -
     check_a_round(compiled, node, dtype)
     numerics = compiled.status()["numerics"]
     assert numerics["forward"] == "compiled"
-    assert numerics["final_norm"] == "the model's own"
+    assert numerics["embedding"] == "PoC's"
+    assert numerics["final_norm"] == "the model's own", "its graph has it in it"
 
 
 @pytest.mark.slow

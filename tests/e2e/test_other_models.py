@@ -53,7 +53,9 @@ def check_with_transformers(model: Path, distances: list[float]) -> None:
 def test_a_model_with_a_norm_of_its_own(gemma: Path, tmp_path: Path) -> None:
     with running_node(gemma, tmp_path / "server.log", "--enforce-eager") as node:
         distances = distances_on(node)
-        assert node.status()["numerics"]["final_norm"] == "the model's own"
+        numerics = node.status()["numerics"]
+        assert numerics["embedding"] == "the model's own", "which multiplies the table's rows"
+        assert numerics["final_norm"] == "PoC's"
     check_with_transformers(gemma, distances)
 
 

@@ -277,7 +277,8 @@ def test_the_status_names_the_numerics_and_the_batch_shape(node: Node, dtype: st
     assert numerics["vllm"].startswith("0.")
     assert numerics["forward"] == "eager"
     assert numerics["kernels"] == "reference"
-    assert numerics["final_norm"] == "the model's own"
+    assert numerics["embedding"] == "PoC's"
+    assert numerics["final_norm"] == "PoC's"
     assert (numerics["dtype"], numerics["tensor_parallel_size"]) == (dtype, 1)
     assert (numerics["batch_size"], numerics["seq_len"]) == (BATCH_SIZE, 32)
 

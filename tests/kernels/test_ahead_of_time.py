@@ -8,9 +8,13 @@ import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
 
 import pytest
-from _compiled import Compiled, compile_round, count
+import torch
+import triton
+from _compiled import TARGETS, Compiled, _Target, compile_round, count, round_launches
+from triton import knobs
 
 from hallmark.kernels.tiles import ARCHITECTURES, Architecture
 
@@ -23,10 +27,23 @@ SHARED_BYTES: dict[Architecture, int] = {
     # CDNA3 Instruction Set Architecture: local data share of a work-group.
     "gfx942": 64 * 1024,
 }
-# Both shapes of the tile tables, over all with whole tiles and with a part of one at either edge, and the
-# widest hidden state.
-WIDTHS = {"bfloat16": (1024, 5136, 16384), "float16": (1040, 4096), "float32": (1040, 4096)}
-LAUNCHES = ["draw_matrix", "draw_embeddings", "project_residual", "norm", "project", "distance"]
+# Both shapes of the tile tables, over all with whole tiles and with a part of one at either edge, one width
+# of a trained model (Gemma 3), every number of warps that sum a row, and the widest hidden state.
+WIDTHS = {"bfloat16": (640, 5136, 16384), "float16": (1040, 4096), "float32": (1040, 4096)}
+LAUNCHES = {
+    "draw_matrix",
+    "draw_embeddings",
+    "project_residual",
+    "embed_project",
+    "embed_project of a shard",
+    "norm_sums",
+    "sums",
+    "project",
+    "numbers",
+    "project of last rows",
+}
+LOADS = ("LDG", "global_load", "buffer_load")
+PRODUCTS = {"project_residual", "embed_project", "embed_project of a shard"}
 TENSOR_CORES = {
     "sm_80": "HMMA",
     "sm_90": "HGMMA",  # wgmma
@@ -61,22 +78,54 @@ def test_kernels_fit_the_chip(
     dtype: str,
 ) -> None:
     compiled = compilations[architecture, dtype].result()
-    assert {name for _, name in compiled} == set(LAUNCHES)
+    assert {name for _, name in compiled} == LAUNCHES
     for (width, name), kernel in compiled.items():
         where = f"{name} at width {width}"
         assert kernel.spill_bytes == 0, where
         assert count(kernel.instructions, "STL", "LDL", "scratch_") == 0, where
         assert kernel.shared_bytes <= SHARED_BYTES[architecture], where
-        if name == "project_residual" and dtype != "float32":
+        if name in PRODUCTS and dtype != "float32":
             assert count(kernel.instructions, TENSOR_CORES[architecture]) > 0, where
             assert copies_are_16_bytes_wide(architecture, kernel), where
-        if name == "project_residual" and dtype == "float16" and architecture == "sm_90":
+        if name in PRODUCTS and dtype == "float16" and architecture == "sm_90":
             assert products_are_awaited(kernel), where
         if name in ("draw_matrix", "draw_embeddings"):
             assert stores_are_16_bytes_wide(kernel), where
         # P is read once, by 16 bytes a thread.
-        if name == "project":
+        if name.startswith("project of") or name == "project":
             assert copies_are_16_bytes_wide(architecture, kernel), where
+        if name in ("norm_sums", "sums"):
+            assert loads_are_16_bytes_wide(kernel), where
+
+
+def test_one_compilation_serves_every_shape_of_a_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a round compiles for its own shape or number of numbers would stop inference in its middle."""
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(check_that_shapes_share_compilations).result()
+
+
+def check_that_shapes_share_compilations() -> None:
+    """In a process of its own, where kernels are compiled and not interpreted."""
+    compiled: list[str] = []
+    knobs.runtime.jit_post_compile_hook = lambda **about: compiled.append(about["fn"].name)
+    shapes = [
+        {"nonces": 32, "seq_len": 256, "numbers": 16},
+        {"nonces": 33, "seq_len": 50, "numbers": 10},
+        {"nonces": 100, "seq_len": 10, "numbers": 1},
+        {"nonces": 17, "seq_len": 512, "numbers": 100},
+    ]
+    for shape in shapes:
+        before = len(compiled)
+        for name, launch in round_launches(torch.bfloat16, 64, "sm_90", **shape).items():
+            if name != "project of last rows":  # which are few, and of another tile than many
+                triton.runtime.driver.set_active(_Target(TARGETS["sm_90"]))
+                launch.compile()
+        assert len(compiled) == before or not before, (shape, compiled[before:])
+    assert compiled
 
 
 def copies_are_16_bytes_wide(architecture: Architecture, kernel: Compiled) -> bool:
@@ -85,6 +134,13 @@ def copies_are_16_bytes_wide(architecture: Architecture, kernel: Compiled) -> bo
         return count(kernel.instructions, "global_load_dwordx4", "buffer_load_dwordx4") > 0
     sizes = re.findall(r"cp\.async\.c[ag]\.shared\.global \[[^]]+\], \[[^]]+\], 0x(\w+)", kernel.assembly)
     return bool(sizes) and set(sizes) == {"10"}
+
+
+def loads_are_16_bytes_wide(kernel: Compiled) -> bool:
+    """Whether rows come in by 16 bytes a thread; their places in the order are single numbers."""
+    loads = [line.split()[0] for line in kernel.instructions if line.startswith(LOADS)]
+    others = [load for load in loads if not load.endswith((".128", "_dwordx4"))]
+    return len(loads) > len(others) <= 2
 
 
 def products_are_awaited(kernel: Compiled) -> bool:

@@ -6,7 +6,6 @@ from tolerances import MIN_HALF_STEP, ROUNDOFF, SUM_TOLERANCES
 
 from hallmark.kernels.draw_matrix import draw_matrix_reference
 from hallmark.kernels.draw_normals import draw_normals_reference
-from hallmark.kernels.embed_project import embed_project, embed_project_reference
 from hallmark.kernels.normal_table import signed_table
 from hallmark.kernels.project_residual import (
     launch_project_residual,
@@ -135,16 +134,3 @@ def test_the_op_takes_any_shape(kernel_device: torch.device, shape: tuple[int, .
     expected = project_residual_reference(x, p, torch.float32)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     torch.library.opcheck(project_residual, (x, p, torch.float32))
-
-
-@pytest.mark.parametrize("projected", [True, False])
-def test_embed_project_is_draw_and_projection(kernel_device: torch.device, projected: bool) -> None:
-    streams = torch.stack([STREAM, STREAM + 9]).to(kernel_device)
-    table = signed_table(2.0**-3, torch.bfloat16, kernel_device)
-    p = operands(1, 64, torch.bfloat16)[1].to(kernel_device) if projected else None
-    found = embed_project(streams, 10, 64, table, p)
-    expected = embed_project_reference(streams, 10, 64, table, p)
-    assert found.shape == (2, 10, 64)
-    torch.testing.assert_close(found, expected, rtol=2 * ROUNDOFF[torch.bfloat16], atol=1e-6)
-    if not projected:
-        assert torch.equal(found, expected)

@@ -1,13 +1,16 @@
 """The check at the start: it passes where ops are right, and names the one that is not."""
 
 from importlib import import_module
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from hallmark.kernels.embed_project import embed_project
 from hallmark.kernels.final_norm import FinalNorm
 from hallmark.kernels.norm_project import norm_project
+from hallmark.kernels.norm_sums import norm_sums
 from hallmark.kernels.project_residual import project_residual
 from hallmark.kernels.self_check import check_ops
 
@@ -51,20 +54,49 @@ def test_a_sum_that_lacks_one_step_is_found(monkeypatch: pytest.MonkeyPatch) -> 
         check_ops(torch.bfloat16, 1024, CPU)
 
 
-def test_distances_of_other_targets_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(
-        hidden: Tensor, norm: FinalNorm | None, p: Tensor | None, streams: Tensor, table: Tensor
-    ) -> Tensor:
-        return norm_project(hidden, norm, p, streams + 1, table)
+def test_a_gather_of_another_row_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(table: Tensor, tokens: Tensor, p: Tensor, places: Tensor, rows: int) -> Tensor:
+        shifted = tokens.clone()
+        shifted[7] += 1
+        embedded: Tensor = embed_project(table, shifted, p, places, rows)
+        return embedded
 
-    monkeypatch.setattr(MODULE, "norm_project", wrong)
-    with pytest.raises(RuntimeError, match=r"norm_project .*a distance moved by"):
+    monkeypatch.setattr(MODULE, "embed_project", wrong)
+    with pytest.raises(RuntimeError, match=r"embed_project .*bits differ from those of project_residual"):
         check_ops(torch.bfloat16, 256, CPU)
 
 
-def test_a_distance_that_is_no_number_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_sum_that_lacks_a_row_is_found(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    def wrong(hidden: Tensor, norm: FinalNorm | None, order: Tensor, numbers: int) -> Tensor:
+        return norm_sums(hidden, norm, order[:, :-1], numbers)
+
+    monkeypatch.setattr(MODULE, "norm_sums", wrong)
+    with pytest.raises(RuntimeError, match=r"norm_sums .*a sum is another one"):
+        check_ops(dtype, 256, CPU)
+
+
+def test_numbers_of_other_targets_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*arguments: Any) -> Tensor:
+        hidden, norm, order, numbers, p, streams, table = arguments
+        return norm_project(hidden, norm, order, numbers, p, streams + 1, table)
+
+    monkeypatch.setattr(MODULE, "norm_project", wrong)
+    with pytest.raises(RuntimeError, match=r"norm_project .*a number moved by"):
+        check_ops(torch.bfloat16, 256, CPU)
+
+
+def test_a_row_that_is_not_normed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        MODULE, "norm_project", lambda *arguments: torch.full((33,), float("nan"), dtype=torch.float64)
+        MODULE, "norm_project", lambda hidden, norm, *others: norm_project(hidden, None, *others)
     )
-    with pytest.raises(RuntimeError, match="a distance moved by nan"):
+    with pytest.raises(RuntimeError, match=r"norm_project .*a number moved by"):
+        check_ops(torch.bfloat16, 256, CPU)
+
+
+def test_a_number_that_is_none_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        MODULE, "norm_project", lambda *arguments: torch.full((33, 1), float("nan"), dtype=torch.float64)
+    )
+    with pytest.raises(RuntimeError, match="a number moved by nan"):
         check_ops(torch.bfloat16, 256, CPU)

@@ -104,12 +104,13 @@ class Probe(Base):
         """What this rank makes of a batch's inputs, what it has then, and what it would have made alone."""
         state = getattr(self, STATE_ATTRIBUTE)
         prepared = state._prepare([(key, nonce) for key, nonce in keys])
-        inputs = state._all_inputs(prepared)
-        tokens, tensors = prepared.tokens, state._round
+        (tokens, part), tensors = prepared.inputs, state._round
+        projected = 0 if part is None else int((part != 0).any(dim=-1).sum())
+        inputs = state._inputs.combine(tensors, prepared.inputs)  # which may write into the part
         rows = tensors.normal(prepared.keys) if tokens is None else state._forward.embed(tokens)
         alone = tensors.project(rows)
         return {
-            "drawn": len(prepared.inputs),
+            "rows": projected,
             "sha256": hashlib.sha256(inputs.contiguous().view(torch.uint8).numpy()).hexdigest(),
             "shape": list(inputs.shape),
             "largest": float(alone.float().abs().max()),

@@ -66,16 +66,17 @@ SUM_TOLERANCES: dict[tuple[torch.dtype, str], float] = {
 }
 """(dtype of X, where) → error of X + X·P for each product and unit of the terms' absolute sum."""
 
-KERNEL_DISTANCE_TOLERANCES: dict[tuple[torch.dtype, str], float] = {
-    # protocol.md: implementations compute d from H within 1e-4 s.
-    (torch.bfloat16, "final hidden state"): 1e-4,
-    (torch.float16, "final hidden state"): 1e-4,
-    (torch.float32, "final hidden state"): 1e-4,
-    # A reciprocal square root that differs in its last bit moves some elements of H over a rounding tie, each
-    # by its last place, 2^-7 or 2^-10: where all of them move at random, 2^-8 s or 2^-11 s; twice that, and a
-    # little more for the narrowest rows, on which single elements weigh more.
+KERNEL_NUMBER_TOLERANCES: dict[tuple[torch.dtype, str], float] = {
+    # protocol.md: implementations compute c from H within 1e-4.
+    (torch.bfloat16, "signed sums"): 1e-4,
+    (torch.float16, "signed sums"): 1e-4,
+    (torch.float32, "signed sums"): 1e-4,
+    # A sum next to a tie may be rounded to its other neighbour, and a reciprocal square root that differs in
+    # its last bit moves some elements of H over one, each by its last place, 2^-7 or 2^-10: where all of them
+    # move at random, 2^-8 or 2^-11; twice that, and a little more for the narrowest rows, on which single
+    # elements weigh more.
     (torch.bfloat16, "norm"): 0.01,
     (torch.float16, "norm"): 0.002,
     (torch.float32, "norm"): 1e-4,
 }
-"""(dtype of the model, what the kernel starts from) → largest difference of two distances, in units of s."""
+"""(dtype of the model, what the kernel starts from) → largest difference of two numbers."""

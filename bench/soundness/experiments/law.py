@@ -97,7 +97,7 @@ def numbers_of_kind(kind: str, width: int, size: Size, *, projection: bool) -> N
         tensors = RoundTensors(spec, torch.bfloat16, "cpu")
         keys = [("prover", nonce) for nonce in range(size.nonces)]
         hidden = hidden_states(kind, size.nonces, width, draw)
-        found.append(tensors.numbers(hidden, keys, tensors.signs(keys)))
+        found.append(tensors.numbers(hidden, keys, tensors.order(keys)))
     return torch.cat(found).numpy()
 
 

@@ -65,10 +65,8 @@ def test_the_workers_warm_up_is_expected_to_compile() -> None:
 
     worker: Any = object.__new__(PoCWorker)
     worker.limits = SimpleNamespace(seq_len=16, max_batch_size=2)
-    worker._config = SimpleNamespace(
-        model_config=SimpleNamespace(get_hidden_size=lambda: 64, get_vocab_size=lambda: 4096)
-    )
-    worker._model = torch.nn.Linear(1, 1)
+    worker._config = SimpleNamespace(model_config=SimpleNamespace(get_hidden_size=lambda: 64))
+    worker._table = SimpleNamespace(vocabulary=(4096, 4096))
     worker._rank_vote = SimpleNamespace(without_collectives=try_kernels)
     worker._dtype, worker._device = torch.bfloat16, torch.device("cpu")
     with pytest.raises(RefusedError, match="trying PoC's kernels"):

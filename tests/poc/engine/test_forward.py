@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.model_executor.layers.layernorm import RMSNorm
 
-from hallmark.poc.core.errors import UnsupportedError
+from hallmark.kernels.final_norm import final_norm_reference
+from hallmark.poc.core.errors import EngineError, UnsupportedError
 from hallmark.poc.engine.forward import ModelForward
 
 WIDTH, VOCABULARY = 32, 64
@@ -32,13 +33,21 @@ class Model(nn.Module):
         norms: Whether its forward ends with its final norm.
         multiplier: Of embeddings, in a forward from tokens only.
         width: Of what its embedding function returns.
+        norm: What its final norm is.
     """
 
-    def __init__(self, *, norms: bool = True, multiplier: float = 1.0, width: int = WIDTH) -> None:
+    def __init__(
+        self,
+        *,
+        norms: bool = True,
+        multiplier: float = 1.0,
+        width: int = WIDTH,
+        norm: type[nn.Module] = RMSNorm,
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(VOCABULARY, width)
         self.layer = nn.Linear(WIDTH, WIDTH)
-        self.norm = RMSNorm(WIDTH)
+        self.norm: Any = norm(WIDTH)
         self.norm.get_parameter("weight").data.uniform_(0.5, 1.5)
         self.norms, self.multiplier = norms, multiplier
 
@@ -71,16 +80,80 @@ def forward_of(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> ModelForwar
 
 @torch.inference_mode()
 @pytest.mark.parametrize("norms", [True, False])
-def test_all_rows_are_what_the_final_norm_returns(norms: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Be it the model that calls it or not."""
+def test_the_final_norm_is_left_to_the_sums(norms: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be it the model that calls it or not: the rows that it is given, and the norm."""
     model = Model(norms=norms)
     forward = forward_of(model, monkeypatch)
     inputs = forward.embed(TOKENS)
     assert inputs.shape == (2, 6, WIDTH)
-    forward.find_left_out_norm(inputs.clone())
-    assert forward.leaves_out_norm is not norms
-    expected = model.norm(model.layer(inputs)).flatten(0, 1)
-    torch.testing.assert_close(forward.final_hidden(inputs, TOKENS), expected)
+    given = model.layer(inputs).flatten(0, 1)
+    if norms:
+        states, norm = forward.final_hidden(inputs.clone(), TOKENS)
+        assert norm is None
+        assert torch.equal(states, model.norm(given))
+    forward.leave_norm_to_sums(inputs.clone())
+    assert forward.leaves_norm_to_sums
+    for _ in range(2):
+        states, norm = forward.final_hidden(inputs.clone(), TOKENS)
+        assert torch.equal(states, given)
+        assert norm is not None
+        assert torch.equal(final_norm_reference(states, None, norm), model.norm(given))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("norms", [True, False])
+def test_a_norm_that_cannot_be_made_up_for_is_the_model_s(
+    norms: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Called behind a forward that leaves it out."""
+    model = Model(norms=norms)
+    own = model.norm._forward_method
+    monkeypatch.setattr(model.norm, "_forward_method", lambda x: 1.01 * own(x))
+    forward = forward_of(model, monkeypatch)
+    inputs = forward.embed(TOKENS)
+    forward.leave_norm_to_sums(inputs.clone())
+    assert not forward.leaves_norm_to_sums
+    states, norm = forward.final_hidden(inputs, TOKENS)
+    assert norm is None
+    assert torch.equal(states, model.norm(model.layer(inputs).flatten(0, 1)))
+
+
+@torch.inference_mode()
+def test_a_norm_of_another_kind_stays_the_model_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model(norm=nn.LayerNorm)
+    forward = forward_of(model, monkeypatch)
+    inputs = forward.embed(TOKENS)
+    forward.leave_norm_to_sums(inputs.clone())
+    assert not forward.leaves_norm_to_sums
+    states, norm = forward.final_hidden(inputs, TOKENS)
+    assert norm is None
+    assert torch.equal(states, model.norm(model.layer(inputs).flatten(0, 1)))
+
+
+@torch.inference_mode()
+def test_a_model_that_has_changed_since_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what a forward that broke off has left behind is not taken for it."""
+
+    class Changing(Model):
+        fails = changes = False
+
+        def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+            found: Tensor = super().forward(*args, **kwargs)
+            if Changing.fails:
+                raise RuntimeError("in the middle")
+            return 2 * found if Changing.changes else found
+
+    forward = forward_of(Changing(), monkeypatch)
+    inputs = forward.embed(TOKENS)
+    forward.leave_norm_to_sums(inputs.clone())
+    Changing.fails = True
+    with pytest.raises(RuntimeError, match="in the middle"):
+        forward.final_hidden(inputs.clone(), TOKENS)
+    Changing.fails = False
+    forward.final_hidden(inputs.clone(), TOKENS)
+    Changing.changes = True
+    with pytest.raises(EngineError, match="no longer what its final norm is given"):
+        forward.final_hidden(inputs.clone(), TOKENS)
 
 
 @torch.inference_mode()
@@ -118,4 +191,5 @@ def test_tokens_are_given_to_models_that_read_them_too(monkeypatch: pytest.Monke
         forward.final_hidden(forward.embed(TOKENS), TOKENS)
     assert given[0] is None
     assert given[1] is not None
-    assert torch.equal(given[1], TOKENS.flatten())
+    assert given[1].dtype == torch.int32, "as vLLM's own are, for which its graphs are compiled"
+    assert torch.equal(given[1], TOKENS.flatten().int())

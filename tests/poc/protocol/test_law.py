@@ -7,12 +7,12 @@ import pytest
 import torch
 from scipy.stats import binom, kstest
 
-from hallmark.kernels.distance import distance_reference
 from hallmark.kernels.draw_embeddings import draw_embeddings_reference
 from hallmark.kernels.draw_normals import streams_tensor
 from hallmark.kernels.normal_table import signed_table
+from hallmark.kernels.numbers import numbers_reference
 from hallmark.poc.core.errors import FieldError
-from hallmark.poc.protocol.law import distance_cdf, distance_std, r_target_for, valid_rate
+from hallmark.poc.protocol.law import distance_cdf, distance_of, distance_std, r_target_for, valid_rate
 from hallmark.poc.protocol.streams import target_stream
 
 # r_target by width and rate, computed with scipy for the existing APIs' wire contract.
@@ -91,7 +91,8 @@ def test_simulated_targets_follow_the_law(width: int, y_kind: str) -> None:
         "random": torch.randn(width, generator=generator, dtype=torch.float64),
         "skewed": torch.randn(width, generator=generator, dtype=torch.float64).exp().pow(2),
     }[y_kind]
-    distances = distance_reference(y.expand(count, -1), targets, None).numpy()
+    numbers = numbers_reference(y.expand(count, 1, -1), targets.unsqueeze(1), None)
+    distances = np.array([distance_of(number, width) for number in numbers[:, 0].tolist()])
     assert kstest(distances, lambda d: distance_cdf(d, width)).pvalue > 1e-3
     for rate in (0.01, 0.1, 0.5):
         low, high = binom.interval(0.999, count, rate)

@@ -15,8 +15,9 @@ from tolerances import DISTANCE_TOLERANCES, NUMBER_TOLERANCES, ROUNDOFF
 from transformers_engine import TransformersEngine, tiny_model
 
 from hallmark.kernels.draw_embeddings import draw_embeddings
+from hallmark.kernels.norm_sums import sign_matrix
 from hallmark.kernels.normal_table import signed_table
-from hallmark.kernels.numbers import numbers_of
+from hallmark.kernels.numbers import numbers_reference
 from hallmark.poc.core.errors import EngineError, FieldError
 from hallmark.poc.offline.model import final_hidden
 from hallmark.poc.protocol.law import distance_cdf, r_target_for
@@ -186,7 +187,9 @@ def test_only_whole_batches_give_numbers() -> None:
     keys = [("key", nonce) for nonce in range(5)]
     for some in (keys, keys[:3]):
         with pytest.raises(FieldError, match="a whole batch of 4"):
-            tensors.numbers(torch.ones(40, 256), some, tensors.signs(some))
+            tensors.numbers(torch.ones(40, 256), some, tensors.order(some))
+    with pytest.raises(ValueError, match="39 final hidden states, not 40"):
+        tensors.numbers(torch.ones(39, 256), keys[:4], tensors.order(keys[:4]))
 
 
 def test_settings_that_differ_give_unrelated_tokens() -> None:
@@ -227,6 +230,30 @@ class TestTokens:
         drawn = RoundTensors(make_round().spec(), torch.bfloat16, "cpu").tokens([("k", n) for n in range(64)])
         assert len(set(drawn[:, 0].tolist())) > 60
 
+    def test_rows_of_a_table_are_taken_and_projected_at_once(self) -> None:
+        """And on several ranks, each with a part of the table, as one of them has each row."""
+        keys = [("key", nonce) for nonce in range(3)]
+        tensors = RoundTensors(make_round().spec(), torch.bfloat16, "cpu")
+        table = torch.randn(4096, 256, generator=torch.Generator().manual_seed(5)).bfloat16()
+        tokens = tensors.tokens(keys).flatten()
+        whole = tensors.embed(table, tokens)
+        assert torch.equal(whole, tensors.project(table[tokens]))
+        parts = []
+        for first in (0, 2048):
+            places = ((tokens >= first) & (tokens < first + 2048)).nonzero().squeeze(1)
+            shard = table[first : first + 2048]
+            parts.append(tensors.embed(shard, tokens[places] - first, places, len(tokens)))
+            assert bool((parts[-1] != 0).any(dim=1).nonzero().squeeze(1).equal(places))
+        torch.testing.assert_close(parts[0] + parts[1], whole, rtol=2.0**-7, atol=1e-6)
+
+    def test_a_round_without_projection_has_nothing_to_project_with(self) -> None:
+        tensors = RoundTensors(
+            make_round(use_random_projection=False, inputs="tokens").spec(), torch.bfloat16, "cpu"
+        )
+        assert not tensors.projects
+        with pytest.raises(ValueError, match="no projection"):
+            tensors.embed(torch.zeros(4096, 256, dtype=torch.bfloat16), torch.arange(4))
+
     def test_rounds_of_tokens_have_no_normal_inputs(self) -> None:
         tensors = RoundTensors(make_round().spec(), torch.bfloat16, "cpu")
         assert tensors.reads_tokens
@@ -248,31 +275,30 @@ class TestReadout:
 
     def test_one_row_that_flips_moves_one_number(self) -> None:
         tensors, hidden = self.read()
-        signs = tensors.signs(self.KEYS)
-        assert signs is not None
-        whole = tensors.numbers(hidden, self.KEYS, signs)
+        order = tensors.order(self.KEYS)
+        whole = tensors.numbers(hidden, self.KEYS, order)
         for row in range(64):
             flipped = hidden.clone()
             flipped[2 * 64 + row] *= -1
-            moved = tensors.numbers(flipped, self.KEYS, signs) != whole
+            moved = tensors.numbers(flipped, self.KEYS, order) != whole
             assert moved.sum(dim=1).tolist() == [0, 0, int(row >= 8), 0]
             if row >= 8:
-                assert signs[2, moved[2], row].abs().tolist() == [1.0]
+                assert int(moved[2].nonzero()) == order[2].tolist().index(row) // 2 % 14
 
     def test_rows_before_the_eighth_are_not_read_whatever_they_are(self) -> None:
         tensors, hidden = self.read(torch.bfloat16)
-        signs = tensors.signs(self.KEYS)
-        whole = tensors.numbers(hidden, self.KEYS, signs)
+        order = tensors.order(self.KEYS)
+        whole = tensors.numbers(hidden, self.KEYS, order)
         spoilt = hidden.clone().view(4, 64, 256)
         spoilt[:, :8] = math.nan
-        assert torch.equal(tensors.numbers(spoilt.view(-1, 256), self.KEYS, signs), whole)
+        assert torch.equal(tensors.numbers(spoilt.view(-1, 256), self.KEYS, order), whole)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
     @pytest.mark.parametrize("row", [8, 30, 63])
     def test_a_row_that_is_not_finite_fails_its_nonce_as_a_whole(self, dtype: torch.dtype, row: int) -> None:
         tensors, hidden = self.read(dtype)
         hidden[64 + row, 5] = math.nan
-        numbers = tensors.numbers(hidden, self.KEYS, tensors.signs(self.KEYS))
+        numbers = tensors.numbers(hidden, self.KEYS, tensors.order(self.KEYS))
         assert numbers.dtype == torch.float64
         assert numbers.shape == (4, 14)
         assert numbers.isnan().all(dim=1).tolist() == [False, True, False, False]
@@ -280,31 +306,30 @@ class TestReadout:
 
     def test_the_last_row_is_the_last_row(self) -> None:
         tensors, hidden = self.read(readout="last")
-        assert tensors.signs(self.KEYS) is None
-        whole = tensors.numbers(hidden, self.KEYS, None)
+        order = tensors.order(self.KEYS)
+        whole = tensors.numbers(hidden, self.KEYS, order)
         assert whole.shape == (4, 1)
         spoilt = hidden.clone().view(4, 64, 256)
         spoilt[:, :-1] = math.nan
-        assert torch.equal(tensors.numbers(spoilt.view(-1, 256), self.KEYS, None), whole)
-        # An engine that keeps only the last row hands over that.
-        assert torch.equal(tensors.numbers(hidden[63::64], self.KEYS, None), whole)
+        assert torch.equal(tensors.numbers(spoilt.view(-1, 256), self.KEYS, order), whole)
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
     def test_any_order_of_summation_gives_the_same_numbers(self, dtype: torch.dtype) -> None:
         """Ranks forwards, backwards and at random, one by one in float32."""
         tensors, hidden = self.read(dtype, seq_len=64, numbers=3)
-        signs = tensors.signs(self.KEYS)
-        assert signs is not None
+        order = tensors.order(self.KEYS)
+        signs = sign_matrix(56, 3).float()
+        nonce = torch.arange(4)
         rows = hidden.float().view(4, 64, 256)
         sums = []
-        for order in (torch.arange(64), torch.arange(64).flip(0), torch.randperm(64)):
+        for ranks in (torch.arange(56), torch.arange(56).flip(0), torch.randperm(56)):
             total = torch.zeros(4, 3, 256)
-            for row in order.tolist():
-                total += signs[:, :, row, None] * rows[:, None, row]
+            for rank in ranks.tolist():
+                total += signs[:, rank].view(1, 3, 1) * rows[nonce, order[:, rank]].unsqueeze(1)
             sums.append(total)
         kept = torch.float32 if dtype == torch.float16 else dtype
         numbers = [self.numbers_of_sums(tensors, total.to(kept)) for total in sums]
-        expected = tensors.numbers(hidden, self.KEYS, signs)
+        expected = tensors.numbers(hidden, self.KEYS, order)
         for found in numbers:
             assert float((found - expected).abs().max()) <= NUMBER_TOLERANCES[dtype, "sums in another order"]
 
@@ -313,7 +338,7 @@ class TestReadout:
         assert tensors._projection is not None
         streams = tensors._streams("target", self.KEYS)
         targets = draw_embeddings(streams, sums.shape[1], 256, signed_table(1.0))
-        return numbers_of(sums, targets, tensors._projection.post_proj)
+        return numbers_reference(sums, targets, tensors._projection.post_proj)
 
 
 def test_keys_and_nonces_give_different_distances(engine: TransformersEngine) -> None:

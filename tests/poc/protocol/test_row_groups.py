@@ -8,12 +8,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hallmark.kernels.draw_normals import streams_tensor
+from hallmark.kernels.norm_sums import norm_sums_reference
 from hallmark.poc.protocol import row_groups
-from hallmark.poc.protocol.row_groups import row_order, sign_matrix
+from hallmark.poc.protocol.row_groups import row_order
 from hallmark.poc.protocol.streams import Stream
 
 WORD = st.integers(0, 2**32 - 1)
 NAME = st.builds(Stream, WORD, WORD, WORD, WORD)
+
+
+def signs_of_rows(names: list[Stream], numbers: int, seq_len: int) -> Tensor:
+    """[names, numbers, seq_len]: with which sign each number counts which row, by sums of unit vectors."""
+    order = row_order(streams_tensor(names), seq_len).int()
+    return norm_sums_reference(torch.eye(seq_len).repeat(len(names), 1), None, order, numbers)
 
 
 @st.composite
@@ -29,7 +36,7 @@ def test_each_row_that_is_read_is_in_exactly_one_balanced_group(
     names: list[Stream], shape: tuple[int, int]
 ) -> None:
     seq_len, numbers = shape
-    matrix = sign_matrix(row_order(streams_tensor(names), seq_len), numbers, seq_len)
+    matrix = signs_of_rows(names, numbers, seq_len)
     assert matrix.shape == (len(names), numbers, seq_len)
     assert matrix.dtype == torch.float32
     assert set(matrix.flatten().tolist()) <= {-1.0, 0.0, 1.0}
@@ -49,7 +56,7 @@ def test_groups_are_those_of_a_plain_sort(name: Stream, shape: tuple[int, int]) 
     order = row_order(streams_tensor([name]), seq_len)
     keys = independent_verifier.words(name, seq_len - 8)
     assert order[0].tolist() == sorted(range(8, seq_len), key=lambda row: (keys[row - 8], row))
-    matrix = sign_matrix(order, numbers, seq_len)[0]
+    matrix = signs_of_rows([name], numbers, seq_len)[0]
     for row, (group, sign) in enumerate(independent_verifier.groups(name, seq_len, numbers), start=8):
         assert matrix[:, row].tolist() == [float(sign) if j == group else 0.0 for j in range(numbers)]
 

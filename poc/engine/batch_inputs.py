@@ -1,0 +1,120 @@
+"""How the inputs of a batch are made, and how all ranks get all of them.
+
+Three ways. Tokens whose embeddings are plain rows of the model's table: each rank projects the rows that it
+has, and one collective adds the ranks' results up. Tokens that the model embeds by a function of its own: the
+ranks look them up together, each projects those of its share of the nonces, and one more collective gives all
+of them to all. Drawn inputs: each rank draws and projects those of its share.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hallmark.poc.engine.embedding_table import EmbeddingTable
+from hallmark.poc.engine.forward import ModelForward
+from hallmark.poc.engine.input_share import InputShare
+from hallmark.poc.engine.rank_vote import RankVote
+from hallmark.poc.protocol.nonces import NonceKey
+from hallmark.poc.protocol.round_tensors import RoundTensors
+from hallmark.poc.protocol.transfer import to_device
+
+__all__ = ["BatchInputs", "PreparedInputs"]
+
+
+class PreparedInputs(NamedTuple):
+    """What a rank has of a batch's inputs before any collective.
+
+    Attributes:
+        tokens: int64 `[batch_size, seq_len]` on the device, what they are made of; None where they are drawn.
+        part: what this rank has of them, projected; None where the model has yet to embed the tokens.
+    """
+
+    tokens: Tensor | None
+    part: Tensor | None
+
+
+class BatchInputs:
+    """Makes a batch's inputs on one rank of several, or on the only one.
+
+    Args:
+        forward: the model's.
+        table: its embedding table.
+        share: which nonces are this rank's.
+        rank_vote: the ranks' vote.
+        device: where the model takes its inputs.
+
+    Attributes:
+        are_rows: whether embeddings are taken from the table, and not from the model's own function.
+    """
+
+    def __init__(
+        self,
+        forward: ModelForward,
+        table: EmbeddingTable,
+        share: InputShare,
+        rank_vote: RankVote,
+        device: torch.device,
+    ) -> None:
+        self._forward = forward
+        self._table = table
+        self._share = share
+        self._rank_vote = rank_vote
+        self._device = device
+        self.are_rows = False
+
+    def try_rows(self, tokens: Tensor) -> None:
+        """Take embeddings from the table from now on, if they are to the bit what the model makes of tokens.
+
+        Args:
+            tokens: int64 `[n, seq_len]` on the host, to try it with.
+        """
+        weight = self._table.weight
+        if weight is None:
+            return
+
+        def compare() -> bool:
+            own = self._forward.embed(to_device(tokens, self._device))
+            return torch.equal(self._table.look_up(weight, tokens, self._device), own)
+
+        are_equal = self._rank_vote.with_collectives("comparing embeddings", compare)
+        self.are_rows = self._rank_vote.is_everywhere("comparing embeddings", are_equal)
+
+    def prepare(self, tensors: RoundTensors, keys: Sequence[NonceKey]) -> PreparedInputs:
+        """Do what needs no other rank.
+
+        Args:
+            tensors: the round's.
+            keys: the nonces of a whole batch.
+        """
+        if not tensors.reads_tokens:
+            # Drawing alone is faster on every rank than a collective.
+            own = [keys[place] for place in self._share.places(len(keys))] if tensors.projects else keys
+            return PreparedInputs(None, tensors.project(tensors.normal(own)))
+        host_tokens = tensors.host_tokens(keys)
+        tokens = to_device(host_tokens, self._device)
+        weight = self._table.weight
+        if not (self.are_rows and tensors.projects and weight is not None):
+            return PreparedInputs(tokens, None)
+        rows = self._table.rows(host_tokens, tokens)
+        part = tensors.embed(weight, rows.tokens, rows.places, tokens.numel())
+        return PreparedInputs(tokens, part.view(*tokens.shape, -1))
+
+    def combine(self, tensors: RoundTensors, prepared: PreparedInputs) -> Tensor:
+        """Give all ranks the inputs of all nonces, a collective where there are several.
+
+        Returns:
+            `[batch_size, seq_len, hidden_size]` in the model's dtype.
+        """
+        tokens, part = prepared
+        if part is None and tokens is not None:
+            part = self._forward.embed(tokens)
+            if tensors.projects:
+                part = self._share.gather(tensors.project(self._share.of(part)), tensors.batch_size)
+            return part
+        if part is None:
+            raise ValueError("neither tokens nor inputs")
+        if tokens is not None:
+            return self._table.combine(part)
+        return self._share.gather(part, tensors.batch_size) if tensors.projects else part
