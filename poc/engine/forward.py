@@ -139,7 +139,7 @@ class ModelForward:
                 "not its forward from the tokens"
             )
 
-    def check_compiled(self, inputs: Tensor) -> None:
+    def check_compiled(self, inputs: Tensor, tokens: Tensor | None = None) -> None:
         """Compare the compiled model with the model itself, where a batch runs the compiled one.
 
         vLLM calls compiled code without its guards: arguments of another kind than those it was traced with
@@ -147,14 +147,15 @@ class ModelForward:
 
         Args:
             inputs: as for `final_hidden`, to try it with.
+            tokens: the same.
 
         Raises:
             EngineError: they differ by more than rounding does.
         """
         if not self.is_compiled:
             return
-        compiled = self._run(inputs=inputs.clone()).float()
-        eager = self._run(inputs=inputs, skip_compiled=True).float()
+        compiled = self._run(inputs=inputs.clone(), tokens=tokens).float()
+        eager = self._run(inputs=inputs, tokens=tokens, skip_compiled=True).float()
         difference = float((compiled - eager).norm() / eager.norm())
         if not difference < _MAX_COMPILED_DIFFERENCE:
             raise EngineError(
@@ -162,7 +163,7 @@ class ModelForward:
                 f"model itself: hidden states differ by {difference:.3g} of their norm; leave that flag out"
             )
 
-    def leave_norm_to_sums(self, inputs: Tensor) -> None:
+    def leave_norm_to_sums(self, inputs: Tensor, tokens: Tensor | None = None) -> None:
         """Leave the final norm out from now on, where that can be done and can be made up for.
 
         The model's output then has to be what its norm is given, and the norm to round where one of ours can.
@@ -170,12 +171,13 @@ class ModelForward:
 
         Args:
             inputs: as for `final_hidden`, to try it with.
+            tokens: the same.
         """
         found = defer_final_norm(self._model)
         if found is None:
             return
         without_norm, deferred = found
-        output = self._run(inputs=inputs, skip_compiled=True, model=without_norm)
+        output = self._run(inputs=inputs, tokens=tokens, skip_compiled=True, model=without_norm)
         is_called = deferred.was_called
         left_out = deferred.take(output)
         if left_out is None or (is_called and self.is_compiled):

@@ -250,17 +250,17 @@ class PoCWorker:
         """
         self._watch_live_cache(keys)
         batch, inputs = self._warm_up_batch(keys)
+        tokens = None if batch.inputs.tokens is None else batch.inputs.tokens[:1]
         self._rank_vote.with_collectives(
-            "trying the compiled model", lambda: self._forward.check_compiled(inputs[:1].clone())
+            "trying the compiled model", lambda: self._forward.check_compiled(inputs[:1].clone(), tokens)
         )
-        tokens = batch.inputs.tokens
         if tokens is not None:
             self._rank_vote.with_collectives(
-                "trying the embeddings", lambda: self._forward.check_embeddings(tokens[:1])
+                "trying the embeddings", lambda: self._forward.check_embeddings(tokens)
             )
             self._inputs.try_rows(batch.tensors.host_tokens(batch.keys))
         self._rank_vote.with_collectives(
-            "trying the final norm", lambda: self._forward.leave_norm_to_sums(inputs[:1])
+            "trying the final norm", lambda: self._forward.leave_norm_to_sums(inputs[:1], tokens)
         )
 
     def _watch_live_cache(self, keys: Sequence[NonceKey]) -> None:

@@ -188,8 +188,11 @@ def test_tokens_are_given_to_models_that_read_them_too(monkeypatch: pytest.Monke
         model = Reader()
         model.requires_raw_input_tokens = reads  # type: ignore[assignment]  # a class variable of vLLM's
         forward = forward_of(model, monkeypatch)
+        forward.leave_norm_to_sums(forward.embed(TOKENS), TOKENS)
         forward.final_hidden(forward.embed(TOKENS), TOKENS)
-    assert given[0] is None
-    assert given[1] is not None
-    assert given[1].dtype == torch.int32, "as vLLM's own are, for which its graphs are compiled"
-    assert torch.equal(given[1], TOKENS.flatten().int())
+    assert given[:2] == [None, None]
+    for tokens in given[2:]:
+        assert tokens is not None
+        assert tokens.dtype == torch.int32, "as vLLM's own are, for which its graphs are compiled"
+        assert torch.equal(tokens, TOKENS.flatten().int())
+    assert len(given) == 4
