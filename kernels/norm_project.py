@@ -239,7 +239,7 @@ def launch_project_numbers(
                 "COLUMN_BLOCKS": column_blocks,
                 "BLOCK": triton.next_power_of_2(column_blocks),
             },
-            num_warps=4,
+            num_warps=8,
             num_stages=1,
         ),
     )
