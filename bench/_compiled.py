@@ -164,6 +164,32 @@ def compile_round(
     return compiled
 
 
+def new_compilations(
+    architecture: Architecture, width: int, shapes: Sequence[tuple[int, int, int]]
+) -> list[int]:
+    """Count how many kernels each shape of a batch compiles that those before it have not.
+
+    Args:
+        architecture: the chip.
+        width: of the hidden state.
+        shapes: nonces, rows and numbers of each.
+    """
+    triton.runtime.driver.set_active(_Target(TARGETS[architecture]))
+    compiled: list[None] = []
+    triton.knobs.runtime.jit_post_compile_hook = lambda **_: compiled.append(None)
+    counts = []
+    for nonces, rows, numbers in shapes:
+        before = len(compiled)
+        launches = round_launches(
+            torch.bfloat16, width, architecture, nonces=nonces, seq_len=rows, numbers=numbers
+        )
+        for name, launch in launches.items():
+            if name != "project of last rows":  # whose rows are few
+                launch.compile()
+        counts.append(len(compiled) - before)
+    return counts
+
+
 def _read_cubin(cubin: bytes) -> tuple[dict[str, int], tuple[str, ...]]:
     """Resource usage and instructions, by the tools that come with Triton."""
     handle, name = tempfile.mkstemp(suffix=".cubin")

@@ -42,6 +42,8 @@ def _(
     table: Tensor, tokens: Tensor, p_pre: Tensor, places: Tensor | None = None, rows: int | None = None
 ) -> Tensor:
     width = table.shape[1]
+    if places is not None and not tokens.numel():
+        return table.new_zeros((rows or 0, width))
     has_kernel = table.dtype in KERNEL_DTYPES and p_pre.dtype == torch.bfloat16 and tokens.numel() > 0
     if kernel_path(table.device, width) is KernelPath.REFERENCE or not has_kernel:
         return embed_project_reference(table, tokens, p_pre, places, rows)

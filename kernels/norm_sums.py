@@ -100,7 +100,7 @@ def _norm_sums_kernel(
                     x = round_to(x, dtype, INTERPRETED).to(tl.float32)
                 # A product: how Triton divides differs between its versions.
                 mean_square = tl.sum(x * x, 1) * (1.0 / WIDTH)
-                x = x * tl.rsqrt(mean_square + epsilon)[:, None]
+                x = x * tl.where(there, tl.rsqrt(mean_square + epsilon), 0.0)[:, None]
                 if ROUNDS_SCALED:
                     x = round_to(x, dtype, INTERPRETED).to(tl.float32)
                 x = round_to(x * weight[None, :], dtype, INTERPRETED).to(tl.float32)

@@ -69,14 +69,14 @@ def check_ops(dtype: torch.dtype, width: int, device: torch.device) -> None:
         raise RuntimeError(_said("project_residual", device, f"an error of {float(error.max()):.3g}"))
 
     rows = torch.arange(len(x), device=device).flip(0)
-    if not torch.equal(embed_project(x, rows, p, rows, len(x)), projected):
-        raise RuntimeError(_said("embed_project", device, "bits differ from those of project_residual"))
+    for found in (embed_project(x, rows, p, rows, len(x)), embed_project(x, rows, p).flip(0)):
+        if not torch.equal(found, projected):
+            raise RuntimeError(_said("embed_project", device, "bits differ from those of project_residual"))
 
     # Rows 4, 2, 1 and 3: two groups of a pair each, and a row that is not read.
     order = torch.tensor([4, 2, 1, 3], dtype=torch.int32, device=device).expand(_SEQUENCES, -1)
-    norm = FinalNorm(
-        torch.ones(width, dtype=dtype, device=device), 1e-6, x.roll(1, 0), False, NormRounding(True, False)
-    )
+    weight = torch.linspace(0.5, 1.5, width, device=device).to(dtype)
+    norm = FinalNorm(weight, 1e-6, x.roll(1, 0), False, NormRounding(True, False))
     sums = norm_sums(x, None, order, _NUMBERS)
     if not torch.allclose(sums, norm_sums_reference(x, None, order, _NUMBERS), rtol=2 * roundoff, atol=0):
         raise RuntimeError(_said("norm_sums", device, "a sum is another one"))

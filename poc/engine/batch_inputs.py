@@ -1,9 +1,10 @@
 """How the inputs of a batch are made, and how all ranks get all of them.
 
-Three ways. Tokens whose embeddings are plain rows of the model's table: each rank projects the rows that it
-has, and one collective adds the ranks' results up. Tokens that the model embeds by a function of its own: the
-ranks look them up together, each projects those of its share of the nonces, and one more collective gives all
-of them to all. Drawn inputs: each rank draws and projects those of its share.
+With a projection three ways. Tokens whose embeddings are plain rows of the model's table: each rank projects
+the rows that it has, and one collective adds the ranks' results up. Tokens that the model embeds by its own
+function: the ranks look them up together, each projects those of its share of the nonces, and one more
+collective gives all of them to all. Drawn inputs: each rank draws and projects those of its share. Without a
+projection the model embeds tokens itself, and each rank draws all that is drawn.
 """
 
 from collections.abc import Sequence
@@ -64,19 +65,26 @@ class BatchInputs:
         self._device = device
         self.are_rows = False
 
-    def try_rows(self, tokens: Tensor) -> None:
+    def try_rows(self, at_once: int) -> None:
         """Take embeddings from the table from now on, if they are to the bit what the model makes of tokens.
 
+        All rows are tried: a function may make something else of a few tokens.
+
         Args:
-            tokens: int64 `[n, seq_len]` on the host, to try it with.
+            at_once: how many tokens it may be asked for, a whole batch's.
         """
         weight = self._table.weight
         if weight is None:
             return
+        _, rows = self._table.vocabulary
 
         def compare() -> bool:
-            own = self._forward.embed(to_device(tokens, self._device))
-            return torch.equal(self._table.look_up(weight, tokens, self._device), own)
+            are_equal = True
+            for first in range(0, rows, at_once):
+                some = torch.arange(first, min(first + at_once, rows)).unsqueeze(0)
+                own = self._forward.embed(to_device(some, self._device))
+                are_equal &= torch.equal(self._table.look_up(weight, some, self._device), own)
+            return are_equal
 
         are_equal = self._rank_vote.with_collectives("comparing embeddings", compare)
         self.are_rows = self._rank_vote.is_everywhere("comparing embeddings", are_equal)

@@ -24,8 +24,14 @@ _LAST_BITS = 2.0**-20
 
 
 class LeftOut(NamedTuple):
-    """What is still to be added to the output of a model without its norm; None where nothing is."""
+    """What is still to be done to the output of a model without its norm.
 
+    Attributes:
+        is_called: whether the model has called its norm, and not left it out by itself.
+        residual: what the norm was to add first; None where nothing is.
+    """
+
+    is_called: bool
     residual: Tensor | None
 
 
@@ -60,20 +66,14 @@ class DeferredNorm(nn.Module):
         """Say what is still to be done to the model's output, and forget what was given.
 
         Returns:
-            Without a residual also where the model has not called its norm at all; None where the output is
-            anything but what passed through here, once and untouched.
+            None where the output is anything but what passed through here, once and untouched.
         """
         given, self._given = self._given, []
         if not given:
-            return LeftOut(None)
+            return LeftOut(is_called=False, residual=None)
         if len(given) > 1 or given[0][0] is not output:
             return None
-        return LeftOut(given[0][1])
-
-    @property
-    def was_called(self) -> bool:
-        """Whether something was given that has not been taken."""
-        return bool(self._given)
+        return LeftOut(is_called=True, residual=given[0][1])
 
     def pending(self, residual: Tensor | None, rounding: NormRounding) -> FinalNorm:
         """Describe the norm as it is to be applied."""
@@ -83,15 +83,16 @@ class DeferredNorm(nn.Module):
         )
 
 
-def defer_final_norm(model: nn.Module) -> tuple[nn.Module, DeferredNorm] | None:
+def defer_final_norm(model: nn.Module, width: int) -> tuple[nn.Module, DeferredNorm] | None:
     """Copy a model so that its final norm is left out.
 
     Args:
         model: As vLLM loaded it.
+        width: Of its hidden state.
 
     Returns:
-        The copy, which shares everything but the norm, and the stand-in; None where no one norm outside the
-        layers is exactly an `RMSNorm` over the whole width or a `GemmaRMSNorm`.
+        The copy, which shares everything but the norm, and the stand-in; None where not just one module
+        outside the layers is of the very class `RMSNorm` or `GemmaRMSNorm`, or that is not over the width.
     """
     norms: list[tuple[str, RMSNorm | GemmaRMSNorm]] = [
         (name, module)
@@ -102,27 +103,28 @@ def defer_final_norm(model: nn.Module) -> tuple[nn.Module, DeferredNorm] | None:
     if len(norms) != 1:
         return None
     name, norm = norms[0]
+    if norm.weight.shape != (width,):
+        return None
     if isinstance(norm, RMSNorm) and (not norm.has_weight or norm.variance_size_override is not None):
         return None
     deferred = DeferredNorm(norm)
     return _copy_along(model, name.split("."), deferred), deferred
 
 
-def find_rounding(deferred: DeferredNorm, hidden: Tensor, residual: Tensor | None) -> NormRounding | None:
+def find_rounding(
+    deferred: DeferredNorm, hidden: Tensor, residual: Tensor | None, expected: Tensor
+) -> NormRounding | None:
     """Find out where a model's own norm rounds.
 
     Args:
         deferred: Its stand-in.
         hidden: [rows, D], what it is given.
         residual: The same; None where it is given none.
+        expected: [rows, D], what the model makes of it.
 
     Returns:
-        None where it computes something else, wherever that is rounded.
+        None where that is something else, wherever the norm rounds.
     """
-    # In place, in some of vLLM's operators.
-    arguments = [tensor.clone() for tensor in (hidden, residual) if tensor is not None]
-    own = deferred.norm(*arguments)
-    expected = own[0] if isinstance(own, tuple) else own
     shares = {}
     for rounding in _ROUNDINGS:
         found = final_norm_reference(hidden, residual, deferred.pending(residual, rounding))

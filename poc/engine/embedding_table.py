@@ -94,7 +94,7 @@ class EmbeddingTable:
             part: Of the same shape on each rank, zeros in the rows of others.
 
         Returns:
-            The sum, exact; where every rank has the whole table, the rank's own.
+            The sum, exact but for the sign of zeros; where every rank has the whole table, the rank's own.
         """
         if not self._is_divided:
             return part

@@ -19,7 +19,7 @@ def numerics(
     *,
     is_compiled: bool,
     takes_rows: bool,
-    norms_rows: bool,
+    final_norm: str,
 ) -> dict[str, str | int | bool]:
     """Name what determines the numerics of a PoC forward in this worker.
 
@@ -34,7 +34,7 @@ def numerics(
         operators: those of a forward that is not compiled.
         is_compiled: whether PoC's forward runs the graph that vLLM compiled.
         takes_rows: whether PoC takes embeddings from the model's table and not from its own function.
-        norms_rows: whether PoC does the final norm, where it sums the rows, and not one of vLLM's operators.
+        final_norm: who does the final norm, and how it rounds.
     """
     compilation = config.compilation_config
     attention = sorted({type(layer.impl).__name__ for layer in layers.values()})
@@ -58,5 +58,5 @@ def numerics(
         "custom_all_reduce": not config.parallel_config.disable_custom_all_reduce,
         "kernels": kernel_path(device, config.model_config.get_hidden_size()).value,
         "embedding": "PoC's" if takes_rows else "the model's own",
-        "final_norm": "PoC's" if norms_rows else "the model's own",
+        "final_norm": final_norm,
     }

@@ -1,21 +1,25 @@
 """One PoC batch through the deployed model, without touching inference's state."""
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from vllm.config import CompilationMode, VllmConfig
 from vllm.forward_context import create_forward_context, override_forward_context
 from vllm.model_executor.models.interfaces import requires_raw_input_tokens, supports_multimodal
 
 from hallmark.kernels.final_norm import FinalNorm, NormRounding
+from hallmark.kernels.norm_sums import norm_sums
 from hallmark.poc.core.errors import EngineError, UnsupportedError
 from hallmark.poc.engine.attention import PrivateAttention
 from hallmark.poc.engine.deferred_norm import DeferredNorm, defer_final_norm, find_rounding
 from hallmark.poc.engine.eager_operators import EagerOperators
+
+logger = logging.getLogger(__name__)
 
 # Rounding moves hidden states by a few percent in deep models; other inputs would move them by all they are.
 _MAX_COMPILED_DIFFERENCE = 0.3
@@ -59,6 +63,33 @@ class FinalHidden(NamedTuple):
     norm: FinalNorm | None
 
 
+@contextmanager
+def _calls_of(module: nn.Module) -> Iterator[list[None]]:
+    """Count a module's calls until the context ends."""
+    calls: list[None] = []
+    hook = module.register_forward_pre_hook(lambda *_: calls.append(None))
+    try:
+        yield calls
+    finally:
+        hook.remove()
+
+
+def _check_kernel(hidden: Tensor, norm: FinalNorm, expected: Tensor) -> None:
+    """Compare the norm of the last row, where rows are summed, with the model's own.
+
+    Raises:
+        EngineError: it is another one.
+    """
+    last = torch.full((1, 1), len(hidden) - 1, dtype=torch.int32, device=hidden.device)
+    found = norm_sums(hidden, norm, last, 1).view(-1).float()
+    step = 2 * torch.finfo(hidden.dtype).eps
+    if not torch.allclose(found, expected[-1].float(), rtol=step, atol=step, equal_nan=True):
+        raise EngineError(
+            "the kernel that norms and sums rows does not compute what the model's final norm does: proofs "
+            "from here would look like fraud"
+        )
+
+
 class ModelForward:
     """The deployed model's forward under a context of our own.
 
@@ -87,13 +118,18 @@ class ModelForward:
         self._device = device
         self._deferred: DeferredNorm | None = None
         self._rounding: NormRounding | None = None
+        # Whether the model calls its norm, and whether with a residual.
+        self._settled = False, False
         self.is_compiled = compiles_embeddings(config)
         self._model = model if self.is_compiled else operators.copy_model(model)
 
     @property
-    def leaves_norm_to_sums(self) -> bool:
-        """Whether the final norm is left to whoever sums the rows, and is none of vLLM's operators then."""
-        return self._rounding is not None
+    def final_norm(self) -> str:
+        """Who does the final norm, and where it rounds where that is whoever sums the rows."""
+        if self._rounding is None:
+            return "the model's own"
+        places = [name for name, is_so in self._rounding._asdict().items() if is_so]
+        return f"PoC's, rounding {' and '.join([*places, 'result'])}"
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Look tokens up by the model's own embedding function, a collective where ranks share its table.
@@ -173,21 +209,40 @@ class ModelForward:
             inputs: as for `final_hidden`, to try it with.
             tokens: the same.
         """
-        found = defer_final_norm(self._model)
+        found = defer_final_norm(self._model, inputs.shape[-1])
         if found is None:
             return
         without_norm, deferred = found
-        output = self._run(inputs=inputs, tokens=tokens, skip_compiled=True, model=without_norm)
-        is_called = deferred.was_called
+        with _calls_of(deferred.norm) as calls:
+            own = self._run(inputs=inputs.clone(), tokens=tokens, skip_compiled=True)
+        is_called = bool(calls)
+        try:
+            output = self._run(inputs=inputs, tokens=tokens, skip_compiled=True, model=without_norm)
+        except (AttributeError, TypeError) as error:
+            logger.info("The model keeps its final norm, with which it does more than to call it: %s", error)
+            return
         left_out = deferred.take(output)
-        if left_out is None or (is_called and self.is_compiled):
-            return  # the compiled graph has its norm in it
+        # The compiled graph has its norm in it.
+        if left_out is None or left_out.is_called != is_called or (is_called and self.is_compiled):
+            return
         with self._chosen_operators():
-            self._rounding = find_rounding(deferred, output, left_out.residual)
-        if is_called and self._rounding is not None:
-            self._model, self._deferred = without_norm, deferred
-        elif not is_called:
-            self._deferred = deferred
+            if not is_called:
+                logits_of: Any = self._model.compute_logits
+                with _calls_of(deferred.norm) as calls:
+                    logits_of(output[-1:].clone())
+                if not calls:
+                    return  # it is no part of the model's way to its logits
+                norm: Any = deferred.norm
+                own = norm(output.clone())
+            rounding = find_rounding(deferred, output, left_out.residual, own)
+            if rounding is not None:
+                _check_kernel(output, deferred.pending(left_out.residual, rounding), own)
+        if is_called and rounding is None:
+            return
+        self._deferred, self._rounding = deferred, rounding
+        self._settled = is_called, left_out.residual is not None
+        if is_called:
+            self._model = without_norm
 
     def final_hidden(self, inputs: Tensor, tokens: Tensor | None = None) -> FinalHidden:
         """Prefill one batch.
@@ -204,7 +259,7 @@ class ModelForward:
         self._deferred.forget()
         states = self._run(inputs=inputs, tokens=tokens)
         left_out = self._deferred.take(states)
-        if left_out is None:
+        if left_out is None or (left_out.is_called, left_out.residual is not None) != self._settled:
             raise EngineError("the model's output is no longer what its final norm is given")
         if self._rounding is None:
             with self._chosen_operators():

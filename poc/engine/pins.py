@@ -245,6 +245,12 @@ PINS: Final = (
         needed_by="forward.ModelForward: a token's row of the embedding table",
     ),
     Pin(
+        "model_executor/models/interfaces_base.py",
+        "VllmModelForTextGeneration",
+        (Call("compute_logits", ("hidden_states",)),),
+        needed_by="forward.ModelForward: whether a norm that its forward leaves out is the final one",
+    ),
+    Pin(
         "model_executor/models/interfaces.py",
         "SupportsMultiModal",
         (Call("get_language_model", ()),),

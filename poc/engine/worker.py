@@ -178,7 +178,7 @@ class PoCWorker:
         numerics = self._fingerprint(
             is_compiled=self._forward.is_compiled,
             takes_rows=self._inputs.are_rows,
-            norms_rows=self._forward.leaves_norm_to_sums,
+            final_norm=self._forward.final_norm,
         )
         return {"peak_bytes": peak.bytes, "numerics": numerics}
 
@@ -258,7 +258,7 @@ class PoCWorker:
             self._rank_vote.with_collectives(
                 "trying the embeddings", lambda: self._forward.check_embeddings(tokens)
             )
-            self._inputs.try_rows(batch.tensors.host_tokens(batch.keys))
+            self._inputs.try_rows(inputs.shape[0] * inputs.shape[1])
         self._rank_vote.with_collectives(
             "trying the final norm", lambda: self._forward.leave_norm_to_sums(inputs[:1], tokens)
         )

@@ -278,7 +278,7 @@ def test_the_status_names_the_numerics_and_the_batch_shape(node: Node, dtype: st
     assert numerics["forward"] == "eager"
     assert numerics["kernels"] == "reference"
     assert numerics["embedding"] == "PoC's"
-    assert numerics["final_norm"] == "PoC's"
+    assert numerics["final_norm"].startswith("PoC's, rounding ")
     assert (numerics["dtype"], numerics["tensor_parallel_size"]) == (dtype, 1)
     assert (numerics["batch_size"], numerics["seq_len"]) == (BATCH_SIZE, 32)
 

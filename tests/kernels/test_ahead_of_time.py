@@ -11,10 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
-import torch
-import triton
-from _compiled import TARGETS, Compiled, _Target, compile_round, count, round_launches
-from triton import knobs
+from _compiled import Compiled, compile_round, count, new_compilations
 
 from hallmark.kernels.tiles import ARCHITECTURES, Architecture
 
@@ -104,28 +101,12 @@ def test_one_compilation_serves_every_shape_of_a_batch(
     """What a round compiles for its own shape or number of numbers would stop inference in its middle."""
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    # Nonces, rows and numbers; few rows and many are of different tiles, and these are all many.
+    shapes = [(32, 256, 16), (33, 50, 10), (100, 10, 1), (17, 512, 100)]
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        pool.submit(check_that_shapes_share_compilations).result()
-
-
-def check_that_shapes_share_compilations() -> None:
-    """In a process of its own, where kernels are compiled and not interpreted."""
-    compiled: list[str] = []
-    knobs.runtime.jit_post_compile_hook = lambda **about: compiled.append(about["fn"].name)
-    shapes = [
-        {"nonces": 32, "seq_len": 256, "numbers": 16},
-        {"nonces": 33, "seq_len": 50, "numbers": 10},
-        {"nonces": 100, "seq_len": 10, "numbers": 1},
-        {"nonces": 17, "seq_len": 512, "numbers": 100},
-    ]
-    for shape in shapes:
-        before = len(compiled)
-        for name, launch in round_launches(torch.bfloat16, 64, "sm_90", **shape).items():
-            if name != "project of last rows":  # which are few, and of another tile than many
-                triton.runtime.driver.set_active(_Target(TARGETS["sm_90"]))
-                launch.compile()
-        assert len(compiled) == before or not before, (shape, compiled[before:])
-    assert compiled
+        first, *others = pool.submit(new_compilations, "sm_90", 64, shapes).result()
+    assert first > 0
+    assert others == [0, 0, 0]
 
 
 def copies_are_16_bytes_wide(architecture: Architecture, kernel: Compiled) -> bool:

@@ -54,11 +54,12 @@ def test_a_sum_that_lacks_one_step_is_found(monkeypatch: pytest.MonkeyPatch) -> 
         check_ops(torch.bfloat16, 1024, CPU)
 
 
-def test_a_gather_of_another_row_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(table: Tensor, tokens: Tensor, p: Tensor, places: Tensor, rows: int) -> Tensor:
+@pytest.mark.parametrize("shards", [0, 2])
+def test_a_gather_of_another_row_is_found(monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
+    def wrong(table: Tensor, tokens: Tensor, p: Tensor, *shard: Any) -> Tensor:
         shifted = tokens.clone()
         shifted[7] += 1
-        embedded: Tensor = embed_project(table, shifted, p, places, rows)
+        embedded: Tensor = embed_project(table, shifted if len(shard) == shards else tokens, p, *shard)
         return embedded
 
     monkeypatch.setattr(MODULE, "embed_project", wrong)

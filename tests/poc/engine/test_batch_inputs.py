@@ -108,13 +108,21 @@ def test_each_rank_projects_its_own_rows_only() -> None:
     assert bool(written.flatten(1).any(dim=1).all())
 
 
-@pytest.mark.parametrize(("embed", "are_rows"), [(look_up, True), (lambda tokens: 16 * TABLE[tokens], False)])
+@pytest.mark.parametrize(
+    ("embed", "are_rows"),
+    [
+        (look_up, True),
+        (lambda tokens: 16 * TABLE[tokens], False),
+        (lambda tokens: TABLE[tokens] * (tokens != VOCABULARY - 1).unsqueeze(-1), False),
+    ],
+    ids=["rows", "multiplied", "all but the last"],
+)
 def test_rows_are_taken_where_they_are_what_the_model_makes_of_tokens(
     embed: Callable[[Tensor], Tensor], are_rows: bool
 ) -> None:
-    """Gemma multiplies them."""
+    """Gemma multiplies them; another may make something of a single token."""
     [(inputs, _)] = ranks_of(1, embed, are_rows=False)
-    inputs.try_rows(torch.arange(64).view(2, 32))
+    inputs.try_rows(1000)
     assert inputs.are_rows is are_rows
 
 
@@ -122,5 +130,5 @@ def test_rows_that_one_rank_does_not_have_are_taken_on_none(monkeypatch: pytest.
     [(inputs, _)] = ranks_of(1, look_up, are_rows=False)
     monkeypatch.setattr(inputs._rank_vote, "_vote", lambda succeeded, step: (1, 2))
     monkeypatch.setattr(inputs._rank_vote, "with_collectives", lambda step, action: action())
-    inputs.try_rows(torch.arange(64).view(2, 32))
+    inputs.try_rows(1000)
     assert not inputs.are_rows

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.model_executor.layers.layernorm import RMSNorm
 
-from hallmark.kernels.final_norm import final_norm_reference
+from hallmark.kernels.final_norm import FinalNorm, final_norm_reference
+from hallmark.kernels.norm_sums import norm_sums
 from hallmark.poc.core.errors import EngineError, UnsupportedError
 from hallmark.poc.engine.forward import ModelForward
 
@@ -62,6 +63,10 @@ class Model(nn.Module):
         hidden: Tensor = self.layer(inputs_embeds)
         return self.norm(hidden) if self.norms else hidden
 
+    def compute_logits(self, hidden_states: Tensor) -> Tensor:
+        """As MiMo: the norm that the forward has left out comes first."""
+        return hidden_states if self.norms else self.norm(hidden_states)
+
 
 def forward_of(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> ModelForward:
     """A forward with no attention to prepare, on a server that does not compile."""
@@ -92,7 +97,7 @@ def test_the_final_norm_is_left_to_the_sums(norms: bool, monkeypatch: pytest.Mon
         assert norm is None
         assert torch.equal(states, model.norm(given))
     forward.leave_norm_to_sums(inputs.clone())
-    assert forward.leaves_norm_to_sums
+    assert forward.final_norm.startswith("PoC's, rounding ")
     for _ in range(2):
         states, norm = forward.final_hidden(inputs.clone(), TOKENS)
         assert torch.equal(states, given)
@@ -112,7 +117,7 @@ def test_a_norm_that_cannot_be_made_up_for_is_the_model_s(
     forward = forward_of(model, monkeypatch)
     inputs = forward.embed(TOKENS)
     forward.leave_norm_to_sums(inputs.clone())
-    assert not forward.leaves_norm_to_sums
+    assert forward.final_norm == "the model's own"
     states, norm = forward.final_hidden(inputs, TOKENS)
     assert norm is None
     assert torch.equal(states, model.norm(model.layer(inputs).flatten(0, 1)))
@@ -124,10 +129,77 @@ def test_a_norm_of_another_kind_stays_the_model_s(monkeypatch: pytest.MonkeyPatc
     forward = forward_of(model, monkeypatch)
     inputs = forward.embed(TOKENS)
     forward.leave_norm_to_sums(inputs.clone())
-    assert not forward.leaves_norm_to_sums
+    assert forward.final_norm == "the model's own"
     states, norm = forward.final_hidden(inputs, TOKENS)
     assert norm is None
     assert torch.equal(states, model.norm(model.layer(inputs).flatten(0, 1)))
+
+
+@torch.inference_mode()
+def test_a_norm_that_is_not_on_the_way_to_the_logits_is_not_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only norm outside the layers may be a tower's, and the final one of another class."""
+
+    class Tower(Model):
+        def compute_logits(self, hidden_states: Tensor) -> Tensor:
+            return hidden_states
+
+    model = Tower(norms=False)
+    forward = forward_of(model, monkeypatch)
+    inputs = forward.embed(TOKENS)
+    forward.leave_norm_to_sums(inputs.clone())
+    assert forward.final_norm == "the model's own"
+    states, norm = forward.final_hidden(inputs, TOKENS)
+    assert norm is None
+    assert torch.equal(states, model.layer(inputs).flatten(0, 1))
+
+
+@torch.inference_mode()
+def test_a_norm_that_is_reached_by_another_name_too_is_not_applied_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Aliased(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.alias = self.norm
+
+        def forward(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, **_: object) -> Tensor:
+            assert inputs_embeds is not None
+            normed: Tensor = self.alias(self.layer(inputs_embeds))
+            return normed
+
+    model = Aliased()
+    forward = forward_of(model, monkeypatch)
+    inputs = forward.embed(TOKENS)
+    forward.leave_norm_to_sums(inputs.clone())
+    states, norm = forward.final_hidden(inputs, TOKENS)
+    assert norm is None
+    assert torch.equal(states, model.norm(model.layer(inputs).flatten(0, 1)))
+
+
+@torch.inference_mode()
+def test_a_model_that_reads_its_norm_s_weight_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reader(Model):
+        def forward(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, **_: object) -> Tensor:
+            assert inputs_embeds is not None
+            normed: Tensor = self.layer(inputs_embeds) * self.norm.weight
+            return normed
+
+    forward = forward_of(Reader(), monkeypatch)
+    inputs = forward.embed(TOKENS)
+    forward.leave_norm_to_sums(inputs.clone())
+    assert forward.final_norm == "the model's own"
+    assert forward.final_hidden(inputs, TOKENS).norm is None
+
+
+@torch.inference_mode()
+def test_a_kernel_that_norms_otherwise_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(hidden: Tensor, norm: FinalNorm, order: Tensor, numbers: int) -> Tensor:
+        return 1.1 * norm_sums(hidden, norm, order, numbers)
+
+    forward = forward_of(Model(), monkeypatch)
+    monkeypatch.setattr("hallmark.poc.engine.forward.norm_sums", wrong)
+    with pytest.raises(EngineError, match="does not compute what the model's final norm does"):
+        forward.leave_norm_to_sums(forward.embed(TOKENS))
 
 
 @torch.inference_mode()
@@ -152,6 +224,10 @@ def test_a_model_that_has_changed_since_is_an_error(monkeypatch: pytest.MonkeyPa
     Changing.fails = False
     forward.final_hidden(inputs.clone(), TOKENS)
     Changing.changes = True
+    with pytest.raises(EngineError, match="no longer what its final norm is given"):
+        forward.final_hidden(inputs.clone(), TOKENS)
+    Changing.changes = False
+    forward._model.norms = False
     with pytest.raises(EngineError, match="no longer what its final norm is given"):
         forward.final_hidden(inputs.clone(), TOKENS)
 
@@ -190,9 +266,9 @@ def test_tokens_are_given_to_models_that_read_them_too(monkeypatch: pytest.Monke
         forward = forward_of(model, monkeypatch)
         forward.leave_norm_to_sums(forward.embed(TOKENS), TOKENS)
         forward.final_hidden(forward.embed(TOKENS), TOKENS)
-    assert given[:2] == [None, None]
-    for tokens in given[2:]:
+    assert given[:3] == [None] * 3
+    for tokens in given[3:]:
         assert tokens is not None
         assert tokens.dtype == torch.int32, "as vLLM's own are, for which its graphs are compiled"
         assert torch.equal(tokens, TOKENS.flatten().int())
-    assert len(given) == 4
+    assert len(given) == 6
