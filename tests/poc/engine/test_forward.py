@@ -1,7 +1,7 @@
 """The forward around small models: what it makes of tokens, and of a model that leaves its final norm out."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -83,6 +83,19 @@ def forward_of(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> ModelForwar
     return ModelForward(model, config, attention, operators, torch.device("cpu"))
 
 
+def assert_the_norm_stays(
+    model: Model, expected: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Try to leave the norm out; what the forward then returns is what the model makes of its last layer."""
+    forward = forward_of(model, monkeypatch)
+    inputs = forward.embed(TOKENS)
+    forward.leave_norm_to_sums(inputs.clone())
+    assert forward.final_norm == "the model's own"
+    states, norm = forward.final_hidden(inputs, TOKENS)
+    assert norm is None
+    assert torch.equal(states, expected(model.layer(inputs).flatten(0, 1)))
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("norms", [True, False])
 def test_the_final_norm_is_left_to_the_sums(norms: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,25 +127,13 @@ def test_a_norm_that_cannot_be_made_up_for_is_the_model_s(
     model = Model(norms=norms)
     own = model.norm._forward_method
     monkeypatch.setattr(model.norm, "_forward_method", lambda x: 1.01 * own(x))
-    forward = forward_of(model, monkeypatch)
-    inputs = forward.embed(TOKENS)
-    forward.leave_norm_to_sums(inputs.clone())
-    assert forward.final_norm == "the model's own"
-    states, norm = forward.final_hidden(inputs, TOKENS)
-    assert norm is None
-    assert torch.equal(states, model.norm(model.layer(inputs).flatten(0, 1)))
+    assert_the_norm_stays(model, model.norm, monkeypatch)
 
 
 @torch.inference_mode()
 def test_a_norm_of_another_kind_stays_the_model_s(monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model(norm=nn.LayerNorm)
-    forward = forward_of(model, monkeypatch)
-    inputs = forward.embed(TOKENS)
-    forward.leave_norm_to_sums(inputs.clone())
-    assert forward.final_norm == "the model's own"
-    states, norm = forward.final_hidden(inputs, TOKENS)
-    assert norm is None
-    assert torch.equal(states, model.norm(model.layer(inputs).flatten(0, 1)))
+    assert_the_norm_stays(model, model.norm, monkeypatch)
 
 
 @torch.inference_mode()
@@ -144,13 +145,7 @@ def test_a_norm_that_is_not_on_the_way_to_the_logits_is_not_applied(monkeypatch:
             return hidden_states
 
     model = Tower(norms=False)
-    forward = forward_of(model, monkeypatch)
-    inputs = forward.embed(TOKENS)
-    forward.leave_norm_to_sums(inputs.clone())
-    assert forward.final_norm == "the model's own"
-    states, norm = forward.final_hidden(inputs, TOKENS)
-    assert norm is None
-    assert torch.equal(states, model.layer(inputs).flatten(0, 1))
+    assert_the_norm_stays(model, lambda states: states, monkeypatch)
 
 
 @torch.inference_mode()
@@ -168,12 +163,7 @@ def test_a_norm_that_is_reached_by_another_name_too_is_not_applied_twice(
             return normed
 
     model = Aliased()
-    forward = forward_of(model, monkeypatch)
-    inputs = forward.embed(TOKENS)
-    forward.leave_norm_to_sums(inputs.clone())
-    states, norm = forward.final_hidden(inputs, TOKENS)
-    assert norm is None
-    assert torch.equal(states, model.norm(model.layer(inputs).flatten(0, 1)))
+    assert_the_norm_stays(model, model.norm, monkeypatch)
 
 
 @torch.inference_mode()
