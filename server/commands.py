@@ -7,6 +7,7 @@ from hallmark.server.cli.offline import calibrate, verify
 from hallmark.server.cli.round import start, status, stop, validate
 from hallmark.server.cli.serve import command as serve
 from hallmark.server.demo import command as demo
+from hallmark.server.models import command as model
 
 __all__ = ["app"]
 
@@ -30,6 +31,11 @@ app.command()(target.target)
 app.command()(verify.verify)
 app.command()(calibrate.calibrate)
 app.command()(demo.demo)
+
+_model = typer.Typer(help="Provide a model to try Hallmark with.", no_args_is_help=True)
+_model.command("smollm2")(model.smollm2)
+_model.command("small")(model.small)
+app.add_typer(_model, name="model")
 
 _round = typer.Typer(help="Start, watch, stop and validate rounds on a running server.", no_args_is_help=True)
 _round.command("start")(start.start)

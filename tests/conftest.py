@@ -55,12 +55,12 @@ def pytest_report_header() -> str:
     """Say what the numbers of this run come from."""
     from _report import machine
 
-    from hallmark.server.demo.model import demo_dtype
+    from hallmark.server.models.small import fast_dtype
 
     described = machine()
     processor = "{cpu}, {cores} cores, {instructions}, instructions for bf16: {bf16_instructions}"
     where = described.get("gpu") or processor.format_map(described)
-    return f"hallmark: {where}; models in {demo_dtype()}, in both dtypes where it matters"
+    return f"hallmark: {where}; models in {fast_dtype()}, in both dtypes where it matters"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -72,10 +72,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def demo_model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory that holds the demo model."""
-    from hallmark.server.demo.model import build_demo_model
+def small_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that holds the small model."""
+    from hallmark.server.models.small import build_small_model
 
-    path = tmp_path_factory.mktemp("demo-model")
-    build_demo_model(path)
+    path = tmp_path_factory.mktemp("small-model")
+    build_small_model(path)
     return path

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import torch
 from _environment import enter_one_process
 from _noise_inputs import Batch, Inputs
-from _smollm2 import load
 from _vllm import engine_on
 from torch import Tensor
 
@@ -90,6 +89,27 @@ def running(way: str, folder: Path, inputs: Inputs) -> Iterator[tuple[Forward, A
             yield forward, numerics
     else:
         raise ValueError(f"way: {way!r} is not known; known: {', '.join(TRANSFORMERS)}, vllm, vllm-BACKEND")
+
+
+def load(folder: Path, dtype: torch.dtype, attention: str) -> Any:
+    """Load a folder as transformers' LlamaForCausalLM, on the CPU; the rotary frequencies stay in fp32.
+
+    Raises:
+        ValueError: The folder lacks weights of the model, or has others.
+    """
+    from transformers import LlamaForCausalLM
+
+    model, info = LlamaForCausalLM.from_pretrained(
+        folder,
+        dtype=dtype,
+        attn_implementation=attention,
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    wrong = {name: keys for name, keys in info.items() if keys}
+    if wrong:
+        raise ValueError(f"{folder}: does not hold the whole model and nothing else: {wrong}")
+    return model.eval()
 
 
 @contextmanager

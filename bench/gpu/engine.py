@@ -24,14 +24,14 @@ from _models import SHAPES
 from _rounds import bench_round
 from _vllm import Engine, running_engine
 
-from hallmark.server.demo.model import demo_dtype
+from hallmark.server.models.small import fast_dtype
 
 BATCH_SIZE, SEQ_LEN = (8, 64) if is_small() else (32, 256)
 REPEATS, BATCHES = (3, 2) if is_small() else (7, 4)
 LAYERS = 2
 """Of a slice."""
 ABOUT = (
-    f"A round of {BATCH_SIZE} nonces of {SEQ_LEN} tokens in vLLM, {demo_dtype()}, random weights: batches "
+    f"A round of {BATCH_SIZE} nonces of {SEQ_LEN} tokens in vLLM, {fast_dtype()}, random weights: batches "
     "and completions that differ from those run whole or without proofs; milliseconds of a batch, "
     f"{BATCHES} back to back, medians by turns, and the median of their quotients; what a further batch of a "
     "call costs and what a call costs once, from calls of one batch; the device's milliseconds "
@@ -227,7 +227,7 @@ def main() -> None:
         }
         row |= Checks(engine, shape.hidden_size).run()
         row |= costs(engine, shape.forward_flops(BATCH_SIZE, SEQ_LEN))
-        keep("engine", ABOUT, [{**row, "numerics": numerics}], dtype=demo_dtype())
+        keep("engine", ABOUT, [{**row, "numerics": numerics}], dtype=fast_dtype())
     wrong = [name for name, count in row.items() if name.endswith("_differ") and count]
     if wrong:
         sys.exit(f"not 0: {', '.join(wrong)}")

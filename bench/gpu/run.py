@@ -6,7 +6,8 @@ seconds at most, and write their results as they come; up to `noise` they take a
 environment:
 
 - HALLMARK_GPU_RESULTS: the folder for results and logs; `.gpu/results` of the checkout.
-- HALLMARK_SMOLLM2: the folder with the trained model in parts (`make gpu-parts`); `.gpu/smollm2`.
+- HALLMARK_SMOLLM2: what `make gpu-parts` made, the trained model in parts and the packages that read it;
+  `.gpu/smollm2`. Those packages need psutil, PyYAML and tqdm.
 - STAGES: which stages, in which order; all of them.
 - SMALL=1: the same on a CPU, in sizes that take seconds.
 """

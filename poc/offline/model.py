@@ -59,6 +59,7 @@ class OfflineModel:
     """A transformers model from a local directory, and the facts that a round is resolved against.
 
     Attributes:
+        model: The causal language model.
         hidden_size: Width of the hidden state, D.
         dtype: What it runs in, by PyTorch's name.
         device: Where it runs.
@@ -77,7 +78,7 @@ class OfflineModel:
             StateError: It computes something else from embeddings than from tokens.
         """
         text = model.config.get_text_config()
-        self._model = model
+        self.model = model
         self.device = torch.device(device)
         self.hidden_size = int(text.hidden_size)
         self.dtype = _name(model.dtype)
@@ -145,7 +146,7 @@ class OfflineModel:
     @property
     def torch_dtype(self) -> torch.dtype:
         """What it runs in."""
-        found: torch.dtype = self._model.dtype
+        found: torch.dtype = self.model.dtype
         return found
 
     def deployed(self, served_name: str, batch_tokens: int) -> DeployedModel:
@@ -203,25 +204,33 @@ class OfflineModel:
         """
         padded = pad_keys(keys, tensors.batch_size)
         try:
-            drawn = self.embed(tensors.tokens(padded)) if tensors.reads_tokens else tensors.normal(padded)
-            hidden = final_hidden(self._model, inputs=tensors.project(drawn))
-            if hidden.shape != drawn.shape:
-                raise StateError(
-                    f"the model returns {tuple(hidden.shape)} for a batch of {tuple(drawn.shape)}"
-                )
-            found: list[list[float]] = tensors.numbers(
-                hidden.flatten(0, 1), padded, tensors.order(padded)
-            ).tolist()
+            hidden = self.states(tensors, padded).flatten(0, 1)
+            found: list[list[float]] = tensors.numbers(hidden, padded, tensors.order(padded)).tolist()
         except torch.OutOfMemoryError as exc:
             raise EngineError(
                 f"{self.device} has no memory for a batch of {len(padded)} nonces: {exc}"
             ) from exc
         return found[: len(keys)]
 
+    def states(self, tensors: RoundTensors, keys: Sequence[NonceKey]) -> Tensor:
+        """Run the model on the inputs of some nonces.
+
+        Returns:
+            [keys, seq_len, D] in the model's dtype, all rows of what its final norm returns.
+
+        Raises:
+            StateError: The model returns something else than hidden states of its width.
+        """
+        drawn = self.embed(tensors.tokens(keys)) if tensors.reads_tokens else tensors.normal(keys)
+        hidden = final_hidden(self.model, inputs=tensors.project(drawn))
+        if hidden.shape != drawn.shape:
+            raise StateError(f"the model returns {tuple(hidden.shape)} for a batch of {tuple(drawn.shape)}")
+        return hidden
+
     @torch.inference_mode()
     def embed(self, tokens: Tensor) -> Tensor:
         """Look tokens up by the model's own embedding function: [..., D] in the model's dtype."""
-        embedded: Tensor = self._model.get_input_embeddings()(tokens)
+        embedded: Tensor = self.model.get_input_embeddings()(tokens)
         return embedded
 
     def _check_embeddings(self) -> None:
@@ -231,8 +240,8 @@ class OfflineModel:
             StateError: They differ.
         """
         tokens = torch.arange(_CHECKED_TOKENS, device=self.device).unsqueeze(0) * 31 % self._vocabulary
-        from_tokens = final_hidden(self._model, tokens=tokens).double()
-        from_rows = final_hidden(self._model, inputs=self.embed(tokens)).double()
+        from_tokens = final_hidden(self.model, tokens=tokens).double()
+        from_rows = final_hidden(self.model, inputs=self.embed(tokens)).double()
         difference = float((from_tokens - from_rows).norm() / from_tokens.norm())
         if not difference <= _MOST_DIFFERENCE:
             raise StateError(

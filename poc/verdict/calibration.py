@@ -100,6 +100,16 @@ class Calibration:
     honest_beyond: float
     honest_design_effect: float
 
+    @property
+    def settings(self) -> dict[str, float]:
+        """What a round should state, by the names of its settings."""
+        return {
+            "honest_sigma": self.honest_sigma,
+            "honest_kurtosis": self.honest_kurtosis,
+            "honest_beyond": self.honest_beyond,
+            "honest_design_effect": self.honest_design_effect,
+        }
+
     @classmethod
     def measure(cls, errors: npt.ArrayLike) -> Self:
         """Measure errors and say what a round should allow for.

@@ -55,6 +55,7 @@ __all__ = [
     "density_test",
     "mean_squares",
     "nonce_bound",
+    "number_errors",
     "probability_at_least",
     "probability_at_most",
     "rms_test",
@@ -202,6 +203,32 @@ def cosine_errors(
     """
     difference = np.square(np.asarray(received, np.float64)) - np.square(np.asarray(computed, np.float64))
     return np.asarray(difference / (2.0 * math.sqrt(2.0) * distance_std))
+
+
+def number_errors(
+    received: npt.ArrayLike,
+    computed: npt.ArrayLike,
+    distance_std: float,
+    received_numbers: npt.NDArray[np.float64] | None = None,
+    computed_numbers: npt.NDArray[np.float64] | None = None,
+) -> npt.NDArray[np.float64]:
+    """How far numbers are off, in units of s; the first of each nonce by its distance.
+
+    Args:
+        received: Distances, [n].
+        computed: Distances, [n].
+        distance_std: s.
+        received_numbers: [n, k]; without them the distances are all that there is.
+        computed_numbers: [n, k].
+
+    Returns:
+        [n, k], or [n, 1].
+    """
+    errors = cosine_errors(received, computed, distance_std)[:, None]
+    if received_numbers is None or computed_numbers is None:
+        return errors
+    # A number falls where the distance grows.
+    return np.concatenate([errors, computed_numbers[:, 1:] - received_numbers[:, 1:]], axis=1)
 
 
 def selected_mean(rate: float, sigma: float) -> float:

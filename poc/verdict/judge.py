@@ -22,11 +22,11 @@ from hallmark.poc.verdict.hypothesis_tests import (
     beyond_test,
     binomial_test,
     bonferroni,
-    cosine_errors,
     counted_kurtosis,
     density_test,
     mean_squares,
     nonce_bound,
+    number_errors,
     rms_test,
     signed_mean_test,
 )
@@ -261,11 +261,9 @@ def _errors(
     shape = (len(places), round_.numbers)
     ours = np.array([computed[proof.nonces[place]] for place in places], dtype=np.float64).reshape(shape)
     distances = np.array([distance_of(number, round_.hidden_size) for number in ours[:, 0].tolist()])
-    errors = cosine_errors([proof.dist[place] for place in places], distances, round_.distance_std)[:, None]
-    if vectors is not None:
-        # A number falls where the distance grows.
-        errors = np.concatenate([errors, ours[:, 1:] - vectors[list(places), 1:]], axis=1)
-    return distances, errors
+    received = [proof.dist[place] for place in places]
+    theirs = None if vectors is None else vectors[list(places)]
+    return distances, number_errors(received, distances, round_.distance_std, theirs, ours)
 
 
 def _invalid(

@@ -1,95 +1,146 @@
-"""What is claimed in the demo: one honest batch, and five ways to cheat."""
+"""What is claimed in the demo: two honest proofs, and nine ways to cheat."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from hallmark.poc.protocol.law import distance_std, number_of, r_target_for
 from hallmark.poc.protocol.proof import ProofBatch
-from hallmark.poc.protocol.vectors import encode
 from hallmark.poc.verdict.judge import Verdict
-from hallmark.server.demo.model import HIDDEN_SIZE
+from hallmark.server.demo.prover import Numbers, Prover, with_numbers
+from hallmark.server.demo.shortcuts import (
+    fp8,
+    int8,
+    last_row_only,
+    layer_count,
+    rounded_weights,
+    without_layer,
+)
 
-__all__ = ["NONCES_OF_A_FORGERY", "Claim", "forgeries"]
+__all__ = ["CLAIMED_NONCES", "Claim", "claims"]
 
-NONCES_OF_A_FORGERY: Final = 64
-"""More than enough for a verdict, by the protocol's table."""
+CLAIMED_NONCES: Final = 64
+"""Nonces of a cheater's proof: some times what convicts the least of these cheats."""
+
+_LAST_LAYERS: Final = 2
+_ALL: Final = "Saved all work."
+
+Update = Callable[[str], None]
+Step = Callable[[str], AbstractContextManager[Update]]
+"""Takes a title, and shows what is told meanwhile of how far it is."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Claim:
     """A batch and the verdict it deserves.
 
     Attributes:
-        title: What the prover did, for people.
+        title: Who sends it, in a few words.
+        story: What its prover did and saved.
         proof: What it sends.
-        deserved: The right verdict.
+        deserved: The right verdict; None where the batch has to be refused without one.
     """
 
     title: str
+    story: str
     proof: ProofBatch
-    deserved: Verdict
+    deserved: Verdict | None
 
 
-def forgeries(
-    honest: ProofBatch, other_block: ProofBatch, other_model: ProofBatch, *, valid_rate: float
-) -> Iterator[Claim]:
-    """Yield batches that must not pass, each of a few dozen nonces.
+def claims(prover: Prover, earlier: ProofBatch, honest: ProofBatch, step: Step) -> Iterator[Claim]:
+    """Yield an honest node's claim, one of an honest node with another engine, and those of cheaters.
 
     Args:
-        honest: Of the round's block, computed with the round's model.
-        other_block: Computed with that model for another block.
-        other_model: Computed for the round's block with another model.
-        valid_rate: The round's.
+        prover: Computes what is not copied.
+        earlier: An honest proof of an earlier block.
+        honest: An honest proof of the round's block.
+        step: Shows progress.
     """
-    honest, other_block, other_model = (_first(proof) for proof in (honest, other_block, other_model))
-    yield _fraud("made-up distances below the threshold", _made_up(honest, valid_rate))
-    yield _fraud("distances lowered by one s", _lowered(honest))
-    yield _fraud("another node's proofs, own key", replace(honest, public_key="thief"))
-    relabelled = replace(other_block, block_hash=honest.block_hash, block_height=honest.block_height)
-    yield _fraud("proofs of an earlier block, relabelled", relabelled)
-    yield _fraud("a model with one layer exchanged", other_model)
+    model, width = prover.model.model, prover.model.hidden_size
+    layers, bits = layer_count(model), 8 * model.dtype.itemsize
+    memory = f"Saved {1 - 8 / bits:.0%} of the memory."
+    some = _first(honest)
 
+    def computed(title: str, numbers: Callable[[Update], Numbers]) -> ProofBatch:
+        with step(f"Compute the proof of: {title}") as update:
+            return with_numbers(some, numbers(update), width)
 
-def _fraud(title: str, proof: ProofBatch) -> Claim:
-    return Claim(title, proof, Verdict.FRAUD)
+    def fraud(title: str, story: str, numbers: Callable[[Update], Numbers]) -> Claim:
+        return Claim(title, story, computed(title, numbers), Verdict.FRAUD)
+
+    def shortcut(title: str, story: str, change: AbstractContextManager[None]) -> Claim:
+        def numbers(update: Update) -> Numbers:
+            with change:
+                return prover.numbers(some, update)
+
+        return fraud(title, story, numbers)
+
+    yield Claim("honest node", "Ran the whole model on vLLM, as the validator does.", honest, Verdict.HONEST)
+    title = "honest node, other engine"
+    proof = computed(title, lambda update: prover.numbers(some, update))
+    proof = replace(proof, numerics=prover.model.numerics)
+    yield Claim(
+        title, "Ran the whole model by transformers, where the validator has vLLM.", proof, Verdict.HONEST
+    )
+    yield fraud(
+        "made-up numbers",
+        f"Ran no model: drew numbers that look like real ones. {_ALL}",
+        lambda _: _made_up(some),
+    )
+    yield fraud(
+        "mean of earlier outputs",
+        f"Ran none of these inputs: sent the mean of older outputs. {_ALL}",
+        lambda update: prover.numbers_of(prover.mean_states(_first(earlier), update), some),
+    )
+    yield Claim(
+        "another node's numbers",
+        f"Copied the honest proof, under a key of its own. {_ALL}",
+        replace(some, public_key="thief"),
+        Verdict.FRAUD,
+    )
+    yield Claim(
+        "an earlier block's numbers",
+        f"Sent an old proof with the new block's hash on it. {_ALL}",
+        replace(_first(earlier), block_hash=honest.block_hash, block_height=honest.block_height),
+        Verdict.FRAUD,
+    )
+    yield shortcut(
+        "INT8 weights", f"Rounded weights of {bits} bits to 8. {memory}", rounded_weights(model, int8)
+    )
+    yield shortcut(
+        "FP8 weights", f"Rounded weights of {bits} bits to floats of 8. {memory}", rounded_weights(model, fp8)
+    )
+    yield shortcut(
+        f"1 of {layers} layers left out",
+        f"Ran all layers but number {layers // 2 + 1}. Saved {1 / layers:.1%} of the work.",
+        without_layer(model, layers // 2),
+    )
+    yield shortcut(
+        f"{_LAST_LAYERS} of {layers} layers cut short",
+        f"Ran the last {_LAST_LAYERS} for an input's last token only. "
+        f"Saved {_LAST_LAYERS / layers:.1%} of the work.",
+        last_row_only(model, _LAST_LAYERS),
+    )
+    yield Claim(
+        "same hash, other height",
+        f"Sent an honest proof again, for another height. {_ALL}",
+        replace(some, block_height=honest.block_height + 1),
+        None,
+    )
 
 
 def _first(proof: ProofBatch) -> ProofBatch:
     return replace(
         proof,
-        nonces=proof.nonces[:NONCES_OF_A_FORGERY],
-        dist=proof.dist[:NONCES_OF_A_FORGERY],
-        vectors=None if proof.vectors is None else proof.vectors[:NONCES_OF_A_FORGERY],
+        nonces=proof.nonces[:CLAIMED_NONCES],
+        dist=proof.dist[:CLAIMED_NONCES],
+        vectors=None if proof.vectors is None else proof.vectors[:CLAIMED_NONCES],
     )
 
 
-def _lowered(honest: ProofBatch) -> ProofBatch:
-    """Every distance lower by one s, and its number with it; the other numbers are what they are."""
-    dist = tuple(distance - distance_std(HIDDEN_SIZE) for distance in honest.dist)
-    numbers = honest.numbers()
-    if numbers is None:
-        raise ValueError("an honest proof has its numbers")
-    numbers[:, 0] = [number_of(distance, HIDDEN_SIZE) for distance in dist]
-    return replace(honest, dist=dist, vectors=encode(numbers.tolist()))
-
-
-def _made_up(honest: ProofBatch, valid_rate: float) -> ProofBatch:
-    """Numbers as they would be distributed if they were true, for nonces that nobody computed."""
+def _made_up(proof: ProofBatch) -> Numbers:
+    """Numbers as they would be distributed if they were true."""
     draw = random.Random(0)  # noqa: S311  # the forger needs no secrecy
-    # 1 − u is above 0, where the law's inverse is defined.
-    rates = [valid_rate * (1 - draw.random()) for _ in range(NONCES_OF_A_FORGERY)]
-    first = max(honest.nonces) + 1_000_000
-    dist = tuple(r_target_for(rate, HIDDEN_SIZE) for rate in rates)
-    others = honest.encoding["k_dim"] - 1 if honest.encoding is not None else 0
-    numbers = [
-        [number_of(distance, HIDDEN_SIZE), *(draw.gauss() for _ in range(others))] for distance in dist
-    ]
-    return replace(
-        honest,
-        public_key="forger",
-        nonces=tuple(range(first, first + len(rates))),
-        dist=dist,
-        vectors=encode(numbers),
-    )
+    count = 1 if proof.encoding is None else proof.encoding["k_dim"]
+    return [[draw.gauss() for _ in range(count)] for _ in proof.nonces]

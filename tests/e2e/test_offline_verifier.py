@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forgeries import forgeries
 from node import HALLMARK, Node, Receiver, proof, round_request
 from tolerances import ENGINE_TOLERANCES
 
 from hallmark.poc.protocol.law import distance_std
 from hallmark.poc.protocol.proof import ProofBatch
-from hallmark.server.demo.claims import forgeries
-from hallmark.server.demo.model import HIDDEN_SIZE, build_demo_model
+from hallmark.server.models.small import HIDDEN_SIZE, build_small_model
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 
@@ -75,20 +75,20 @@ def options() -> Iterator[object]:
 
 @pytest.mark.both_dtypes
 def test_verdicts_and_distances_are_those_of_the_server(
-    node: Node, dtype: str, receiver: Receiver, demo_model_directory: Path, tmp_path: Path
+    node: Node, dtype: str, receiver: Receiver, small_model: Path, tmp_path: Path
 ) -> None:
     # At the default threshold the density test may convict an honest batch once in some hundreds.
     request = round_request(valid_rate=RATE, fraud_threshold=THRESHOLD)
     delivered = generate(node, receiver, request)
     earlier = generate(node, receiver, round_request(valid_rate=RATE, block_hash="an earlier block"))
     altered = tmp_path / "altered"
-    build_demo_model(altered, altered_layer=2)
+    build_small_model(altered, altered_layer=2)
     honest = ProofBatch.parse(delivered)
     other = transcribed(altered, dtype, tmp_path, request, list(honest.nonces[:NONCES]))
     bare = ProofBatch.parse({**delivered, "covered": None})
     claims = list(forgeries(bare, ProofBatch.parse({**earlier, "covered": None}), other, valid_rate=RATE))
 
-    batches = [honest, *(claim.proof for claim in claims)]
+    batches = [honest, *claims]
     node.poc("/init/validate", request)
     judged = [node.poc("/validate", batch.as_dict()) for batch in batches]
     node.poc("/stop")
@@ -99,7 +99,7 @@ def test_verdicts_and_distances_are_those_of_the_server(
     path = tmp_path / "proofs.jsonl"
     path.write_text("\n".join(map(json.dumps, bodies)))
     result = offline(
-        *("verify", path, "--model", demo_model_directory, *options(), "--node-count", 1),
+        *("verify", path, "--model", small_model, *options(), "--node-count", 1),
         *("--dtype", dtype, "--valid-rate", RATE, "--fraud-threshold", THRESHOLD, "--json"),
     )
     assert result.returncode == 1, result.stderr

@@ -31,14 +31,14 @@ async def oracle_distances(engine: TransformersEngine, round_: Round, nonces: li
 @pytest.mark.both_dtypes
 @pytest.mark.parametrize("use_random_projection", [True, False])
 def test_distances_agree_with_transformers(
-    node: Node, dtype: str, demo_model_directory: Path, use_random_projection: bool
+    node: Node, dtype: str, small_model: Path, use_random_projection: bool
 ) -> None:
     request = round_request(seq_len=64, use_random_projection=use_random_projection)
     nonces = list(range(1000, 1000 + 2 * BATCH_SIZE))
     node.poc("/init/validate", request)
     answer = node.poc("/validate", proof(request, nonces, [1.0] * len(nonces)))
 
-    engine = TransformersEngine(demo_model_directory, dtype=dtype, served_names=("demo",))
+    engine = TransformersEngine(small_model, dtype=dtype, served_names=("demo",))
     round_ = Round.resolve(PoCConfig(**request), engine.model)
     config = node.status()["config"]
     assert config["round"] == round_.digest, "both decide alike on what the request leaves open"

@@ -60,17 +60,17 @@ def test_a_model_with_a_norm_of_its_own(gemma: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.next
-def test_a_model_beside_its_draft_model(demo_model_directory: Path, tmp_path: Path) -> None:
+def test_a_model_beside_its_draft_model(small_model: Path, tmp_path: Path) -> None:
     """Whose layers are inference's too, and which a PoC batch does not run."""
-    draft = {"method": "draft_model", "model": str(demo_model_directory), "num_speculative_tokens": 2}
+    draft = {"method": "draft_model", "model": str(small_model), "num_speculative_tokens": 2}
     flags = ("--enforce-eager", "--speculative-config", json.dumps(draft))
-    with running_node(demo_model_directory, tmp_path / "server.log", *flags) as node:
+    with running_node(small_model, tmp_path / "server.log", *flags) as node:
         alone = node.complete("The proof of the pudding")
         cache = node.probe("cache_checksum")
         distances = distances_on(node)
         assert node.probe("cache_checksum") == cache
         assert node.complete("The proof of the pudding") == alone
-    check_with_transformers(demo_model_directory, distances)
+    check_with_transformers(small_model, distances)
 
 
 def test_a_model_with_latent_attention_and_experts(deepseek: Path, tmp_path: Path) -> None:

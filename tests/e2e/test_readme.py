@@ -31,9 +31,7 @@ def environment_with_vllm(folder: Path) -> Path:
     return folder
 
 
-def test_the_readmes_commands_end_with_a_server_that_is_ready(
-    demo_model_directory: Path, tmp_path: Path
-) -> None:
+def test_the_readmes_commands_end_with_a_server_that_is_ready(small_model: Path, tmp_path: Path) -> None:
     try:
         version("vllm")
         installed = []
@@ -45,7 +43,7 @@ def test_the_readmes_commands_end_with_a_server_that_is_ready(
     # On a CPU, a smaller model; a server of a test listens on loopback.
     port = free_port()
     flags = ("--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--max-num-seqs", "32")
-    model = f"{shlex.quote(str(demo_model_directory))} {shlex.join(flags)}"
+    model = f"{shlex.quote(str(small_model))} {shlex.join(flags)}"
     lines[-1] = "exec " + lines[-1].replace("Qwen/Qwen3-8B", model)
     assert lines[-1].startswith("exec hallmark serve /")
 

@@ -164,13 +164,13 @@ def test_a_distance_does_not_depend_on_its_batch_mates(node: Node) -> None:
 @pytest.mark.slow
 @pytest.mark.both_dtypes
 def test_distances_are_the_same_after_a_restart(
-    node: Node, dtype: str, demo_model_directory: Path, tmp_path: Path
+    node: Node, dtype: str, small_model: Path, tmp_path: Path
 ) -> None:
     """Specification 6.1: determinism, same seed, same projection, in another process."""
     round_, nonces = round_request(), list(range(40))
     node.poc("/init/validate", round_)
     before = computed(node, round_, nonces)
-    with running_node(demo_model_directory, tmp_path / "again.log", "--enforce-eager", dtype=dtype) as again:
+    with running_node(small_model, tmp_path / "again.log", "--enforce-eager", dtype=dtype) as again:
         again.poc("/init/validate", round_)
         assert computed(again, round_, nonces) == before
         shut_down_in_the_middle_of_a_batch(again, round_)

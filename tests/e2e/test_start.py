@@ -28,10 +28,10 @@ def run_to_its_end(command: tuple[str, ...], log: Path, **environment: str) -> t
 
 
 def test_a_model_that_writes_inferences_cache_itself_ends_the_start(
-    demo_model_directory: Path, tmp_path: Path
+    small_model: Path, tmp_path: Path
 ) -> None:
     """As some of vLLM 0.33's for CUDA do; no setting lets it through."""
-    model = live_cache_writer.make_model(demo_model_directory, tmp_path / "model")
+    model = live_cache_writer.make_model(small_model, tmp_path / "model")
     live_cache_writer.make_plugin(tmp_path / "plugin")
     support = Path(live_cache_writer.__file__).parent
     paths = [str(tmp_path / "plugin"), str(support), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -52,11 +52,11 @@ def test_a_model_that_writes_inferences_cache_itself_ends_the_start(
 
 @pytest.mark.slow
 def test_a_batch_that_vllm_was_not_sized_for_ends_the_start_with_both_numbers(
-    demo_model_directory: Path, tmp_path: Path
+    small_model: Path, tmp_path: Path
 ) -> None:
     """Started by vLLM's own command, so that nothing raises the limit."""
     code, log = run_to_its_end(
-        (*VLLM, str(demo_model_directory), "--max-num-batched-tokens", "4096"),
+        (*VLLM, str(small_model), "--max-num-batched-tokens", "4096"),
         tmp_path / "server.log",
         VLLM_PLUGINS="hallmark,hallmark_api",
         PYTHONSAFEPATH="1",
@@ -67,9 +67,9 @@ def test_a_batch_that_vllm_was_not_sized_for_ends_the_start_with_both_numbers(
 
 
 @pytest.mark.slow
-def test_workers_without_the_general_plugin_end_the_start(demo_model_directory: Path, tmp_path: Path) -> None:
+def test_workers_without_the_general_plugin_end_the_start(small_model: Path, tmp_path: Path) -> None:
     code, log = run_to_its_end(
-        (*VLLM, str(demo_model_directory), "--max-num-batched-tokens", "8192"),
+        (*VLLM, str(small_model), "--max-num-batched-tokens", "8192"),
         tmp_path / "server.log",
         VLLM_PLUGINS="hallmark_api",
         PYTHONSAFEPATH="1",
@@ -79,9 +79,9 @@ def test_workers_without_the_general_plugin_end_the_start(demo_model_directory: 
 
 
 @pytest.mark.slow
-def test_a_token_is_asked_for_on_every_control_route(demo_model_directory: Path, tmp_path: Path) -> None:
+def test_a_token_is_asked_for_on_every_control_route(small_model: Path, tmp_path: Path) -> None:
     with running_node(
-        demo_model_directory, tmp_path / "server.log", "--enforce-eager", HALLMARK_API_KEY="a token"
+        small_model, tmp_path / "server.log", "--enforce-eager", HALLMARK_API_KEY="a token"
     ) as node:
         node.http.headers["Authorization"] = "Bearer another"
         for method, path in (

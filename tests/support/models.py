@@ -12,12 +12,12 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hallmark.server.demo.model import build_demo_model
+from hallmark.server.models.small import build_small_model
 
 
 def _write(directory: Path, kind: type[PreTrainedModel], config: PreTrainedConfig) -> Path:
-    """A small model with random weights, and the demo model's tokenizer."""
-    build_demo_model(directory)
+    """A small model with random weights, and the small model's tokenizer."""
+    build_small_model(directory)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = kind(config).to(torch.bfloat16)

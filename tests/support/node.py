@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import torch
 
-from hallmark.server.demo.model import demo_dtype
+from hallmark.server.models.small import fast_dtype
 from hallmark.server.processes.child import ChildProcess, free_port
 
 BATCH_SIZE = 32
@@ -104,7 +104,7 @@ def running_node(
     }
     command = [
         *(*HALLMARK, "serve", str(model), "--host", "127.0.0.1", "--port", str(port)),
-        *("--served-model-name", "demo", "--dtype", dtype or demo_dtype(), "--max-model-len", "2048"),
+        *("--served-model-name", "demo", "--dtype", dtype or fast_dtype(), "--max-model-len", "2048"),
         *("--max-num-seqs", str(BATCH_SIZE), "--additional-config", json.dumps(config)),
         *("--worker-extension-cls", "probe.Probe"),
         *flags,

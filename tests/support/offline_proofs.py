@@ -1,4 +1,4 @@
-"""Proofs of the demo model, computed without a server, and the files that commands read them from."""
+"""Proofs of the small model, computed without a server, and the files that commands read them from."""
 
 import json
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.protocol.vectors import encode, encoding_of
 from hallmark.poc.rounds.payloads import generated_template
-from hallmark.server.demo.model import demo_dtype
+from hallmark.server.models.small import fast_dtype
 
 BATCH_SIZE, SEQ_LEN, NUMBERS = 8, 16, 2
 SHORT = ("--batch-size", BATCH_SIZE, "--seq-len", SEQ_LEN)
@@ -39,7 +39,7 @@ class Prover:
     """A node with a model, which proves honestly."""
 
     def __init__(self, directory: Path) -> None:
-        self.model = OfflineModel.load(directory, device="cpu", dtype=demo_dtype())
+        self.model = OfflineModel.load(directory, device="cpu", dtype=fast_dtype())
 
     def round(self, config: PoCConfig) -> Round:
         return Round.resolve(config, self.model.deployed(config.model, config.batch_size * config.seq_len))

@@ -16,7 +16,7 @@ NUMBER_TOLERANCES: dict[tuple[torch.dtype, str], float] = {
     # protocol.md: implementations compute c from H within 1e-4. A float32 sum of bf16 rows is nearly always
     # exact, so that hardly an element is rounded to bf16 the other way; of wider rows it loses a few 2^-24.
     (torch.bfloat16, "sums in another order"): 1e-4,
-    # The demo model: bench/numerics.py finds up to 0.093 between its bf16, fp16 and fp32 arithmetic and up to
+    # bench/numerics.py finds up to 0.093 between bf16, fp16 and fp32 arithmetic of the small model and up to
     # 0.045 between instruction sets of one CPU.
     (torch.bfloat16, "published vectors"): 0.2,
     (torch.float16, "sums in another order"): 1e-5,
@@ -25,7 +25,7 @@ NUMBER_TOLERANCES: dict[tuple[torch.dtype, str], float] = {
 """(dtype of the model, what differs) → largest difference of two numbers."""
 
 ENGINE_TOLERANCES: dict[tuple[str, str], float] = {
-    # Each of these changes where bf16 is rounded inside the model, and no more. For the demo model that
+    # Each of these changes where bf16 is rounded inside the model, and no more. For the small model that
     # moves a distance by up to 0.07 s (bench/results/numerics-*.json: fp16 and fp32 against bf16); twice
     # that is allowed, which is less than half of a round's default tolerance, 0.35 s.
     ("bfloat16", "transformers"): 0.15,  # another implementation of norms, attention and rotary embedding

@@ -21,7 +21,7 @@ from hallmark.poc.protocol.proof import Numerics
 from hallmark.poc.protocol.round_spec import RoundSpec
 from hallmark.poc.protocol.round_tensors import RoundTensors
 from hallmark.poc.rounds.engine_protocol import ComputedBatch, Slice
-from hallmark.server.demo.model import demo_dtype
+from hallmark.server.models.small import fast_dtype
 
 
 def tiny_model(
@@ -67,7 +67,7 @@ class TransformersEngine:
     ) -> None:
         if isinstance(model, Path):
             model = AutoModelForCausalLM.from_pretrained(
-                model, dtype=getattr(torch, dtype or demo_dtype()), attn_implementation="eager"
+                model, dtype=getattr(torch, dtype or fast_dtype()), attn_implementation="eager"
             ).eval()
         self._model = model
         self._dtype: torch.dtype = model.dtype

@@ -20,7 +20,7 @@ from hallmark.poc.protocol.law import distance_of, distance_std
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.verdict.calibration import ENOUGH_NONCES, Calibration, check_law
-from hallmark.poc.verdict.hypothesis_tests import cosine_errors
+from hallmark.poc.verdict.hypothesis_tests import number_errors
 from hallmark.server.cli.offline import recomputing
 from hallmark.server.cli.options import RoundFile, Stated, round_body, takes_settings
 
@@ -206,14 +206,13 @@ def _measured(first: _Side, second: _Side, common: Sequence[_Key], hidden_size: 
             )
     keys = [key for key in common if math.isfinite(second.distances[key])]
     left, right = ([side.distances[key] for key in keys] for side in (first, second))
-    errors = cosine_errors(left, right, distance_std(hidden_size))[:, None]
+    theirs, ours = None, None
     if keys and all(key in first.numbers and key in second.numbers for key in keys):
         counts = {len(side.numbers[key]) for side in (first, second) for key in keys}
         if len(counts) > 1:
             raise StateError(f"the sides have {' and '.join(map(str, sorted(counts)))} numbers a nonce")
-        ours, theirs = (np.array([side.numbers[key][1:] for key in keys]) for side in (second, first))
-        errors = np.concatenate([errors, (ours - theirs).reshape(len(keys), -1)], axis=1)
-    calibration = Calibration.measure(errors)
+        theirs, ours = (np.array([side.numbers[key] for key in keys]) for side in (first, second))
+    calibration = Calibration.measure(number_errors(left, right, distance_std(hidden_size), theirs, ours))
     check_law(left, hidden_size)
     return calibration
 
@@ -239,20 +238,11 @@ def _warnings(calibration: Calibration, first: _Side, second: _Side) -> Iterator
         yield "both sides name the same platform: nothing is measured between platforms"
 
 
-def _settings(calibration: Calibration) -> dict[str, float]:
-    return {
-        "honest_sigma": calibration.honest_sigma,
-        "honest_kurtosis": calibration.honest_kurtosis,
-        "honest_beyond": calibration.honest_beyond,
-        "honest_design_effect": calibration.honest_design_effect,
-    }
-
-
 def _as_json(
     calibration: Calibration, hidden_size: int, first: _Side, second: _Side, warnings: Sequence[str]
 ) -> str:
     measured: dict[str, Any] = asdict(calibration)
-    settings = _settings(calibration)
+    settings = calibration.settings
     return json.dumps(
         {
             "hidden_size": hidden_size,
@@ -266,7 +256,7 @@ def _as_json(
 
 def _as_text(calibration: Calibration) -> str:
     found = calibration
-    settings = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in _settings(found).items())
+    settings = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in found.settings.items())
     rows = {
         "nonces": f"{found.n}, {found.numbers} numbers each",
         "sigma": f"{found.sigma:.4f} s, at most {found.sigma_bound:.4f} s with 99.9 % confidence",

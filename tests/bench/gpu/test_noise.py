@@ -12,7 +12,9 @@ import pytest
 import torch
 from _noise_compare import Computed, clipped_sigma, compare, describe
 from _noise_inputs import KINDS, Batch, Inputs, Size, signed_groups, words
-from _noise_variants import numbers
+from _noise_variants import load, numbers
+from noise import embedding_table, write_tiny_llama
+from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).parents[3]
 
@@ -54,6 +56,23 @@ def test_a_way_that_fails_leaves_the_others_alone(tmp_path: Path) -> None:
     assert "failed: nothing" in ran.stdout
     assert "'nothing' is not known" in ran.stderr
     assert [path.name.partition("-transformers")[2] for path in tmp_path.iterdir()] == ["-eager-small.json"]
+
+
+def test_the_tiny_model_is_the_same_each_time_and_loaded_whole(tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder in folders:
+        write_tiny_llama(folder)
+    one, other = (folder / "model.safetensors" for folder in folders)
+    assert one.read_bytes() == other.read_bytes()
+    model = load(folders[0], torch.bfloat16, "eager")
+    assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert torch.equal(model.model.embed_tokens.weight, embedding_table(folders[0]))
+    weights = load_file(one)
+    del weights["model.norm.weight"]
+    save_file(weights, one, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"one: does not hold the whole model.*model\.norm\.weight"):
+        load(folders[0], torch.bfloat16, "eager")
 
 
 def test_groups_are_balanced_and_read_every_row_once() -> None:

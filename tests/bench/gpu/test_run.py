@@ -106,6 +106,15 @@ def test_linked_packages_and_the_plugin_are_found(tmp_path: Path) -> None:
     assert "vllm.general_plugins" in groups
 
 
+def test_stages_are_known_where_hallmark_is_not_importable_yet() -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'bench' / 'gpu')!r}); sys.modules['hallmark'] = None;"
+        "import run; print(len(run.stages(False)))"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == len(stages(is_small=False))
+
+
 @pytest.mark.parametrize("small", [True, False])
 def test_the_essential_stages_come_first(small: bool) -> None:
     assert list(stages(small))[:5] == ["machine", "tests", "kernels", "forward", "engine"]

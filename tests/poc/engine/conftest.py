@@ -7,13 +7,13 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def configure(demo_model_directory: Path) -> Any:
+def configure(small_model: Path) -> Any:
     from vllm.engine.arg_utils import EngineArgs
 
     def configure(**arguments: Any) -> Any:
         return EngineArgs(
             **{
-                "model": str(demo_model_directory),
+                "model": str(small_model),
                 "max_model_len": 2048,
                 "max_num_batched_tokens": 8192,
                 "max_num_seqs": 32,

@@ -42,40 +42,38 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (["--api-server-c=0"], "several API server processes, or none (--api-server-count)"),
     ],
 )
-def test_flags_that_are_cut_short(
-    refusal: Any, demo_model_directory: Path, flags: list[str], feature: str
-) -> None:
+def test_flags_that_are_cut_short(refusal: Any, small_model: Path, flags: list[str], feature: str) -> None:
     """Which only vLLM's parser understands."""
-    assert refusal(demo_model_directory, *flags) == f"hallmark: PoC does not work with {feature} yet."
+    assert refusal(small_model, *flags) == f"hallmark: PoC does not work with {feature} yet."
 
 
 def test_a_model_whose_configuration_shows_it_to_be_unfit(
-    refusal: Any, demo_model_directory: Path, tmp_path: Path
+    refusal: Any, small_model: Path, tmp_path: Path
 ) -> None:
     model = tmp_path / "model"
-    shutil.copytree(demo_model_directory, model)
+    shutil.copytree(small_model, model)
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "hidden_size_per_layer_input": 256}))
     told = "hallmark: PoC does not work with per-layer inputs (as in Gemma 3n) yet."
     assert refusal(model, "--max-num-batched-tokens", "8192") == told
 
 
-def test_a_batch_that_does_not_fit(refusal: Any, demo_model_directory: Path) -> None:
-    told = refusal(demo_model_directory, "--max-num-batched-tokens", "4096")
+def test_a_batch_that_does_not_fit(refusal: Any, small_model: Path) -> None:
+    told = refusal(small_model, "--max-num-batched-tokens", "4096")
     assert told.startswith(
         "hallmark: a PoC batch of max_batch_size 32 x seq_len 256 is 8192 tokens, more than"
     )
     assert "--max-num-batched-tokens of 4096" in told
 
 
-def test_a_wrong_setting(refusal: Any, demo_model_directory: Path) -> None:
+def test_a_wrong_setting(refusal: Any, small_model: Path) -> None:
     settings = ("--additional-config.hallmark.max_batch_size", "0")
-    told = refusal(demo_model_directory, "--max-num-batched-tokens", "8192", *settings)
+    told = refusal(small_model, "--max-num-batched-tokens", "8192", *settings)
     assert told.startswith("hallmark: hallmark.max_batch_size: 0 is not allowed; allowed: ")
 
 
 def test_what_is_allowed_goes_to_vllm_as_it_was_written(
-    monkeypatch: pytest.MonkeyPatch, demo_model_directory: Path
+    monkeypatch: pytest.MonkeyPatch, small_model: Path
 ) -> None:
     from vllm.entrypoints.cli.serve import ServeSubcommand
 
@@ -83,8 +81,8 @@ def test_what_is_allowed_goes_to_vllm_as_it_was_written(
     monkeypatch.setattr(ServeSubcommand, "cmd", staticmethod(started.append))
     monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     flags = ["--max-num-batched-tokens", "8192", "-tp", "2", "--port", "8123"]
-    monkeypatch.setattr(sys, "argv", ["launch", "serve", str(demo_model_directory), *flags])
+    monkeypatch.setattr(sys, "argv", ["launch", "serve", str(small_model), *flags])
     launch.main()
     [args] = started
-    assert args.model_tag == str(demo_model_directory)
+    assert args.model_tag == str(small_model)
     assert (args.max_num_batched_tokens, args.tensor_parallel_size, args.port) == (8192, 2, 8123)

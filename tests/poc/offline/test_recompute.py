@@ -19,7 +19,7 @@ from hallmark.poc.offline.recompute import Recomputation, model_fingerprint
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.verdict.sampling import draw_sample
-from hallmark.server.demo.model import build_demo_model
+from hallmark.server.models.small import build_small_model
 
 
 def batch(**changes: Any) -> ProofBatch:
@@ -106,7 +106,7 @@ class TestModel:
             OfflineModel(module, "cpu")
 
     def test_a_dtype_is_needed(self, tmp_path: Path) -> None:
-        build_demo_model(tmp_path)
+        build_small_model(tmp_path)
         path = tmp_path / "config.json"
         path.write_text(path.read_text().replace('"dtype": "bfloat16",', ""))
         with pytest.raises(FieldError, match="the model's configuration names none of them"):
@@ -132,7 +132,7 @@ class TestModel:
 
 class TestFingerprint:
     def test_every_byte_counts_and_no_time_does(self, tmp_path: Path) -> None:
-        build_demo_model(tmp_path)
+        build_small_model(tmp_path)
         first = model_fingerprint(tmp_path)
         weights = tmp_path / "model.safetensors"
         content = bytearray(weights.read_bytes())

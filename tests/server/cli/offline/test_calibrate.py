@@ -16,7 +16,7 @@ from hallmark.poc.protocol.law import distance_std
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.rounds.payloads import validated_payload
 from hallmark.poc.verdict.judge import judge
-from hallmark.server.demo.model import HIDDEN_SIZE, build_demo_model, demo_dtype
+from hallmark.server.models.small import HIDDEN_SIZE, build_small_model, fast_dtype
 
 WIDTH = ("--hidden-size", HIDDEN_SIZE)
 S = distance_std(HIDDEN_SIZE)
@@ -107,7 +107,7 @@ def test_of_what_validated_callbacks_carried(cli: Cli, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("calibrate") / "model"
-    build_demo_model(path)
+    build_small_model(path)
     return path
 
 
@@ -122,7 +122,7 @@ class TestWithTheModel:
     ) -> None:
         path = write(tmp_path / "p.json", elsewhere(honest, round_digest=honest.round_digest).as_dict())
         # What elsewhere is known of the platform does not say in what dtype it computed.
-        options = ("--model", directory, *SHORT, "--dtype", demo_dtype())
+        options = ("--model", directory, *SHORT, "--dtype", fast_dtype())
         found = as_json(cli("calibrate", path, *options, "--json"))
         errors = np.subtract(elsewhere(honest).dist, honest.dist) / S
         assert found["n"] == 104

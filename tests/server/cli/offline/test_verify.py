@@ -14,6 +14,7 @@ import pytest
 import torch
 from command_line import Cli, Result
 from fastapi.testclient import TestClient
+from forgeries import forgeries
 from offline_proofs import BATCH_SIZE, NUMBERS, SEQ_LEN, SHORT, Prover, claiming, config, part, write
 from older_files import written_by_734b105
 from safetensors.torch import load_file, save_file
@@ -24,8 +25,7 @@ from hallmark.poc.protocol.law import distance_of, distance_std, r_target_for
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.rounds.payloads import validated_payload
 from hallmark.poc.verdict.judge import judge
-from hallmark.server.demo.claims import forgeries
-from hallmark.server.demo.model import HIDDEN_SIZE, build_demo_model, demo_dtype
+from hallmark.server.models.small import HIDDEN_SIZE, build_small_model, fast_dtype
 from hallmark.server.receiver.app import create_app
 
 VECTORS = Path(__file__).parents[4] / "docs" / "vectors.json"
@@ -34,7 +34,7 @@ VECTORS = Path(__file__).parents[4] / "docs" / "vectors.json"
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("offline") / "model"
-    build_demo_model(path)
+    build_small_model(path)
     return path
 
 
@@ -50,7 +50,7 @@ def honest(prover: Prover) -> ProofBatch:
 
 @pytest.fixture
 def verify(cli: Cli, directory: Path) -> Cli:
-    """Runs the command with the demo model and short batches; later options override."""
+    """Runs the command with the small model and short batches; later options override."""
 
     def run(*arguments: object) -> Result:
         return cli("verify", "--model", directory, *SHORT, *arguments)
@@ -84,7 +84,7 @@ class TestVerdicts:
         assert verdict["tests"].keys() == {"nonces", "rms", "beyond", "signed_mean"}
         assert verdict["numbers"] == NUMBERS
         assert summary["credited_nonces"] == summary["honest"] * len(honest.nonces) == 24
-        assert summary["numerics"]["dtype"] == demo_dtype()
+        assert summary["numerics"]["dtype"] == fast_dtype()
 
     def test_the_published_vectors(self, cli: Cli, directory: Path, tmp_path: Path) -> None:
         """Within their tolerance, in another dtype than they were made in where bf16 is slow."""
@@ -102,7 +102,7 @@ class TestVerdicts:
         }
         result = cli(
             *("verify", write(tmp_path / "v.json", claim), "--model", directory, "--json"),
-            *("--batch-size", stated["batch_size"], "--seq-len", stated["seq_len"], "--dtype", demo_dtype()),
+            *("--batch-size", stated["batch_size"], "--seq-len", stated["seq_len"], "--dtype", fast_dtype()),
         )
         assert result.code == 0, result.out
         verdict = one(result)
@@ -110,9 +110,9 @@ class TestVerdicts:
         assert verdict["computed_distances"] == pytest.approx(dist, abs=tolerance, rel=0)
         assert (verdict["verdict"], verdict["n_invalid"]) == ("honest", 0)
 
-    def test_every_forgery_of_the_demo(self, verify: Cli, prover: Prover, tmp_path: Path) -> None:
+    def test_every_forgery_is_caught(self, verify: Cli, prover: Prover, tmp_path: Path) -> None:
         altered = tmp_path / "altered"
-        build_demo_model(altered, altered_layer=2)
+        build_small_model(altered, altered_layer=2)
         honest = prover.prove(range(48), valid_rate=0.5)
         claims = list(
             forgeries(
@@ -122,14 +122,11 @@ class TestVerdicts:
                 valid_rate=0.5,
             )
         )
-        path = write(tmp_path / "p.json", honest.as_dict(), *(claim.proof.as_dict() for claim in claims))
+        path = write(tmp_path / "p.json", honest.as_dict(), *(claim.as_dict() for claim in claims))
         result = verify(path, "--valid-rate", 0.5, "--json")
         assert result.code == 1
         verdicts = [verdict for verdict in lines(result)[0] if not verdict["joined"]]
-        assert [verdict["verdict"] for verdict in verdicts] == [
-            "honest",
-            *(claim.deserved.value for claim in claims),
-        ]
+        assert [verdict["verdict"] for verdict in verdicts] == ["honest", *["fraud"] * len(claims)]
         for verdict in verdicts[1:]:
             assert verdict["rejected_by"]
             assert verdict["probability_honest"] < 1e-7
@@ -224,7 +221,7 @@ class TestFiles:
         computed = dict(zip(honest.nonces, found.tolist(), strict=True))
         body = validated_payload(judge(lied, computed, round_), "request")
         # Such a body does not say in what dtype it was computed.
-        result = verify(write(tmp_path / "p.json", body), "--dtype", demo_dtype(), "--json")
+        result = verify(write(tmp_path / "p.json", body), "--dtype", fast_dtype(), "--json")
         assert result.code == 1
         assert one(result)["computed_distances"] == list(honest.dist)
         assert one(result)["numbers"] == 1
@@ -348,7 +345,7 @@ class TestRefusals:
             (("--projection-scale", 0.02), "projection_scale '0.015625' and not '0.02'"),
             (
                 ("--dtype", "float16"),
-                f"the batch was computed in dtype '{demo_dtype()}', it would be judged in dtype 'float16'",
+                f"the batch was computed in dtype '{fast_dtype()}', it would be judged in dtype 'float16'",
             ),
         ],
     )
@@ -401,7 +398,7 @@ class TestRefusals:
         (tmp_path / "empty").mkdir()
         empty = cli("verify", path, "--model", tmp_path / "empty")
         (tmp_path / "torn").mkdir()
-        build_demo_model(tmp_path / "torn")
+        build_small_model(tmp_path / "torn")
         weights = tmp_path / "torn" / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:1000])
         torn = cli("verify", path, "--model", tmp_path / "torn")
@@ -412,7 +409,7 @@ class TestRefusals:
 
     def test_a_model_that_lacks_weights(self, cli: Cli, honest: ProofBatch, tmp_path: Path) -> None:
         """transformers would fill them in at random."""
-        build_demo_model(tmp_path / "model")
+        build_small_model(tmp_path / "model")
         weights = load_file(tmp_path / "model" / "model.safetensors")
         del weights["model.layers.1.mlp.up_proj.weight"]
         save_file(weights, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
@@ -561,7 +558,7 @@ class TestState:
     ) -> None:
         path, state = write(tmp_path / "p.json", honest.as_dict()), tmp_path / "s.jsonl"
         verify(path, "--state", state)
-        build_demo_model(tmp_path / "altered", altered_layer=1)
+        build_small_model(tmp_path / "altered", altered_layer=1)
         altered = cli("verify", path, "--model", tmp_path / "altered", *SHORT, "--state", state)
         assert altered.code == 1
         assert altered.err == "", "nothing is taken from the file"

@@ -34,12 +34,12 @@ def wait_for(text: str, process: ChildProcess) -> None:
 
 @pytest.mark.slow
 def test_it_says_ready_once_chat_and_proofs_are_and_ends_as_vllm_ends(
-    demo_model_directory: Path, tmp_path: Path
+    small_model: Path, tmp_path: Path
 ) -> None:
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     flags = ("--served-model-name", "demo", "--max-num-seqs", "32")
-    with serving(demo_model_directory, tmp_path / "log", *flags, port=port) as process:
+    with serving(small_model, tmp_path / "log", *flags, port=port) as process:
         wait_for(f"hallmark: ready: {url}, chat at /v1, proof of compute at /api/v1/pow\n", process)
         status = httpx.get(f"{url}/api/v1/pow/status").raise_for_status().json()
         assert status["state"] == "IDLE"
@@ -56,12 +56,10 @@ def test_it_says_ready_once_chat_and_proofs_are_and_ends_as_vllm_ends(
 
 
 @pytest.mark.slow
-def test_a_server_that_came_up_without_proof_of_compute_is_stopped(
-    demo_model_directory: Path, tmp_path: Path
-) -> None:
+def test_a_server_that_came_up_without_proof_of_compute_is_stopped(small_model: Path, tmp_path: Path) -> None:
     """vLLM leaves our routes out of a server that does not generate text, and only says so in its log."""
     flags = ("--runner", "pooling", "--convert", "embed")
-    with serving(demo_model_directory, tmp_path / "log", *flags, port=free_port()) as process:
+    with serving(small_model, tmp_path / "log", *flags, port=free_port()) as process:
         wait_for("Initializing a V1 LLM engine", process)
         below = descendants(process.pid)
         assert process.wait(600) == 2
@@ -75,9 +73,9 @@ def test_a_server_that_came_up_without_proof_of_compute_is_stopped(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_stays_of_a_server_that_is_stopped_while_it_starts(
-    demo_model_directory: Path, tmp_path: Path, number: signal.Signals
+    small_model: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
-    with serving(demo_model_directory, tmp_path / "log", port=free_port()) as process:
+    with serving(small_model, tmp_path / "log", port=free_port()) as process:
         wait_for("Initializing a V1 LLM engine", process)
         below = descendants(process.pid)
         assert len(below) >= 2
@@ -96,8 +94,8 @@ def test_the_exit_code_is_vllms(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_signal_ends_it_at_once(demo_model_directory: Path, tmp_path: Path) -> None:
-    with serving(demo_model_directory, tmp_path / "log", port=free_port()) as process:
+def test_a_second_signal_ends_it_at_once(small_model: Path, tmp_path: Path) -> None:
+    with serving(small_model, tmp_path / "log", port=free_port()) as process:
         wait_for("Initializing a V1 LLM engine", process)
         below = descendants(process.pid)
         process.send_signal(signal.SIGINT)

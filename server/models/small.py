@@ -45,7 +45,7 @@ _CHAT_TEMPLATE: Final = (
 )
 
 
-def demo_dtype() -> str:
+def fast_dtype() -> str:
     """The dtype that this machine serves the model in: bfloat16, float32 where that is many times as fast.
 
     On x86 processors without AVX-512 PyTorch has no fast bf16 product.
@@ -54,7 +54,7 @@ def demo_dtype() -> str:
     return "float32" if slow else "bfloat16"
 
 
-def build_demo_model(directory: Path, *, seed: int = 0, altered_layer: int | None = None) -> None:
+def build_small_model(directory: Path, *, seed: int = 0, altered_layer: int | None = None) -> None:
     """Write the model, its configuration and its tokenizer into a directory.
 
     Args:

@@ -62,5 +62,9 @@ class Steps:
         """Write a line about something that is done."""
         self.console.print("[green]✓[/green]", escape(sentence), soft_wrap=True, highlight=False)
 
+    def warn(self, sentence: str) -> None:
+        """Write a line about something that is not as it was wished."""
+        self.console.print("[yellow]![/yellow]", escape(sentence), soft_wrap=True, highlight=False)
+
     def _line(self, text: str) -> None:
         self.console.print(escape(text), soft_wrap=True, highlight=False)

@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from hallmark.server.demo.steps import Steps
+from hallmark.server.cli.steps import Steps
 
 
 def console(*, terminal: bool) -> tuple[Console, io.StringIO]:

@@ -1,0 +1,1 @@
+"""Models to try Hallmark with: a really trained one out of a wheel, and a small one made here."""
