@@ -129,3 +129,17 @@ SECURITY = {
         where=lambda row: row["rate"] == 0.1,
     ),
 }
+
+DEMO = {
+    "demo": Table(
+        "demo",
+        (
+            ("who sent a proof", "who", text),
+            ("what it did, and saved", "what", text),
+            ("verdict", "verdict", text),
+            ("p-value", "p_value", text),
+            ("rejected by", "rejected_by", text),
+        ),
+    )
+}
+"""The table of docs/quickstart.md."""

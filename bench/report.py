@@ -16,15 +16,16 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script's own folder out
 
 from _performance_tables import PERFORMANCE
-from _security_tables import SECURITY
+from _security_tables import DEMO, SECURITY
 from _tables import text as as_it_is
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
-TABLES = {**PERFORMANCE, **SECURITY}
+TABLES = {**PERFORMANCE, **SECURITY, **DEMO}
 DOCUMENTS = {
     ROOT / "docs" / "performance.md": PERFORMANCE,
     ROOT / "docs" / "security.md": SECURITY,
+    ROOT / "docs" / "quickstart.md": DEMO,
 }
 """Each document, and the tables that stand in it."""
 _BLOCK = re.compile(r"(<!-- (?P<kind>table|findings): (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
