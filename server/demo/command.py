@@ -168,8 +168,8 @@ def _conclusion(judged: "Sequence[Judged]", model: str) -> str:
     """What all that has shown, where everything came out right."""
     count = sum(one.claim.deserved is not Verdict.HONEST for one in judged)
     return (
-        f"All came out right. The honest node proved that it runs {model}, the validator checked it while it "
-        f"answered chat, and {count} of {count} cheats were stopped."
+        f"All came out right. The honest node proved that it runs {model}, the validator checked that while "
+        f"it answered chat, and {count} of {count} cheats were stopped."
     )
 
 

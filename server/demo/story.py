@@ -216,8 +216,8 @@ class Story:
             update(f"{found.n} nonces, {found.numbers} numbers each")
         self.calibration = asdict(found)
         self._steps.say(
-            f"Honest noise: sigma {found.sigma:.4f} of a number's spread; allowed: {found.honest_sigma:g} "
-            "(99.9 % sure)"
+            f"Honest noise: sigma {found.sigma:.4f} of a number's spread; "
+            f"assumed at most {found.honest_sigma:g}"
         )
         return found
 
@@ -233,7 +233,7 @@ class Story:
             equal = sum(ours == theirs for ours, theirs in zip(computed, claim.proof.dist, strict=True))
             update(f"{equal} of {len(computed)} nonces recomputed, the same to the last bit")
         if words:
-            self._steps.say(f"Meanwhile it was asked {len(words)} times: {_QUESTION} {words[-1]}")
+            self._steps.say(f"Meanwhile it answered {len(words)} chats: {_QUESTION} {words[-1]}")
         else:
             problems.append("no chat request was answered before the verdict")
         if equal < len(computed):

@@ -65,7 +65,7 @@ def test_the_whole_demo_comes_out_right(tmp_path: Path) -> None:
     assert "runs SmolLM2-135M-Instruct" in " ".join(shown.split())
     assert shown.count("Paris") == 2, "asked before, and while it validated"
     assert "Chat was refused meanwhile, as it should be: 503" in shown
-    assert re.search(r"Honest noise: sigma 0\.\d+ of a number's spread; allowed: 0\.\d+", shown)
+    assert re.search(r"Honest noise: sigma 0\.\d+ of a number's spread; assumed at most 0\.\d+", shown)
     assert not list((tmp_path / "tmp").glob("hallmark-demo-*"))
 
 
