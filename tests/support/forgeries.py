@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
+from offline_proofs import part
+
 from hallmark.poc.protocol.law import distance_std, number_of, r_target_for
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.vectors import encode
@@ -24,17 +26,14 @@ def forgeries(
         other_model: Computed for the round's block with another model.
         valid_rate: The round's.
     """
-    honest, other_block, other_model = (first(proof, NONCES) for proof in (honest, other_block, other_model))
+    honest, other_block, other_model = (
+        part(proof, slice(NONCES)) for proof in (honest, other_block, other_model)
+    )
     yield made_up(honest, valid_rate)
     yield lowered(honest)
     yield replace(honest, public_key="thief")
     yield replace(other_block, block_hash=honest.block_hash, block_height=honest.block_height)
     yield other_model
-
-
-def first(proof: ProofBatch, nonces: int) -> ProofBatch:
-    vectors = None if proof.vectors is None else proof.vectors[:nonces]
-    return replace(proof, nonces=proof.nonces[:nonces], dist=proof.dist[:nonces], vectors=vectors)
 
 
 def lowered(honest: ProofBatch) -> ProofBatch:

