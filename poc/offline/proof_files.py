@@ -10,6 +10,7 @@ from hallmark.poc.core.checks import check_float
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.core.strict_json import parse_json
 from hallmark.poc.protocol.proof import ProofBatch
+from hallmark.poc.protocol.verdict_body import claimed_batch, is_verdict, recomputed_batch
 
 __all__ = ["DeliveredBatch", "read_batches", "read_bodies"]
 
@@ -60,17 +61,7 @@ def read_bodies(path: Path) -> Iterator[dict[str, Any]]:
         FieldError: It is no such file.
     """
     for body in _bodies(path):
-        yield _as_claimed(body)
-
-
-def _as_claimed(body: dict[str, Any]) -> dict[str, Any]:
-    if "received_dist" not in body:
-        return body
-    claimed = {**body, "dist": body["received_dist"], "vectors": body.get("received_vectors")}
-    if claimed["vectors"] is None:
-        del claimed["vectors"]
-        claimed.pop("encoding", None)
-    return claimed
+        yield claimed_batch(body) if is_verdict(body) else body
 
 
 def _bodies(path: Path) -> Iterator[dict[str, Any]]:
@@ -110,11 +101,11 @@ def _parse(path: Path) -> list[Any]:
 
 
 def _delivered(body: dict[str, Any], source: str) -> DeliveredBatch:
-    proof = ProofBatch.parse(_as_claimed(body))
+    proof = ProofBatch.parse(claimed_batch(body) if is_verdict(body) else body)
     r_target = body.get("r_target")
     if r_target is not None:
         r_target = check_float("r_target", r_target, least=0.0, most=float("inf"), allowed="a number above 0")
     computed = None
-    if "received_dist" in body:
-        computed = ProofBatch.parse({**body, "numerics": None})
+    if is_verdict(body):
+        computed = ProofBatch.parse({**recomputed_batch(body), "numerics": None})
     return DeliveredBatch(source=source, proof=proof, r_target=r_target, computed=computed)

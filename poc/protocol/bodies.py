@@ -90,11 +90,14 @@ class ValidatedBody(_Origin, Conclusion):
 
     request_id: str
     nonces: _Nonces
-    dist: _Distances
+    dist: Annotated[
+        list[float | None],
+        Field(description="Recomputed; null where that failed or the nonce was not sampled."),
+    ]
     received_dist: _Distances
-    computed_distances: _Distances
+    computed_distances: list[float | None]
     received_distances: _Distances
-    vectors: Annotated[_Vectors, Field(description="Recomputed, as dist is.")]
+    vectors: Annotated[list[str | None], Field(description="Recomputed, as dist is.")]
     received_vectors: Annotated[_Vectors | None, Field(description="Null where the batch brought none.")]
     encoding: Encoding
     valid: list[bool]

@@ -36,7 +36,7 @@ def encoding_of(numbers: int) -> Encoding:
     return {"dtype": "f16", "k_dim": numbers, "endian": "le"}
 
 
-def encode(numbers: Sequence[Sequence[float]]) -> tuple[str, ...]:
+def encode(numbers: Sequence[Sequence[float]] | npt.NDArray[np.float64]) -> tuple[str, ...]:
     """The vectors of nonces, each number rounded once.
 
     Args:

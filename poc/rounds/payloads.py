@@ -1,6 +1,9 @@
 """What goes over the wire about distances: callback bodies and verdicts."""
 
 import math
+from collections.abc import Sequence
+
+import numpy as np
 
 from hallmark.poc.protocol.bodies import Conclusion, GeneratedTemplate, ValidatedBody, VerdictBody
 from hallmark.poc.protocol.proof import Numerics
@@ -30,35 +33,30 @@ def generated_template(round_: Round, numerics: Numerics) -> GeneratedTemplate:
 
 
 def validated_payload(validated: ValidatedBatch, request_id: str) -> ValidatedBody:
-    """The body of `/validated`.
+    """The body of `/validated`: the batch as it came, repeated nonces included, and what became of it.
 
-    Its arrays hold the nonces that were recomputed, of a sampled batch those of the sample. Nonces that could
-    not be recomputed are not in them, where receivers expect numbers, but in `failed_nonces`. The vectors are
-    those of the recomputation, and `received_vectors` null where the batch brought none.
+    Its arrays run in step with the nonces as they were received: clients compare them entry by entry.
+    `dist` and `vectors` are those of the recomputation, null where it failed or the nonce was not sampled.
     """
-    judged = [place for place, distance in enumerate(validated.computed_dist) if math.isfinite(distance)]
-    received = [validated.received_dist[place] for place in judged]
-    computed = [validated.computed_dist[place] for place in judged]
     proof = validated.proof
+    places = _places(validated)
+    vectors = _vectors(validated)
+    computed = _claimed_distances(validated, places)
     return {
         "request_id": request_id,
         "public_key": proof.public_key,
         "block_hash": proof.block_hash,
         "block_height": proof.block_height,
         "node_id": proof.node_id,
-        "nonces": [validated.nonces[place] for place in judged],
+        "nonces": list(proof.nonces),
         "dist": computed,
-        "received_dist": received,
+        "received_dist": list(proof.dist),
         "computed_distances": computed,
-        "received_distances": received,
-        "vectors": [*encode([validated.computed_numbers[place] for place in judged])],
-        "received_vectors": (
-            None
-            if proof.vectors is None
-            else [*encode([validated.received_numbers[place] for place in judged])]
-        ),
-        "encoding": encoding_of(len(validated.computed_numbers[0]) if validated.computed_numbers else 1),
-        "valid": [is_below_target(distance, validated.r_target) for distance in computed],
+        "received_distances": list(proof.dist),
+        "vectors": [vectors[place] for place in places],
+        "received_vectors": None if proof.vectors is None else list(proof.vectors),
+        "encoding": encoding_of(validated.computed_numbers.shape[1]),
+        "valid": _validity(computed, validated.r_target),
         **_conclusion(validated),
     }
 
@@ -70,14 +68,37 @@ def verdict_fields(validated: ValidatedBatch) -> VerdictBody:
     the recomputation failed or the nonce was not sampled. Without a verdict `fraud_detected` is false, and
     `verdict` says so.
     """
-    computed = dict(zip(validated.nonces, validated.computed_dist, strict=True))
-    distances = [computed.get(nonce, math.nan) for nonce in validated.proof.nonces]
+    computed = _claimed_distances(validated, _places(validated))
     return {
         "nonces": list(validated.proof.nonces),
-        "computed_distances": [distance if math.isfinite(distance) else None for distance in distances],
-        "valid": [is_below_target(distance, validated.r_target) for distance in distances],
+        "computed_distances": computed,
+        "valid": _validity(computed, validated.r_target),
         **_conclusion(validated),
     }
+
+
+def _places(validated: ValidatedBatch) -> list[int]:
+    """Where each claim's nonce stands among those recomputed; the place after them all where it does not."""
+    place_of = {nonce: place for place, nonce in enumerate(validated.nonces)}
+    return [place_of.get(nonce, len(place_of)) for nonce in validated.proof.nonces]
+
+
+def _claimed_distances(validated: ValidatedBatch, places: Sequence[int]) -> list[float | None]:
+    """The recomputed distance of each claim."""
+    of_nonces = [distance if math.isfinite(distance) else None for distance in validated.computed_dist]
+    of_nonces.append(None)
+    return [of_nonces[place] for place in places]
+
+
+def _vectors(validated: ValidatedBatch) -> list[str | None]:
+    """The recomputed numbers of each nonce, and null for one that was not recomputed."""
+    is_known = np.isfinite(validated.computed_numbers[:, 0])
+    known = iter(encode(validated.computed_numbers[is_known]))
+    return [*(next(known) if each else None for each in is_known.tolist()), None]
+
+
+def _validity(distances: Sequence[float | None], r_target: float) -> list[bool]:
+    return [distance is not None and is_below_target(distance, r_target) for distance in distances]
 
 
 def _conclusion(validated: ValidatedBatch) -> Conclusion:

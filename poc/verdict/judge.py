@@ -1,9 +1,8 @@
 """What a verifier concludes: claims against recomputed distances."""
 
 import math
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
@@ -42,6 +41,7 @@ which nonces to be judged by. The density test counts what is more as not valid.
 
 
 _Floats = npt.NDArray[np.float64]
+_Integers = npt.NDArray[np.int64]
 
 
 class Verdict(StrEnum):
@@ -63,8 +63,7 @@ class ValidatedBatch:
         received_dist: The claim that was judged, the worst where a nonce was claimed more than once.
         computed_dist: The recomputed distance; NaN where the recomputation failed.
         numbers: How many numbers of a nonce it was judged by: the round's, or 1 where it has no vectors.
-        received_numbers: The numbers of the claim that was judged, as vectors have them; none without these.
-        computed_numbers: The recomputed numbers, the round's k of each nonce.
+        computed_numbers: The recomputed numbers, the round's k of each nonce, [n, k]; NaN where it failed.
         r_target: The round's.
         fraud_threshold: The round's.
         tolerance: Of an honest distance, 3.5 · `honest_sigma` as an absolute number; None is the older rule.
@@ -94,8 +93,7 @@ class ValidatedBatch:
     received_dist: tuple[float, ...]
     computed_dist: tuple[float, ...]
     numbers: int
-    received_numbers: tuple[tuple[float, ...], ...]
-    computed_numbers: tuple[tuple[float, ...], ...]
+    computed_numbers: npt.NDArray[np.float64] = field(compare=False)
     r_target: float
     fraud_threshold: float
     tolerance: float | None
@@ -148,44 +146,47 @@ def judge(
             pass.
         FieldError: The sample is empty, or has a nonce that the batch does not claim.
     """
-    claims: defaultdict[int, list[int]] = defaultdict(list)
-    for place, nonce in enumerate(proof.nonces):
-        claims[nonce].append(place)
-    drawn = _check_sample(sampled, claims)
-    _check_computed(drawn, computed, round_)
-    nonces = tuple(nonce for nonce in claims if nonce in drawn)
-    failed = tuple(nonce for nonce in nonces if not all(map(math.isfinite, computed[nonce])))
-    left = set(failed)
+    claimed = dict.fromkeys(proof.nonces)
+    drawn = _check_sample(sampled, claimed)
+    nonces = tuple(nonce for nonce in claimed if nonce in drawn)
+    ours = _recomputed(nonces, computed, round_.numbers)
+    is_known = np.isfinite(ours[:, 0])
+    failed = tuple(nonce for nonce, known in zip(nonces, is_known.tolist(), strict=True) if not known)
     vectors = proof.numbers()
     numbers = 1 if vectors is None else round_.numbers
     bound = _bound(round_, numbers)
-    places = [place for nonce in nonces if nonce not in left for place in claims[nonce]]
-    distances, errors = _errors(proof, vectors, places, computed, round_)
-    is_invalid = _invalid(proof, places, distances, errors, round_, bound)
-    sizes = mean_squares(errors)
-    # An invalid claim is worse than a valid one, then the farthest off.
-    worst: dict[int, int] = {}
-    for row, place in enumerate(places):
-        other = worst.setdefault(proof.nonces[place], row)
-        if (is_invalid[row], sizes[row]) > (is_invalid[other], sizes[other]):
-            worst[proof.nonces[place]] = row
-    judged = [*worst.values()]
-    errors = errors[judged]
-    invalid = tuple(nonce for nonce, row in worst.items() if is_invalid[row])
-    received = [places[worst[nonce]] if nonce in worst else claims[nonce][0] for nonce in nonces]
+    row_of = {nonce: row for row, nonce in enumerate(nonces)}
+    # The row of each claim's nonce, -1 where it was not drawn.
+    rows = np.fromiter((row_of.get(nonce, -1) for nonce in proof.nonces), np.int64, len(proof.nonces))
+    places = np.flatnonzero((rows >= 0) & is_known[rows] if nonces else rows >= 0)
+    distances = np.array([distance_of(number, round_.hidden_size) for number in ours[:, 0].tolist()])
+    errors = number_errors(
+        np.asarray(proof.dist, dtype=np.float64)[places],
+        distances[rows[places]],
+        round_.distance_std,
+        None if vectors is None else vectors[places],
+        ours[rows[places]],
+    )
+    counts = np.array([round_.is_valid(distance) for distance in proof.dist], dtype=np.bool_)
+    is_invalid = ~counts[places] | _is_too_far(distances[rows[places]], errors, round_, bound)
+    # An invalid claim is worse than a valid one, then the farthest off, then the first.
+    worst = _last_of_each(rows[places], np.lexsort((-places, mean_squares(errors), is_invalid, rows[places])))
+    errors = errors[worst]
+    invalid = tuple(nonces[row] for row in rows[places[worst[is_invalid[worst]]]].tolist())
+    received = _first_of_each(rows, len(nonces))
+    received[rows[places[worst]]] = places[worst]
     n_covered = _n_covered(proof, round_)
 
-    tests = {"nonces": binomial_test(len(invalid), len(judged), bound.probability)}
+    tests = {"nonces": binomial_test(len(invalid), len(worst), bound.probability)}
     tests.update(_tests_of_errors(errors, round_))
     if n_covered is not None:
         # A nonce is valid if all its claims are.
-        n_valid = sum(
-            all(round_.is_valid(proof.dist[place]) for place in its_own) for its_own in claims.values()
-        )
+        not_valid = {proof.nonces[place] for place in np.flatnonzero(~counts).tolist()}
+        n_valid = len(claimed) - len(not_valid)
         tests["density"] = density_test(n_valid, n_covered, round_.valid_rate, round_.honest_sigma or 0.0)
     threshold = round_.config.fraud_threshold
     probability = bonferroni(tests.values())
-    if not judged or len(failed) > MAX_FAILED * len(nonces):
+    if not len(worst) or len(failed) > MAX_FAILED * len(nonces):
         verdict = Verdict.NO_VERDICT
     elif probability < threshold:
         verdict = Verdict.FRAUD
@@ -194,23 +195,22 @@ def judge(
     return ValidatedBatch(
         proof=proof,
         nonces=nonces,
-        received_dist=tuple(proof.dist[place] for place in received),
-        computed_dist=tuple(float(distances[worst[n]]) if n in worst else math.nan for n in nonces),
+        received_dist=tuple(proof.dist[place] for place in received.tolist()),
+        computed_dist=tuple(distances.tolist()),
         numbers=numbers,
-        received_numbers=() if vectors is None else tuple(map(tuple, vectors[received].tolist())),
-        computed_numbers=tuple(tuple(map(float, computed[nonce])) for nonce in nonces),
+        computed_numbers=ours,
         r_target=round_.r_target,
         fraud_threshold=threshold,
         tolerance=round_.tolerance,
         honest_sigma=round_.honest_sigma,
         n_invalid=len(invalid),
-        n_judged=len(judged),
-        n_duplicates=len(proof.nonces) - len(claims),
+        n_judged=len(worst),
+        n_duplicates=len(proof.nonces) - len(claimed),
         n_covered=n_covered,
         invalid_nonces=invalid,
         failed_nonces=failed,
-        error_rms=float(np.sqrt(np.mean(np.square(errors)))) if judged else None,
-        error_mean=float(np.mean(errors[:, 0])) if judged else None,
+        error_rms=float(np.sqrt(np.mean(np.square(errors)))) if len(worst) else None,
+        error_mean=float(np.mean(errors[:, 0])) if len(worst) else None,
         tests=MappingProxyType(tests),
         rejected_by=tuple(name for name, p_value in tests.items() if len(tests) * p_value < threshold),
         probability_honest=probability,
@@ -219,16 +219,25 @@ def judge(
     )
 
 
-def _check_computed(drawn: Collection[int], computed: Mapping[int, Sequence[float]], round_: Round) -> None:
-    missing = set(drawn) - computed.keys()
+def _recomputed(nonces: Sequence[int], computed: Mapping[int, Sequence[float]], numbers: int) -> _Floats:
+    """The recomputed numbers of nonces, [n, k]: NaN in all of them where one is not finite.
+
+    Raises:
+        EngineError: A nonce has none, or not k of them.
+    """
+    missing = set(nonces) - computed.keys()
     if missing:
         raise EngineError(f"no numbers were computed for {len(missing)} nonces, the first is {min(missing)}")
-    for nonce in drawn:
-        failed = not all(map(math.isfinite, computed[nonce]))
-        if not failed and len(computed[nonce]) != round_.numbers:
-            raise EngineError(
-                f"{len(computed[nonce])} numbers were computed for nonce {nonce} instead of {round_.numbers}"
-            )
+    found = np.full((len(nonces), numbers), math.nan)
+    # One by one: NumPy's reading of a list of lists keeps all other threads from running until it is over.
+    for row, nonce in enumerate(nonces):
+        of_nonce = computed[nonce]
+        if len(of_nonce) == numbers:
+            found[row] = of_nonce
+        elif all(map(math.isfinite, of_nonce)):
+            raise EngineError(f"{len(of_nonce)} numbers were computed for nonce {nonce} instead of {numbers}")
+    found[~np.isfinite(found).all(axis=1)] = math.nan
+    return found
 
 
 def _bound(round_: Round, numbers: int) -> NonceBound:
@@ -239,56 +248,34 @@ def _bound(round_: Round, numbers: int) -> NonceBound:
     return found._replace(size=found.size * round_.honest_sigma)
 
 
-def _errors(
-    proof: ProofBatch,
-    vectors: _Floats | None,
-    places: Sequence[int],
-    computed: Mapping[int, Sequence[float]],
-    round_: Round,
-) -> tuple[_Floats, _Floats]:
-    """How far claims are off.
-
-    Args:
-        proof: The batch.
-        vectors: Its numbers, [claims, k]; None: it has distances alone.
-        places: Which of its claims, m.
-        computed: The recomputed numbers of their nonces.
-        round_: The round.
-
-    Returns:
-        The recomputed distances, [m], and the errors in units of s, [m, k], the first by the distances.
-    """
-    shape = (len(places), round_.numbers)
-    ours = np.array([computed[proof.nonces[place]] for place in places], dtype=np.float64).reshape(shape)
-    distances = np.array([distance_of(number, round_.hidden_size) for number in ours[:, 0].tolist()])
-    received = [proof.dist[place] for place in places]
-    theirs = None if vectors is None else vectors[list(places)]
-    return distances, number_errors(received, distances, round_.distance_std, theirs, ours)
-
-
-def _invalid(
-    proof: ProofBatch,
-    places: Sequence[int],
-    distances: _Floats,
-    errors: _Floats,
-    round_: Round,
-    bound: NonceBound,
-) -> list[bool]:
-    """Which claims are invalid, by their recomputed distances, [m], and their errors, [m, k]."""
-    counts = [round_.is_valid(proof.dist[place]) for place in places]
+def _is_too_far(
+    distances: _Floats, errors: _Floats, round_: Round, bound: NonceBound
+) -> npt.NDArray[np.bool_]:
+    """Which claims are too far off, by their recomputed distances, [m], and their errors, [m, k]."""
     if round_.honest_sigma is None:
         # The older systems let a recomputed distance of exactly r_target pass.
-        too_far = distances > round_.r_target
-    else:
-        # A single number is compared as it is, with what clipping would be to.
-        limit = math.inf if errors.shape[1] == 1 else LIMIT_IN_SIGMAS * round_.honest_sigma
-        too_far = np.sqrt(mean_squares(errors, limit)) > bound.size
-    return [not count or far for count, far in zip(counts, too_far.tolist(), strict=True)]
+        return np.asarray(distances > round_.r_target)
+    # A single number is compared as it is, with what clipping would be to.
+    limit = math.inf if errors.shape[1] == 1 else LIMIT_IN_SIGMAS * round_.honest_sigma
+    return np.asarray(np.sqrt(mean_squares(errors, limit)) > bound.size)
 
 
-def _check_sample(sampled: Collection[int] | None, claims: Mapping[int, object]) -> set[int]:
+def _last_of_each(rows: _Integers, order: _Integers) -> _Integers:
+    """Of an order that goes through the rows one after the other, the last entry of each."""
+    return order[np.append(np.diff(rows[order]) != 0, True)] if len(order) else order
+
+
+def _first_of_each(rows: _Integers, count: int) -> _Integers:
+    """The first place of each row, [count]; a place of row -1 is no row's."""
+    first = np.zeros(count, dtype=np.int64)
+    places = np.flatnonzero(rows >= 0)[::-1]
+    first[rows[places]] = places
+    return first
+
+
+def _check_sample(sampled: Collection[int] | None, claims: Mapping[int, object]) -> Collection[int]:
     if sampled is None:
-        return set(claims)
+        return claims.keys()
     drawn = set(sampled)
     strays = drawn - claims.keys()
     if strays or not drawn:

@@ -23,6 +23,7 @@ from hallmark.poc.core.checks import check_bool, check_float, check_integer
 from hallmark.poc.core.errors import DatabaseError, FieldError, SignatureError, StateError
 from hallmark.poc.core.strict_json import parse_json
 from hallmark.poc.protocol.proof import ProofBatch
+from hallmark.poc.protocol.verdict_body import claimed_batch, recomputed_batch
 from hallmark.poc.webhooks.signature import verify
 from hallmark.server.receiver.store import BatchStore, Kind
 
@@ -141,10 +142,14 @@ def _check_generated(body: Any) -> ProofBatch:
 
 
 def _check_validated(body: Any) -> ProofBatch:
-    """Check a verdict's fields: `dist` are recomputed distances, `failed_nonces` those that have none."""
+    """Check a verdict's fields: `dist` are recomputed distances, `failed_nonces` those that have none.
+
+    Returns:
+        The batch as its prover claimed it.
+    """
     _check_object(body)
-    _check_distances(body, "received_dist", "received_vectors")
-    proof = _check_distances(body, "dist", "vectors")
+    proof = _check_distances(claimed_batch(body), "received_dist", "received_vectors")
+    _check_distances(recomputed_batch(body), "dist", "vectors")
     check_integer("n_invalid", body.get("n_invalid"), most=len(body["nonces"]))
     check_bool("fraud_detected", body.get("fraud_detected"))
     for field, most in (("r_target", math.inf), ("fraud_threshold", 1.0), ("probability_honest", 1.0)):
@@ -152,13 +157,10 @@ def _check_validated(body: Any) -> ProofBatch:
     return proof
 
 
-def _check_distances(body: Mapping[str, Any], field: str, vectors: str) -> ProofBatch:
-    """Check fields as the distances and the vectors of a batch; it may have none of the latter."""
-    stated = {**body, "dist": body.get(field), "vectors": body.get(vectors)}
-    if stated["vectors"] is None:
-        stated["encoding"] = None
+def _check_distances(batch: Mapping[str, Any], field: str, vectors: str) -> ProofBatch:
+    """Check a batch whose distances and vectors stand under these names in the body."""
     try:
-        return ProofBatch.parse(stated)
+        return ProofBatch.parse(batch)
     except FieldError as exc:
         named = re.sub(r"^vectors\b", vectors, re.sub(r"^dist\b", field, exc.field))
         raise FieldError(named, exc.value, exc.allowed) from exc

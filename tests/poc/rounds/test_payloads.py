@@ -15,6 +15,7 @@ from hallmark.poc.protocol.nonces import NonceSchedule
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.protocol.vectors import decode, encode, encoding_of
+from hallmark.poc.protocol.verdict_body import claimed_batch, recomputed_batch
 from hallmark.poc.rounds.payloads import generated_template, validated_payload, verdict_fields
 from hallmark.poc.verdict.judge import ValidatedBatch
 from hallmark.poc.verdict.judge import judge as judge_numbers
@@ -67,18 +68,30 @@ def test_validated_has_the_fields_of_both_older_generations() -> None:
     assert payload["n_duplicates"] == 1
 
 
-def test_validated_arrays_run_in_step_and_hold_numbers_only() -> None:
+def test_validated_is_the_batch_as_it_came_with_repeated_nonces_and_failed_ones() -> None:
     payload: Any = validated_payload(VALIDATED, "some-id")
     json.dumps(payload, allow_nan=False)
-    assert payload["nonces"] == [nonce for nonce in range(300) if nonce != 7]
+    assert payload["nonces"] == list(BATCH.nonces) == [*range(300), 5]
+    assert payload["received_dist"] == payload["received_distances"] == list(BATCH.dist)
     assert payload["failed_nonces"] == [7]
+    assert payload["dist"][7] is None
+    assert payload["dist"][300] == payload["dist"][5] == pytest.approx(1.4)
+    assert (payload["n_judged"], payload["n_duplicates"]) == (299, 1), "a repeated nonce is judged once"
     at_8 = payload["nonces"].index(8)
     assert payload["dist"][at_8] == payload["computed_distances"][at_8] == pytest.approx(1.6)
     assert payload["received_dist"][at_8] == payload["received_distances"][at_8] == 1.4
     assert payload["valid"][at_8] is False
-    assert payload["valid"].count(False) == 1
+    assert payload["valid"].count(False) == 2, "nor is one valid that failed"
     arrays = ("dist", "received_dist", "computed_distances", "received_distances", "valid")
-    assert {len(payload[field]) for field in arrays} == {299}
+    assert {len(payload[field]) for field in arrays} == {301}
+
+
+def test_a_callback_has_both_batches_that_it_tells_of() -> None:
+    body = json.loads(json.dumps(validated_payload(VALIDATED, "some-id")))
+    assert ProofBatch.parse(claimed_batch(body)) == BATCH
+    recomputed = ProofBatch.parse(recomputed_batch(body))
+    assert recomputed.nonces == tuple(nonce for nonce in BATCH.nonces if nonce != 7)
+    assert recomputed.failed_nonces == (7,)
 
 
 def test_the_answer_runs_in_step_with_what_was_sent() -> None:
@@ -125,16 +138,14 @@ def test_what_was_not_measured_is_null() -> None:
         ] * 4
 
 
-def test_of_a_sampled_batch_the_callback_has_the_sample_and_the_answer_null_for_the_others() -> None:
+def test_of_a_sampled_batch_what_is_not_in_the_sample_is_null() -> None:
     validated = judge(BATCH, {5: 1.4, 7: math.nan, 9: 1.41}, ROUND, sampled=[9, 5, 7])
-    payload: Any = validated_payload(validated, "some-id")
-    assert (payload["nonces"], payload["failed_nonces"]) == ([5, 9], [7])
-    assert payload["dist"] == pytest.approx([1.4, 1.41])
-    answer = verdict_fields(validated)
-    json.dumps(answer, allow_nan=False)
-    assert answer["nonces"] == [*range(300), 5]
-    computed = {place: d for place, d in enumerate(answer["computed_distances"]) if d is not None}
-    assert computed == pytest.approx({5: 1.4, 9: 1.41, 300: 1.4})
+    bodies: list[Any] = [validated_payload(validated, "some-id"), verdict_fields(validated)]
+    for body in bodies:
+        json.dumps(body, allow_nan=False)
+        assert (body["nonces"], body["failed_nonces"]) == ([*range(300), 5], [7])
+        computed = {place: d for place, d in enumerate(body["computed_distances"]) if d is not None}
+        assert computed == pytest.approx({5: 1.4, 9: 1.41, 300: 1.4})
 
 
 def test_at_rate_1_a_distance_of_2_is_valid() -> None:
@@ -171,12 +182,12 @@ def test_a_verdict_by_vectors_has_those_of_both_sides() -> None:
     batch = replace(BATCH, nonces=(4, 7), dist=dist, vectors=encode(numbers), encoding=encoding_of(3))
     computed = {4: [0.5, 1.0, -1.0], 7: [-0.5, math.nan, 0.0]}
     payload: Any = validated_payload(judge_numbers(batch, computed, round_), "some-id")
-    assert (payload["nonces"], payload["numbers"], payload["encoding"]) == ([4], 3, encoding_of(3))
-    assert (
-        decode(payload["vectors"], 3).tolist()
-        == decode(payload["received_vectors"], 3).tolist()
-        == numbers[:1]
-    )
+    assert (payload["nonces"], payload["numbers"], payload["encoding"]) == ([4, 7], 3, encoding_of(3))
+    assert decode(payload["vectors"][:1], 3).tolist() == numbers[:1]
+    assert payload["vectors"][1] is None, "it failed"
+    assert payload["received_vectors"] == list(encode(numbers)), "as they came"
+    recomputed = ProofBatch.parse(recomputed_batch(payload))
+    assert (recomputed.nonces, recomputed.failed_nonces) == ((4,), (7,))
     bare = replace(batch, vectors=None, encoding=None)
     payload = validated_payload(judge_numbers(bare, computed, round_), "some-id")
     assert (payload["received_vectors"], payload["numbers"]) == (None, 1)
