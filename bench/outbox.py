@@ -133,7 +133,7 @@ async def bench(directory: Path, count: int) -> tuple[list[dict[str, Any]], dict
         for number in range(count):
             body = batch(number // 2)
             begun = time.perf_counter()
-            await outbox.post(receivers[number % 2].url, "generated", body)
+            await outbox.post(receivers[number % 2].url, "generated", compact_json(body))
             phases[-1].commits.append(time.perf_counter() - begun)
     about["resident_mib_with_all_queued"] = resident()
     await outbox.close(_FLUSH_SECONDS)

@@ -63,7 +63,7 @@ class PoCManager(manager.PoCManager):
             HallmarkError: As in `submit`.
             RoundCancelledError: The round ended before.
         """
-        job = self.submit(batch)
+        job = await self.submit(batch)
         await job.settled.wait()
         return job.outcome()
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -73,14 +74,13 @@ class Outbox:
         await self._senders.recover()
         return interrupted
 
-    async def post(self, url: str, kind: CallbackKind, batch: Mapping[str, Any]) -> None:
-        """Take a payload for a receiver; once this returns it is delivered in the background.
+    async def post(self, url: str, kind: CallbackKind, body: bytes) -> None:
+        """Take a body of JSON for a receiver; once this returns it is delivered in the background.
 
         Raises:
-            ValueError: It has numbers that JSON does not have.
             OutboxError: It cannot be kept.
         """
-        await self._senders.post(url, kind, batch)
+        await self._senders.post(url, kind, body)
 
     async def begin_round(
         self, config: PoCConfig, digest: str, template: Mapping[str, Any], phase: PoCState
@@ -169,30 +169,47 @@ class Outbox:
             url: Its callback URL.
             reason: What it failed with, to be gone on with after a restart; None: it is over.
         """
-        ended = self._store.end_round(identifier, reason, self._clock())
-        task = asyncio.ensure_future(self._see_ended(ended, identifier, reason))
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+        self._insist(lambda: self._store.end_round(identifier, reason, self._clock()))
         self.merge(identifier, url)
-
-    async def _see_ended(self, ended: Awaitable[None], identifier: int, reason: str | None) -> None:
-        """Try again until it is noted: a round that was stopped must not be gone on with after a restart."""
-        while True:
-            try:
-                # Whoever cancels this must not take back what has been asked for.
-                return await asyncio.shield(ended)
-            except OutboxError as exc:
-                logger.error("The end of the round is not in the journal yet: %s", exc)
-            await asyncio.sleep(_RETRY_PAUSE)
-            ended = self._store.end_round(identifier, reason, self._clock())
 
     def forget_rounds(self) -> None:
         """Note that no round is to be gone on with, in the background."""
-        forgotten = self._store.forget_rounds(self._clock())
-        in_background(self._note_forgotten(forgotten), "The journal still has a round")
+        self._insist(lambda: self._store.forget_rounds(self._clock()))
 
-    async def _note_forgotten(self, forgotten: Awaitable[list[Dropped]]) -> None:
-        self._senders.note_dropped(await forgotten)
+    def _insist(self, ask: Callable[[], asyncio.Future[None] | asyncio.Future[list[Dropped]]]) -> None:
+        """Ask the store to note a round's end now, and again until it is noted.
+
+        A round that was stopped must not be gone on with after a restart.
+        """
+        task = asyncio.ensure_future(self._see_ended(ask(), ask))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _see_ended(self, asked: Awaitable[Any], ask: Callable[[], Awaitable[Any]]) -> None:
+        while True:
+            try:
+                # Whoever cancels this must not take back what has been asked for.
+                self._senders.note_dropped(await asyncio.shield(asked) or [])
+            except OutboxError as exc:
+                logger.error("The end of the round is not in the journal yet: %s", exc)
+            else:
+                return
+            await asyncio.sleep(_RETRY_PAUSE)
+            asked = ask()
+
+    async def flush(self, url: str | None, seconds: float) -> None:
+        """Wait until rounds that have ended are noted as such, and what can be delivered now has been.
+
+        Args:
+            url: The receiver; None waits for the journal alone.
+            seconds: The longest to wait, by the event loop's clock.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while under_way := [*self._announcing, *self._ending]:
+                    await asyncio.wait(under_way)
+                if url is not None:
+                    await self._senders.at_rest(url)
 
     def stats(self) -> OutboxStats:
         """The sums over all receivers, and under `receivers` the stats of each recent one by its URL."""

@@ -105,6 +105,8 @@ class CallbackSender:
     Attributes:
         counters: What has become of deliveries.
         in_flight: The one that is being attempted, until its outcome is counted.
+        at_rest: Set while nothing has been asked for that can be delivered now: none is left, or the next
+            attempt has to wait.
     """
 
     def __init__(
@@ -143,6 +145,8 @@ class CallbackSender:
         self._is_failing = False
         self._one_at_a_time = asyncio.Lock()
         self._woken = asyncio.Event()
+        self.at_rest = asyncio.Event()
+        self.at_rest.set()
         self._delivering: asyncio.Task[None] | None = None
 
     @property
@@ -177,6 +181,7 @@ class CallbackSender:
     def wake(self) -> None:
         """Deliver in the background what is queued, retries included."""
         self._woken.set()
+        self.at_rest.clear()
         if not self.is_working:
             self._delivering = asyncio.create_task(self._deliver_all(), name="hallmark callbacks")
 
@@ -220,6 +225,8 @@ class CallbackSender:
             except OutboxError as exc:
                 logger.error("Callbacks to %s stand still: %s", self.callback_url, exc)
                 pause = _STORE_PAUSE
+            if (pause is None or pause) and not self._woken.is_set():
+                self.at_rest.set()
             if pause is None:
                 if not self._woken.is_set():
                     return

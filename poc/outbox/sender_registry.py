@@ -3,12 +3,10 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import httpx
 
-from hallmark.poc.core.compact_json import compact_json
 from hallmark.poc.core.errors import FieldError, OutboxError
 from hallmark.poc.outbox.delivery_queue import Dropped
 from hallmark.poc.outbox.sender import (
@@ -104,17 +102,16 @@ class SenderRegistry:
         self.wake(url)
         return True
 
-    async def post(self, url: str, kind: CallbackKind, batch: Mapping[str, Any]) -> None:
-        """Take a payload for a receiver; once this returns it is delivered in the background.
+    async def post(self, url: str, kind: CallbackKind, body: bytes) -> None:
+        """Take a body of JSON for a receiver; once this returns it is delivered in the background.
 
         Raises:
-            ValueError: It has numbers that JSON does not have.
             OutboxError: It cannot be kept.
         """
         _, dropped = await self._store.add(
             url,
             kind,
-            [compact_json(batch)],
+            [body],
             now=self._clock(),
             max_queued=self._settings.callback_max_queue,
             in_flight=self.in_flight(),
@@ -157,6 +154,11 @@ class SenderRegistry:
     def wake(self, url: str) -> None:
         """Deliver in the background what a receiver has queued."""
         self._sender(url).wake()
+
+    async def at_rest(self, url: str) -> None:
+        """Wait until a receiver has nothing left that can be delivered now."""
+        if url in self._senders:
+            await self._senders[url].at_rest.wait()
 
     def in_flight(self) -> list[int]:
         """Name the callbacks that are being attempted, which make no room for others."""

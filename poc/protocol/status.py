@@ -90,7 +90,21 @@ class InferenceStats(TypedDict):
     """The inference that is at work."""
 
     connections: int
+    quiet_connections: Annotated[
+        int,
+        Field(
+            description="Those on which nothing has moved for 10 seconds. Rounds do not wait for them where "
+            "the engine has nothing to do for them either."
+        ),
+    ]
     is_active: bool
+    longest_loop_hold_ms: Annotated[
+        float | None,
+        Field(
+            description="The longest in the round that the event loop, which streams answers, was held by "
+            "whatever while inference was served; null where none was."
+        ),
+    ]
 
 
 class _DeliveryStats(TypedDict):

@@ -3,8 +3,10 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 
+from hallmark.poc.core.compact_json import compact_json
 from hallmark.poc.core.errors import (
     EngineError,
     FieldError,
@@ -22,7 +24,10 @@ from hallmark.poc.protocol.round import Round
 from hallmark.poc.rounds.engine_protocol import PoCEngine
 from hallmark.poc.rounds.engine_watch import EngineWatch
 from hallmark.poc.rounds.inference_activity import InferenceActivity
+from hallmark.poc.rounds.loop_holds import LoopHolds
+from hallmark.poc.rounds.offload import Offload
 from hallmark.poc.rounds.payloads import generated_template, validated_payload
+from hallmark.poc.rounds.round_log import RoundLog
 from hallmark.poc.rounds.scheduler import Scheduler
 from hallmark.poc.rounds.statistics import RoundStatistics
 from hallmark.poc.rounds.validation import ValidationQueue
@@ -51,6 +56,7 @@ class ActiveRound:
         reason: Why it has ended.
         statistics: Its counters.
         watch: Whether the engine gets on with it.
+        loop_holds: How long the event loop was held beside inference.
         scheduler: What computes them, beside inference.
         memory_bytes: What the engine holds for it; None while it is not open there.
         engine_is_gone: Whether the engine must not be called any more.
@@ -72,21 +78,25 @@ class ActiveRound:
         settings: Settings,
         queue: ValidationQueue,
         outbox: Outbox,
+        offload: Offload,
         resumes: InterruptedRound | None = None,
     ) -> None:
         self.round = round_
         self.state = state
         self.reason: str | None = None
         self.statistics = RoundStatistics()
+        self._log = RoundLog(round_, self.statistics)
         self.watch = EngineWatch(round_.config.block_hash, settings.stuck_after)
         self.memory_bytes: int | None = None
         self.engine_is_gone = False
         self.owner: asyncio.Task[None] | None = None
+        self.loop_holds = LoopHolds(activity)
         self.scheduler = Scheduler(engine, activity, settings, lambda: self.refuses_inference)
         self._engine = engine
         self._settings = settings
         self._queue = queue
         self._outbox = outbox
+        self._offload = offload
         self._walk = _walk(round_.config)
         self._check(state)
         self._journal_id = None if resumes is None else resumes.id
@@ -152,6 +162,7 @@ class ActiveRound:
         if phase is self.state:
             return
         self.state = phase
+        self._log.enter(phase)
         self.watch.note_progress()
         self.statistics.set_generating(phase is PoCState.GENERATING and self.is_open)
         if phase is PoCState.GENERATING:
@@ -160,22 +171,29 @@ class ActiveRound:
             self._outbox.enter_phase(self._journal_id, phase)
         self._wake.set()
 
-    def submit(self, batch: ProofBatch) -> ValidationJob:
-        """Queue a batch for the time when the state is VALIDATING.
+    def job(self, batch: ProofBatch) -> ValidationJob:
+        """Make a batch ready to be queued, on any thread.
 
         Raises:
             StateError: The batch is about another block, or was computed with other settings or in another
                 dtype.
-            FieldError: It does not fit the round, or claims no nonce.
-            QueueFullError: There is no room for it now.
+            FieldError: It does not fit the round.
         """
         batch.check_against(self.round, self._engine.numerics)
+        return ValidationJob(batch, self.round, self.numerics)
+
+    def submit(self, job: ValidationJob) -> None:
+        """Queue a batch for the time when the state is VALIDATING.
+
+        Raises:
+            FieldError: It claims no nonce.
+            QueueFullError: There is no room for it now.
+        """
         had_work = self.state is PoCState.GENERATING or self._queue.stats["queued_jobs"] > 0
-        job = self._queue.submit(batch, self.round, self.numerics)
+        self._queue.submit(job)
         if not had_work:
             self.watch.note_progress()
         self._wake.set()
-        return job
 
     def end(self, reason: str, failure: HallmarkError | None = None, *, is_over: bool = True) -> None:
         """End the round at once; what it has found is delivered in the background.
@@ -190,8 +208,7 @@ class ActiveRound:
             # It had failed, and now it is given up.
             self._note_end()
             return
-        block = self.round.config.block_hash
-        cancelled = RoundCancelledError(f"the round for block {block!r} has ended: {reason}")
+        cancelled = self.cancelled(reason)
         self.state, self.reason = PoCState.STOPPED, reason[:_MAX_REASON]
         self._ended.set()
         self.statistics.end()
@@ -206,12 +223,30 @@ class ActiveRound:
         self._batch_waiters.clear()
         self._wake.set()
 
+    def cancelled(self, reason: str) -> RoundCancelledError:
+        """What those get who wait for something of a round that has ended."""
+        return RoundCancelledError(
+            f"the round for block {self.round.config.block_hash!r} has ended: {reason}"
+        )
+
+    async def wait_until_over(self, seconds: float) -> None:
+        """Wait, once it has ended, until the batch in flight is counted and its finds are delivered.
+
+        Args:
+            seconds: The longest to wait for receiver and journal, after the batch.
+        """
+        if self.owner is not None:
+            await asyncio.wait({self.owner})
+        await self._outbox.flush(self.round.config.callback_url, seconds)
+
     async def drive(self, previous: asyncio.Task[None] | None) -> None:
         """Drive the engine from the round's opening to its closing, once the previous owner has ended."""
         if previous is not None:
             await asyncio.wait({previous})
         if self.ended:
+            self._log.end(self.reason)
             return
+        measuring = asyncio.create_task(self.loop_holds.measure(), name="hallmark loop holds")
         try:
             await self._open()
             while not self.ended:
@@ -224,18 +259,20 @@ class ActiveRound:
                     self._wake.clear()
                     await self._wake.wait()
         except HallmarkError as exc:
-            logger.error("The round for block %r failed: %s", self.round.config.block_hash, exc)
+            self._log.fail(exc)
             # An engine or a disk may be in order after a restart; a walk at its end stays there.
             self.end(str(exc), exc, is_over=not isinstance(exc, EngineError | OutboxError))
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  # logged with its traceback
             # Whatever it was, the gate must not stay shut with nobody at work behind it.
-            logger.exception("The round for block %r failed", self.round.config.block_hash)
             reason = f"{type(exc).__name__}: {exc}"
+            self._log.fail(reason, with_traceback=True)
             self.end(reason, EngineError(reason), is_over=False)
         finally:
             self._note_end()
             if not self.engine_is_gone:
                 await self._close()
+            measuring.cancel()
+            self._log.end(self.reason)
 
     def _check(self, phase: PoCState) -> None:
         if phase is PoCState.GENERATING and self._walk is None:
@@ -260,6 +297,7 @@ class ActiveRound:
         self.watch.note_progress()
         if not self.ended:
             self.statistics.set_generating(self.state is PoCState.GENERATING)
+            self._log.start(self.state)
         self._settled.set()
 
     async def _begin_journal(self) -> None:
@@ -310,6 +348,7 @@ class ActiveRound:
         await self._outbox.record(self._journal_number, self.round.config.callback_url, walked)
         for batch in walked:
             self.statistics.record(batch)
+            self._log.compute(batch)
             for waiter in self._batch_waiters:
                 if not waiter.done():
                     waiter.set_result(batch.proof(self.round, self.numerics))
@@ -320,13 +359,32 @@ class ActiveRound:
         taken = self._queue.take(self.round.batch_size)
         begun = time.monotonic()
         computed = await self._compute(lambda: [[(job.proof.public_key, nonce) for job, nonce in taken]])
-        if computed is None:
-            return
-        for job in self._queue.record(taken, computed[0], time.monotonic() - begun):
-            try:
-                await self._report_verdict(job)
-            finally:
-                self._queue.settle(job)
+        if computed is not None:
+            await self._settle(self._queue.record(taken, computed[0], time.monotonic() - begun))
+
+    async def _settle(self, jobs: Sequence[ValidationJob]) -> None:
+        """Judge jobs and report their verdicts. Each is settled, whatever becomes of it and of the others.
+
+        Raises:
+            HallmarkError: The first one that could not be judged or reported.
+        """
+        failure: HallmarkError | None = None
+        error: HallmarkError = self.cancelled("it was given up in the middle of a verdict")
+        unsettled = deque(jobs)
+        try:
+            while unsettled:
+                job = unsettled[0]
+                try:
+                    await self._offload.run(job.size, job.judge)
+                    await self._report_verdict(job)
+                except HallmarkError as exc:
+                    failure = error = failure or exc
+                self._queue.settle(unsettled.popleft(), error)
+        finally:
+            for job in unsettled:
+                self._queue.settle(job, error)
+        if failure is not None:
+            raise failure
 
     async def _compute(self, choose: Callable[[], list[list[NonceKey]]]) -> list[list[list[float]]] | None:
         """The numbers of each nonce of batches; None where the round has ended before."""
@@ -346,7 +404,10 @@ class ActiveRound:
                 len(validated.nonces),
             )
         elif url is not None:
-            await self._outbox.post(url, "validated", validated_payload(validated, job.request_id))
+            body = await self._offload.run(
+                job.size, lambda: compact_json(validated_payload(validated, job.request_id))
+            )
+            await self._outbox.post(url, "validated", body)
 
 
 def _walk(config: PoCConfig) -> NonceSchedule | None:

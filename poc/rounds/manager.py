@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from typing import Final
 
 from hallmark.poc.core.errors import HallmarkError, NotReadyError, StateError
 from hallmark.poc.outbox.outbox import Outbox
@@ -13,6 +14,7 @@ from hallmark.poc.protocol.round import Round
 from hallmark.poc.rounds.active_round import ActiveRound
 from hallmark.poc.rounds.engine_protocol import PoCEngine
 from hallmark.poc.rounds.inference_activity import InferenceActivity
+from hallmark.poc.rounds.offload import Offload
 from hallmark.poc.rounds.validation import ValidationQueue
 from hallmark.poc.rounds.validation_job import ValidationJob
 from hallmark.poc.settings.settings import Settings
@@ -21,6 +23,8 @@ from hallmark.poc.webhooks.url import check_callback_url
 __all__ = ["PoCManager"]
 
 logger = logging.getLogger(__name__)
+
+_STOP_SECONDS: Final = 2.0
 
 
 class PoCManager:
@@ -39,6 +43,7 @@ class PoCManager:
         activity: The inference that is at work; the server's middleware counts in it.
         active: The round that is set, or was last.
         queue: The batches that wait for validation, and the results.
+        offload: What takes its time over large batches.
         interrupted: The round in which the last server ended, until another is set or a stop gives it up.
     """
 
@@ -48,6 +53,7 @@ class PoCManager:
         self.outbox = outbox or Outbox(settings)
         self.activity = InferenceActivity(engine)
         self.queue = ValidationQueue(settings.max_queued_nonces)
+        self.offload = Offload()
         self.active: ActiveRound | None = None
         self.interrupted: InterruptedRound | None = None
         self._state_without_round = PoCState.IDLE
@@ -148,14 +154,21 @@ class PoCManager:
         await active.started()
 
     async def stop(self, reason: str = "stopped by request") -> None:
-        """End the round at once; what it has found is delivered in the background."""
-        self._give_up_interrupted()
-        if self.active is None:
-            self._state_without_round = PoCState.STOPPED
-        else:
-            self.active.end(reason)
+        """End the round at once, and return when it is over.
 
-    def submit(self, batch: ProofBatch) -> ValidationJob:
+        That is when the batch in flight is counted and, for up to two seconds, what can be delivered at once
+        has been; the rest follows in the background. What its counters say then is final.
+        """
+        self._give_up_interrupted()
+        active = self.active
+        if active is None:
+            self._state_without_round = PoCState.STOPPED
+            await self.outbox.flush(None, _STOP_SECONDS)
+        else:
+            active.end(reason)
+            await active.wait_until_over(_STOP_SECONDS)
+
+    async def submit(self, batch: ProofBatch) -> ValidationJob:
         """Queue a batch to be judged; while the state is GENERATING it waits.
 
         Raises:
@@ -163,13 +176,20 @@ class PoCManager:
                 settings or in another dtype.
             FieldError: The batch does not fit the round, or claims no nonce.
             QueueFullError: There is no room for it now.
+            RoundCancelledError: The round ended while the batch was looked at.
         """
-        if self.active is None or self.state not in (PoCState.GENERATING, PoCState.VALIDATING):
+        active = self.active
+        if active is None or self.state not in (PoCState.GENERATING, PoCState.VALIDATING):
             raise StateError(
                 f"batches are judged in {PoCState.VALIDATING} and queued in {PoCState.GENERATING}; "
                 f"the state is {self.state}"
             )
-        return self.active.submit(batch)
+        size = len(batch.nonces) + len(batch.failed_nonces)
+        job = await self.offload.run(size, lambda: active.job(batch))
+        if active.ended:
+            raise active.cancelled(active.reason or "")
+        active.submit(job)
+        return job
 
     def abandon(self, job: ValidationJob) -> None:
         """Give up a batch whose client has gone, where no callback would bring anybody its verdict."""
@@ -203,6 +223,7 @@ class PoCManager:
             for owner in owners:
                 owner.cancel()
             await asyncio.wait(owners)
+        self.offload.close()
         await self.outbox.close(self.settings.shutdown_timeout)
 
     @property
@@ -232,6 +253,7 @@ class PoCManager:
             settings=self.settings,
             queue=self.queue,
             outbox=self.outbox,
+            offload=self.offload,
             resumes=resumes,
         )
         if resumes is None:

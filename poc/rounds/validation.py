@@ -5,8 +5,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from hallmark.poc.core.errors import FieldError, HallmarkError, QueueFullError, UnknownRequestError
-from hallmark.poc.protocol.proof import Numerics, ProofBatch
-from hallmark.poc.protocol.round import Round
 from hallmark.poc.protocol.status import QueueStats
 from hallmark.poc.rounds.validation_job import ValidationJob
 
@@ -61,19 +59,14 @@ class ValidationQueue:
             failed_nonces=self._failed_nonces,
         )
 
-    def submit(self, proof: ProofBatch, round_: Round, numerics: Numerics | None = None) -> ValidationJob:
+    def submit(self, job: ValidationJob) -> None:
         """Queue a batch.
-
-        Args:
-            proof: The batch.
-            round_: The round it is judged in.
-            numerics: The fingerprint of the arithmetic that will judge it.
 
         Raises:
             FieldError: It claims no nonce, or more than the queue ever takes.
             QueueFullError: There is no room for it now.
         """
-        job = ValidationJob(proof, round_, numerics)
+        proof = job.proof
         if not job.nonces or job.size > self._cap:
             raise FieldError(
                 "nonces",
@@ -92,7 +85,6 @@ class ValidationQueue:
         self._unsettled_size += job.size
         self._waiting.setdefault(proof.public_key, deque()).append(job)
         self._unsettled[job.request_id] = job
-        return job
 
     def find(self, request_id: str) -> ValidationJob:
         """A job that waits, runs, or has been settled not too long ago.
@@ -139,30 +131,39 @@ class ValidationQueue:
         """Note the numbers of what was taken, which took `seconds` to compute.
 
         Returns:
-            The jobs that have a verdict by it, to be settled by `settle`. Jobs that were cancelled in the
-            meantime stay so.
+            The jobs that are to be judged now, and settled by `settle` whatever comes of it: nothing else
+            does it. Jobs that were cancelled in the meantime stay so.
         """
         seconds_each = seconds / len(taken)
         if self._checked_nonces:
             self._seconds_per_nonce += 0.2 * (seconds_each - self._seconds_per_nonce)
         else:
             self._seconds_per_nonce = seconds_each
-        judged = []
+        computed = []
         for (job, nonce), of_nonce in zip(taken, numbers, strict=True):
             if job.settled.is_set():
                 continue
             self._queued_nonces -= 1
             self._checked_nonces += 1
             job.record(nonce, of_nonce)
-            if job.has_verdict:
-                judged.append(job)
-        return judged
+            if job.is_computed:
+                computed.append(job)
+        return computed
 
-    def settle(self, job: ValidationJob) -> None:
-        """Let a job that has a verdict be known to have it."""
-        self._completed_jobs += 1
-        self._failed_nonces += len(job.outcome().failed_nonces)
-        job.settle()
+    def settle(self, job: ValidationJob, error: HallmarkError) -> None:
+        """Let the outcome of a job that `record` has returned be known.
+
+        Args:
+            job: The job.
+            error: What takes the verdict's place where there is none.
+        """
+        if job.has_verdict:
+            self._completed_jobs += 1
+            self._failed_nonces += len(job.outcome().failed_nonces)
+            job.settle()
+        else:
+            self._cancelled_jobs += 1
+            job.fail(error)
         self._keep(job)
 
     def release(self) -> None:
@@ -176,8 +177,8 @@ class ValidationQueue:
             self.withdraw(job, error)
 
     def withdraw(self, job: ValidationJob, error: HallmarkError) -> None:
-        """Fail one job, be it waiting or being computed; one that has been judged stays what it is."""
-        if job.settled.is_set() or job.has_verdict:
+        """Fail one job, be it waiting or being computed; one that is being judged gets its verdict."""
+        if job.settled.is_set() or job.is_computed:
             return
         self._queued_nonces -= job.n_open
         job.fail(error)

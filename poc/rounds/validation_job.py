@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from hallmark.poc.core.errors import HallmarkError
@@ -56,8 +57,8 @@ class ValidationJob:
 
     @property
     def n_open(self) -> int:
-        """Nonces that have still to be computed."""
-        return 0 if self.has_verdict else len(self.nonces) - len(self._computed)
+        """Nonces that have still to be computed, before it is settled."""
+        return len(self.nonces) - len(self._computed)
 
     def outcome(self) -> ValidatedBatch:
         """The verdict of a job that has been judged.
@@ -83,10 +84,21 @@ class ValidationJob:
         return self._taken == len(self.nonces)
 
     def record(self, nonce: int, numbers: Sequence[float]) -> None:
-        """Note a nonce's recomputed numbers; the last nonce brings the verdict, and is to be settled."""
+        """Note a nonce's recomputed numbers."""
         self._computed[nonce] = numbers
-        if not self.n_open:
-            self._verdict = judge(self.proof, self._computed, self.round, self.numerics)
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether every nonce has been recomputed: it can be judged, and nothing else may become of it."""
+        return len(self._computed) == len(self.nonces)
+
+    def judge(self) -> None:
+        """Judge the batch, all of which has been recomputed, on any thread.
+
+        Raises:
+            EngineError: The numbers are not those of the round.
+        """
+        self._verdict = judge(self.proof, self._computed, self.round, self.numerics)
 
     @property
     def has_verdict(self) -> bool:
@@ -100,6 +112,9 @@ class ValidationJob:
 
     def settle(self) -> None:
         """Let everybody know the outcome."""
+        # Results are kept for an hour, and nobody asks for the numbers any more.
         self._computed = {}
+        if self._verdict is not None:
+            self._verdict = replace(self._verdict, computed_numbers=self._verdict.computed_numbers[:0].copy())
         self.settled.set()
         self.released.set()

@@ -1,27 +1,34 @@
 """Reading a request's body as a JSON object, whatever its Content-Type says."""
 
-from typing import Any
+from typing import Any, Final
 
 from fastapi import Request
 
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.core.strict_json import parse_json
+from hallmark.poc.rounds.manager import PoCManager
 from hallmark.server.http.errors import BodyTooLargeError
 
 __all__ = ["read_body", "read_json_object"]
 
+_BYTES_PER_NONCE: Final = 64
 
-async def read_json_object(request: Request, max_bytes: int) -> dict[str, Any]:
-    """The body of a request, parsed.
+
+async def read_json_object(request: Request, manager: PoCManager) -> dict[str, Any]:
+    """The body of a request, parsed; beside the event loop where it is large.
 
     One client of ours sends no Content-Type at all, and FastAPI's own reading would refuse that.
 
     Raises:
-        BodyTooLargeError: It is longer than `max_bytes`; noticed while it comes in, not after.
+        BodyTooLargeError: It is longer than `max_body_bytes`; noticed while it comes in, not after.
         FieldError: It is not a JSON object in UTF-8, names a member of an object twice, or has a number that
             JSON has not.
     """
-    body = await read_body(request, max_bytes)
+    body = await read_body(request, manager.settings.max_body_bytes)
+    return await manager.offload.run(len(body) // _BYTES_PER_NONCE, lambda: _parse(body))
+
+
+def _parse(body: bytearray) -> dict[str, Any]:
     try:
         parsed = parse_json(body.decode("utf-8-sig"))
     except FieldError:

@@ -130,7 +130,12 @@ STATUS: Final[dict[str, Any]] = {
         "stall_ms": {"p50": 9.6, "p99": 10.4, "max": 11.2},
         "share_used": 0.24,
     },
-    "inference": {"connections": 0, "is_active": False},
+    "inference": {
+        "connections": 0,
+        "quiet_connections": 0,
+        "is_active": False,
+        "longest_loop_hold_ms": 2.9,
+    },
     "callbacks": {
         "outbox": "/home/node/.local/state/hallmark/outbox-port-8000.db",
         "queued": 0,

@@ -3,8 +3,9 @@
 from typing import Final
 
 from fastapi.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hallmark.poc.rounds.inference_activity import InferenceConnection
 from hallmark.poc.rounds.manager import PoCManager
 
 __all__ = ["InferenceGate", "stays_open"]
@@ -62,10 +63,25 @@ class InferenceGate:
                 if manager.gate_closed:
                     await _refuse(scope, receive, send)
                     return
-                with manager.activity.connection():
-                    await self._app(scope, receive, send)
+                with manager.activity.connection() as connection:
+                    await self._app(scope, *_watched(receive, send, connection))
                 return
         await self._app(scope, receive, send)
+
+
+def _watched(receive: Receive, send: Send, connection: InferenceConnection) -> tuple[Receive, Send]:
+    """Let a connection know of what comes and goes on it."""
+
+    async def watched_receive() -> Message:
+        message = await receive()
+        connection.note_movement()
+        return message
+
+    async def watched_send(message: Message) -> None:
+        await send(message)
+        connection.note_movement()
+
+    return watched_receive, watched_send
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:

@@ -76,6 +76,16 @@ def _families(manager: PoCManager) -> list[Metric]:
         _state(manager.state),
         _gauge("gate_closed", "Whether inference is refused.", manager.gate_closed),
         _gauge("inference_connections", "Inference served at present.", status["inference"]["connections"]),
+        _gauge(
+            "inference_quiet_connections",
+            "Those on which nothing has moved for 10 s.",
+            status["inference"]["quiet_connections"],
+        ),
+        _gauge(
+            "longest_loop_hold_seconds",
+            "The longest in the round that the event loop was held while inference was served.",
+            _seconds(status["inference"]["longest_loop_hold_ms"]),
+        ),
         _gauge("stuck", "Whether the engine has not answered for `stuck_after`.", status["is_stuck"]),
         _gauge(
             "time_since_progress_seconds",

@@ -88,14 +88,18 @@ async def phase_validate(manager: ManagerOfWholeRequest) -> JSONResponse:
 
 @router.post("/stop", responses=_DONE)
 async def stop(manager: ManagerOfWholeRequest) -> JSONResponse:
-    """End the round at once; what it has found is delivered in the background."""
+    """End the round; inference is served from now on.
+
+    The answer comes when the batch in flight is counted and, for up to two seconds, what can be delivered at
+    once has been: its counters are final. The rest is delivered in the background.
+    """
     await manager.stop()
     return _done(manager)
 
 
 async def _config(request: Request, manager: PoCManager) -> tuple[PoCConfig, list[str]]:
     """Read the round that is asked for, and the members of the body that nothing knows."""
-    body = await read_json_object(request, manager.settings.max_body_bytes)
+    body = await read_json_object(request, manager)
     return PoCConfig.parse(body), ignored(request, body, PoCConfig.known_fields())
 
 

@@ -55,7 +55,12 @@ def snapshot(manager: PoCManager) -> RoundStatus:
             "share": settings.validation_share,
             **(active.scheduler.stats if active is not None else SliceTimes().stats(settings.max_stall_ms)),
         },
-        "inference": {"connections": manager.activity.connections, "is_active": manager.activity.is_active},
+        "inference": {
+            "connections": manager.activity.connections,
+            "quiet_connections": manager.activity.quiet_connections,
+            "is_active": manager.activity.is_active,
+            "longest_loop_hold_ms": _milliseconds(None if active is None else active.loop_holds.longest),
+        },
         "callbacks": manager.outbox.stats(),
         "interrupted_round": _interrupted(manager),
         "numerics": dict(manager.engine.numerics if active is None or active.ended else active.numerics),
@@ -77,6 +82,10 @@ def _config(active: ActiveRound) -> ConfigShown:
         "hidden_size": round_.hidden_size,
         "round": round_.digest,
     }
+
+
+def _milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1e3
 
 
 def _interrupted(manager: PoCManager) -> InterruptedRoundShown | None:

@@ -82,6 +82,6 @@ async def state(manager: Manager) -> JSONResponse:
     "/api/v1/stop", responses=answers({200: ("Done.", RoundAnswer, {"status": "OK", "pow_status": STATUS})})
 )
 async def stop_everything(manager: ManagerOfWholeRequest) -> JSONResponse:
-    """End the round; inference goes on."""
+    """End the round, as `/stop` under the other prefix does; inference goes on."""
     await manager.stop()
     return JSONResponse({"status": "OK", "pow_status": snapshot(manager)})

@@ -1,18 +1,21 @@
 """The routes that take batches to judge, and tell the verdicts."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 # pydantic reads the types of typing from Python 3.12 on only.
 from typing_extensions import TypedDict
 
+from hallmark.poc.core.compact_json import compact_json
 from hallmark.poc.core.errors import StateError
 from hallmark.poc.protocol.bodies import VerdictBody
 from hallmark.poc.protocol.config import PoCState
 from hallmark.poc.protocol.proof import ProofBatch
+from hallmark.poc.rounds.manager import PoCManager
 from hallmark.poc.rounds.payloads import verdict_fields
 from hallmark.poc.rounds.validation_job import ValidationJob
 from hallmark.server.http.body import read_json_object
@@ -72,7 +75,7 @@ async def validate(
     request: Request,
     manager: Manager,
     wait: Annotated[bool | None, Query(description="Whether to wait; by default where it can.")] = None,
-) -> JSONResponse:
+) -> Response:
     """Judge a batch of the round's block, of any public key.
 
     In VALIDATING the answer is the verdict, or with `wait=false` at once a `request_id` to ask for it. In
@@ -80,24 +83,22 @@ async def validate(
     GENERATING is answered with its `request_id`. The verdict also goes to the round's callback URL; where
     there is none, a batch whose client goes away before the verdict is given up.
     """
-    body = await read_json_object(request, manager.settings.max_body_bytes)
-    proof = ProofBatch.parse(body)
+    body = await read_json_object(request, manager)
+    proof = await manager.offload.run(_size(body), lambda: ProofBatch.parse(body))
     ignored_fields = ignored(request, body, ProofBatch.known_fields())
-    generating = manager.state is PoCState.GENERATING
-    if wait and generating:
+    if wait and manager.state is PoCState.GENERATING:
         raise StateError(
             f"wait=true needs the state {PoCState.VALIDATING}; the state is {manager.state}. "
             "Without it the batch is queued until the phase turns"
         )
-    job = manager.submit(proof)
-    if wait is not False and not generating:
+    job = await manager.submit(proof)
+    if wait is not False and manager.state is not PoCState.GENERATING:
         await _released_or_gone(job, request)
         if not job.released.is_set():
             manager.abandon(job)
         elif job.settled.is_set():
-            verdict = verdict_fields(job.outcome())
             done = {"status": "OK", "request_id": job.request_id, "ignored_fields": ignored_fields}
-            return JSONResponse({**done, **verdict})
+            return await _verdict(manager, job, done)
     return JSONResponse({**_progress(job), "ignored_fields": ignored_fields}, 202)
 
 
@@ -113,7 +114,7 @@ async def validate(
         }
     ),
 )
-async def validation_result(request_id: str, manager: Manager) -> JSONResponse:
+async def validation_result(request_id: str, manager: Manager) -> Response:
     """Tell what became of a batch: `queued`, `running`, `completed` with its verdict, or `failed`.
 
     Results are kept for an hour, the latest 1,000.
@@ -123,8 +124,21 @@ async def validation_result(request_id: str, manager: Manager) -> JSONResponse:
     if job.error is not None:
         answer["error"] = str(job.error)
     elif job.settled.is_set():
-        answer |= verdict_fields(job.outcome())
+        return await _verdict(manager, job, answer)
     return JSONResponse(answer)
+
+
+def _size(body: Mapping[str, Any]) -> int:
+    """About how many nonces a body has, whatever it is."""
+    return sum(len(value) for value in body.values() if isinstance(value, list))
+
+
+async def _verdict(manager: PoCManager, job: ValidationJob, answer: Mapping[str, Any]) -> Response:
+    """Add the verdict of a job that has one."""
+    content = await manager.offload.run(
+        job.size, lambda: compact_json({**answer, **verdict_fields(job.outcome())})
+    )
+    return Response(content, media_type="application/json")
 
 
 async def _released_or_gone(job: ValidationJob, request: Request) -> None:

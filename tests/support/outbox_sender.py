@@ -12,6 +12,7 @@ import itertools
 import os
 from pathlib import Path
 
+from hallmark.poc.core.compact_json import compact_json
 from hallmark.poc.outbox.outbox import Outbox
 from hallmark.poc.outbox.store import OutboxStore
 from hallmark.poc.settings.settings import Settings
@@ -41,7 +42,7 @@ async def send(database: Path, url: str, name: str, first: int, is_last: bool) -
     await outbox.recover()
     numbers = range(first, first + _LAST_ONES) if is_last else itertools.count(first)
     for number in numbers:
-        await outbox.post(url, "generated", payload(name, number))
+        await outbox.post(url, "generated", compact_json(payload(name, number)))
         print("posted", number, flush=True)
         # About as fast as they are delivered, so that some are queued, one is in flight and some are gone.
         await asyncio.sleep(0.002)

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from outbox_sender import payload
 from runtime import eventually
 
+from hallmark.poc.core.compact_json import compact_json
 from hallmark.poc.outbox.outbox import Outbox
 from hallmark.poc.outbox.sender import backoff
 from hallmark.poc.outbox.store import OutboxStore
@@ -161,7 +162,7 @@ async def retried(outbox: Outbox) -> None:
 async def deliver(outbox: Outbox, url: str, name: str, numbers: list[int] = NUMBERS) -> None:
     """Post numbers, and wait until they are out of the queue."""
     for number in numbers:
-        await outbox.post(f"{url}/{name}", "generated", payload(name, number))
+        await outbox.post(f"{url}/{name}", "generated", compact_json(payload(name, number)))
     await emptied(outbox)
 
 
@@ -282,7 +283,7 @@ class TestAReceiverThatIsAway:
             await deliver(outbox, mortal.url, name, [0, 1])
             mortal.stop()
             for number in (2, 3, 4):
-                await outbox.post(f"{mortal.url}/{name}", "generated", payload(name, number))
+                await outbox.post(f"{mortal.url}/{name}", "generated", compact_json(payload(name, number)))
             await asyncio.sleep(5 * CAP)
             stats: Any = outbox.stats()
             assert stats["queued"] == 3
@@ -304,7 +305,9 @@ class TestAReceiverThatIsAway:
 
             async def post() -> None:
                 for number in numbers:
-                    await outbox.post(f"{mortal.url}/{name}", "generated", payload(name, number))
+                    await outbox.post(
+                        f"{mortal.url}/{name}", "generated", compact_json(payload(name, number))
+                    )
                     await asyncio.sleep(0.01)
 
             posting = asyncio.create_task(post())
@@ -324,7 +327,7 @@ class TestAReceiverThatIsAway:
         mortal.stop()
         async with running_outbox(tmp_path / "outbox.db") as outbox:
             for number in NUMBERS:
-                await outbox.post(f"{mortal.url}/{name}", "generated", payload(name, number))
+                await outbox.post(f"{mortal.url}/{name}", "generated", compact_json(payload(name, number)))
         await asyncio.to_thread(mortal.start)
         async with running_outbox(tmp_path / "outbox.db") as outbox:
             await emptied(outbox)
@@ -341,10 +344,10 @@ class TestAReceiverThatIsAway:
         receiver.script(f"bad-{name}", {"fault": fault, "seconds": 3600.0, "times": 100})
         async with running_outbox(tmp_path / "outbox.db", deadline=0.1, callback_timeout=3600.0) as outbox:
             for number in NUMBERS:
-                await outbox.post(bad, "generated", payload("bad", number))
+                await outbox.post(bad, "generated", compact_json(payload("bad", number)))
             good = f"{receiver.url}/{name}"
             for number in NUMBERS:
-                await outbox.post(good, "validated", payload(name, number))
+                await outbox.post(good, "validated", compact_json(payload(name, number)))
             # A delivery leaves the file before it is counted.
             await eventually(lambda: outbox.stats()["delivered"] >= len(NUMBERS))
             each = outbox.stats()["receivers"]
@@ -393,13 +396,13 @@ async def test_a_wrong_certificate_gets_nothing_until_it_is_the_right_one(tmp_pa
         # Signed by nobody whom the usual authorities or this one know; and trusted, but of another name.
         for verify_, reason in ((None, "self-signed"), (trusts_wrong, "IP address mismatch")):
             async with running_outbox(tmp_path / f"{reason}.db", connect(verify_)) as outbox:
-                await outbox.post(f"{receiver.url}/{name}", "generated", payload(name, 0))
+                await outbox.post(f"{receiver.url}/{name}", "generated", compact_json(payload(name, 0)))
                 await retried(outbox)
                 assert reason in (outbox.stats()["last_error"] or "")
         assert receiver.log(name) == []
         async with running_outbox(tmp_path / "outbox.db", connect(trusts_right)) as outbox:
             for number in NUMBERS:
-                await outbox.post(f"{receiver.url}/{name}", "generated", payload(name, number))
+                await outbox.post(f"{receiver.url}/{name}", "generated", compact_json(payload(name, number)))
             await retried(outbox)
             receiver.stop()
             await asyncio.to_thread(receiver.start, *right)

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from runtime import eventually, running_receiver
 
+from hallmark.poc.core.compact_json import compact_json
 from hallmark.poc.outbox.outbox import Outbox
 from hallmark.poc.outbox.sender import DROP_REASONS, Backoff, backoff
 from hallmark.poc.outbox.store import OutboxStore
@@ -442,7 +443,7 @@ class TestOutbox:
         receiver = Receiver(503, httpx.ConnectError("x"), 200, 500, 200, 429)
         outbox = self.outbox(receiver, Settings(), wait=NO_WAIT)
         for n in range(6):
-            await outbox.post(URL, "generated", {"n": n})
+            await outbox.post(URL, "generated", compact_json({"n": n}))
         await eventually(lambda: outbox.stats()["delivered"] == 6)
         assert receiver.numbers == [0, 0, 0, 1, 1, 2, 2, 3, 4, 5]
         await outbox.close(1)
@@ -457,9 +458,9 @@ class TestOutbox:
             return httpx.Response(200)
 
         outbox = self.outbox(answer)
-        await outbox.post("http://down.example", "generated", {"n": 1})
+        await outbox.post("http://down.example", "generated", compact_json({"n": 1}))
         for n in range(3):
-            await outbox.post("http://up.example", "validated", {"n": n})
+            await outbox.post("http://up.example", "validated", compact_json({"n": n}))
         await eventually(lambda: outbox.stats()["delivered"] == 3)
         stats: Any = outbox.stats()
         assert (stats["delivered"], stats["queued"], stats["in_flight"]) == (3, 1, 1)
@@ -485,7 +486,7 @@ class TestOutbox:
 
         outbox = self.outbox(answer, Settings(callback_max_concurrency=3))
         for n in range(12):
-            await outbox.post(f"http://r{n}.example", "generated", {"n": n})
+            await outbox.post(f"http://r{n}.example", "generated", compact_json({"n": n}))
         await eventually(lambda: outbox.stats()["delivered"] == 12)
         assert max(at_once) == 3
         await outbox.close(1)
@@ -493,8 +494,8 @@ class TestOutbox:
     async def test_the_settings_reach_the_senders_and_the_sums_the_stats(self) -> None:
         """Specification 6.3: retry stats exposed in /status endpoint (the outbox's part)."""
         outbox = self.outbox(lambda _: httpx.Response(500), wait=NO_WAIT)
-        await outbox.post("http://a.example", "generated", {"n": 1})
-        await outbox.post("http://b.example", "generated", {"n": 1})
+        await outbox.post("http://a.example", "generated", compact_json({"n": 1}))
+        await outbox.post("http://b.example", "generated", compact_json({"n": 1}))
         await eventually(lambda: outbox.stats()["dropped"] == 2)
         stats: Any = outbox.stats()
         assert stats["retried"] == 4
@@ -509,7 +510,7 @@ class TestOutbox:
             await eventually(lambda: outbox.stats()["delivered"] == count)
 
         for n in range(50):
-            await outbox.post(f"http://r{n}.example", "generated", {"n": n})
+            await outbox.post(f"http://r{n}.example", "generated", compact_json({"n": n}))
             await delivered(n + 1)
             await eventually(lambda: outbox.stats()["queued"] + outbox.stats()["in_flight"] == 0)
         stats: Any = outbox.stats()
@@ -524,7 +525,7 @@ class TestOutbox:
         receiver = Receiver(503, 200, 500)
         outbox = self.outbox(receiver, Settings(), wait=after(3600))
         for n in range(3):
-            await outbox.post(URL, "generated", {"n": n})
+            await outbox.post(URL, "generated", compact_json({"n": n}))
         await eventually(lambda: outbox.stats()["next_attempt"])
         await outbox.close(deadline=30)
         assert receiver.numbers == [0, 0, 1], "0 is delivered at last, 1 fails, 2 is behind it"
@@ -539,7 +540,7 @@ class TestOutbox:
         first = Receiver(*[503] * 3)
         outbox = self.outbox(first, Settings(), store=OutboxStore(path), wait=after(3600))
         for n in range(3):
-            await outbox.post(URL, "generated", {"n": n})
+            await outbox.post(URL, "generated", compact_json({"n": n}))
         await eventually(lambda: outbox.stats()["next_attempt"])
         await outbox.close(deadline=30)
         assert (outbox.stats()["dropped"], outbox.stats()["queued"]) == (0, 3)
@@ -576,7 +577,7 @@ class TestOutbox:
 
     async def test_closing_does_not_wait_longer_than_its_deadline(self) -> None:
         outbox = self.outbox(never, Settings(callback_timeout=3600))
-        await outbox.post(URL, "generated", {"n": 1})
+        await outbox.post(URL, "generated", compact_json({"n": 1}))
         await outbox.close(deadline=0.01)
         assert outbox.stats()["dropped"] == 1
 
@@ -589,9 +590,9 @@ class TestOutbox:
 
         outbox = self.outbox(hang)
         for n in range(9):
-            await outbox.post("http://a.example", "generated", {"n": n})
+            await outbox.post("http://a.example", "generated", compact_json({"n": n}))
             await asked.wait()
-        await outbox.post("http://b.example", "generated", {"n": 0})
+        await outbox.post("http://b.example", "generated", compact_json({"n": 0}))
         receivers = outbox.stats()["receivers"]
         assert receivers["http://a.example"]["queued"] == 5
         assert receivers["http://a.example"]["dropped_by_reason"]["full"] == 4
@@ -605,7 +606,7 @@ async def test_a_real_receiver_that_fails_for_a_while_gets_everything_once_in_or
         receiver.answers = [503, 200, 500, 429, 200]
         outbox = Outbox(Settings(), wait=NO_WAIT)
         for n in range(4):
-            await outbox.post(f"{receiver.url}/v2/org%252Fmodel/a/../b", "generated", {"n": n})
+            await outbox.post(f"{receiver.url}/v2/org%252Fmodel/a/../b", "generated", compact_json({"n": n}))
         await eventually(lambda: outbox.stats()["delivered"] == 4)
         paths = {path for path, _, _ in receiver.requests}
         assert paths == {"/v2/org%252Fmodel/a/../b/generated"}

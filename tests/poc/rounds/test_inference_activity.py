@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import pytest
 from runtime import Engine
 
-from hallmark.poc.rounds.inference_activity import InferenceActivity
+from hallmark.poc.rounds.inference_activity import QUIET_SECONDS, InferenceActivity
 
 
 @pytest.fixture
@@ -95,3 +95,24 @@ async def test_who_waits_for_the_last_connection_is_woken_by_its_end(load: Infer
         await asyncio.sleep(0)
         assert not waiting.done()
     assert await waiting
+
+
+def test_a_connection_held_in_silence_is_not_waited_for(engine: Engine) -> None:
+    now = 100.0
+    load = InferenceActivity(engine, lambda: now)
+    with load.connection() as silent, load.connection() as talking:
+        now += QUIET_SECONDS - 1
+        talking.note_movement()
+        assert (load.connections, load.quiet_connections) == (2, 0)
+        now += 1
+        assert (load.connections, load.quiet_connections) == (2, 1)
+        assert is_active(load), "the other one talks"
+        now += QUIET_SECONDS
+        assert load.quiet_connections == 2
+        assert not is_active(load)
+        engine.is_idle = False
+        assert is_active(load), "the engine works for one of them"
+        engine.is_idle = True
+        silent.note_movement()
+        assert is_active(load)
+        assert load.quiet_connections == 1

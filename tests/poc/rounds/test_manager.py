@@ -73,6 +73,13 @@ def gate_closed(manager: PoCManager) -> bool:
     return manager.gate_closed
 
 
+async def begin_to_stop(manager: PoCManager, reason: str = "stopped by request") -> asyncio.Task[None]:
+    """Stop, where the engine is held and so does not let go of its batch yet."""
+    stopping = asyncio.create_task(manager.stop(reason))
+    await eventually(lambda: manager.state is STOPPED)
+    return stopping
+
+
 class TestStates:
     """IDLE → GENERATING ⇄ VALIDATING → STOPPED."""
 
@@ -193,33 +200,56 @@ class TestStates:
         assert manager.state is GENERATING
         await checked(manager)
 
-    async def test_stop_answers_at_once_and_the_batch_in_flight_is_counted(
+    async def test_stop_answers_when_the_batch_in_flight_is_counted_and_delivered(
         self, engine: Engine, manager: PoCManager, receiver: CallbackReceiver
     ) -> None:
         engine.hold()
         engine.is_idle = True
         await manager.start_round(config(callback_url=receiver.url))
         await eventually(lambda: engine.keys)
-        await manager.stop()
-        assert manager.state is STOPPED
-        assert snapshot(manager)["total_checked"] == 0
+        stopping = await begin_to_stop(manager)
+        assert not manager.gate_closed, "inference is open again at once"
         engine.release()
-        await eventually(lambda: engine.calls[-1] == "close")
+        await stopping
         status = snapshot(manager)
         assert status["total_checked"] == 8
         assert engine.calls == ["open", "start", "close"], "nothing is begun after the stop"
-        await eventually(lambda: receiver.bodies("generated"))
-        assert receiver.bodies("generated")[0]["nonces"] == list(range(8)), "what was found is delivered"
+        assert status["callbacks"]["queued"] == 0
+        assert receiver.bodies("generated")[0]["nonces"] == list(range(8))
         assert status["projection"]["bytes"] == 0
+
+    async def test_a_caller_who_does_not_wait_stops_the_round_all_the_same(
+        self, engine: Engine, manager: PoCManager
+    ) -> None:
+        engine.hold()
+        engine.is_idle = True
+        await manager.start_round(config())
+        await eventually(lambda: engine.keys)
+        stopping = await begin_to_stop(manager)
+        stopping.cancel()
+        await asyncio.wait({stopping})
+        engine.release()
+        await manager.stop()
+        assert engine.calls == ["open", "start", "close"], "the batch in flight came to its end"
+        assert snapshot(manager)["total_checked"] == 8
+
+    async def test_counters_are_final_when_stop_answers(self, engine: Engine, manager: PoCManager) -> None:
+        engine.is_idle = True
+        await manager.start_round(config())
+        await checked(manager, 16)
+        await manager.stop()
+        counted = snapshot(manager)["total_checked"]
+        assert engine.calls[-1] == "close"
+        assert counted == sum(len(keys) for keys in engine.keys)
 
     async def test_stop_gives_up_a_batch_that_is_suspended(self, engine: Engine, manager: PoCManager) -> None:
         """Inference is at work, so that the batch stands still after its first layer."""
         engine.hold()
         await manager.start_round(config())
         await eventually(lambda: engine.keys)
-        await manager.stop()
+        stopping = await begin_to_stop(manager)
         engine.release()
-        await eventually(lambda: engine.calls[-1] == "close")
+        await stopping
         assert engine.calls == ["open", "start", "close"]
         assert snapshot(manager)["total_checked"] == 0
 
@@ -231,6 +261,40 @@ class TestStates:
         await manager.stop()
         await manager.start_round(config())
         await eventually(lambda: nonces_of(engine).count(0) == 2)
+
+
+class TestOneRoundAfterTheOther:
+    """What a receiver gets of two rounds comes one after the other, were they equal in everything."""
+
+    @pytest.mark.parametrize("block", ["0x8d3f2a", "0xnext"])
+    async def test_after_a_stop_the_new_rounds_callbacks_come_last(
+        self, engine: Engine, manager: PoCManager, receiver: CallbackReceiver, block: str
+    ) -> None:
+        engine.is_idle = True
+        await manager.start_round(config(callback_url=receiver.url))
+        await checked(manager, 64)
+        await manager.stop()
+        old = snapshot(manager)["total_valid"]
+        assert sum(len(body["nonces"]) for body in receiver.bodies("generated")) == old
+        await manager.start_round(config(callback_url=receiver.url, block_hash=block))
+        await checked(manager, 64)
+        await manager.stop()
+        found = [nonce for body in receiver.bodies("generated") for nonce in body["nonces"]]
+        assert found == [*range(old), *range(snapshot(manager)["total_valid"])]
+
+    async def test_a_round_in_the_place_of_another_comes_after_it(
+        self, engine: Engine, manager: PoCManager, receiver: CallbackReceiver
+    ) -> None:
+        engine.is_idle = True
+        receiver.answers = [503, 429]
+        await manager.start_round(config(callback_url=receiver.url))
+        await checked(manager, 64)
+        await manager.start_round(config(callback_url=receiver.url, block_hash="0xnext"))
+        await checked(manager, 64)
+        await manager.stop()
+        blocks = [body["block_hash"] for body in receiver.bodies("generated")]
+        assert blocks == sorted(blocks, key=["0x8d3f2a", "0xnext"].index)
+        assert len(set(blocks)) == 2
 
 
 class TestGeneration:
@@ -311,7 +375,7 @@ class TestGeneration:
         await manager.start_round(config())
         batch = asyncio.create_task(manager.run_batch())
         await asyncio.sleep(0)
-        await manager.stop("enough")
+        await begin_to_stop(manager, "enough")
         with pytest.raises(RoundCancelledError, match="has ended: enough"):
             await batch
 
@@ -446,7 +510,7 @@ class TestValidation:
         self, engine: Engine, manager: PoCManager, receiver: CallbackReceiver
     ) -> None:
         await manager.start_round(config(callback_url=receiver.url))
-        job = manager.submit(await honest_proof(config(public_key="03"), range(3)))
+        job = await manager.submit(await honest_proof(config(public_key="03"), range(3)))
         before = snapshot(manager)["total_checked"]
         await checked(manager, before + 16)
         assert job.status == "queued", "generation interleaves nothing else"
@@ -466,7 +530,7 @@ class TestValidation:
         if state is STOPPED:
             await manager.stop()
         with pytest.raises(StateError, match=f"the state is {state}"):
-            manager.submit(await honest_proof(config(), [1]))
+            await manager.submit(await honest_proof(config(), [1]))
 
     @pytest.mark.parametrize("change", [{"block_hash": "0xother"}, {"block_height": 8}])
     async def test_another_block_is_refused_with_both_named(
@@ -475,15 +539,15 @@ class TestValidation:
         await manager.start_round(config(), VALIDATING)
         named = f"{next(iter(change.values()))}.*the round about block '0x8d3f2a' at height 7"
         with pytest.raises(StateError, match=named):
-            manager.submit(await honest_proof(config(), [1], **change))
+            await manager.submit(await honest_proof(config(), [1], **change))
 
     async def test_a_full_queue_refuses_and_takes_again_later(self, engine: Engine) -> None:
         async with running_manager(engine, Settings(max_queued_nonces=10)) as manager:
             await manager.start_round(config(), VALIDATING)
             engine.hold()
-            first = manager.submit(await honest_proof(config(), range(8)))
+            first = await manager.submit(await honest_proof(config(), range(8)))
             with pytest.raises(QueueFullError, match="limit of 10"):
-                manager.submit(await honest_proof(config(), range(3)))
+                await manager.submit(await honest_proof(config(), range(3)))
             engine.release()
             await first.settled.wait()
             await manager.validate(await honest_proof(config(), range(3)))
@@ -512,11 +576,11 @@ class TestValidation:
     ) -> None:
         await manager.start_round(config(), VALIDATING)
         engine.hold()
-        running = manager.submit(await honest_proof(config(), range(8)))
+        running = await manager.submit(await honest_proof(config(), range(8)))
         await eventually(lambda: running.status == "running")
         waiting = asyncio.create_task(manager.validate(await honest_proof(config(), range(3))))
         await eventually(lambda: manager.queue.stats["queued_jobs"] == 2)
-        await manager.stop("enough")
+        await begin_to_stop(manager, "enough")
         with pytest.raises(RoundCancelledError, match="'0x8d3f2a' has ended: enough"):
             await waiting
         assert running.status == "failed"
@@ -711,10 +775,10 @@ class TestFailures:
         await manager.start_round(config(), VALIDATING)
         assert snapshot(manager)["seconds_since_progress"] is None, "there is nothing to do"
         engine.hold()
-        manager.submit(await honest_proof(config(), [1]))
+        await manager.submit(await honest_proof(config(), [1]))
         first = await eventually(lambda: snapshot(manager)["seconds_since_progress"])
         await eventually(lambda: snapshot(manager)["seconds_since_progress"] > first)
-        await manager.stop()
+        await begin_to_stop(manager)
         assert snapshot(manager)["seconds_since_progress"] is None
 
 
@@ -747,7 +811,7 @@ class TestProgress:
         engine.hold()
         await manager.start_round(config(), phase)
         if phase is VALIDATING:
-            manager.submit(await honest_proof(config(), range(40)))
+            await manager.submit(await honest_proof(config(), range(40)))
         await eventually(lambda: engine.keys)
         clock.now += 59.9
         assert snapshot(manager)["seconds_since_progress"] == pytest.approx(59.9)
@@ -776,7 +840,7 @@ class TestProgress:
         await manager.start_round(config(), VALIDATING)
         clock.now += 3600.0
         engine.hold()
-        manager.submit(await honest_proof(config(), [1]))
+        await manager.submit(await honest_proof(config(), [1]))
         assert snapshot(manager)["is_stuck"] is False
         await eventually(lambda: engine.keys)
         assert snapshot(manager)["is_stuck"] is False

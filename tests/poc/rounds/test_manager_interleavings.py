@@ -121,7 +121,7 @@ class Clients:
         await self.manager.stop()
 
     async def _validate(self) -> None:
-        self.jobs.append(self.manager.submit(self.chance.choice(self.proofs)))
+        self.jobs.append(await self.manager.submit(self.chance.choice(self.proofs)))
 
     async def _generate(self) -> None:
         with suppress(TimeoutError):
@@ -143,7 +143,7 @@ async def test_whatever_the_order_of_calls_the_invariants_hold(seed: int) -> Non
         # After all that a plain round still runs, and its batch is judged.
         engine.may_fail = False
         await manager.start_round(CONFIGS[1], PoCState.VALIDATING)
-        clients.jobs.append(manager.submit(proofs[1]))
+        clients.jobs.append(await manager.submit(proofs[1]))
         await clients.jobs[-1].settled.wait()
         await manager.stop()
     verdicts = [job.outcome().verdict for job in clients.jobs if job.status == "completed"]

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Coroutine, Sequence
 from contextlib import ExitStack
 from types import CoroutineType, SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import httpx
@@ -52,6 +52,8 @@ from hallmark.poc.specification import PoCManager
 from hallmark.poc.verdict.judge import Verdict
 
 IDLE, GENERATING, VALIDATING, STOPPED = PoCState
+
+_Result = TypeVar("_Result")
 
 LAYERS = 3
 ROOM = 40
@@ -201,6 +203,16 @@ rarely = precondition(lambda self: self.steps % 4 == 0)
 """For what ends rounds or holds everything up: most of them are to get somewhere."""
 
 
+def at_once(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """The result of what waits for nothing."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        result: _Result = done.value
+        return result
+    raise AssertionError("it waits")
+
+
 class NodeMachine(RuleBasedStateMachine):
     """A manager on a simulated engine, with clients, receivers and inference around it."""
 
@@ -314,7 +326,7 @@ class NodeMachine(RuleBasedStateMachine):
         before = self.manager.queue.stats
         state, active = self.manager.state, self.manager.active
         try:
-            self.jobs.append((self.manager.submit(proof), is_honest))
+            self.jobs.append((at_once(self.manager.submit(proof)), is_honest))
         except (StateError, QueueFullError) as error:
             assert self.manager.queue.stats == before, "a refused batch leaves no trace"
             if isinstance(error, QueueFullError):
@@ -456,10 +468,9 @@ class NodeMachine(RuleBasedStateMachine):
         if status["is_model_initialized"]:
             assert self.engine.is_open
             assert manager.state is not STOPPED
-        assert status["inference"] == {
-            "connections": len(self.connections),
-            "is_active": bool(self.connections) or not self.engine.is_idle,
-        }
+        inference = status["inference"]
+        assert inference["connections"] == len(self.connections)
+        assert inference["is_active"] is (bool(self.connections) or not self.engine.is_idle)
         if manager.state is STOPPED:
             assert not self.unsettled
             assert status["seconds_since_progress"] is None
@@ -581,7 +592,7 @@ class NodeMachine(RuleBasedStateMachine):
             nonces=tuple(range(ROOM)),
             dist=(1.0,) * ROOM,
         )
-        self.manager.queue.submit(proof, ROUNDS["block a"])
+        self.manager.queue.submit(ValidationJob(proof, ROUNDS["block a"], None))
 
 
 TestNode = NodeMachine.TestCase

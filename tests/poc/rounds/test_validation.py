@@ -52,6 +52,12 @@ def proof(*nonces: int, **changes: Any) -> ProofBatch:
     )
 
 
+def submit(queue: ValidationQueue, batch: ProofBatch) -> ValidationJob:
+    job = ValidationJob(batch, ROUND, None)
+    queue.submit(job)
+    return job
+
+
 def record(
     queue: ValidationQueue,
     taken: Sequence[tuple[ValidationJob, int]],
@@ -62,9 +68,10 @@ def record(
     numbers = [(number_of(distance, ROUND.hidden_size),) for distance in distances]
     judged = queue.record(taken, numbers, seconds)
     for job in judged:
+        job.judge()
         assert not job.settled.is_set()
         assert job.status == "running"
-        queue.settle(job)
+        queue.settle(job, StateError("it has no verdict"))
     return judged
 
 
@@ -78,7 +85,7 @@ def judge_all(queue: ValidationQueue, distance: float = 1.4, count: int = 8) -> 
 
 def test_batches_are_served_in_order_and_share_a_forward() -> None:
     queue = ValidationQueue(100)
-    first, second, third = (queue.submit(proof(*range(n, n + 3)), ROUND) for n in (0, 10, 20))
+    first, second, third = (submit(queue, proof(*range(n, n + 3))) for n in (0, 10, 20))
     assert queue.take(4) == [(first, 0), (first, 1), (first, 2), (second, 10)]
     assert (first.status, second.status, third.status) == ("running", "running", "queued")
     assert queue.take(100) == [(second, 11), (second, 12), (third, 20), (third, 21), (third, 22)]
@@ -88,7 +95,7 @@ def test_batches_are_served_in_order_and_share_a_forward() -> None:
 
 def test_a_job_is_settled_by_its_last_distance() -> None:
     queue = ValidationQueue(100)
-    job = queue.submit(proof(1, 2, 3), ROUND)
+    job = submit(queue, proof(1, 2, 3))
     assert record(queue, queue.take(2), [1.4, 1.4], 0.1) == []
     assert not job.settled.is_set()
     assert queue.stats["queued_nonces"] == 1
@@ -102,7 +109,7 @@ def test_a_job_is_settled_by_its_last_distance() -> None:
 
 def test_duplicates_are_computed_once_and_counted() -> None:
     queue = ValidationQueue(100)
-    job = queue.submit(proof(5, 5, 6, 5), ROUND)
+    job = submit(queue, proof(5, 5, 6, 5))
     assert queue.stats["queued_nonces"] == 2
     assert [nonce for _, nonce in queue.take(8)] == [5, 6]
     record(queue, [(job, 5), (job, 6)], [1.4, 1.4], 0.1)
@@ -111,7 +118,7 @@ def test_duplicates_are_computed_once_and_counted() -> None:
 
 def test_failed_nonces_are_reported_and_counted() -> None:
     queue = ValidationQueue(100)
-    job = queue.submit(proof(1, 2), ROUND)
+    job = submit(queue, proof(1, 2))
     record(queue, queue.take(2), [math.nan, 1.4], 0.1)
     assert job.outcome().failed_nonces == (1,)
     assert queue.stats["failed_nonces"] == 1
@@ -120,64 +127,64 @@ def test_failed_nonces_are_reported_and_counted() -> None:
 
 def test_the_cap_is_in_nonces_and_says_when_to_come_back() -> None:
     queue = ValidationQueue(10)
-    queue.submit(proof(*range(8)), ROUND)
+    submit(queue, proof(*range(8)))
     with pytest.raises(
         QueueFullError, match=r"8 nonces wait for validation; 4 more would exceed .* 10"
     ) as full:
-        queue.submit(proof(*range(4)), ROUND)
+        submit(queue, proof(*range(4)))
     assert full.value.retry_after >= 1
     assert queue.stats["queued_jobs"] == 1, "a refused batch leaves no trace"
-    queue.submit(proof(*range(2)), ROUND)
+    submit(queue, proof(*range(2)))
     judge_all(queue)
     assert queue.stats["queued_nonces"] == 0
-    queue.submit(proof(*range(10)), ROUND)
+    submit(queue, proof(*range(10)))
 
 
 def test_nonces_in_flight_count_against_the_cap() -> None:
     queue = ValidationQueue(10)
-    queue.submit(proof(*range(10)), ROUND)
+    submit(queue, proof(*range(10)))
     queue.take(10)
     with pytest.raises(QueueFullError):
-        queue.submit(proof(1), ROUND)
+        submit(queue, proof(1))
 
 
 def test_repeated_and_failed_nonces_take_room() -> None:
     queue = ValidationQueue(10)
-    job = queue.submit(proof(5, 5, 5, 5, 5, failed_nonces=(6, 7)), ROUND)
+    job = submit(queue, proof(5, 5, 5, 5, 5, failed_nonces=(6, 7)))
     assert queue.stats["queued_nonces"] == 1, "there is one nonce to compute"
     with pytest.raises(QueueFullError, match="7 nonces wait for validation; 4 more would exceed"):
-        queue.submit(proof(1, 1, failed_nonces=(2, 3)), ROUND)
+        submit(queue, proof(1, 1, failed_nonces=(2, 3)))
     for claims in (proof(*(1,) * 11), proof(1, failed_nonces=tuple(range(2, 12)))):
         with pytest.raises(FieldError, match=r"nonces: .*1 to 10"):
-            queue.submit(claims, ROUND)
+            submit(queue, claims)
     assert judge_all(queue) == [job]
-    queue.submit(proof(*(1,) * 10), ROUND)
+    submit(queue, proof(*(1,) * 10))
     queue.cancel(RoundCancelledError("the round has ended: why"))
-    queue.submit(proof(*(1,) * 10), ROUND)
+    submit(queue, proof(*(1,) * 10))
 
 
 def test_the_time_to_come_back_follows_the_measured_speed() -> None:
     queue = ValidationQueue(10)
     for _ in range(50):
-        queue.submit(proof(*range(10)), ROUND)
+        submit(queue, proof(*range(10)))
         record(queue, queue.take(10), [1.4] * 10, 30.0)
-    queue.submit(proof(*range(10)), ROUND)
+    submit(queue, proof(*range(10)))
     with pytest.raises(QueueFullError) as full:
-        queue.submit(proof(*range(10)), ROUND)
+        submit(queue, proof(*range(10)))
     assert full.value.retry_after == pytest.approx(30.0, rel=0.01)
 
 
 def test_more_than_ever_fits_and_nothing_at_all_are_wrong_fields() -> None:
     queue = ValidationQueue(10)
     with pytest.raises(FieldError, match=r"11 nonces.* allowed: 1 to 10"):
-        queue.submit(proof(*range(11)), ROUND)
+        submit(queue, proof(*range(11)))
     with pytest.raises(FieldError, match="0 nonces"):
-        queue.submit(proof(failed_nonces=(1,)), ROUND)
+        submit(queue, proof(failed_nonces=(1,)))
 
 
 def test_cancelled_jobs_say_why_and_late_distances_change_nothing() -> None:
     queue = ValidationQueue(10)
-    running, waiting = queue.submit(proof(1, 2), ROUND), queue.submit(proof(3), ROUND)
+    running, waiting = submit(queue, proof(1, 2)), submit(queue, proof(3))
     taken = queue.take(2)
     queue.cancel(RoundCancelledError("the round has ended: why"))
     assert record(queue, taken, [1.4, 1.4], 0.1) == []
@@ -195,17 +202,17 @@ def test_cancelled_jobs_say_why_and_late_distances_change_nothing() -> None:
         "checked_nonces": 0,
         "failed_nonces": 0,
     }
-    queue.submit(proof(*range(10)), ROUND)
+    submit(queue, proof(*range(10)))
 
 
 def test_the_outcome_of_an_unsettled_job_is_an_error_not_a_pass() -> None:
     with pytest.raises(RuntimeError, match="not been judged"):
-        ValidationQueue(10).submit(proof(1), ROUND).outcome()
+        submit(ValidationQueue(10), proof(1)).outcome()
 
 
 def test_release_lets_waiting_connections_go_and_keeps_the_jobs() -> None:
     queue = ValidationQueue(10)
-    job = queue.submit(proof(1), ROUND)
+    job = submit(queue, proof(1))
     queue.release()
     assert job.released.is_set()
     assert not job.settled.is_set()
@@ -215,7 +222,7 @@ def test_release_lets_waiting_connections_go_and_keeps_the_jobs() -> None:
 def test_results_are_kept_an_hour() -> None:
     clock = Clock()
     queue = ValidationQueue(10, clock)
-    job = queue.submit(proof(1), ROUND)
+    job = submit(queue, proof(1))
     clock.now = 10_000
     assert queue.find(job.request_id) is job, "what has not been judged does not expire"
     judge_all(queue)
@@ -228,7 +235,7 @@ def test_results_are_kept_an_hour() -> None:
 
 def test_the_latest_thousand_results_are_kept() -> None:
     queue = ValidationQueue(2000)
-    jobs = [queue.submit(proof(1), ROUND) for _ in range(1002)]
+    jobs = [submit(queue, proof(1)) for _ in range(1002)]
     judge_all(queue, count=500)
     for job in jobs[:2]:
         with pytest.raises(UnknownRequestError):
@@ -239,8 +246,8 @@ def test_the_latest_thousand_results_are_kept() -> None:
 def test_results_are_bounded_in_nonces_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validation, "MAX_RESULT_NONCES", 100)
     queue = ValidationQueue(2000)
-    jobs = [queue.submit(proof(*range(40)), ROUND) for _ in range(4)]
-    large = queue.submit(proof(*(1,) * 300, failed_nonces=tuple(range(10, 210))), ROUND)
+    jobs = [submit(queue, proof(*range(40))) for _ in range(4)]
+    large = submit(queue, proof(*(1,) * 300, failed_nonces=tuple(range(10, 210))))
     judge_all(queue)
     assert queue.find(large.request_id) is large, "the latest is kept whatever its size"
     with pytest.raises(UnknownRequestError):
@@ -265,9 +272,9 @@ class TestProversTakeTurns:
 
     def test_ten_thousand_nonces_of_one_do_not_hold_up_ten_of_another(self) -> None:
         queue = ValidationQueue(100_000)
-        large = queue.submit(of("large", *range(10_000)), ROUND)
+        large = submit(queue, of("large", *range(10_000)))
         record(queue, queue.take(32), [1.4] * 32, 0.1)
-        small = queue.submit(of("small", *range(10)), ROUND)
+        small = submit(queue, of("small", *range(10)))
         taken = queue.take(32)
         assert provers_of(taken) == {"small": 10, "large": 22}
         assert record(queue, taken, [1.4] * 32, 0.1) == [small]
@@ -276,14 +283,14 @@ class TestProversTakeTurns:
     def test_a_take_is_shared_out_evenly(self) -> None:
         queue = ValidationQueue(10_000)
         for prover in "abcd":
-            queue.submit(of(prover, *range(1000)), ROUND)
+            submit(queue, of(prover, *range(1000)))
         for _ in range(3):
             assert provers_of(queue.take(32)) == dict.fromkeys("abcd", 8)
 
     def test_what_does_not_divide_goes_round(self) -> None:
         queue = ValidationQueue(10_000)
         for prover in "abc":
-            queue.submit(of(prover, *range(1000)), ROUND)
+            submit(queue, of(prover, *range(1000)))
         assert [provers_of(queue.take(8)) for _ in range(3)] == [
             {"a": 3, "b": 3, "c": 2},
             {"c": 3, "a": 3, "b": 2},
@@ -292,9 +299,9 @@ class TestProversTakeTurns:
 
     def test_what_one_has_no_use_for_goes_to_the_others(self) -> None:
         queue = ValidationQueue(10_000)
-        queue.submit(of("a", *range(1000)), ROUND)
-        queue.submit(of("b", 1), ROUND)
-        queue.submit(of("c", 1, 2), ROUND)
+        submit(queue, of("a", *range(1000)))
+        submit(queue, of("b", 1))
+        submit(queue, of("c", 1, 2))
         assert provers_of(queue.take(30)) == {"a": 27, "b": 1, "c": 2}
         assert provers_of(queue.take(30)) == {"a": 30}, "alone it has the whole take"
 
@@ -302,7 +309,7 @@ class TestProversTakeTurns:
         queue = ValidationQueue(10_000)
         provers = [f"prover {n}" for n in range(20)]
         for prover in provers:
-            queue.submit(of(prover, *range(100)), ROUND)
+            submit(queue, of(prover, *range(100)))
         first = [provers_of(queue.take(8)) for _ in range(5)]
         assert all(set(taken.values()) == {1} for taken in first)
         assert sum(first, Counter[str]()) == dict.fromkeys(provers, 2), "two turns each in five takes"
@@ -310,9 +317,9 @@ class TestProversTakeTurns:
     def test_who_comes_late_waits_for_one_turn_of_the_others_at_most(self) -> None:
         queue = ValidationQueue(10_000)
         for n in range(8):
-            queue.submit(of(f"early {n}", *range(100)), ROUND)
+            submit(queue, of(f"early {n}", *range(100)))
         queue.take(4)
-        queue.submit(of("late", 1), ROUND)
+        submit(queue, of("late", 1))
         assert provers_of(queue.take(4))["late"] == 0
         assert provers_of(queue.take(4))["late"] == 0
         assert provers_of(queue.take(4))["late"] == 1
@@ -320,7 +327,7 @@ class TestProversTakeTurns:
     def test_the_jobs_of_one_prover_are_served_one_after_the_other(self) -> None:
         queue = ValidationQueue(10_000)
         first, other, second = (
-            queue.submit(of(prover, *nonces), ROUND)
+            submit(queue, of(prover, *nonces))
             for prover, nonces in (("a", range(6)), ("b", range(50, 70)), ("a", range(10, 14)))
         )
         taken = [pair for _ in range(4) for pair in queue.take(4)]
@@ -330,8 +337,8 @@ class TestProversTakeTurns:
 
     def test_a_prover_with_many_small_jobs_gets_its_turn_too(self) -> None:
         queue = ValidationQueue(10_000)
-        small = [queue.submit(of("small", n), ROUND) for n in range(10)]
-        queue.submit(of("large", *range(1000)), ROUND)
+        small = [submit(queue, of("small", n)) for n in range(10)]
+        submit(queue, of("large", *range(1000)))
         taken = queue.take(4)
         assert provers_of(taken)["small"] >= 1
         assert provers_of(taken)["large"] >= 1
@@ -348,7 +355,7 @@ class TestWithdrawing:
 
     def test_one_that_waits_is_never_computed_and_its_room_is_free(self) -> None:
         queue = ValidationQueue(10)
-        first, gone = queue.submit(proof(*range(5)), ROUND), queue.submit(proof(*range(5, 10)), ROUND)
+        first, gone = submit(queue, proof(*range(5))), submit(queue, proof(*range(5, 10)))
         queue.withdraw(gone, self.GONE)
         assert gone.status == "failed"
         assert gone.released.is_set()
@@ -356,12 +363,12 @@ class TestWithdrawing:
             gone.outcome()
         assert (queue.stats["queued_jobs"], queue.stats["queued_nonces"]) == (1, 5)
         assert queue.find(gone.request_id) is gone
-        late = queue.submit(proof(*range(20, 25)), ROUND)
+        late = submit(queue, proof(*range(20, 25)))
         assert judge_all(queue) == [first, late]
 
     def test_of_one_that_is_being_computed_the_rest_is_never_taken(self) -> None:
         queue = ValidationQueue(20)
-        gone, other = queue.submit(of("a", *range(10)), ROUND), queue.submit(of("b", *range(10)), ROUND)
+        gone, other = submit(queue, of("a", *range(10))), submit(queue, of("b", *range(10)))
         taken = queue.take(4)
         record(queue, queue.take(2), [1.4, 1.4], 0.1)
         queue.withdraw(gone, self.GONE)
@@ -369,23 +376,23 @@ class TestWithdrawing:
         assert record(queue, taken, [1.4] * 4, 0.1) == []
         assert (gone.status, queue.stats["checked_nonces"]) == ("failed", 4), "what comes late is not counted"
         assert queue.stats["queued_nonces"] == 7
-        late = queue.submit(of("a", *range(10)), ROUND)
+        late = submit(queue, of("a", *range(10)))
         assert {job for job, _ in queue.take(100)} == {other, late}
 
     def test_one_whose_nonces_are_all_taken(self) -> None:
         queue = ValidationQueue(10)
-        gone = queue.submit(proof(*range(10)), ROUND)
+        gone = submit(queue, proof(*range(10)))
         taken = queue.take(10)
         assert not queue.has_waiting
         queue.withdraw(gone, self.GONE)
         assert record(queue, taken, [1.4] * 10, 0.1) == []
         assert queue.stats["cancelled_jobs"] == 1
         assert queue.stats["queued_nonces"] == 0
-        queue.submit(proof(*range(10)), ROUND)
+        submit(queue, proof(*range(10)))
 
     def test_one_that_is_settled_stays_what_it_is(self) -> None:
         queue = ValidationQueue(10)
-        job = queue.submit(proof(1), ROUND)
+        job = submit(queue, proof(1))
         judge_all(queue)
         queue.withdraw(job, self.GONE)
         assert job.outcome().verdict is Verdict.HONEST
@@ -393,7 +400,7 @@ class TestWithdrawing:
 
     def test_one_that_has_been_withdrawn_already_stays_so(self) -> None:
         queue = ValidationQueue(10)
-        job = queue.submit(proof(1), ROUND)
+        job = submit(queue, proof(1))
         queue.withdraw(job, self.GONE)
         queue.withdraw(job, StateError("another reason"))
         assert job.error is self.GONE
@@ -401,8 +408,8 @@ class TestWithdrawing:
 
     def test_the_provers_next_job_takes_its_place(self) -> None:
         queue = ValidationQueue(20)
-        gone, second = queue.submit(of("a", *range(8)), ROUND), queue.submit(of("a", *range(8)), ROUND)
-        queue.submit(of("b", *range(4)), ROUND)
+        gone, second = submit(queue, of("a", *range(8))), submit(queue, of("a", *range(8)))
+        submit(queue, of("b", *range(4)))
         queue.take(4)
         queue.withdraw(gone, self.GONE)
         taken = queue.take(4)
@@ -413,7 +420,7 @@ class TestWithdrawing:
 def test_the_speed_is_not_told_before_the_first_nonce() -> None:
     queue = ValidationQueue(100)
     assert queue.stats["nonces_per_second"] is None
-    queue.submit(proof(*range(10)), ROUND)
+    submit(queue, proof(*range(10)))
     assert queue.stats["nonces_per_second"] is None
     record(queue, queue.take(2), [1.4, 1.4], 0.1)
     assert queue.stats["nonces_per_second"] is not None
@@ -423,7 +430,7 @@ def test_the_speed_follows_what_is_measured_and_forgets_what_was() -> None:
     queue = ValidationQueue(1000)
     for seconds_per_nonce in (0.25, 0.001):
         for _ in range(60):
-            queue.submit(proof(*range(8)), ROUND)
+            submit(queue, proof(*range(8)))
             record(queue, queue.take(8), [1.4] * 8, 8 * seconds_per_nonce)
         assert queue.stats["nonces_per_second"] == pytest.approx(1 / seconds_per_nonce, rel=0.01)
 
@@ -446,10 +453,10 @@ class Traffic:
         prover = self.data.draw(st.sampled_from("abcd"), "prover")
         room = self.ROOM - sum(job.size for job in self.jobs if not job.settled.is_set())
         if len(claims) <= room:
-            self.jobs.append(self.queue.submit(of(prover, *claims), ROUND))
+            self.jobs.append(submit(self.queue, of(prover, *claims)))
         else:
             with pytest.raises(QueueFullError):
-                self.queue.submit(of(prover, *claims), ROUND)
+                submit(self.queue, of(prover, *claims))
 
     def take(self) -> None:
         count = self.data.draw(st.integers(1, 10), "count")
@@ -501,7 +508,7 @@ class Traffic:
         stats, n_gone = self.queue.stats, len(self.taken_before_it_went)
         assert (stats["queued_jobs"], stats["queued_nonces"]) == (0, 0)
         assert (stats["completed_jobs"], stats["cancelled_jobs"]) == (len(self.jobs) - n_gone, n_gone)
-        self.queue.submit(proof(*range(self.ROOM)), ROUND)
+        submit(self.queue, proof(*range(self.ROOM)))
 
 
 @settings(deadline=None)

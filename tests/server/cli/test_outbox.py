@@ -13,6 +13,7 @@ import pytest
 from command_line import Cli, Result
 from runtime import eventually, running_receiver
 
+from hallmark.poc.core.compact_json import compact_json
 from hallmark.poc.outbox.database import OutboxDatabase, default_path
 from hallmark.poc.outbox.delivery_queue import Delivery, DeliveryQueue
 from hallmark.poc.outbox.outbox import Outbox
@@ -269,10 +270,10 @@ async def test_beside_a_server_that_runs(cli: Cli, tmp_path: Path) -> None:
         receiver.answers = [404, 503]
         outbox = Outbox(settings, OutboxStore(path))
         await outbox.recover()
-        await outbox.post(receiver.url, "generated", {"n": 0})
+        await outbox.post(receiver.url, "generated", compact_json({"n": 0}))
         await eventually(lambda: outbox.stats()["dead_letters"] == 1)
         for n in (1, 2):
-            await outbox.post(receiver.url, "generated", {"n": n})
+            await outbox.post(receiver.url, "generated", compact_json({"n": n}))
         await eventually(lambda: outbox.stats()["next_attempt"])
         shown = json.loads((await outbox_command("list", "--json")).out)
         assert [(row["id"], row["given_up"], row["last_error"]) for row in shown] == [

@@ -25,6 +25,7 @@ from runtime import (
 from starlette.types import Message, Receive, Scope, Send
 
 from hallmark.poc.protocol.config import PoCState
+from hallmark.poc.rounds.inference_activity import QUIET_SECONDS, InferenceActivity
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.specification import PoCManager
 from hallmark.server.http.app import attach_manager, mount
@@ -274,11 +275,32 @@ class TestConnectionsAreCounted:
             asked = asyncio.create_task(client.post("/v1/completions"))
             await eventually(lambda: inference.activity.connections)
             shown = (await client.get(f"{POC}/status")).json()["inference"]
-            assert shown == {"connections": 1, "is_active": True}
+            assert (shown["connections"], shown["quiet_connections"], shown["is_active"]) == (1, 0, True)
             inference.may_go_on.set()
             await asked
             shown = (await client.get(f"{POC}/status")).json()["inference"]
-            assert shown == {"connections": 0, "is_active": False}
+            assert (shown["connections"], shown["quiet_connections"], shown["is_active"]) == (0, 0, False)
+
+    async def test_a_websocket_in_silence_is_not_waited_for_until_it_speaks_again(
+        self, manager: PoCManager, engine: Engine
+    ) -> None:
+        now = 0.0
+        engine.is_idle = True
+        manager.activity = InferenceActivity(engine, lambda: now)
+        inference = Inference(manager)
+        async with (
+            serving(inference.app) as url,
+            websockets.connect(f"ws{url.removeprefix('http')}/v1/realtime") as socket,
+        ):
+            await socket.send("yes")
+            assert await socket.recv() == "yes"
+            assert inference.activity.quiet_connections == 0
+            now += QUIET_SECONDS
+            assert inference.activity.quiet_connections == 1
+            assert not inference.activity.is_active, "the engine has nothing to do for it"
+            await socket.send("no")
+            assert await socket.recv() == "no"
+            assert inference.activity.quiet_connections == 0
 
     async def test_a_stream_counts_to_its_end(self, inference: Inference, url: str) -> None:
         async with (

@@ -61,10 +61,13 @@ def told(manager: PoCManager) -> dict[str, Any]:
     status = snapshot(manager)
     validation, callbacks = status["validation"], status["callbacks"]
     stalls, layer_ms = validation["stall_ms"], validation["layer_ms"]
+    hold_ms = status["inference"]["longest_loop_hold_ms"]
     values = {
         **{f'state{{state="{state}"}}': status["state"] == state for state in PoCState},
         "gate_closed": manager.gate_closed,
         "inference_connections": status["inference"]["connections"],
+        "inference_quiet_connections": status["inference"]["quiet_connections"],
+        "longest_loop_hold_seconds": None if hold_ms is None else hold_ms / 1e3,
         "stuck": status["is_stuck"],
         "round_checked_nonces_total": status["total_checked"],
         "round_valid_nonces_total": status["total_valid"],
@@ -159,7 +162,7 @@ async def test_what_waits_is_counted_and_what_is_given_up(
     manager: PoCManager, registry: CollectorRegistry
 ) -> None:
     await manager.start_round(config())
-    manager.submit(await honest_proof(config(), range(12)))
+    await manager.submit(await honest_proof(config(), range(12)))
     scraped = scrape(registry)
     assert (scraped["validation_queued_jobs"], scraped["validation_queued_nonces"]) == (1, 12)
     await manager.stop()

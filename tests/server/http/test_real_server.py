@@ -208,8 +208,10 @@ async def test_a_request_that_waits_for_a_verdict_does_not_outlive_the_round(
         proof = (await honest_proof(config(), range(6))).as_dict()
         waiting = asyncio.create_task(http.post(f"{POC}/validate", json=proof))
         await eventually(lambda: engine.keys)
-        await http.post("/api/v1/stop")
+        stopping = asyncio.create_task(http.post("/api/v1/stop"))
         assert (await waiting).status_code == 409
+        engine.release()
+        assert (await stopping).status_code == 200
 
 
 def test_settings_of_the_tests_do_not_wait() -> None:
