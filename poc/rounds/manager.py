@@ -16,7 +16,7 @@ from hallmark.poc.rounds.engine_protocol import PoCEngine
 from hallmark.poc.rounds.inference_activity import InferenceActivity
 from hallmark.poc.rounds.offload import Offload
 from hallmark.poc.rounds.validation import ValidationQueue
-from hallmark.poc.rounds.validation_job import ValidationJob
+from hallmark.poc.rounds.validation_job import SettledJob, ValidationJob
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.webhooks.url import check_callback_url
 
@@ -197,8 +197,8 @@ class PoCManager:
             gone = StateError("the client that waited for the verdict has gone, and there is no callback URL")
             self.queue.withdraw(job, gone)
 
-    def result(self, request_id: str) -> ValidationJob:
-        """A submitted batch by its request id.
+    def result(self, request_id: str) -> ValidationJob | SettledJob:
+        """A submitted batch by its request id, or what is kept of one that has been settled.
 
         Raises:
             UnknownRequestError: There is none, or its result has expired.

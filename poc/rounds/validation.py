@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from hallmark.poc.core.errors import FieldError, HallmarkError, QueueFullError, UnknownRequestError
 from hallmark.poc.protocol.status import QueueStats
-from hallmark.poc.rounds.validation_job import ValidationJob
+from hallmark.poc.rounds.validation_job import SettledJob, ValidationJob
 
 __all__ = ["ValidationQueue"]
 
@@ -22,7 +22,8 @@ class ValidationQueue:
     Provers take turns: what is taken at once is shared out between those who have a job waiting, so that a
     large one holds up the jobs of its own prover only.
 
-    A batch is kept whole until it is settled, and counts as much until then.
+    A batch is kept whole until it is settled, and counts as much until then; afterwards only what is answered
+    about it.
 
     Args:
         max_queued_nonces: Nonces of the batches that are not settled, with repetitions and failed ones.
@@ -35,7 +36,7 @@ class ValidationQueue:
         # By prover, whose turn it is first.
         self._waiting: dict[str, deque[ValidationJob]] = {}
         self._unsettled: dict[str, ValidationJob] = {}
-        self._settled: dict[str, tuple[float, ValidationJob]] = {}
+        self._settled: dict[str, tuple[float, SettledJob]] = {}
         self._unsettled_size = self._settled_size = 0
         self._seconds_per_nonce = _SECONDS_PER_NONCE
         self._completed_jobs = self._cancelled_jobs = self._checked_nonces = self._failed_nonces = 0
@@ -86,8 +87,8 @@ class ValidationQueue:
         self._waiting.setdefault(proof.public_key, deque()).append(job)
         self._unsettled[job.request_id] = job
 
-    def find(self, request_id: str) -> ValidationJob:
-        """A job that waits, runs, or has been settled not too long ago.
+    def find(self, request_id: str) -> ValidationJob | SettledJob:
+        """A job that waits or runs, or what is kept of one that has been settled not too long ago.
 
         Raises:
             UnknownRequestError: There is none of that id.
@@ -194,7 +195,7 @@ class ValidationQueue:
     def _keep(self, job: ValidationJob) -> None:
         del self._unsettled[job.request_id]
         self._unsettled_size -= job.size
-        self._settled[job.request_id] = (self._clock(), job)
+        self._settled[job.request_id] = (self._clock(), job.to_keep())
         self._settled_size += job.size
         self._expire()
 

@@ -3,17 +3,42 @@
 import asyncio
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Literal
 
 from hallmark.poc.core.errors import HallmarkError
+from hallmark.poc.protocol.bodies import VerdictBody
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.protocol.round import Round
+from hallmark.poc.rounds.payloads import verdict_fields
 from hallmark.poc.verdict.judge import ValidatedBatch, judge
 
-__all__ = ["JobStatus", "ValidationJob"]
+__all__ = ["JobStatus", "SettledJob", "ValidationJob"]
 
 JobStatus = Literal["queued", "running", "completed", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SettledJob:
+    """What is kept of a job that has been settled: what is answered to whoever asks for it.
+
+    The job itself has the batch and every number of it, over 1,000 bytes a nonce.
+
+    Attributes:
+        request_id: As of the job.
+        status: `completed` or `failed`.
+        n_claims: As of the job.
+        size: As of the job.
+        verdict: What it came to; None where it failed.
+        error: What took the verdict's place, for people.
+    """
+
+    request_id: str
+    status: JobStatus
+    n_claims: int
+    size: int
+    verdict: VerdictBody | None
+    error: str | None
 
 
 class ValidationJob:
@@ -44,6 +69,7 @@ class ValidationJob:
         self._taken = 0
         self._computed: dict[int, Sequence[float]] = {}
         self._verdict: ValidatedBatch | None = None
+        self._answer: VerdictBody | None = None
         self.error: HallmarkError | None = None
 
     @property
@@ -54,6 +80,11 @@ class ValidationJob:
         if self._verdict is not None and self.settled.is_set():
             return "completed"
         return "running" if self._taken else "queued"
+
+    @property
+    def n_claims(self) -> int:
+        """Nonces that the batch claims, repetitions included."""
+        return len(self.proof.nonces)
 
     @property
     def n_open(self) -> int:
@@ -71,6 +102,18 @@ class ValidationJob:
         if self._verdict is None:
             raise RuntimeError("the outcome of a job that has not been judged")
         return self._verdict
+
+    def answer(self) -> VerdictBody:
+        """The verdict of a job that has been judged, as it is answered.
+
+        Raises:
+            HallmarkError: The error that took the verdict's place.
+        """
+        if self.error is not None:
+            raise self.error
+        if self._answer is None:
+            raise RuntimeError("the answer of a job that has not been judged")
+        return self._answer
 
     def take(self, count: int) -> tuple[int, ...]:
         """Up to `count` nonces that nobody has taken yet."""
@@ -98,7 +141,9 @@ class ValidationJob:
         Raises:
             EngineError: The numbers are not those of the round.
         """
-        self._verdict = judge(self.proof, self._computed, self.round, self.numerics)
+        verdict = judge(self.proof, self._computed, self.round, self.numerics)
+        self._answer = verdict_fields(verdict)
+        self._verdict = verdict
 
     @property
     def has_verdict(self) -> bool:
@@ -112,9 +157,18 @@ class ValidationJob:
 
     def settle(self) -> None:
         """Let everybody know the outcome."""
-        # Results are kept for an hour, and nobody asks for the numbers any more.
         self._computed = {}
-        if self._verdict is not None:
-            self._verdict = replace(self._verdict, computed_numbers=self._verdict.computed_numbers[:0].copy())
         self.settled.set()
         self.released.set()
+
+    def to_keep(self) -> SettledJob:
+        """What is kept of it once it is settled."""
+        failed = self.error is not None
+        return SettledJob(
+            request_id=self.request_id,
+            status=self.status,
+            n_claims=self.n_claims,
+            size=self.size,
+            verdict=None if failed else self.answer(),
+            error=str(self.error) if failed else None,
+        )

@@ -16,8 +16,7 @@ from hallmark.poc.protocol.bodies import VerdictBody
 from hallmark.poc.protocol.config import PoCState
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.rounds.manager import PoCManager
-from hallmark.poc.rounds.payloads import verdict_fields
-from hallmark.poc.rounds.validation_job import ValidationJob
+from hallmark.poc.rounds.validation_job import SettledJob, ValidationJob
 from hallmark.server.http.body import read_json_object
 from hallmark.server.http.control import PREFIX, Manager, answers, ignored, json_body
 from hallmark.server.http.errors import HallmarkRoute
@@ -98,7 +97,7 @@ async def validate(
             manager.abandon(job)
         elif job.settled.is_set():
             done = {"status": "OK", "request_id": job.request_id, "ignored_fields": ignored_fields}
-            return await _verdict(manager, job, done)
+            return await _answered(manager, job.size, done, job.answer())
     return JSONResponse({**_progress(job), "ignored_fields": ignored_fields}, 202)
 
 
@@ -119,12 +118,12 @@ async def validation_result(request_id: str, manager: Manager) -> Response:
 
     Results are kept for an hour, the latest 1,000.
     """
-    job = manager.result(request_id)
-    answer: dict[str, Any] = {**_progress(job)}
-    if job.error is not None:
-        answer["error"] = str(job.error)
-    elif job.settled.is_set():
-        return await _verdict(manager, job, answer)
+    found = manager.result(request_id)
+    answer: dict[str, Any] = {**_progress(found)}
+    if isinstance(found, SettledJob):
+        if found.verdict is not None:
+            return await _answered(manager, found.size, answer, found.verdict)
+        answer["error"] = found.error
     return JSONResponse(answer)
 
 
@@ -133,11 +132,11 @@ def _size(body: Mapping[str, Any]) -> int:
     return sum(len(value) for value in body.values() if isinstance(value, list))
 
 
-async def _verdict(manager: PoCManager, job: ValidationJob, answer: Mapping[str, Any]) -> Response:
-    """Add the verdict of a job that has one."""
-    content = await manager.offload.run(
-        job.size, lambda: compact_json({**answer, **verdict_fields(job.outcome())})
-    )
+async def _answered(
+    manager: PoCManager, size: int, answer: Mapping[str, Any], verdict: VerdictBody
+) -> Response:
+    """Answer with a verdict of a batch of about so many nonces."""
+    content = await manager.offload.run(size, lambda: compact_json({**answer, **verdict}))
     return Response(content, media_type="application/json")
 
 
@@ -156,5 +155,5 @@ async def _released_or_gone(job: ValidationJob, request: Request) -> None:
             wait.cancel()
 
 
-def _progress(job: ValidationJob) -> Progress:
-    return {"status": job.status, "request_id": job.request_id, "queued_count": len(job.proof.nonces)}
+def _progress(job: ValidationJob | SettledJob) -> Progress:
+    return {"status": job.status, "request_id": job.request_id, "queued_count": job.n_claims}

@@ -520,7 +520,7 @@ class TestValidation:
         assert job.outcome().verdict is Verdict.HONEST
         await eventually(lambda: receiver.bodies("validated"))
         assert receiver.bodies("validated")[0]["request_id"] == job.request_id
-        assert manager.result(job.request_id) is job
+        assert manager.result(job.request_id) == job.to_keep()
 
     @pytest.mark.parametrize("state", [IDLE, STOPPED])
     async def test_without_a_running_round_batches_are_refused(

@@ -499,7 +499,7 @@ class NodeMachine(RuleBasedStateMachine):
             assert job.released.is_set()
             outcome = self.outcomes.setdefault(job.request_id, (job.status, job.error or job.outcome()))
             assert outcome == (job.status, job.error or job.outcome()), "what is settled stays so"
-            assert self.manager.result(job.request_id) is job
+            assert self.manager.result(job.request_id) == job.to_keep()
             if job.error is not None:
                 assert isinstance(job.error, RoundCancelledError | StateError)
                 continue

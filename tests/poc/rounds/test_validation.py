@@ -1,6 +1,8 @@
 """The queue of batches to judge. Distances are given by hand: no engine, no waiting."""
 
+import gc
 import math
+import weakref
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -104,7 +106,7 @@ def test_a_job_is_settled_by_its_last_distance() -> None:
     assert job.released.is_set()
     assert job.status == "completed"
     assert job.outcome().verdict is Verdict.HONEST
-    assert queue.find(job.request_id) is job
+    assert queue.find(job.request_id) == job.to_keep()
 
 
 def test_duplicates_are_computed_once_and_counted() -> None:
@@ -190,7 +192,7 @@ def test_cancelled_jobs_say_why_and_late_distances_change_nothing() -> None:
     assert record(queue, taken, [1.4, 1.4], 0.1) == []
     for job in (running, waiting):
         assert job.status == "failed"
-        assert queue.find(job.request_id) is job
+        assert queue.find(job.request_id) == job.to_keep()
         with pytest.raises(RoundCancelledError, match="why"):
             job.outcome()
     assert queue.stats == {
@@ -227,7 +229,7 @@ def test_results_are_kept_an_hour() -> None:
     assert queue.find(job.request_id) is job, "what has not been judged does not expire"
     judge_all(queue)
     clock.now += 3600
-    assert queue.find(job.request_id) is job
+    assert queue.find(job.request_id) == job.to_keep()
     clock.now += 1
     with pytest.raises(UnknownRequestError, match="kept for 60 minutes, the latest 1000"):
         queue.find(job.request_id)
@@ -240,7 +242,7 @@ def test_the_latest_thousand_results_are_kept() -> None:
     for job in jobs[:2]:
         with pytest.raises(UnknownRequestError):
             queue.find(job.request_id)
-    assert all(queue.find(job.request_id) is job for job in jobs[2:])
+    assert all(queue.find(job.request_id) == job.to_keep() for job in jobs[2:])
 
 
 def test_results_are_bounded_in_nonces_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,9 +251,24 @@ def test_results_are_bounded_in_nonces_too(monkeypatch: pytest.MonkeyPatch) -> N
     jobs = [submit(queue, proof(*range(40))) for _ in range(4)]
     large = submit(queue, proof(*(1,) * 300, failed_nonces=tuple(range(10, 210))))
     judge_all(queue)
-    assert queue.find(large.request_id) is large, "the latest is kept whatever its size"
+    assert queue.find(large.request_id) == large.to_keep(), "the latest is kept whatever its size"
     with pytest.raises(UnknownRequestError):
         queue.find(jobs[-1].request_id)
+
+
+def test_of_a_settled_job_only_the_answer_is_kept() -> None:
+    queue = ValidationQueue(1000)
+    judged = queue.submit(proof(*range(500)), ROUND)
+    judge_all(queue)
+    failed = queue.submit(proof(*range(500)), ROUND)
+    queue.withdraw(failed, StateError("the client has gone"))
+    answers = [queue.find(job.request_id) for job in (judged, failed)]
+    assert [kept.status for kept in answers] == ["completed", "failed"]
+    jobs = [weakref.ref(job) for job in (judged, failed)]
+    del judged, failed
+    gc.collect()
+    assert [job() for job in jobs] == [None, None], "batches and numbers are over 1,000 bytes a nonce"
+    assert all(queue.find(kept.request_id) is kept for kept in answers)
 
 
 def test_an_id_that_was_never_given_is_unknown() -> None:
@@ -362,7 +379,7 @@ class TestWithdrawing:
         with pytest.raises(StateError, match="has gone"):
             gone.outcome()
         assert (queue.stats["queued_jobs"], queue.stats["queued_nonces"]) == (1, 5)
-        assert queue.find(gone.request_id) is gone
+        assert queue.find(gone.request_id) == gone.to_keep()
         late = submit(queue, proof(*range(20, 25)))
         assert judge_all(queue) == [first, late]
 

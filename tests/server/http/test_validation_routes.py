@@ -29,6 +29,7 @@ from hallmark.poc.protocol.law import distance_of
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.protocol.vectors import encode, encoding_of
+from hallmark.poc.rounds.validation_job import SettledJob, ValidationJob
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.specification import PoCManager
 
@@ -79,7 +80,7 @@ async def test_without_waiting_the_result_is_asked_for_by_its_id(
     await eventually(lambda: engine.keys)
     assert (await validating.get(path)).json()["status"] == "running"
     engine.release()
-    await manager.result(queued.json()["request_id"]).settled.wait()
+    await eventually(lambda: isinstance(manager.result(queued.json()["request_id"]), SettledJob))
     result = (await validating.get(path)).json()
     assert result["status"] == "completed"
     assert result["verdict"] == "honest"
@@ -398,7 +399,7 @@ async def test_while_generating_a_batch_is_queued_until_the_phase_turns(
         queued = await http.post(f"{POC}/validate{wait}", json=honest)
         assert (queued.status_code, queued.json()["status"]) == (202, "queued")
     await http.post(f"{POC}/phase/validate")
-    await manager.result(queued.json()["request_id"]).settled.wait()
+    await eventually(lambda: isinstance(manager.result(queued.json()["request_id"]), SettledJob))
     assert (await http.get(f"{POC}/validate/{queued.json()['request_id']}")).json()["status"] == "completed"
     assert snapshot(manager)["validation"]["completed_jobs"] == 2
 
@@ -415,6 +416,7 @@ async def test_a_waiting_request_is_let_go_when_the_phase_turns_to_generating(
     engine.release()
     await validating.post(f"{POC}/phase/validate")
     job = manager.result(answer.json()["request_id"])
+    assert isinstance(job, ValidationJob)
     await job.settled.wait()
     assert job.outcome().verdict == "honest"
 
