@@ -18,7 +18,7 @@ _NONCES_PER_REQUEST = 400
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """The batches of one node, in the order they came.
+    """The batches that one node has generated, in the order they came.
 
     Attributes:
         bodies: What they say.
@@ -34,7 +34,7 @@ class Received:
         with closing(BatchStore(database)) as store:
             found: list[dict[str, Any]] = []
             while page := store.find(
-                public_key=public_key, after=found[-1]["id"] if found else 0, limit=1000
+                kind="generated", public_key=public_key, after=found[-1]["id"] if found else 0, limit=1000
             ):
                 found += page
             bodies = [batch["body"] for entry in found if (batch := store.get(entry["id"])) is not None]

@@ -184,6 +184,35 @@ PERFORMANCE = {
         ),
         rows="nodes",
     ),
+    "soak": Table(
+        "soak",
+        (
+            ("process", "process", text),
+            ("phase", "phase", text),
+            ("windows", "windows", number(0)),
+            ("resident: MB/h, from / to", "rss_mb_h", numbers(1)),
+            ("heap: MB/h, from / to", "anonymous_mb_h", numbers(1)),
+            ("resident after warm-up / at the end, MB", "rss_mb", numbers(0)),
+            ("descriptors", "descriptors", numbers(0)),
+            ("threads", "threads", numbers(0)),
+        ),
+    ),
+    "soak-totals": Table(
+        "soak",
+        (
+            ("hours", "hours", number(1)),
+            ("rounds", "rounds", number(0)),
+            ("nonces", "nonces", number(0)),
+            ("completions", "completions", number(0)),
+            ("verdicts", "verdicts", number(0)),
+            ("wrong verdicts", "wrong_verdicts", number(0)),
+            ("callbacks delivered", "delivered", number(0)),
+            ("nonces lost", "lost", number(0)),
+            ("other contradictions", "problems", number(0)),
+            ("outbox at most, MiB", "outbox_bytes", mebibytes),
+        ),
+        rows="totals",
+    ),
     "outbox": Table(
         "outbox",
         (

@@ -25,10 +25,14 @@ class Server:
     Attributes:
         poc: A client of its control routes.
         model: The folder of the model, which is also its name.
+        outbox: The file of its outbox, unless the settings name another one.
+        pid: The process id of `hallmark serve`.
     """
 
     poc: PoCClient
     model: Path
+    outbox: Path
+    pid: int
 
 
 @contextmanager
@@ -46,6 +50,7 @@ def running_server(
     port = free_port()
     with TemporaryDirectory() as directory:
         model, log = Path(directory) / "model", Path(directory) / "server.log"
+        outbox = Path(directory) / "outbox.db"
         write_model(shape, model)
         command = [
             *(sys.executable, "-P", "-m", "hallmark.server", "serve", str(model)),
@@ -53,7 +58,7 @@ def running_server(
             *("--dtype", fast_dtype(), "--max-model-len", "2048"),
             *(
                 "--additional-config",
-                json.dumps({"hallmark": {"outbox_path": f"{directory}/outbox.db", **settings}}),
+                json.dumps({"hallmark": {"outbox_path": str(outbox), **settings}}),
             ),
             *flags,
         ]
@@ -73,4 +78,4 @@ def running_server(
             except Exception as error:
                 error.add_note(process.log_tail(60))  # the log goes with the folder
                 raise
-            yield Server(poc, model)
+            yield Server(poc, model, outbox, process.pid)
