@@ -1,4 +1,4 @@
-"""How fast something grows: the mean over windows of one kind, and how sure that is.
+"""How fast something grows, what it grows by, and how sure that is.
 
 Memory grows in steps, and what is read every few seconds hangs together: a line through all samples would
 seem surer than it is. So the levels at the ends of long windows are compared, and each window is one
@@ -7,9 +7,10 @@ observation.
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from scipy.stats import t as student
 
 _CONFIDENCE = 0.95
@@ -18,7 +19,7 @@ _SPARE = 3
 
 
 class Rate(NamedTuple):
-    """A growth an hour, and its 95% interval, without bounds where there is one window only."""
+    """A growth, and its 95% interval, without bounds where there are too few windows."""
 
     mean: float
     low: float
@@ -32,37 +33,43 @@ def rate(growths: Sequence[float], hours: Sequence[float]) -> Rate:
         growths: Of each window.
         hours: The length of each.
     """
-    return _interval(statistics.fmean(_each(growths, hours)), *_variance(growths, hours))
+    each = [growth / hour for growth, hour in zip(growths, hours, strict=True)]
+    variance = statistics.variance(each) / len(each) if len(each) > 1 else math.inf
+    return _interval(statistics.fmean(each), variance, len(each) - 1)
 
 
-def difference(
-    growths: Sequence[float],
-    hours: Sequence[float],
-    other_growths: Sequence[float],
-    other_hours: Sequence[float],
-) -> Rate:
-    """How much faster the first windows grow than the others, by Welch's interval."""
-    mean = statistics.fmean(_each(growths, hours)) - statistics.fmean(_each(other_growths, other_hours))
-    (a, n), (b, m) = _variance(growths, hours), _variance(other_growths, other_hours)
-    if not (n and m and a + b):
-        return _interval(mean, a + b, min(n, m))
-    return _interval(mean, a + b, (a + b) ** 2 / (a**2 / n + b**2 / m))
+def shares(growths: Sequence[float], counts: Mapping[str, Sequence[float]]) -> dict[str, Rate]:
+    """What each of several causes adds to a growth, by least squares.
+
+    Args:
+        growths: Of each window.
+        counts: By cause, how often it was there in each window.
+
+    Returns:
+        The growth for each time, of the causes that were there at all.
+    """
+    present = {name: its_own for name, its_own in counts.items() if any(its_own)}
+    if not present:
+        return {}
+    design, grown = np.array([*present.values()], dtype=np.float64).T, np.array(growths)
+    found = np.linalg.lstsq(design, grown, rcond=None)[0]
+    freedom = len(grown) - len(present)
+    if freedom < 1 or np.linalg.matrix_rank(design) < len(present):
+        return {
+            name: _interval(float(mean), math.inf, 0.0) for name, mean in zip(present, found, strict=True)
+        }
+    variance = float(np.sum(np.square(grown - design @ found))) / freedom
+    spread = np.diag(np.linalg.inv(design.T @ design)) * variance
+    return {
+        name: _interval(float(mean), float(its_own), freedom)
+        for name, mean, its_own in zip(present, found, spread, strict=True)
+    }
 
 
 def has_grown(counts: Sequence[int]) -> bool:
     """Whether counts at the ends of windows rise: all late ones are clearly above all early ones."""
     third = max(1, len(counts) // 3)
     return min(counts[-third:]) > max(counts[:third]) + _SPARE
-
-
-def _each(growths: Sequence[float], hours: Sequence[float]) -> list[float]:
-    return [growth / hour for growth, hour in zip(growths, hours, strict=True)]
-
-
-def _variance(growths: Sequence[float], hours: Sequence[float]) -> tuple[float, float]:
-    """The variance of the mean, and its degrees of freedom."""
-    each = _each(growths, hours)
-    return (statistics.variance(each) / len(each) if len(each) > 1 else math.inf), float(len(each) - 1)
 
 
 def _interval(mean: float, variance: float, freedom: float) -> Rate:

@@ -197,6 +197,17 @@ PERFORMANCE = {
             ("threads", "threads", numbers(0)),
         ),
     ),
+    "soak-shares": Table(
+        "soak",
+        (
+            ("process", "process", text),
+            ("resident: kB a completion, from / to", "rss_kb_per_completion", numbers(2)),
+            ("kB a round, from / to", "rss_kb_per_round", numbers(1)),
+            ("heap: kB a completion, from / to", "anonymous_kb_per_completion", numbers(2)),
+            ("kB a round, from / to", "anonymous_kb_per_round", numbers(1)),
+        ),
+        rows="shares",
+    ),
     "soak-totals": Table(
         "soak",
         (

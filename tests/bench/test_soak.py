@@ -1,11 +1,13 @@
 """How the soak reads growth, on levels that are given by hand, and what a real process holds."""
 
+import math
 import os
+from dataclasses import replace
 
 import pytest
-from _growth import Rate, difference, has_grown, rate
+from _growth import Rate, has_grown, rate, shares
 from _resources import Resources
-from soak import Level, growth_rows, what_grew
+from soak import Level, growth_rows, share_rows, what_grew
 
 HOUR = 3600.0
 MEGABYTE = 10**6
@@ -36,13 +38,31 @@ def test_growth_is_told_apart_by_phase() -> None:
     found = {row["phase"]: row for row in rows}
     assert found["chat"]["rss_mb_h"][0] == 4.0
     assert found["chat+rounds"]["rss_mb_h"][0] == 10.0
-    assert found["difference"]["rss_mb_h"][0] == 6.0
     assert found["chat"]["windows"] == 3
     assert found["chat"]["rss_mb"] == [700.0, 721.0]
     for row in rows:
         mean, low, high = row["anonymous_mb_h"]
         assert low < mean < high
-    assert found["difference"]["rss_mb_h"][1] > 0, "rounds grow, beyond doubt"
+
+
+def test_growth_is_shared_out_among_completions_and_rounds() -> None:
+    found = levels(("chat", 1.01), ("chat+rounds", 4), ("chat", 1.99), ("chat+rounds", 5))
+    counts = ((0, 0), (1000, 0), (1500, 7), (3500, 7), (4000, 16))
+    done = [{"completions": completions, "rounds": rounds} for completions, rounds in counts]
+    [row] = share_rows([replace(each, done=counts) for each, counts in zip(found, done, strict=True)])
+    # 1 kB a completion and 0.5 MB a round, all but exactly.
+    for name in ("rss", "anonymous"):
+        mean, low, high = row[f"{name}_kb_per_completion"]
+        assert low < 1.0 < high
+        assert mean == pytest.approx(1.0, abs=0.1)
+        assert row[f"{name}_kb_per_round"][0] == pytest.approx(500, rel=0.05)
+    [row] = share_rows([replace(each, done={"completions": n}) for n, each in enumerate(found)])
+    assert "rss_kb_per_round" not in row, "there were no rounds"
+
+
+def test_shares_that_cannot_be_told_apart_have_no_interval() -> None:
+    found = shares([1, 2, 3, 4], {"completions": [1, 2, 3, 4], "rounds": [2, 4, 6, 8]})
+    assert [each.high for each in found.values()] == [math.inf] * 2
 
 
 def test_a_single_window_has_no_interval() -> None:
@@ -56,9 +76,6 @@ def test_rates_have_students_interval() -> None:
         Rate(2.5, 2.5 - 3.182 * 0.6455, 2.5 + 3.182 * 0.6455), rel=1e-3
     )
     assert rate([1, 1], [0.5, 0.5]) == Rate(2.0, 2.0, 2.0)
-    # Equal variances and lengths: as of Student's test, with six.
-    found = difference([2, 3, 4, 5], [1] * 4, [1, 2, 3, 4], [1] * 4)
-    assert found.high - found.mean == pytest.approx(2.447 * 0.9129, rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -258,9 +258,9 @@ def test_results_are_bounded_in_nonces_too(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_of_a_settled_job_only_the_answer_is_kept() -> None:
     queue = ValidationQueue(1000)
-    judged = queue.submit(proof(*range(500)), ROUND)
+    judged = submit(queue, proof(*range(500)))
     judge_all(queue)
-    failed = queue.submit(proof(*range(500)), ROUND)
+    failed = submit(queue, proof(*range(500)))
     queue.withdraw(failed, StateError("the client has gone"))
     answers = [queue.find(job.request_id) for job in (judged, failed)]
     assert [kept.status for kept in answers] == ["completed", "failed"]
