@@ -79,7 +79,16 @@ CREATE INDEX findings_by_round ON findings (round_id, id);
 """
 # The numbers of nonces came with hallmark/2; findings of hallmark/1 have none.
 _VERSION_2: Final = "ALTER TABLE findings ADD COLUMN vectors TEXT"
-_SCHEMA: Final = Schema("outbox", OutboxError, 0x484C4D4B, (_VERSION_1, _VERSION_2), is_transient=True)
+_VERSION_3: Final = """
+-- Receivers that have asked by `Retry-After` not to be called for so many seconds.
+CREATE TABLE left_alone (
+    url TEXT PRIMARY KEY,
+    until REAL NOT NULL,
+    seconds REAL NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+_MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3)
+_SCHEMA: Final = Schema("outbox", OutboxError, 0x484C4D4B, _MIGRATIONS, is_transient=True)
 
 
 def default_path(port: int | None, socket: str | None = None) -> Path:

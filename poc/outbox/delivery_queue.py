@@ -12,7 +12,10 @@ from hallmark.poc.webhooks.url import CallbackKind
 
 __all__ = ["Delivery", "DeliveryQueue", "Dropped", "ReceiverTotals"]
 
-_FIELDS = "id, webhook_id, url, kind, created_at, attempts, not_before, last_error, given_up, length(body)"
+_FIELDS = (
+    "id, webhook_id, url, kind, created_at, attempts, not_before, last_error, given_up, length(body),"
+    " coalesce((SELECT until FROM left_alone WHERE left_alone.url = deliveries.url), 0)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +29,11 @@ class Delivery:
         kind: What is appended to it.
         created_at: When it was queued; seconds since the epoch.
         attempts: How many there have been.
-        not_before: When the next one is due; seconds since the epoch.
+        not_before: Until when it waits after a failure; seconds since the epoch. `due_at` is what holds.
         last_error: What the last one ended with.
         dead_reason: Why it is a dead letter, at which no more are made; None while it is queued.
         size: Bytes of its body.
+        left_alone_until: Until when its receiver has asked not to be called; seconds since the epoch.
     """
 
     id: int
@@ -42,6 +46,12 @@ class Delivery:
     last_error: str | None
     dead_reason: str | None
     size: int
+    left_alone_until: float = 0.0
+
+    @property
+    def due_at(self) -> float:
+        """When the next attempt may be made; seconds since the epoch."""
+        return max(self.not_before, self.left_alone_until)
 
 
 class Dropped(NamedTuple):
@@ -211,6 +221,44 @@ class DeliveryQueue:
                 (error, not_before, identifier),
             )
 
+    def leave_alone(self, url: str, seconds: float, now: float) -> None:
+        """Note that a receiver asked not to be called for so long, whichever of its callbacks is next."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM left_alone WHERE until <= ?", (now,))
+            connection.execute(
+                "INSERT OR REPLACE INTO left_alone (url, until, seconds) VALUES (?, ?, ?)",
+                (url, now + seconds, seconds),
+            )
+
+    def bound_times(self, now: float, max_wait: float) -> None:
+        """Let nothing be from the future, or wait longer than was meant: the clock may have been set back.
+
+        Args:
+            now: Seconds since the epoch.
+            max_wait: The longest wait after a failure, in seconds, beside what receivers ask for.
+        """
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE deliveries SET created_at = min(created_at, :now),"
+                " not_before = min(not_before, :most) WHERE created_at > :now OR not_before > :most",
+                {"now": now, "most": now + max_wait},
+            )
+            connection.execute("UPDATE left_alone SET until = min(until, ? + seconds)", (now,))
+
+    def shift_times(self, seconds: float) -> None:
+        """Move all times by as much as the clock was set, so that ages and waits stay what they were."""
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE deliveries SET created_at = created_at + ?", (seconds,))
+            # 0 says that it is due at once.
+            connection.execute(
+                "UPDATE deliveries SET not_before = max(not_before + ?, 0) WHERE not_before > 0", (seconds,)
+            )
+            connection.execute("UPDATE left_alone SET until = until + ?", (seconds,))
+            connection.execute(
+                "UPDATE rounds SET begun_at = begun_at + :step, updated_at = updated_at + :step",
+                {"step": seconds},
+            )
+
     def bury(self, identifier: int, reason: str, error: str | None = None) -> None:
         """Make a callback a dead letter: no more attempts, kept for the operator, who may retry it."""
         with self._database.transaction() as connection:
@@ -228,7 +276,7 @@ class DeliveryQueue:
             )
 
     def retry(self, identifiers: Collection[int] | None = None) -> int:
-        """Make callbacks due at once, dead letters too.
+        """Make callbacks due at once, dead letters too, whatever their receivers have asked for.
 
         Args:
             identifiers: Which; None: all.
@@ -236,19 +284,21 @@ class DeliveryQueue:
         Returns:
             How many there were.
         """
-        return self._change(
-            "UPDATE deliveries SET given_up = NULL, not_before = 0, attempts = 0", identifiers
-        )
+        with self._database.transaction() as connection:
+            _change(
+                connection,
+                "DELETE FROM left_alone",
+                identifiers,
+                "url = (SELECT url FROM deliveries WHERE id = ?)",
+            )
+            return _change(
+                connection, "UPDATE deliveries SET given_up = NULL, not_before = 0, attempts = 0", identifiers
+            )
 
     def drop(self, identifiers: Collection[int] | None = None) -> int:
         """Delete callbacks; None: all. Returns how many there were."""
-        return self._change("DELETE FROM deliveries", identifiers)
-
-    def _change(self, statement: str, identifiers: Collection[int] | None) -> int:
         with self._database.transaction() as connection:
-            if identifiers is None:
-                return connection.execute(statement).rowcount
-            return sum(connection.execute(f"{statement} WHERE id = ?", (i,)).rowcount for i in identifiers)
+            return _change(connection, "DELETE FROM deliveries", identifiers)
 
     def receivers(self) -> Mapping[str, ReceiverTotals]:
         """What each receiver has in the queue; none is there that has nothing."""
@@ -270,3 +320,15 @@ class DeliveryQueue:
         with self._database.reading() as connection:
             for row in connection.execute(f"SELECT {_FIELDS}, body FROM deliveries ORDER BY id"):  # noqa: S608
                 yield Delivery(*row[:-1]), json.loads(row[-1])
+
+
+def _change(
+    connection: sqlite3.Connection,
+    statement: str,
+    identifiers: Collection[int] | None,
+    where: str = "id = ?",
+) -> int:
+    """Change what belongs to callbacks, or all; returns how many rows that were."""
+    if identifiers is None:
+        return connection.execute(statement).rowcount
+    return sum(connection.execute(f"{statement} WHERE {where}", (i,)).rowcount for i in identifiers)

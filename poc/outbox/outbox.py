@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from hallmark.poc.core.clock import SettableClock
 from hallmark.poc.core.errors import OutboxError
 from hallmark.poc.outbox.delivery_queue import Dropped
 from hallmark.poc.outbox.round_journal import InterruptedRound
@@ -40,7 +41,8 @@ class Outbox:
         store: Where everything is kept; None keeps it in memory. Closed with the outbox.
         connect: Makes a receiver's HTTP client.
         wait: The wait between attempts; None takes the settings' backoff.
-        clock: Seconds since the epoch.
+        clock: Seconds since the epoch; it may be set at any moment, back and forward.
+        steady: Seconds of a clock that nobody sets.
     """
 
     def __init__(
@@ -51,14 +53,20 @@ class Outbox:
         connect: Callable[[], httpx.AsyncClient] = callback_client,
         wait: Backoff | None = None,
         clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._callback_interval = settings.callback_interval
         self._store = store or OutboxStore.bounded_by(settings, None)
-        self._clock = clock
-        self._senders = SenderRegistry(settings, self._store, connect=connect, wait=wait, clock=clock)
+        self._clock = SettableClock(clock, steady, on_step=self._shift_times)
+        self._senders = SenderRegistry(settings, self._store, connect=connect, wait=wait, clock=self._clock)
         self._merges: dict[int, tuple[asyncio.TimerHandle, str]] = {}
         self._announcing: set[asyncio.Task[None]] = set()
         self._ending: set[asyncio.Task[None]] = set()
+
+    def _shift_times(self, step: float) -> None:
+        """Let what is kept follow a clock that was set: whoever asked for the time reads it moved already."""
+        logger.warning("The clock was set by %+.0f s; ages and waits of callbacks stay what they were", step)
+        in_background(self._store.shift_times(step), "The times in the outbox are not moved with the clock")
 
     async def recover(self) -> InterruptedRound | None:
         """Begin to deliver what the last server left.

@@ -24,7 +24,7 @@ __all__ = ["DROP_REASONS", "Backoff", "CallbackCounters", "CallbackSender", "bac
 
 logger = logging.getLogger(__name__)
 
-# No wait is longer: one that seems to be comes of a clock that was set back.
+# No wait is longer: for a sender by itself, one that seems to be comes of a clock that was set back.
 _MAX_WAIT = 86_400.0
 # A tool beside the server may have changed what is due.
 _MAX_SLEEP = 1.0
@@ -82,8 +82,9 @@ class CallbackSender:
 
     An answer of 2xx is a delivery. Everything else is a failure and is tried again, after an exponentially
     growing wait with jitter, or after the answer's `Retry-After` where that is longer; except that a 4xx
-    other than 408, 425 and 429 is final. What fails finally, has been retried `max_retries` times, is older
-    than `max_age`, or is the oldest when the queue is full, is dropped: counted and logged, never in silence.
+    other than 408, 425 and 429 is final. `Retry-After` holds for whatever comes next, and over a restart.
+    What fails finally, has been retried `max_retries` times, is older than `max_age`, or is the oldest when
+    the queue is full, is dropped: counted and logged, never in silence.
     The first failure of a receiver is logged as a warning, and that it takes callbacks again as information.
 
     A delivery keeps its body and its `webhook-id`, the idempotency key of Standard Webhooks.
@@ -192,7 +193,9 @@ class CallbackSender:
             logger.error("Callback %s (%s) dropped: %s", self.callback_url, webhook_id, DROP_REASONS[reason])
 
     async def close(self, deadline: float) -> None:
-        """Attempt what is queued, due or not, until one fails, for `deadline` seconds; the rest stays queued.
+        """Attempt what is queued until one fails, for `deadline` seconds; the rest stays queued.
+
+        A wait of ours is cut short, one that the receiver has asked for is not.
 
         Args:
             deadline: How long, in seconds.
@@ -240,24 +243,26 @@ class CallbackSender:
         """One attempt at the head of the queue, where it is due.
 
         Args:
-            is_last: Whether it is due in any case.
+            is_last: Whether it is due in any case, unless the receiver has asked to be left alone.
 
         Returns:
             In how many seconds the head is due; 0 where it is out of the queue, None where there is none.
         """
         async with self._one_at_a_time:
+            # Asked before the store is: where the clock was set, what is read is moved with it.
+            now = self._clock()
             found = await self._store.oldest(self.callback_url)
             if found is None:
                 self._not_before = None
                 return None
             delivery, body = found
-            if self._clock() - delivery.created_at > self._max_age:
+            if now - delivery.created_at > self._max_age:
                 await self._store.remove(delivery.id)
                 self.note_dropped([delivery.webhook_id], "expired")
                 return 0
-            self._not_before = delivery.not_before
-            pause = delivery.not_before - self._clock()
-            if 0 < pause <= _MAX_WAIT and not is_last:
+            self._not_before = delivery.due_at
+            pause = (delivery.left_alone_until if is_last else delivery.due_at) - now
+            if 0 < pause <= _MAX_WAIT:
                 return pause
             try:
                 async with self._failing_limit if self._is_failing else self._limit:
@@ -300,6 +305,8 @@ class CallbackSender:
         self._last_error = failure.reason
         attempts = delivery.attempts + 1
         is_exhausted = self.max_retries is not None and attempts > self.max_retries
+        if failure.retry_after:
+            await self._store.leave_alone(self.callback_url, failure.retry_after, self._clock())
         if failure.is_permanent or is_exhausted:
             reason = "rejected" if failure.is_permanent else "retries"
             await self._store.bury(delivery.id, reason, failure.reason)
@@ -313,9 +320,10 @@ class CallbackSender:
                 failure.reason,
             )
             return 0
-        pause = max(self._wait(attempts), failure.retry_after)
-        self._not_before = self._clock() + pause
-        await self._store.note_failure(delivery.id, failure.reason, self._not_before)
+        now, wait = self._clock(), self._wait(attempts)
+        pause = max(wait, failure.retry_after)
+        self._not_before = now + pause
+        await self._store.note_failure(delivery.id, failure.reason, now + wait)
         # One line says that the receiver is down; each attempt until it is up again is in the debug log.
         logger.log(
             logging.DEBUG if self._is_failing else logging.WARNING,

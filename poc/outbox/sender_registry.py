@@ -71,6 +71,7 @@ class SenderRegistry:
         Raises:
             OutboxError: The store cannot be read or written.
         """
+        await self._store.bound_times(self._clock(), self._settings.callback_backoff_cap)
         for url, totals in self._store.receivers().items():
             if totals.queued and await self._recover_receiver(url, totals.queued):
                 logger.info("%d callbacks to %s are left from the last server", totals.queued, url)

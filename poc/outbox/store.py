@@ -124,6 +124,18 @@ class OutboxStore:
         """Note a failed attempt, and when the next one is due, in seconds since the epoch."""
         return self._run(self._queue.failed, identifier, error, not_before)
 
+    def leave_alone(self, url: str, seconds: float, now: float) -> asyncio.Future[None]:
+        """Note that a receiver asked not to be called for so many seconds."""
+        return self._run(self._queue.leave_alone, url, seconds, now)
+
+    def bound_times(self, now: float, max_wait: float) -> asyncio.Future[None]:
+        """Let nothing be from the future or wait for more than so many seconds, at a start."""
+        return self._run(self._queue.bound_times, now, max_wait)
+
+    def shift_times(self, seconds: float) -> asyncio.Future[None]:
+        """Move all times by as much as the clock was set."""
+        return self._run(self._queue.shift_times, seconds)
+
     def bury(self, identifier: int, reason: str, error: str) -> asyncio.Future[None]:
         """Make a callback a dead letter, after an attempt that ended with an error."""
         return self._run(self._queue.bury, identifier, reason, error)

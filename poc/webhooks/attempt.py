@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-import time
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 import httpx
@@ -17,8 +18,8 @@ __all__ = ["Failure", "attempt"]
 
 logger = logging.getLogger(__name__)
 
-_TRANSIENT_CLIENT_ERRORS = frozenset({408, 425, 429})
 _MAX_RETRY_AFTER = 600.0
+_TRANSIENT_CLIENT_ERRORS = frozenset({408, 425, 429})
 _MAX_ERROR = 200
 _MAX_READ = 2**16
 _READ_SECONDS = 1.0
@@ -91,7 +92,7 @@ async def attempt(
     if 200 <= status < 300:
         return None
     is_permanent = 400 <= status < 500 and status not in _TRANSIENT_CLIENT_ERRORS
-    return Failure(f"HTTP {status}", is_permanent, _seconds(response.headers.get("Retry-After")))
+    return Failure(f"HTTP {status}", is_permanent, _retry_after(response.headers, timestamp))
 
 
 async def _read_a_little(response: httpx.Response) -> None:
@@ -110,15 +111,27 @@ async def _read_a_little(response: httpx.Response) -> None:
                     return
 
 
-def _seconds(retry_after: str | None) -> float:
-    """A `Retry-After` header, a number of seconds or a date, as seconds from now; 0 where it is neither."""
-    if retry_after is None:
-        return 0.0
-    try:
-        if retry_after.isdigit():
-            seconds = float(retry_after)
-        else:
-            seconds = parsedate_to_datetime(retry_after).timestamp() - time.time()
-    except (ValueError, OverflowError):
-        return 0.0
+def _retry_after(headers: httpx.Headers, now: float) -> float:
+    """A `Retry-After` header, a number of seconds or a date, as seconds from now; 0 where it is neither.
+
+    A date is one of the receiver's clock, and the answer's `Date` says what that shows.
+    """
+    text: str = headers.get("Retry-After", "")
+    if re.fullmatch("[0-9]+", text):
+        seconds = float(text)
+    else:
+        until, answered_at = _date(text), _date(headers.get("Date", ""))
+        if until is None:
+            return 0.0
+        seconds = until - (now if answered_at is None else answered_at)
     return min(max(seconds, 0.0), _MAX_RETRY_AFTER)
+
+
+def _date(text: str) -> float | None:
+    """A date of HTTP's, of any of its three forms, in seconds since the epoch; None where it is none."""
+    try:
+        parsed = parsedate_to_datetime(text)
+        # The oldest form names no time zone; it is UTC.
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None

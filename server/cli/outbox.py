@@ -62,8 +62,7 @@ def list_(
     with _queue(outbox, port) as queue:
         found = [delivery for delivery in queue.listed() if not dead or delivery.dead_reason is not None]
     if as_json:
-        # The older name of `dead_reason` stays beside it.
-        print(json.dumps([{**asdict(delivery), "given_up": delivery.dead_reason} for delivery in found]))
+        print(json.dumps([_shown(delivery) for delivery in found]))
     elif found:
         Console(soft_wrap=True).print(_table(found, time.time()))
     else:
@@ -212,11 +211,16 @@ def _table(deliveries: Collection[Delivery], now: float) -> Table:
     return table
 
 
+def _shown(delivery: Delivery) -> dict[str, object]:
+    """All fields; `not_before` is when the next attempt is due, and `given_up` older for `dead_reason`."""
+    return {**asdict(delivery), "not_before": delivery.due_at, "given_up": delivery.dead_reason}
+
+
 def _state(delivery: Delivery, now: float) -> str:
     """When the next attempt is due, or the word for why there is none."""
     if delivery.dead_reason is not None:
         return delivery.dead_reason
-    return "due" if delivery.not_before <= now else f"in {_span(delivery.not_before - now)}"
+    return "due" if delivery.due_at <= now else f"in {_span(delivery.due_at - now)}"
 
 
 def _span(seconds: float) -> str:

@@ -55,7 +55,11 @@ async def server(path: Path, receivers: Receivers, **settings: Any) -> AsyncIter
     """A server on the file, an hour after what it waits for."""
     chosen = SETTINGS.model_copy(update=settings)
     store = OutboxStore.bounded_by(chosen, path)
-    outbox = Outbox(chosen, store, connect=receivers.client, clock=lambda: WRITTEN + 7200)
+
+    def clock() -> float:
+        return WRITTEN + 7200
+
+    outbox = Outbox(chosen, store, connect=receivers.client, clock=clock, steady=clock)
     engine = Engine()
     manager = PoCManager(engine, chosen, outbox)
     await manager.recover()

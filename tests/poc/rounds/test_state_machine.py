@@ -246,6 +246,7 @@ class NodeMachine(RuleBasedStateMachine):
             self.settings,
             connect=lambda: httpx.AsyncClient(transport=httpx.MockTransport(self._receive)),
             clock=self.loop.time,
+            steady=self.loop.time,
         )
         self.manager = PoCManager(self.engine, self.settings, outbox)
         self.jobs: list[tuple[ValidationJob, bool]] = []

@@ -87,6 +87,21 @@ class TestList:
         assert [Delivery(**row) for row in rows] == listed(path)
         assert "body" not in shown.out
 
+    def test_a_receiver_that_asked_to_be_left_alone_is_shown_to_be(self, run: Run, path: Path) -> None:
+        database = OutboxDatabase(path)
+        now = time.time()
+        DeliveryQueue(database).leave_alone(A, 500, now)
+        database.close()
+        states = [line.split() for line in run("list").out.splitlines()[1:3]]
+        assert [" ".join(state[6:9]) for state in states] == ["12 in 8", "11 in 8"], "whichever is next"
+        due = [row["not_before"] for row in json.loads(run("list", "--json").out)[:2]]
+        assert due == [now + 500] * 2
+        run("retry", 2)
+        assert [" ".join(line.split()[6:9]) for line in run("list").out.splitlines()[1:3]] == [
+            "12 in 2",
+            "11 due -",
+        ]
+
     def test_only_what_was_given_up(self, run: Run) -> None:
         shown = json.loads(run("list", "--dead-letters", "--json").out)
         assert [(row["id"], row["dead_reason"]) for row in shown] == [(3, "rejected"), (4, "retries")]
