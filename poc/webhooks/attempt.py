@@ -8,13 +8,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from typing import Final
 
 import httpx
 
 from hallmark.poc.webhooks.signature import signature
-from hallmark.poc.webhooks.url import CallbackKind, request_target
+from hallmark.poc.webhooks.url import CallbackKind, request_target, without_secrets
 
-__all__ = ["Failure", "attempt"]
+__all__ = ["Failure", "attempt", "describe"]
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,16 @@ _TRANSIENT_CLIENT_ERRORS = frozenset({408, 425, 429})
 _MAX_ERROR = 200
 _MAX_READ = 2**16
 _READ_SECONDS = 1.0
+
+# What an error says that has no text of its own; the first that fits.
+_WITHOUT_TEXT: Final = (
+    (httpx.ConnectTimeout, "no connection in time"),
+    (httpx.ConnectError, "no connection"),
+    (httpx.TimeoutException, "no answer in time"),
+    (httpx.WriteError, "the connection broke while the request was sent"),
+    (httpx.ReadError, "the connection broke before the answer had come"),
+    (httpx.RemoteProtocolError, "the answer is no HTTP, or was cut off"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +89,11 @@ async def attempt(
     except TimeoutError:
         return Failure(f"no answer within {timeout:g} s")
     except httpx.HTTPError as exc:
-        return Failure(f"{type(exc).__name__}: {exc}"[:_MAX_ERROR])
+        return Failure(describe(exc))
     except Exception as exc:
         # Not foreseen, and yet no reason to keep what is queued behind it from being delivered.
         logger.exception("Callback %s/%s failed unexpectedly", url, kind)
-        return Failure(f"{type(exc).__name__}: {exc}"[:_MAX_ERROR])
+        return Failure(describe(exc))
     with suppress(httpx.HTTPError):
         try:
             await _read_a_little(response)
@@ -92,7 +103,38 @@ async def attempt(
     if 200 <= status < 300:
         return None
     is_permanent = 400 <= status < 500 and status not in _TRANSIENT_CLIENT_ERRORS
-    return Failure(f"HTTP {status}", is_permanent, _retry_after(response.headers, timestamp))
+    reason = _redirection(response) if 300 <= status < 400 else f"HTTP {status}"
+    return Failure(reason, is_permanent, _retry_after(response.headers, timestamp))
+
+
+def describe(error: Exception) -> str:
+    """Say in one line what went wrong with a request; there is always something after the error's name.
+
+    Many errors of connections have no text, and some of those have a cause that has one.
+    """
+    each: BaseException | None = error
+    while each is not None:
+        if text := " ".join(str(each).split()):
+            break
+        each = each.__cause__
+    else:
+        text = next((meant for kind, meant in _WITHOUT_TEXT if isinstance(error, kind)), "it gives no reason")
+    return _bounded(f"{type(error).__name__}: {text}")
+
+
+def _redirection(response: httpx.Response) -> str:
+    """Say that a redirect is not followed, and to where it led: what the operator may enter instead."""
+    location = response.headers.get("Location", "").strip()
+    # A fragment may hold a token as well as a query may.
+    shown = without_secrets(location).partition("#")[0]
+    named = f": {shown}" if shown else ""
+    return _bounded(f"HTTP {response.status_code}: redirects are not followed{named}")
+
+
+def _bounded(text: str) -> str:
+    """A text as logs and tables may show it: without what moves a terminal's cursor, and not long."""
+    printable = "".join(character if character.isprintable() else "?" for character in text)
+    return printable if len(printable) <= _MAX_ERROR else f"{printable[: _MAX_ERROR - 1]}…"
 
 
 async def _read_a_little(response: httpx.Response) -> None:

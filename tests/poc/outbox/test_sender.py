@@ -255,11 +255,13 @@ async def test_a_client_error_is_final(status: int) -> None:
     assert await sender.send({"n": 2}), "what comes after it is not held up"
 
 
-@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 301, 307])
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 300, 301, 302, 303, 304, 307, 308])
 async def test_other_failures_are_retried_and_redirects_not_followed(status: int) -> None:
     receiver = Receiver(httpx.Response(status, headers={"Location": "http://elsewhere.example/"}))
     sender = receiver.sender()
     assert not await sender.send({"n": 1})
+    told = ": redirects are not followed: http://elsewhere.example/" if status < 400 else ""
+    assert sender.stats["last_error"] == f"HTTP {status}{told}"
     await sender.retry_pending()
     assert sender.stats["delivered"] == 1
     assert {request.url.host for request in receiver.requests} == {"receiver.example"}
