@@ -20,7 +20,7 @@ from hallmark.poc.outbox.store import OutboxStore
 from hallmark.poc.protocol.status import CallbackStats, OutboxStats
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.webhooks.signature import parse_secret
-from hallmark.poc.webhooks.url import CallbackKind, check_callback_url
+from hallmark.poc.webhooks.url import CallbackKind, check_callback_host
 
 __all__ = ["SenderRegistry"]
 
@@ -94,7 +94,7 @@ class SenderRegistry:
     async def _recover_receiver(self, url: str, queued: int) -> bool:
         """Deliver what is queued for a receiver, where it is allowed; returns whether it is."""
         try:
-            check_callback_url(url, self._settings.callback_allowed_hosts)
+            check_callback_host(url, self._settings.callback_allowed_hosts)
         except FieldError as exc:
             logger.error("%d callbacks of the last server are dropped: %s", queued, exc)
             await self._store.bury_receiver(url, "forbidden")

@@ -4,7 +4,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Collection
-from typing import Literal
+from typing import Literal, get_args
 
 import httpx
 
@@ -14,6 +14,7 @@ __all__ = [
     "CallbackKind",
     "IPAddress",
     "canonical_host",
+    "check_callback_host",
     "check_callback_url",
     "is_forbidden",
     "literal_address",
@@ -57,6 +58,25 @@ _FORBIDDEN = tuple(
     )
 )
 
+# The names of the same services. What they resolve to is refused too, but later; one is a public address.
+_FORBIDDEN_NAMES = frozenset(
+    {
+        "instance-data",  # AWS
+        "instance-data.ec2.internal",
+        "metadata",  # of Google's search domain, the next one
+        "metadata.google.internal",
+        "metadata.goog",
+        "metadata.azure.internal",
+        "metadata.azure.com",
+        "metadata.oraclecloud.com",
+        "metadata.tencentyun.com",
+        "metadata.packet.net",  # Equinix
+        "metadata.platformequinix.com",
+        "api.metadata.cloud.ibm.com",
+        "rancher-metadata",
+    }
+)
+
 # An IPv4 address stands in the last 32 bits of these.
 _WITH_IPV4_AT_THE_END = tuple(
     ipaddress.IPv6Network(network)
@@ -72,13 +92,33 @@ _LOOPBACK = ipaddress.IPv6Address("::1")
 
 
 def check_callback_url(url: str, allowed_hosts: Collection[str] | None = None) -> None:
-    """Refuse a URL that callbacks must not go to.
+    """Refuse a URL that callbacks must not go to, or that is no base of the URLs they go to.
 
     What a name resolves to is not looked at here but when a connection is made, by `CallbackTransport`.
 
     Args:
         url: The base that `/generated` and `/validated` are appended to.
         allowed_hosts: The only hosts allowed, without ports, in any case; None allows every host.
+
+    Raises:
+        FieldError: The URL or its host is not allowed. Credentials in it are not repeated.
+    """
+    check_callback_host(url, allowed_hosts)
+    bare = url.rstrip("/")
+    for kind in get_args(CallbackKind):
+        if bare.endswith(f"/{kind}"):
+            base = bare.removesuffix(f"/{kind}")
+            raise FieldError(
+                "callback_url", url, f"{base}, the base that /generated and /validated are appended to"
+            )
+
+
+def check_callback_host(url: str, allowed_hosts: Collection[str] | None = None) -> None:
+    """Refuse a URL that callbacks must not go to; it may be one that an older Hallmark has taken.
+
+    Args:
+        url: The base that `/generated` and `/validated` are appended to.
+        allowed_hosts: As for `check_callback_url`.
 
     Raises:
         FieldError: The URL or its host is not allowed. Credentials in it are not repeated.
@@ -95,7 +135,10 @@ def check_callback_url(url: str, allowed_hosts: Collection[str] | None = None) -
         raise FieldError("callback_url", shown, _ALLOWED)
     written = match["host"].strip("[]").lower()
     address = literal_address(written)
-    if address is not None and is_forbidden(address):
+    is_forbidden_host = (
+        written.removesuffix(".") in _FORBIDDEN_NAMES if address is None else is_forbidden(address)
+    )
+    if is_forbidden_host:
         raise FieldError(
             "callback_url", shown, "a host that is no link-local or metadata address, nor a reserved one"
         )

@@ -3,7 +3,13 @@ from ipaddress import ip_address
 import pytest
 
 from hallmark.poc.core.errors import FieldError
-from hallmark.poc.webhooks.url import canonical_host, check_callback_url, is_forbidden, request_target
+from hallmark.poc.webhooks.url import (
+    canonical_host,
+    check_callback_host,
+    check_callback_url,
+    is_forbidden,
+    request_target,
+)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +151,56 @@ def test_link_local_and_metadata_addresses_are_refused_in_every_spelling(host: s
     for allowed_hosts in (None, [host.strip("[]")]):
         with pytest.raises(FieldError, match=r"callback_url: .* no link-local or metadata address"):
             check_callback_url(f"http://{host}:80/latest", allowed_hosts)
+
+
+METADATA_NAMES = [
+    *("instance-data", "instance-data.ec2.internal", "metadata", "metadata.google.internal", "metadata.goog"),
+    *("metadata.azure.internal", "metadata.azure.com", "metadata.oraclecloud.com", "metadata.tencentyun.com"),
+    *(
+        "metadata.packet.net",
+        "metadata.platformequinix.com",
+        "api.metadata.cloud.ibm.com",
+        "rancher-metadata",
+    ),
+]
+
+
+@pytest.mark.parametrize("name", METADATA_NAMES)
+def test_the_names_of_metadata_services_are_refused_in_every_spelling(name: str) -> None:
+    for host in (name, name.upper(), name.title(), f"{name}."):
+        for allowed_hosts in (None, [name]):
+            with pytest.raises(FieldError, match=r"callback_url: .* no link-local or metadata address"):
+                check_callback_url(f"http://{host}:80/computeMetadata/v1", allowed_hosts)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["metadata.example", "my-metadata", "metadata.google.internal.example", "internal", "google.internal"],
+)
+def test_names_that_only_look_like_them_are_allowed(host: str) -> None:
+    check_callback_url(f"http://{host}/x")
+
+
+@pytest.mark.parametrize("kind", ["generated", "validated"])
+@pytest.mark.parametrize("base", ["http://receiver.example", "https://receiver.example:8443/v1/poc-batches"])
+@pytest.mark.parametrize("end", ["", "/", "//"])
+def test_a_url_that_has_what_is_appended_already_is_refused_and_its_base_named(
+    base: str, kind: str, end: str
+) -> None:
+    with pytest.raises(FieldError) as caught:
+        check_callback_url(f"{base}/{kind}{end}")
+    assert caught.value.field == "callback_url"
+    assert caught.value.allowed == f"{base}, the base that /generated and /validated are appended to"
+    check_callback_url(base)
+    # What is queued for one that an older server took is still delivered.
+    check_callback_host(f"{base}/{kind}{end}")
+
+
+@pytest.mark.parametrize(
+    "path", ["/generated/x", "/regenerated", "/Generated", "/generated%2F", "/x-validated"]
+)
+def test_paths_that_only_look_like_it_are_allowed(path: str) -> None:
+    check_callback_url(f"http://generated{path}")
 
 
 @pytest.mark.parametrize(
