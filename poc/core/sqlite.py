@@ -146,7 +146,9 @@ class Database:
             self._check_pages(database)
             if not version:
                 database.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        database.execute("PRAGMA journal_mode = WAL")
+        mode = database.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if self.path is not None and mode != "wal":
+            raise self._error(f"cannot have a write-ahead log there: SQLite keeps its journal mode {mode}")
         database.execute(f"PRAGMA journal_size_limit = {_MAX_LOG_BYTES}")
         database.execute("PRAGMA synchronous = FULL")
         for number, script in enumerate(self._schema.migrations[version:], version + 1):

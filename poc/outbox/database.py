@@ -8,6 +8,7 @@ from filelock import FileLock, Timeout
 
 from hallmark.poc.core.errors import OutboxError
 from hallmark.poc.core.sqlite import Database, Schema, make_private
+from hallmark.poc.outbox.file_system import problem_of_folder
 
 __all__ = ["OutboxDatabase", "default_path"]
 
@@ -146,11 +147,32 @@ def _lock(path: Path) -> FileLock:
     try:
         # FileLock takes a file that cannot be made for one that another process holds.
         make_private(Path(lock_path))
-        lock.acquire()
+        # Before the lock is taken: without flock, FileLock goes on with a kind that outlives a crash.
+        problem = problem_of_folder(Path(lock_path).parent)
+        if problem is None:
+            lock.acquire()
+            problem = _problem_of(lock_path)
     except Timeout as exc:
         raise OutboxError(
             f"another server has the outbox {path}: give this one its own with the setting outbox_path"
         ) from exc
     except OSError as exc:
         raise OutboxError(f"the outbox {path} cannot be opened: {exc}") from exc
+    if problem is not None:
+        lock.release()
+        raise OutboxError(
+            f"the outbox {path} lies on a file system that {problem}: give it a place on a local disk with the "
+            "setting outbox_path"
+        )
     return lock
+
+
+def _problem_of(held: str) -> str | None:
+    """What is wrong where a lock that is held here can be had again."""
+    again = FileLock(held, timeout=0, thread_local=False)
+    try:
+        again.acquire()
+    except Timeout:
+        return None
+    again.release()
+    return "has locks that keep nobody out"
