@@ -161,8 +161,8 @@ def _lock(path: Path) -> FileLock:
     if problem is not None:
         lock.release()
         raise OutboxError(
-            f"the outbox {path} lies on a file system that {problem}: give it a place on a local disk with the "
-            "setting outbox_path"
+            f"the outbox {path} lies on a file system that {problem}: give it a place on a local disk with "
+            "the setting outbox_path"
         )
     return lock
 

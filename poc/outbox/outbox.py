@@ -18,7 +18,7 @@ from hallmark.poc.outbox.sender_registry import SenderRegistry
 from hallmark.poc.outbox.store import OutboxStore, in_background
 from hallmark.poc.protocol.config import PoCConfig, PoCState
 from hallmark.poc.protocol.generated import ComputedSpan
-from hallmark.poc.protocol.status import OutboxStats
+from hallmark.poc.protocol.status import CallbackReach, OutboxStats
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.webhooks.transport import callback_client
 from hallmark.poc.webhooks.url import CallbackKind
@@ -218,6 +218,10 @@ class Outbox:
                     await asyncio.wait(under_way)
                 if url is not None:
                     await self._senders.at_rest(url)
+
+    def ask(self, url: str) -> asyncio.Task[CallbackReach]:
+        """Ask a receiver in the background whether it answers; nothing is sent to it, and nothing is kept."""
+        return self._senders.ask(url)
 
     def stats(self) -> OutboxStats:
         """The sums over all receivers, and under `receivers` the stats of each recent one by its URL."""

@@ -17,8 +17,9 @@ from hallmark.poc.outbox.sender import (
     backoff,
 )
 from hallmark.poc.outbox.store import OutboxStore
-from hallmark.poc.protocol.status import CallbackStats, OutboxStats
+from hallmark.poc.protocol.status import CallbackReach, CallbackStats, OutboxStats
 from hallmark.poc.settings.settings import Settings
+from hallmark.poc.webhooks.reach import why_unreachable
 from hallmark.poc.webhooks.signature import parse_secret
 from hallmark.poc.webhooks.url import CallbackKind, check_callback_host
 
@@ -62,6 +63,7 @@ class SenderRegistry:
         self._senders: dict[str, CallbackSender] = {}
         self._forgotten = CallbackCounters()
         self._disconnecting: set[asyncio.Task[None]] = set()
+        self._asking: set[asyncio.Task[CallbackReach]] = set()
         self._watching: asyncio.Task[None] | None = None
         self._last_stats: OutboxStats | None = None
 
@@ -161,6 +163,18 @@ class SenderRegistry:
         if url in self._senders:
             await self._senders[url].at_rest.wait()
 
+    def ask(self, url: str) -> asyncio.Task[CallbackReach]:
+        """Ask a receiver in the background whether it answers; nothing is sent to it."""
+        task = asyncio.create_task(self._reach(url), name="hallmark receiver")
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+        return task
+
+    async def _reach(self, url: str) -> CallbackReach:
+        async with self._connect() as client:
+            error = await why_unreachable(client, url)
+        return {"reachable": error is None, "error": error}
+
     def in_flight(self) -> list[int]:
         """Name the callbacks that are being attempted, which make no room for others."""
         return [sender.in_flight.id for sender in self._senders.values() if sender.in_flight is not None]
@@ -182,11 +196,14 @@ class SenderRegistry:
         Args:
             deadline: How long, in seconds.
         """
+        for task in self._asking:
+            task.cancel()
         for url, totals in self._store.receivers().items():
             if totals.queued:
                 await self._recover_receiver(url, totals.queued)
         await asyncio.gather(*(sender.close(deadline) for sender in self._senders.values()))
         await asyncio.gather(*self._disconnecting)
+        await asyncio.gather(*self._asking, return_exceptions=True)
         self._note_the_rest()
         self._last_stats = self.stats()
 

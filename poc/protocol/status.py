@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 
 __all__ = [
     "BatchStats",
+    "CallbackReach",
     "CallbackStats",
     "ConfigShown",
     "GenerationStats",
@@ -124,6 +125,13 @@ class _DeliveryStats(TypedDict):
 
 class CallbackStats(_DeliveryStats):
     """What one receiver has to get, and has got since the start."""
+
+
+class CallbackReach(TypedDict):
+    """Whether the receiver of a round's callbacks answered when the round was set."""
+
+    reachable: Annotated[bool, Field(description="Whether it answered, whatever it said.")]
+    error: Annotated[str | None, Field(description="What kept the answer away; null where there was one.")]
 
 
 class OutboxStats(_DeliveryStats):

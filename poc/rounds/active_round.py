@@ -21,6 +21,7 @@ from hallmark.poc.protocol.generated import ComputedSpan
 from hallmark.poc.protocol.nonces import NonceKey, NonceSchedule, NonceSpan
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.protocol.round import Round
+from hallmark.poc.protocol.status import CallbackReach
 from hallmark.poc.rounds.engine_protocol import PoCEngine
 from hallmark.poc.rounds.engine_watch import EngineWatch
 from hallmark.poc.rounds.inference_activity import InferenceActivity
@@ -61,6 +62,7 @@ class ActiveRound:
         memory_bytes: What the engine holds for it; None while it is not open there.
         engine_is_gone: Whether the engine must not be called any more.
         owner: The task that runs `drive`.
+        receiver: Whether the receiver of callbacks answers, once it is known; None: there is no callback URL.
         resumes: Where the last server left it; None: its walk begins here.
 
     Raises:
@@ -91,6 +93,7 @@ class ActiveRound:
         self.engine_is_gone = False
         self.owner: asyncio.Task[None] | None = None
         self.loop_holds = LoopHolds(activity)
+        self.receiver: asyncio.Task[CallbackReach] | None = None
         self.scheduler = Scheduler(engine, activity, settings, lambda: self.refuses_inference)
         self._engine = engine
         self._settings = settings

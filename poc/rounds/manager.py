@@ -107,8 +107,11 @@ class PoCManager:
                 f"its settings were {interrupted.digest!r}, with this model they would be {digest!r}"
             )
 
-    async def init(self, config: PoCConfig) -> None:
+    async def init(self, config: PoCConfig) -> ActiveRound:
         """Set a round without starting it; a round that is set already is ended.
+
+        Returns:
+            The round.
 
         Raises:
             FieldError: The request is not allowed; the present round goes on.
@@ -116,13 +119,18 @@ class PoCManager:
             EngineError: The engine could not open it; the state is STOPPED.
             RoundCancelledError: It was stopped or replaced before it was open.
         """
-        await self._begin(config, PoCState.IDLE).started()
+        active = self._begin(config, PoCState.IDLE)
+        await active.started()
+        return active
 
-    async def start_round(self, config: PoCConfig, phase: PoCState = PoCState.GENERATING) -> None:
+    async def start_round(self, config: PoCConfig, phase: PoCState = PoCState.GENERATING) -> ActiveRound:
         """Set a round and enter a phase of it.
 
         The very request of the round that is set changes nothing but the phase. Another one ends that round
         and begins a new one.
+
+        Returns:
+            The round.
 
         Raises:
             FieldError: As in `init`, or `node_id` or `node_count` is missing to generate.
@@ -136,6 +144,7 @@ class PoCManager:
         else:
             active = self._begin(config, phase)
         await active.started()
+        return active
 
     async def switch_phase(self, phase: PoCState) -> None:
         """Enter a phase of the round that is set; its walk and its callback URL stay.
@@ -262,6 +271,9 @@ class PoCManager:
         previous, self.active = self.active, active
         if previous is not None:
             previous.end(f"replaced by a round for block {config.block_hash!r}")
+        if config.callback_url is not None:
+            # Beside the opening in the engine, which it does not delay.
+            active.receiver = self.outbox.ask(config.callback_url)
         active.owner = asyncio.create_task(
             active.drive(None if previous is None else previous.owner), name="hallmark round"
         )

@@ -5,13 +5,14 @@ from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request
+from pydantic import Field
 
 # pydantic reads the types of typing from Python 3.12 on only.
 from typing_extensions import TypedDict
 
 from hallmark.poc.core.errors import NotReadyError
 from hallmark.poc.core.models import unknown_names
-from hallmark.poc.protocol.status import RoundStatus
+from hallmark.poc.protocol.status import CallbackReach, RoundStatus
 from hallmark.poc.rounds.manager import PoCManager
 from hallmark.server.http.auth import authenticate
 from hallmark.server.http.body import read_body
@@ -116,6 +117,13 @@ class NewRoundAnswer(RoundAnswer):
     """The same after a request that set a round."""
 
     ignored_fields: list[str]
+    callback: Annotated[
+        CallbackReach | None,
+        Field(
+            description="Whether the receiver of callbacks answered when the round was set, asked once and "
+            "without a proof; null without a callback URL."
+        ),
+    ]
 
 
 def ignored(request: Request, body: Mapping[str, Any], known: Collection[str]) -> list[str]:

@@ -1,11 +1,14 @@
 """The routes that set, start, switch and stop a round."""
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from hallmark.poc.protocol.config import PoCConfig, PoCState
+from hallmark.poc.protocol.status import CallbackReach
+from hallmark.poc.rounds.active_round import ActiveRound
 from hallmark.poc.rounds.manager import PoCManager
 from hallmark.server.http.body import read_json_object
 from hallmark.server.http.control import (
@@ -33,7 +36,12 @@ _SET = answers(
         200: (
             "The status afterwards.",
             NewRoundAnswer,
-            {"status": "OK", "pow_status": STATUS, "ignored_fields": ["use_layer_hooks"]},
+            {
+                "status": "OK",
+                "pow_status": STATUS,
+                "ignored_fields": ["use_layer_hooks"],
+                "callback": {"reachable": True, "error": None},
+            },
         )
     }
 )
@@ -46,8 +54,8 @@ async def init(request: Request, manager: Manager) -> JSONResponse:
     A round that is running is ended. `/phase/generate` and `/phase/validate` start the new one.
     """
     config, ignored_fields = await _config(request, manager)
-    await manager.init(config)
-    return _done(manager, ignored_fields)
+    active = await manager.init(config)
+    return await _set(manager, active, ignored_fields)
 
 
 @router.post("/init/generate", openapi_extra=_ROUND_BODY, responses=_SET)
@@ -57,8 +65,8 @@ async def init_generate(request: Request, manager: Manager) -> JSONResponse:
     The request of the round that is set already only turns its phase; another one ends that round first.
     """
     config, ignored_fields = await _config(request, manager)
-    await manager.start_round(config, PoCState.GENERATING)
-    return _done(manager, ignored_fields)
+    active = await manager.start_round(config, PoCState.GENERATING)
+    return await _set(manager, active, ignored_fields)
 
 
 @router.post("/init/validate", openapi_extra=_ROUND_BODY, responses=_SET)
@@ -68,8 +76,8 @@ async def init_validate(request: Request, manager: Manager) -> JSONResponse:
     The request of the round that is set already only turns its phase; another one ends that round first.
     """
     config, ignored_fields = await _config(request, manager)
-    await manager.start_round(config, PoCState.VALIDATING)
-    return _done(manager, ignored_fields)
+    active = await manager.start_round(config, PoCState.VALIDATING)
+    return await _set(manager, active, ignored_fields)
 
 
 @router.post("/phase/generate", responses=_DONE)
@@ -103,8 +111,18 @@ async def _config(request: Request, manager: PoCManager) -> tuple[PoCConfig, lis
     return PoCConfig.parse(body), ignored(request, body, PoCConfig.known_fields())
 
 
-def _done(manager: PoCManager, ignored_fields: list[str] | None = None) -> JSONResponse:
-    answer: dict[str, Any] = {"status": "OK", "pow_status": snapshot(manager)}
-    if ignored_fields is not None:
-        answer["ignored_fields"] = ignored_fields
-    return JSONResponse(answer)
+async def _set(manager: PoCManager, active: ActiveRound, ignored_fields: list[str]) -> JSONResponse:
+    """Answer a request that set a round, once its receiver has answered or has not for two seconds."""
+    callback: CallbackReach | None = None
+    if active.receiver is not None:
+        # Not awaited itself: a client that goes away must not take it from the next one.
+        await asyncio.wait({active.receiver})
+        if active.receiver.cancelled():
+            callback = {"reachable": False, "error": "the server is shutting down"}
+        else:
+            callback = active.receiver.result()
+    return _done(manager, ignored_fields=ignored_fields, callback=callback)
+
+
+def _done(manager: PoCManager, **more: Any) -> JSONResponse:
+    return JSONResponse({"status": "OK", "pow_status": snapshot(manager), **more})

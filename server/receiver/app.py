@@ -41,8 +41,8 @@ class _TooLargeError(Exception):
 def create_app(database: Path, secrets: Sequence[bytes] = ()) -> FastAPI:
     """The receiver as an ASGI app.
 
-    `POST /generated` and `POST /validated` take callbacks; `GET /batches`, `GET /batches/{id}` and
-    `GET /stats` read what came.
+    `POST /generated` and `POST /validated` take callbacks, and HEAD of them says that it is there; `GET
+    /batches`, `GET /batches/{id}` and `GET /stats` read what came.
 
     Args:
         database: The SQLite file that keeps the batches.
@@ -60,6 +60,7 @@ def create_app(database: Path, secrets: Sequence[bytes] = ()) -> FastAPI:
 
     app = FastAPI(title="Hallmark receiver", lifespan=lifespan)
     _answer_errors(app)
+    _answer_heads(app)
 
     async def take(kind: Kind, check: Callable[[Any], ProofBatch], request: Request) -> dict[str, Any]:
         received = await _read(request)
@@ -103,6 +104,16 @@ def create_app(database: Path, secrets: Sequence[bytes] = ()) -> FastAPI:
         return store.stats(public_key=public_key, block_hash=block_hash)
 
     return app
+
+
+def _answer_heads(app: FastAPI) -> None:
+    """Let a server that asks whether anybody is here have an answer."""
+
+    async def reached() -> None:
+        pass
+
+    for path in ("/generated", "/validated"):
+        app.add_api_route(path, reached, methods=["HEAD"], status_code=204, include_in_schema=False)
 
 
 async def _read(request: Request) -> bytes:

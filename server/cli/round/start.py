@@ -46,6 +46,7 @@ def start(
     with PoCClient(url, api_key) as client:
         answer = client.post(path, body)
         _say_if_lowered(answer["pow_status"])
+        _say_if_unreachable(answer.get("callback"))
         if watch:
             watch_status(client, interval)
         else:
@@ -60,6 +61,12 @@ def _check_finite(body: Mapping[str, Any]) -> None:
                 "a finite number, or none" if field == "distance_tolerance" else "a finite number above 0"
             )
             raise FieldError(field, value, allowed)
+
+
+def _say_if_unreachable(callback: Mapping[str, Any] | None) -> None:
+    """Say that the receiver did not answer the server; what is found waits for it."""
+    if callback is not None and not callback["reachable"]:
+        typer.echo(f"the receiver of callbacks does not answer the server: {callback['error']}", err=True)
 
 
 def _say_if_lowered(status: Mapping[str, Any]) -> None:

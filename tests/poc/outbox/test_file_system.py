@@ -62,8 +62,8 @@ def test_where_locks_or_shared_memory_do_not_work_the_outbox_is_refused(
 ) -> None:
     path = tmp_path / "outbox.db"
     assert opened(path, library, broken) == (
-        f"the outbox {path} lies on a file system that {told}: give it a place on a local disk with the setting "
-        "outbox_path"
+        f"the outbox {path} lies on a file system that {told}: give it a place on a local disk with the "
+        "setting outbox_path"
     )
     assert [file.name for file in tmp_path.iterdir()] == ["outbox.db.lock"]
     # Nothing of it is left that would keep a server out where all is well.

@@ -79,6 +79,14 @@ async def test_start_generates_as_the_only_node_by_default(node: Node) -> None:
     assert (asked.node_id, asked.node_count, asked.valid_rate, asked.fraud_threshold) == (0, 1, None, 0.01)
 
 
+async def test_start_says_where_the_receiver_does_not_answer(node: Node) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    result = await node.round("start", *ROUND, *SHORT, "--callback-url", url)
+    assert result.code == 0
+    assert result.err.startswith("the receiver of callbacks does not answer the server: ConnectError: ")
+    assert "receiver" not in (await node.round("start", *ROUND, *SHORT)).err
+
+
 async def test_every_option_reaches_the_round(node: Node) -> None:
     options: dict[str, object] = {
         "valid-rate": 0.5,
