@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from runtime import eventually, running_receiver
+from virtual_time import VirtualTimeLoop
 
 from hallmark.poc.core.compact_json import compact_json
 from hallmark.poc.outbox.outbox import Outbox
@@ -387,6 +388,44 @@ async def test_what_is_too_old_is_dropped_and_what_comes_after_it_delivered(
     assert receiver.numbers[3:] == [3, 4]
     assert sender.stats["dropped_by_reason"]["expired"] == 1
     assert "dropped: it is too old" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("status", "chosen", "attempts", "reason"),
+    [
+        (500, {"callback_max_retries": 3}, 4, "retries"),
+        (500, {"callback_max_age": 605.0}, 61, "expired"),
+        (422, {}, 1, "rejected"),
+    ],
+)
+def test_a_callback_that_is_never_taken_holds_the_others_up_by_the_rules_and_no_longer(
+    status: int, chosen: dict[str, Any], attempts: int, reason: str
+) -> None:
+    """Nothing overtakes it, and what comes after it keeps its order."""
+    numbers: list[int] = []
+
+    def answer(asked: httpx.Request) -> httpx.Response:
+        numbers.append(json.loads(asked.content)["n"])
+        return httpx.Response(status if numbers[-1] == 1 else 200)
+
+    async def test() -> None:
+        time_ = asyncio.get_running_loop().time
+        client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+        outbox = Outbox(Settings(**chosen), connect=lambda: client, wait=after(10), clock=time_, steady=time_)
+        for n in range(2):
+            await outbox.post(URL, "generated", {"n": n})
+        await asyncio.sleep(5)
+        for n in range(2, 6):
+            await outbox.post(URL, "generated", {"n": n})
+        await asyncio.sleep(700)
+        stats: Any = outbox.stats()
+        assert numbers == [0, *[1] * attempts, 2, 3, 4, 5]
+        assert (stats["delivered"], stats["dropped"], stats["dropped_by_reason"][reason]) == (5, 1, 1)
+        assert stats["dead_letters"] == (reason != "expired"), "it is kept for the operator"
+        await outbox.close(1)
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(test())
 
 
 async def test_without_a_number_of_retries_only_the_age_ends_them() -> None:
