@@ -5,12 +5,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import httpx
 
 from hallmark.poc.core.clock import SettableClock
 from hallmark.poc.core.errors import OutboxError
+from hallmark.poc.core.repeated_errors import RepeatedErrors
 from hallmark.poc.outbox.delivery_queue import Dropped
 from hallmark.poc.outbox.round_journal import InterruptedRound
 from hallmark.poc.outbox.sender import Backoff
@@ -28,6 +29,8 @@ __all__ = ["Outbox"]
 logger = logging.getLogger(__name__)
 
 _RETRY_PAUSE = 5.0
+_NOT_MERGED: Final = "What was found is not merged yet"
+_NOT_ENDED: Final = "The end of the round is not in the journal yet"
 
 
 class Outbox:
@@ -58,7 +61,10 @@ class Outbox:
         self._callback_interval = settings.callback_interval
         self._store = store or OutboxStore.bounded_by(settings, None)
         self._clock = SettableClock(clock, steady, on_step=self._shift_times)
-        self._senders = SenderRegistry(settings, self._store, connect=connect, wait=wait, clock=self._clock)
+        self._errors = RepeatedErrors(logger, steady)
+        self._senders = SenderRegistry(
+            settings, self._store, connect=connect, wait=wait, clock=self._clock, errors=self._errors
+        )
         self._merges: dict[int, tuple[asyncio.TimerHandle, str]] = {}
         self._announcing: set[asyncio.Task[None]] = set()
         self._ending: set[asyncio.Task[None]] = set()
@@ -163,10 +169,11 @@ class Outbox:
         try:
             self._senders.note_dropped(await merged)
         except OutboxError as exc:
-            logger.error("What was found is not merged yet: %s", exc)
+            self._errors.note(_NOT_MERGED, exc)
             # The round may be over, and then nothing else would ask for it again.
             self._merge_in(_RETRY_PAUSE, identifier, url)
         else:
+            self._errors.is_over(_NOT_MERGED)
             self._senders.wake(url)
 
     def end_round(self, identifier: int, url: str | None, reason: str | None) -> None:
@@ -199,8 +206,9 @@ class Outbox:
                 # Whoever cancels this must not take back what has been asked for.
                 self._senders.note_dropped(await asyncio.shield(asked) or [])
             except OutboxError as exc:
-                logger.error("The end of the round is not in the journal yet: %s", exc)
+                self._errors.note(_NOT_ENDED, exc)
             else:
+                self._errors.is_over(_NOT_ENDED)
                 return
             await asyncio.sleep(_RETRY_PAUSE)
             asked = ask()

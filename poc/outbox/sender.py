@@ -14,6 +14,7 @@ from typing import Final
 import httpx
 
 from hallmark.poc.core.errors import OutboxError
+from hallmark.poc.core.repeated_errors import RepeatedErrors
 from hallmark.poc.outbox.delivery_queue import Delivery, ReceiverTotals
 from hallmark.poc.outbox.store import OutboxStore
 from hallmark.poc.protocol.status import CallbackStats
@@ -102,6 +103,7 @@ class CallbackSender:
         limit: Shared with others, how many of them may call their receivers at the same time.
         failing_limit: The same for those whose last attempt failed, so that they take nobody's place.
         clock: Seconds since the epoch.
+        errors: Logs that the store fails; shared with others.
 
     Attributes:
         counters: What has become of deliveries.
@@ -125,6 +127,7 @@ class CallbackSender:
         limit: asyncio.Semaphore | None = None,
         failing_limit: asyncio.Semaphore | None = None,
         clock: Callable[[], float] = time.time,
+        errors: RepeatedErrors | None = None,
     ) -> None:
         self.callback_url = callback_url
         self.max_retries = max_retries
@@ -141,6 +144,8 @@ class CallbackSender:
         self._limit = limit or asyncio.Semaphore(1)
         self._failing_limit = failing_limit or self._limit
         self._clock = clock
+        self._errors = errors or RepeatedErrors(logger)
+        self._standing_still = f"Callbacks to {callback_url} stand still"
         self._last_error: str | None = None
         self._not_before: float | None = None
         self._is_failing = False
@@ -208,7 +213,7 @@ class CallbackSender:
             if self.stats["queued"]:
                 logger.warning("Callbacks to %s were not delivered in %g s", self.callback_url, deadline)
         except OutboxError as exc:
-            logger.error("Callbacks to %s stand still: %s", self.callback_url, exc)
+            logger.error("%s: %s", self._standing_still, exc)
         if self._delivering is not None:
             self._delivering.cancel()
             await asyncio.wait({self._delivering})
@@ -226,8 +231,10 @@ class CallbackSender:
             try:
                 pause = await self._settle_oldest()
             except OutboxError as exc:
-                logger.error("Callbacks to %s stand still: %s", self.callback_url, exc)
+                self._errors.note(self._standing_still, exc)
                 pause = _STORE_PAUSE
+            else:
+                self._errors.is_over(self._standing_still)
             if (pause is None or pause) and not self._woken.is_set():
                 self.at_rest.set()
             if pause is None:
@@ -295,7 +302,7 @@ class CallbackSender:
                 await self._store.remove(delivery.id)
             except OutboxError as exc:
                 # It must not be sent again for want of room to say that it need not be.
-                logger.error("Callbacks to %s stand still: %s", self.callback_url, exc)
+                self._errors.note(self._standing_still, exc)
                 await asyncio.sleep(_STORE_PAUSE)
             else:
                 self.counters.delivered += 1

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import httpx
 
 from hallmark.poc.core.errors import FieldError, OutboxError
+from hallmark.poc.core.repeated_errors import RepeatedErrors
 from hallmark.poc.outbox.delivery_queue import Dropped
 from hallmark.poc.outbox.sender import (
     DROP_REASONS,
@@ -41,6 +42,7 @@ class SenderRegistry:
         connect: Makes a receiver's HTTP client.
         wait: The wait between attempts; None takes the settings' backoff.
         clock: Seconds since the epoch.
+        errors: Logs what does not work for a while.
     """
 
     def __init__(
@@ -51,12 +53,14 @@ class SenderRegistry:
         connect: Callable[[], httpx.AsyncClient],
         wait: Backoff | None,
         clock: Callable[[], float],
+        errors: RepeatedErrors,
     ) -> None:
         self._settings = settings
         self._store = store
         self._connect = connect
         self._wait = wait or backoff(settings.callback_backoff_base, settings.callback_backoff_cap)
         self._clock = clock
+        self._errors = errors
         self._secrets = [parse_secret(secret.get_secret_value()) for secret in settings.webhook_secrets]
         self._limit = asyncio.Semaphore(settings.callback_max_concurrency)
         self._failing_limit = asyncio.Semaphore(settings.callback_max_concurrency)
@@ -232,6 +236,7 @@ class SenderRegistry:
                 limit=self._limit,
                 failing_limit=self._failing_limit,
                 clock=self._clock,
+                errors=self._errors,
             )
         return self._senders[url]
 

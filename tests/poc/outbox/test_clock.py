@@ -10,12 +10,13 @@ from typing import Any
 import httpx
 import pytest
 from pydantic import SecretStr
-from runtime import eventually
+from runtime import config, eventually
 from virtual_time import VirtualTimeLoop
 
 from hallmark.poc.core.clock import SettableClock
 from hallmark.poc.outbox.outbox import Outbox
 from hallmark.poc.outbox.store import OutboxStore
+from hallmark.poc.protocol.config import PoCState
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.webhooks.signature import generate_secret, parse_secret, verify
 
@@ -178,6 +179,32 @@ class TestInAServer:
         now = 1.8e9 - YEAR
         assert rows == [(now, now + 50), (now, 0)]
         await outbox.close(0)
+
+
+def test_a_disk_that_is_full_for_a_day_does_not_fill_the_log_too(caplog: pytest.LogCaptureFixture) -> None:
+    """What was found is not lost, and goes out when there is room again."""
+    caplog.set_level("INFO")
+
+    async def test(clock: Clock) -> None:
+        receiver = Receiver(clock)
+        store = OutboxStore()
+        outbox = outbox_of(receiver, Settings(callback_interval=0.0, callback_max_age=1e6), store)
+        identifier = await outbox.begin_round(config(callback_url=URL), "digest", {}, PoCState.GENERATING)
+        await outbox.post(URL, "generated", {})
+        store._database._writer.execute("PRAGMA query_only = ON")
+        outbox.end_round(identifier, URL, None)
+        await asyncio.sleep(86_400)
+        said = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+        for what in ("Callbacks to", "What was found", "The end of the round"):
+            assert 0 < sum(text.startswith(what) for text in said) < 40
+        store._database._writer.execute("PRAGMA query_only = OFF")
+        await asyncio.sleep(60)
+        assert outbox.stats()["queued"] == 0
+        over = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
+        assert sum(text.startswith("No longer, after 864") for text in over) == 3
+        await outbox.close(1)
+
+    in_virtual_time(test)
 
 
 class TestOverARestart:
