@@ -12,6 +12,7 @@ import vllm
 from vllm.engine.protocol import EngineClient
 
 from hallmark.poc.core.errors import EngineError, UnsupportedError
+from hallmark.poc.engine.batch_time import check_batch_time
 from hallmark.poc.engine.pins import vllm_files
 from hallmark.poc.engine.support import check_limits
 from hallmark.poc.engine.unsupported import check_arguments, check_config
@@ -70,6 +71,7 @@ class VllmEngine:
 
     def __init__(self, engine_client: EngineClient, engine_timeout: float) -> None:
         self._client = engine_client
+        self._engine_timeout = engine_timeout
         self._patience = 2 * engine_timeout
         self._sequence = 0
         self._is_set_up = False
@@ -79,7 +81,7 @@ class VllmEngine:
         """Check, allocate and warm up on every rank; fills in `model` and `numerics`.
 
         Raises:
-            UnsupportedError: a rank refused the set-up.
+            UnsupportedError: a rank refused the set-up, or a batch takes too long for `engine_timeout`.
             EngineError: it failed on some rank.
         """
         ranks = await self._call("poc_setup")
@@ -103,12 +105,21 @@ class VllmEngine:
                 raise UnsupportedError(
                     f"rank {rank} computes differently from rank 0: {described['numerics']}"
                 )
+        # A rank waits for the others: the slowest one's time is that of all.
+        batch_seconds, slice_seconds = (
+            max(float(rank[name]) for rank in warm) for name in ("batch_seconds", "slice_seconds")
+        )
+        warning = check_batch_time(batch_seconds, slice_seconds, self._engine_timeout)
+        if warning is not None:
+            logger.warning("%s", warning)
         self._is_set_up = True
         logger.info(
-            "PoC is set up on %d ranks: %.0f MiB of scratch on each, %.0f MiB at the peak of a batch",
+            "PoC is set up on %d ranks: %.0f MiB of scratch on each, %.0f MiB at the peak of a batch, which "
+            "takes %.3g s",
             len(ranks),
             first["scratch_bytes"] / 2**20,
             max(rank["peak_bytes"] for rank in warm) / 2**20,
+            batch_seconds,
         )
 
     def _first_token(self) -> int | None:

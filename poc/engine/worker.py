@@ -136,7 +136,8 @@ class PoCWorker:
         """Try the kernels and run batches of the largest shape: nothing is then compiled first in a round.
 
         Returns:
-            `peak_bytes`, what they needed at their peak, and `numerics`, the fingerprint.
+            `peak_bytes`, what they needed at their peak; `batch_seconds`, what the last of them took, and
+            `slice_seconds`, the longest of its slices of one layer; `numerics`, the fingerprint.
 
         Raises:
             UnsupportedError: the model writes inference's cache, or computes something else from embeddings
@@ -167,10 +168,11 @@ class PoCWorker:
             self._try(lambda: self._settle_forward(keys))
             # One after the other, as on a device that is kept fed, and one that stands still at every layer.
             self.start([keys] if self._device.type == "cpu" else [keys, keys], None)
-            done = self.start([keys], 1)["batches"]
-            while done is None:
-                done = self.advance(1)["batches"]
+            slices = [self.start([keys], 1)]
+            while slices[-1]["batches"] is None:
+                slices.append(self.advance(1))
             self.close_round()
+        seconds = [each["seconds"] for each in slices]
         check_free(self._device, peak.bytes, self._step_memory(peak.bytes, spec.batch_size * spec.seq_len))
         self._rank_vote.timeout = timedelta(seconds=self.limits.engine_timeout)
         # Longer, so that a rank which has failed says so before the wait for its forward ends.
@@ -180,7 +182,13 @@ class PoCWorker:
             takes_rows=self._inputs.are_rows,
             final_norm=self._forward.final_norm,
         )
-        return {"peak_bytes": peak.bytes, "numerics": numerics}
+        return {
+            "peak_bytes": peak.bytes,
+            # Of the second batch: all has been compiled for the first.
+            "batch_seconds": sum(seconds),
+            "slice_seconds": max(seconds),
+            "numerics": numerics,
+        }
 
     def open_round(self, spec: RoundSpec) -> int:
         """Draw the round's projections; returns the bytes they hold on this rank."""

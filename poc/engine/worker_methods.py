@@ -54,7 +54,7 @@ def poc_setup(self: "Worker", sequence: int) -> dict[str, Any]:
 
 
 def poc_warm_up(self: "Worker", sequence: int) -> dict[str, Any]:
-    """Run batches of the largest shape; the payload is their peak in bytes and the numerics fingerprint."""
+    """Run batches of the largest shape; the payload is what they need, what they take and the fingerprint."""
     return _reply(self, sequence, lambda state: state.warm_up())
 
 

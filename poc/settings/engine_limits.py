@@ -35,7 +35,7 @@ class EngineLimits(BaseModel):
     )
     engine_timeout: float = Field(
         120.0,
-        gt=0,
+        ge=1,  # a call of a round computes batches for half a second
         allow_inf_nan=False,
         description="A worker that is stuck for so long ends.",
     )

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -227,6 +228,15 @@ def test_inference_is_not_touched(node: Node) -> None:
     assert all(result == {"hold": True, "used": True} for result in node.probe("guards_hold"))
 
     assert [node.complete(prompt) for prompt in prompts] == before
+
+
+def test_the_start_measures_what_a_batch_takes(node: Node) -> None:
+    """Of which `engine_timeout` has to be a multiple."""
+    assert node.process.log is not None
+    log = node.process.log.read_text(errors="replace")
+    found = re.search(r"at the peak of a batch, which takes ([0-9.e-]+) s", log)
+    assert found is not None
+    assert 0 < float(found[1]) < 120 / 1.5
 
 
 @pytest.mark.both_dtypes

@@ -55,7 +55,10 @@ def described(**changes: Any) -> dict[str, Any]:
     }
 
 
-WARM = {"peak_bytes": 2**20, "numerics": {"dtype": "bfloat16"}}
+WARM = {
+    **{"peak_bytes": 2**20, "numerics": {"dtype": "bfloat16"}},
+    **{"batch_seconds": 0.01, "slice_seconds": 0.001},
+}
 
 
 @pytest.fixture
@@ -99,10 +102,10 @@ async def test_without_a_tokenizer_row_0_is_drawn_and_that_is_said(
 
 
 async def test_setting_up_takes_as_long_as_it_takes(client: Client, signals: list[int]) -> None:
-    engine = VllmEngine(client, 0.001)
+    engine = VllmEngine(client, 0.05)
 
     async def slowly(sequence: int) -> Any:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.15)
         return ranks(described())(sequence)
 
     client.answers = [slowly, ranks(WARM)]
@@ -128,6 +131,32 @@ async def test_ranks_that_compute_differently_are_refused(client: Client) -> Non
     client.answers = [ranks(described(), described()), ranks(WARM, other)]
     with pytest.raises(UnsupportedError, match="rank 1 computes differently"):
         await engine.set_up(["a model"])
+
+
+async def test_a_batch_that_a_round_would_be_ended_for_is_refused(
+    client: Client, signals: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The slowest rank counts. What would do is named, and does without a warning."""
+    slower = {**WARM, "batch_seconds": 90.5, "slice_seconds": 2.5}
+
+    async def set_up(engine_timeout: float) -> None:
+        client.answers = [ranks(described(), described()), ranks(WARM, slower)]
+        await VllmEngine(client, engine_timeout).set_up(["a model"])
+
+    with pytest.raises(UnsupportedError) as refusal:
+        await set_up(120.0)
+    assert str(refusal.value) == (
+        "a PoC batch of the largest shape takes 90.5 s here, its longest slice 2.5 s, and "
+        "hallmark.engine_timeout ends a worker that is at one for 120 s: set it to 362, or lower "
+        "max_batch_size or seq_len in the hallmark settings"
+    )
+    assert not signals, "nobody is ended for it"
+    assert "engine_timeout" not in caplog.text
+    await set_up(240.0)
+    assert "for 240 s: on a busier machine that may end the server; set it to 362" in caplog.text
+    caplog.clear()
+    await set_up(362.0)
+    assert "engine_timeout" not in caplog.text
 
 
 async def test_a_slice_is_as_long_as_on_the_slowest_rank(engine: VllmEngine, client: Client) -> None:

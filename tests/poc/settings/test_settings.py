@@ -44,6 +44,7 @@ def test_what_json_gives_is_taken() -> None:
         ({"seq_len": True}, r"hallmark\.seq_len: True is not allowed; allowed: a valid integer"),
         ({"seq_len": "256"}, r"hallmark\.seq_len: '256' is not allowed"),
         ({"callback_interval": float("nan")}, r"hallmark\.callback_interval: nan is not allowed"),
+        ({"engine_timeout": 0.9}, r"hallmark\.engine_timeout: 0\.9 .* greater than or equal to 1$"),
         ({"callback_timeout": 0}, r"hallmark\.callback_timeout: 0 is not allowed"),
         ({"callback_allowed_hosts": [1]}, r"hallmark\.callback_allowed_hosts\[0\]: 1 .* allowed: text$"),
         ({"callback_allowed_hosts": 3}, r"callback_allowed_hosts: 3 .* allowed: a list$"),
