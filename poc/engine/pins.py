@@ -99,15 +99,15 @@ PINS: Final = (
     Pin(
         "model_executor/layers/attention/attention.py",
         "Attention",
-        ("impl", "kv_cache", "attn_type", "kv_sharing_target_layer_name"),
-        needed_by="attention.PrivateAttention",
+        ("impl", "kv_cache", "kv_cache_dtype", "attn_type", "kv_sharing_target_layer_name"),
+        needed_by="attention.PrivateAttention, fingerprint.numerics",
     ),
     Pin("model_executor/layers/attention/__init__.py", "Attention", needed_by="support.attention_layers"),
     Pin("model_executor/layers/attention/__init__.py", "MLAAttention", needed_by="support.attention_layers"),
     Pin(
         "model_executor/layers/attention/mla_attention.py",
         "MLAAttention",
-        ("impl", "kv_cache", "use_sparse", "use_direct_call", "forward_impl"),
+        ("impl", "kv_cache", "kv_cache_dtype", "use_sparse", "use_direct_call", "forward_impl"),
         needed_by="attention._private_layer: latent attention stops at forward_impl",
     ),
     Pin(
@@ -316,6 +316,7 @@ PINS: Final = (
             "nnodes",
             "_api_process_count",
             "enable_dbo",
+            "ubatch_size",
             "enable_eplb",
             "use_sequence_parallel_moe",
             "disable_custom_all_reduce",

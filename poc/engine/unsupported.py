@@ -32,6 +32,10 @@ def _is_above_zero(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
+def _is_above_one(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 1
+
+
 def _is_error(value: object) -> bool:
     return value == "error"
 
@@ -105,9 +109,12 @@ FEATURES: Final = (
         ),
     ),
     Feature(
-        "dual batch overlap (--enable-dbo)",
-        {"enable-dbo": _is_on},
-        lambda config: bool(getattr(config.parallel_config, "enable_dbo", False)),
+        "dual batch overlap and micro-batches (--enable-dbo, --ubatch-size > 1)",
+        {"enable-dbo": _is_on, "ubatch-size": _is_above_one},
+        lambda config: (
+            bool(getattr(config.parallel_config, "enable_dbo", False))
+            or getattr(config.parallel_config, "ubatch_size", 0) > 1
+        ),
     ),
     Feature(
         "expert load balancing (--enable-eplb)",
