@@ -47,9 +47,7 @@ def numerics(
         "device": device_name(device),
         "dtype": str(config.model_config.dtype).removeprefix("torch."),
         "quantization": config.model_config.quantization or "none",
-        "kv_cache_dtype": " ".join(
-            sorted({str(layer.kv_cache.dtype).removeprefix("torch.") for layer in layers.values()})
-        ),
+        "kv_cache_dtype": " ".join(sorted({_cache_dtype(layer) for layer in layers.values()})),
         "attention": " ".join(attention + versions),
         "forward": "compiled" if is_compiled else "eager",
         "operators": " ".join(sorted(compilation.custom_ops)) if is_compiled else operators.describe(),
@@ -60,3 +58,13 @@ def numerics(
         "embedding": "PoC's" if takes_rows else "the model's own",
         "final_norm": final_norm,
     }
+
+
+def _cache_dtype(layer: AttentionLayer) -> str:
+    """Name what a layer keeps keys and values in: a dtype of PyTorch, or vLLM's name of a quantised cache."""
+    dtype: torch.dtype = layer.kv_cache.dtype
+    if dtype.itemsize > 1:
+        return str(dtype).removeprefix("torch.")
+    # In bytes, which do not tell what they stand for.
+    stated = str(layer.kv_cache_dtype)
+    return "fp8_e4m3" if stated == "fp8" else stated

@@ -177,6 +177,8 @@ class OfflineModel:
             "device": device_name(self.device),
             "dtype": self.dtype,
             "quantization": self.quantization,
+            # transformers keeps keys and values as the model computes them.
+            "kv_cache_dtype": self.dtype,
             "forward": "eager",
             "tensor_parallel_size": 1,
             "kernels": kernel_path(self.device, self.hidden_size).value,

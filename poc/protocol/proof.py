@@ -27,7 +27,7 @@ __all__ = ["MAX_NUMERICS", "Numerics", "ProofBatch"]
 Numerics = Mapping[str, str | int | bool]
 """A numerics fingerprint: information that travels with batches, never a reason for a verdict.
 
-A batch of another `dtype` than the engine's is not judged at all.
+A batch of another `dtype`, `quantization` or `kv_cache_dtype` than the engine's is not judged at all.
 """
 
 MAX_NUMERICS = 64
@@ -131,7 +131,10 @@ class ProofBatch:
     ] = ()
     numerics: Annotated[
         Numerics | None,
-        Field(description="The prover's numerics fingerprint; another dtype than the server's is refused."),
+        Field(
+            description="The prover's numerics fingerprint; another dtype, quantization or kv_cache_dtype "
+            "than the server's is refused."
+        ),
         _FEW_ENTRIES,
     ] = None
 
@@ -192,7 +195,7 @@ class ProofBatch:
 
         Raises:
             StateError: The batch is about another block, or was computed with other settings, in another
-                dtype or with another quantisation.
+                dtype, with another quantisation or with a KV cache of another dtype.
             FieldError: The vectors are not of the round's numbers, or are missing where it requires them; a
                 nonce is outside of what the batch covers or not in the node's residue class, or, at
                 rate 1, a covered nonce is missing.
@@ -309,18 +312,47 @@ _UNTOLD = frozenset({None, "moe_wna16", "humming"})
 
 
 def _check_same_arithmetic(theirs: Numerics, ours: Numerics) -> None:
-    """Refuse what says of itself that it was computed in another dtype or with other weights."""
-    for name, what in (("dtype", "in dtype"), ("quantization", "with the quantization")):
-        stated, own = theirs.get(name), ours.get(name)
+    """Refuse what says that it was computed in another dtype, with other weights or another cache."""
+    for name, what, is_same in (
+        ("dtype", "in dtype", _is_same_method),
+        ("quantization", "with the quantization", _is_same_method),
+        ("kv_cache_dtype", "with the KV cache dtype", _is_same_cache),
+    ):
+        stated, own = (
+            _resolved(numerics, name, other) for numerics, other in ((theirs, ours), (ours, theirs))
+        )
         if {stated, own} & _UNTOLD:
             continue
-        if _method(stated) != _method(own):
+        if not is_same(str(stated), str(own)):
             raise StateError(f"the batch was computed {what} {stated!r}, it would be judged {what} {own!r}")
 
 
-def _method(name: object) -> str:
+def _resolved(numerics: Numerics, name: str, other: Numerics) -> object:
+    """Return an entry, of a KV cache that is `auto` the model's dtype, the same on both sides by then."""
+    stated = numerics.get(name)
+    return (
+        numerics.get("dtype", other.get("dtype")) if (name, stated) == ("kv_cache_dtype", "auto") else stated
+    )
+
+
+def _is_same_method(stated: str, own: str) -> bool:
+    return _method(stated) == _method(own)
+
+
+def _method(name: str) -> str:
     """Return the method of quantisation behind vLLM's name, which tells the device and the kernel too."""
-    return str(name).removeprefix("auto_").removeprefix("cpu_").removesuffix("_marlin")
+    return name.removeprefix("auto_").removeprefix("cpu_").removesuffix("_marlin")
+
+
+def _is_same_cache(stated: str, own: str) -> bool:
+    """Whether caches of all layers, in any order, have the same dtypes."""
+    found = [
+        frozenset("fp8_e4m3" if name == "fp8" else name for name in side.split()) for side in (stated, own)
+    ]
+    if any("uint8" in names for names in found):
+        # So servers have called all of FP8 before they told its kinds apart.
+        found = [frozenset("uint8" if name.startswith("fp8") else name for name in names) for names in found]
+    return found[0] == found[1]
 
 
 def _as_json(value: object) -> object:

@@ -60,6 +60,25 @@ def test_a_model_with_a_norm_of_its_own(gemma: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.next
+def test_a_quantised_cache_is_told_and_refuses_proofs_of_another(
+    small_model: Path, tmp_path: Path
+) -> None:
+    flags = ("--enforce-eager", "--kv-cache-dtype", "fp8")
+    with running_node(small_model, tmp_path / "server.log", *flags) as node:
+        distances = distances_on(node)
+        numerics = node.status()["numerics"]
+        assert numerics["kv_cache_dtype"] == "fp8_e4m3"
+        honest = proof(REQUEST, NONCES, distances, numerics=numerics)
+        assert node.poc("/validate", honest)["fraud_detected"] is False
+        other = {**honest, "numerics": {**numerics, "kv_cache_dtype": "auto"}}
+        detail = node.poc("/validate", other, status=409)["detail"]
+        assert f"KV cache dtype {numerics['dtype']!r}, it would be judged" in detail
+        assert "with the KV cache dtype 'fp8_e4m3'" in detail
+    with pytest.raises(AssertionError):  # which is why
+        check_with_transformers(small_model, distances)
+
+
+@pytest.mark.next
 def test_a_model_beside_its_draft_model(small_model: Path, tmp_path: Path) -> None:
     """Whose layers are inference's too, and which a PoC batch does not run."""
     draft = {"method": "draft_model", "model": str(small_model), "num_speculative_tokens": 2}

@@ -284,6 +284,22 @@ def test_the_same_settings_under_another_digest_are_another_protocol() -> None:
         ({"quantization": "moe_wna16"}, {"quantization": "gptq"}, None),
         ({}, {"dtype": "bfloat16", "quantization": "fp8"}, None),
         ({"dtype": "bfloat16"}, {}, None),
+        (
+            {"kv_cache_dtype": "fp8_e4m3"},
+            {"kv_cache_dtype": "bfloat16"},
+            "with the KV cache dtype 'fp8_e4m3', it would be judged with the KV cache dtype 'bfloat16'",
+        ),
+        ({"kv_cache_dtype": "auto"}, {"dtype": "bfloat16", "kv_cache_dtype": "fp8_e5m2"}, "'bfloat16', it"),
+        ({"kv_cache_dtype": "fp8_e4m3"}, {"kv_cache_dtype": "fp8_e5m2"}, "'fp8_e4m3', it"),
+        ({"kv_cache_dtype": "bfloat16 fp8"}, {"kv_cache_dtype": "fp8"}, "'bfloat16 fp8', it"),
+        ({"kv_cache_dtype": "uint8"}, {"kv_cache_dtype": "bfloat16"}, "'uint8', it"),
+        ({"kv_cache_dtype": "uint8"}, {"kv_cache_dtype": "fp8_e5m2"}, None),
+        ({"kv_cache_dtype": "fp8"}, {"kv_cache_dtype": "fp8_e4m3"}, None),
+        ({"kv_cache_dtype": "fp8_e4m3 bfloat16"}, {"kv_cache_dtype": "bfloat16 fp8"}, None),
+        ({"kv_cache_dtype": "auto"}, {"dtype": "bfloat16", "kv_cache_dtype": "bfloat16"}, None),
+        ({"dtype": "float32", "kv_cache_dtype": "float32"}, {"kv_cache_dtype": "auto"}, None),
+        ({"kv_cache_dtype": "auto"}, {"kv_cache_dtype": "auto"}, None),
+        ({"dtype": "bfloat16"}, {"dtype": "bfloat16", "kv_cache_dtype": "fp8_e4m3"}, None),
     ],
 )
 def test_another_arithmetic_is_refused(

@@ -384,6 +384,15 @@ class TestRefusals:
             in result.out
         )
 
+    def test_a_quantised_cache(self, verify: Cli, honest: ProofBatch, tmp_path: Path) -> None:
+        numerics = {**(honest.numerics or {}), "kv_cache_dtype": "fp8_e4m3"}
+        result = verify(write(tmp_path / "p.json", replace(honest, numerics=numerics).as_dict()))
+        assert result.code == 2
+        assert (
+            "with the KV cache dtype 'fp8_e4m3', it would be judged with the KV cache dtype "
+            f"'{fast_dtype()}'" in " ".join(result.out.split())
+        )
+
     def test_a_covered_nonce_is_missing(
         self, verify: Cli, prover: Prover, honest: ProofBatch, tmp_path: Path
     ) -> None:
