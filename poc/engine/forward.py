@@ -284,7 +284,11 @@ class ModelForward:
         skip_compiled: bool | None = None,
         model: Any = None,
     ) -> Tensor:
-        """Run the model, or a copy of it, from inputs where there are some, from tokens where not."""
+        """Run the model, or a copy of it, from inputs where there are some, from tokens where not.
+
+        Raises:
+            UnsupportedError: it returns no row of hidden states for each token.
+        """
         shaped = tokens if inputs is None else inputs
         if shaped is None:
             raise ValueError("neither inputs nor tokens")
@@ -312,4 +316,10 @@ class ModelForward:
             )
         # With EAGLE3 a model returns the hidden states and auxiliary ones beside them.
         hidden_states: Tensor = output[0] if isinstance(output, tuple) else output
+        width = self._config.model_config.get_hidden_size()
+        if hidden_states.shape != (rows, width):
+            raise UnsupportedError(
+                f"PoC does not work with {self.name}: its forward returns the shape "
+                f"{tuple(hidden_states.shape)} for {rows} tokens and hidden states of the width {width}"
+            )
         return hidden_states

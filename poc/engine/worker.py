@@ -136,12 +136,14 @@ class PoCWorker:
         """Try the kernels and run batches of the largest shape: nothing is then compiled first in a round.
 
         Returns:
-            `peak_bytes`, what they needed at their peak; `batch_seconds`, what the last of them took, and
-            `slice_seconds`, the longest of its slices of one layer; `numerics`, the fingerprint.
+            `peak_bytes`, what they needed at their peak, None where that is not known; `batch_seconds`, what
+            the last of them took, and `slice_seconds`, the longest of its slices of one layer; `numerics`,
+            the fingerprint.
 
         Raises:
-            UnsupportedError: the model writes inference's cache, or computes something else from embeddings
-                than from tokens, or what a batch needs at its peak is not free beside inference.
+            UnsupportedError: the model's embeddings or outputs are not of the hidden size, it writes
+                inference's cache, it computes something else from embeddings than from tokens, or what a
+                batch needs at its peak is not free beside inference.
             EngineError: the compiled model computes something else than the model.
             RuntimeError: a kernel computes something else than its reference.
         """
@@ -163,6 +165,11 @@ class PoCWorker:
         self._rank_vote.without_collectives(
             "trying PoC's kernels", lambda: check_ops(self._dtype, spec.hidden_size, self._device)
         )
+        # Before any forward: inputs of another width than it takes are read past their end.
+        self._rank_vote.with_collectives(
+            "trying the embedding function",
+            lambda: self._forward.embed(torch.zeros(1, 1, dtype=torch.int64, device=self._device)),
+        )
         with measure_peak(self._device) as peak:
             self._rank_vote.without_collectives("opening the warm-up", lambda: self.open_round(spec))
             self._try(lambda: self._settle_forward(keys))
@@ -173,7 +180,9 @@ class PoCWorker:
                 slices.append(self.advance(1))
             self.close_round()
         seconds = [each["seconds"] for each in slices]
-        check_free(self._device, peak.bytes, self._step_memory(peak.bytes, spec.batch_size * spec.seq_len))
+        if peak.bytes is not None:
+            step = self._step_memory(peak.bytes, spec.batch_size * spec.seq_len)
+            check_free(self._device, peak.bytes, step)
         self._rank_vote.timeout = timedelta(seconds=self.limits.engine_timeout)
         # Longer, so that a rank which has failed says so before the wait for its forward ends.
         self._pausable.timeout = 1.5 * self._rank_vote.timeout

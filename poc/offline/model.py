@@ -75,7 +75,8 @@ class OfflineModel:
             first: The token that its tokenizer puts in front of every text; None where it puts none.
 
         Raises:
-            StateError: It computes something else from embeddings than from tokens.
+            StateError: It computes something else from embeddings than from tokens, or its embeddings are of
+                another width than its hidden states.
         """
         text = model.config.get_text_config()
         self.model = model
@@ -85,6 +86,7 @@ class OfflineModel:
         self.quantization = _quantization(model.config)
         self._max_model_len = int(getattr(text, "max_position_embeddings", None) or _NO_LIMIT)
         self._first = first
+        self._check_width()
         rows, width = model.get_input_embeddings().weight.shape
         has_rows = width == self.hidden_size
         self._table_rows = int(rows) if has_rows else 0
@@ -234,6 +236,19 @@ class OfflineModel:
         """Look tokens up by the model's own embedding function: [..., D] in the model's dtype."""
         embedded: Tensor = self.model.get_input_embeddings()(tokens)
         return embedded
+
+    def _check_width(self) -> None:
+        """Refuse a model that takes embeddings of another width than its hidden states, and projects them.
+
+        Raises:
+            StateError: It is one.
+        """
+        width = self.embed(torch.zeros(1, dtype=torch.int64, device=self.device)).shape[-1]
+        if width != self.hidden_size:
+            raise StateError(
+                f"the model takes embeddings of the width {width}, and its hidden states have "
+                f"{self.hidden_size}: inputs of a round are as wide as these"
+            )
 
     def _check_embeddings(self) -> None:
         """Compare a forward from the rows of the embedding table with one from the tokens themselves.

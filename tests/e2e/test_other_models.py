@@ -60,9 +60,7 @@ def test_a_model_with_a_norm_of_its_own(gemma: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.next
-def test_a_quantised_cache_is_told_and_refuses_proofs_of_another(
-    small_model: Path, tmp_path: Path
-) -> None:
+def test_a_quantised_cache_is_told_and_refuses_proofs_of_another(small_model: Path, tmp_path: Path) -> None:
     flags = ("--enforce-eager", "--kv-cache-dtype", "fp8")
     with running_node(small_model, tmp_path / "server.log", *flags) as node:
         distances = distances_on(node)

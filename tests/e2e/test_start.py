@@ -6,6 +6,7 @@ from pathlib import Path
 
 import live_cache_writer
 import pytest
+from models import build_opt
 from node import HALLMARK, running_node
 
 from hallmark.server.processes.child import ChildProcess, free_port
@@ -46,6 +47,19 @@ def test_a_model_that_writes_inferences_cache_itself_ends_the_start(
         f"hallmark: PoC does not work with the model {model} ({live_cache_writer.ARCHITECTURE}) yet: it "
         "writes keys and values into inference's KV cache by itself, past PoC's private one, and would "
         "overwrite those of live requests (layer 'model.layers.0.self_attn.attn' and 3 more)"
+    )
+    assert told in log.splitlines()
+
+
+@pytest.mark.slow
+def test_a_model_whose_embeddings_are_narrower_ends_the_start(tmp_path: Path) -> None:
+    """A forward from inputs as wide as its hidden states would read past its weights."""
+    model = build_opt(tmp_path / "model")
+    code, log = run_to_its_end((*HALLMARK, "serve", str(model)), tmp_path / "server.log")
+    assert code == 2
+    told = (
+        f"hallmark: PoC does not work with the model {model} (OPTForCausalLM): its embedding function "
+        "returns torch.bfloat16 of shape (1, 128) for 1 tokens, not torch.bfloat16 of the width 256"
     )
     assert told in log.splitlines()
 

@@ -8,6 +8,8 @@ from transformers import (
     DeepseekV2ForCausalLM,
     GemmaConfig,
     GemmaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -74,3 +76,20 @@ def build_deepseek(directory: Path) -> Path:
         pad_token_id=2,
     )
     return _write(directory, DeepseekV2ForCausalLM, config)
+
+
+def build_opt(directory: Path) -> Path:
+    """An OPT that projects its embeddings to its hidden size, as OPT-350m does."""
+    build_small_model(directory)
+    config = OPTConfig(
+        hidden_size=256,
+        word_embed_proj_dim=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        ffn_dim=512,
+        vocab_size=4096,
+        max_position_embeddings=2048,
+        do_layer_norm_before=False,
+    )
+    OPTForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
+    return directory

@@ -241,6 +241,19 @@ def test_embeddings_of_another_width_are_refused_by_name(monkeypatch: pytest.Mon
 
 
 @torch.inference_mode()
+def test_outputs_of_another_width_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in OPT-350m, which projects its hidden states back to the width of its embeddings."""
+
+    class Narrowing(Model):
+        def forward(self, input_ids: Tensor | None, inputs_embeds: Tensor | None, **_: object) -> Tensor:
+            return super().forward(input_ids, inputs_embeds)[..., : WIDTH // 2]
+
+    forward = forward_of(Narrowing(), monkeypatch)
+    with pytest.raises(UnsupportedError, match=r"the shape \(12, 16\) for 12 tokens and .* the width 32"):
+        forward.final_hidden(forward.embed(TOKENS))
+
+
+@torch.inference_mode()
 def test_tokens_are_given_to_models_that_read_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """And to no other: one that has the choice could take them in the place of the inputs."""
     given: list[Tensor | None] = []

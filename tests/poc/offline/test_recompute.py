@@ -86,11 +86,8 @@ class TestModel:
             max_position_embeddings=64,
         )
         OPTForCausalLM(config).save_pretrained(tmp_path)
-        model = OfflineModel.load(tmp_path, device="cpu", dtype="float32")
-        deployed = model.deployed("", 64)
-        assert (deployed.vocabulary, deployed.table_rows) == (0, 0), "its rows are none of the hidden state's"
-        with pytest.raises(FieldError, match="inputs: 'tokens' is not allowed"):
-            make_round(deployed, inputs="tokens", seq_len=16, batch_size=4)
+        with pytest.raises(StateError, match="embeddings of the width 32, and its hidden states have 64"):
+            OfflineModel.load(tmp_path, device="cpu", dtype="float32")
 
     def test_a_forward_that_differs_from_that_of_the_tokens_is_refused(self) -> None:
         module = tiny_model(dtype=torch.float32)
