@@ -1,6 +1,7 @@
 """Memory: what one batch needs at its peak, what a step of inference does, and whether both are there."""
 
 import gc
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,11 @@ from hallmark.poc.core.errors import UnsupportedError
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
+logger = logging.getLogger(__name__)
+
+# Linux resets the high-water mark of the resident set where 5 is written here (proc(5)).
+_CLEAR_REFS: Final = Path("/proc/self/clear_refs")
+
 # Of what is needed on a device, and at least: other processes there, libraries' own buffers, blocks that do
 # not fit a hole.
 _MARGIN_SHARE: Final = 0.05
@@ -27,9 +33,9 @@ _SAMPLER_BYTES: Final = 4 + 4 + 8 + 4
 
 @dataclass(slots=True)
 class PeakMemory:
-    """Bytes above the starting level that a block of code held at its peak."""
+    """Bytes above the starting level that a block of code held at its peak; None where that is not known."""
 
-    bytes: int = 0
+    bytes: int | None = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +56,17 @@ def measure_peak(device: torch.device) -> Iterator[PeakMemory]:
     """Measure the peak of device memory (of process memory, on the CPU) within the block.
 
     On a device what the allocator takes from it counts, holes included, or what is allocated, where that is
-    more since it was put into holes that were there.
+    more since it was put into holes that were there. On the CPU, where the system does not reset its mark of
+    the highest memory, as sandboxes may not, the peak is not known, which is logged.
     """
     peak = PeakMemory()
     gc.collect()
     if device.type == "cpu":
         before = psutil.Process().memory_info().rss
-        # Linux resets the high-water mark of the resident set on this write (proc(5), clear_refs).
-        Path("/proc/self/clear_refs").write_text("5")
+        is_reset = _reset_high_water()
         yield peak
-        peak.bytes = max(0, _resident_high_water() - before)
+        # Without it the mark may be of the model's loading. That the block fits is shown by its having run.
+        peak.bytes = max(0, _resident_high_water() - before) if is_reset else None
     else:
         # What lies cached would serve the block without being taken anew.
         torch.cuda.empty_cache()
@@ -140,6 +147,20 @@ def free_bytes(device: torch.device) -> int:
 
 def _mebibytes(number: int) -> str:
     return f"{number / 2**20:.0f}"
+
+
+def _reset_high_water() -> bool:
+    """Begin a new high-water mark of the resident set; return whether this system lets it."""
+    try:
+        _CLEAR_REFS.write_text("5")
+    except OSError as error:
+        logger.warning(
+            "What a PoC batch needs at its peak is not known, since this system does not measure it (%s): "
+            "see to it that memory stays free, or the system may end the server in a round",
+            error,
+        )
+        return False
+    return True
 
 
 def _resident_high_water() -> int:

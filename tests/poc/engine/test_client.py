@@ -159,6 +159,15 @@ async def test_a_batch_that_a_round_would_be_ended_for_is_refused(
     assert "engine_timeout" not in caplog.text
 
 
+async def test_a_peak_that_a_rank_does_not_know_is_said_to_be_unknown(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "hallmark")
+    client.answers = [ranks(described(), described()), ranks(WARM, {**WARM, "peak_bytes": None})]
+    await VllmEngine(client, 1.0).set_up(["a model"])
+    assert "an unknown number of MiB at the peak of a batch" in caplog.text
+
+
 async def test_a_slice_is_as_long_as_on_the_slowest_rank(engine: VllmEngine, client: Client) -> None:
     batch = {"numbers": [[1.25, -0.5]], "host_seconds": 0.25}
     slower = {**batch, "host_seconds": 0.5}

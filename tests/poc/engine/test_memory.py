@@ -1,5 +1,6 @@
 """What a batch and a step of inference need, and whether it is free: a device's allocator is a stand-in."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,6 +83,30 @@ def test_what_went_into_holes_counts_too(allocator: Allocator) -> None:
         allocator.allocate(100 * MIB, in_hole=True)
         allocator.allocate(20 * MIB)
     assert peak.bytes == 120 * MIB
+
+
+def test_the_peak_of_a_process_is_its_own() -> None:
+    with measure_peak(CPU) as peak:
+        torch.ones(200 * MIB, dtype=torch.uint8)
+    assert peak.bytes is not None
+    assert 190 * MIB < peak.bytes < 400 * MIB
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["missing", "not writable"])
+def test_a_system_that_does_not_reset_the_mark_leaves_the_peak_unknown(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, is_there: bool
+) -> None:
+    """As gVisor: a batch has run by then, and a mark of the model's loading would refuse too much."""
+    path = tmp_path / "self" / "clear_refs"
+    if is_there:
+        path.mkdir(parents=True)  # which nobody may write, whoever runs this
+    monkeypatch.setattr("hallmark.poc.engine.memory._CLEAR_REFS", path)
+    with measure_peak(CPU) as peak:
+        pass
+    assert peak.bytes is None
+    [message] = caplog.messages
+    assert "What a PoC batch needs at its peak is not known" in message
+    assert str(path) in message
 
 
 @pytest.mark.parametrize(
