@@ -80,7 +80,7 @@ def run(mode: str, count: int) -> dict[str, Any]:
     environment = {"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     if mode == "two ranks":
         environment["VLLM_CPU_OMP_THREADS_BIND"] = "0|1"
-    settings = {"max_batch_size": 32, "seq_len": SEQ_LEN}
+    settings = {"max_batch_size": 32, "seq_len": SEQ_LEN, "allow_developer_mode": True}
     serving = running_server(SHAPES[MODEL], *FLAGS, *MODES[mode], settings=settings, **environment)
     with serving as server, httpx.Client(base_url=server.poc.url, timeout=300, trust_env=False) as http:
         url = server.poc.url

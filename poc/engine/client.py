@@ -15,7 +15,7 @@ from hallmark.poc.core.errors import EngineError, UnsupportedError
 from hallmark.poc.engine.batch_time import check_batch_time
 from hallmark.poc.engine.pins import vllm_files
 from hallmark.poc.engine.support import check_limits
-from hallmark.poc.engine.unsupported import check_arguments, check_config
+from hallmark.poc.engine.unsupported import check_arguments, check_config, check_developer_mode
 from hallmark.poc.engine.versions import check_version
 from hallmark.poc.protocol.config import DeployedModel
 from hallmark.poc.protocol.model_facts import first_token
@@ -45,6 +45,7 @@ async def connect(engine_client: EngineClient, settings: Settings, args: Namespa
     warning = check_version(vllm.__version__, vllm_files(), allow_unsupported=settings.allow_unsupported_vllm)
     if warning is not None:
         logger.warning("%s", warning)
+    check_developer_mode(os.environ, is_allowed=settings.allow_developer_mode)
     check_arguments(args, os.environ)
     check_config(config)
     check_limits(config, settings)

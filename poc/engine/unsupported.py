@@ -15,7 +15,14 @@ from hallmark.poc.core.errors import UnsupportedError
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
 
-__all__ = ["FEATURES", "Feature", "check_arguments", "check_config", "check_flags"]
+__all__ = [
+    "FEATURES",
+    "Feature",
+    "check_arguments",
+    "check_config",
+    "check_developer_mode",
+    "check_flags",
+]
 
 FlagTest: TypeAlias = Callable[[object], bool]
 
@@ -214,6 +221,29 @@ def check_config(config: "VllmConfig") -> None:
         UnsupportedError: With a sentence for each such feature.
     """
     _refuse([feature.name for feature in FEATURES if feature.is_configured(config)])
+
+
+def check_developer_mode(environment: Mapping[str, str], *, is_allowed: bool) -> None:
+    """Refuse vLLM's developer mode, whose routes reach PoC's workers past the token of the control routes.
+
+    Args:
+        environment: The server's environment.
+        is_allowed: The setting `allow_developer_mode`.
+
+    Raises:
+        UnsupportedError: It is on, as vLLM reads the variable, and not allowed.
+    """
+    stated = environment.get("VLLM_SERVER_DEV_MODE", "0")
+    try:
+        is_on = bool(int(stated))
+    except ValueError:
+        return  # vLLM itself ends at what is no number
+    if is_on and not is_allowed:
+        raise UnsupportedError(
+            "vLLM's developer mode is on (VLLM_SERVER_DEV_MODE): whoever reaches the server could call PoC's "
+            "workers without a token, by /collective_rpc, and replace the model's weights; unset the "
+            "variable, or set hallmark.allow_developer_mode where nobody else reaches the server"
+        )
 
 
 def _refuse(features: list[str]) -> None:

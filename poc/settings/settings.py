@@ -46,6 +46,9 @@ class Settings(EngineLimits):
     allow_unsupported_vllm: bool = Field(
         False, description="Start on a vLLM newer than the tested ones that lacks something."
     )
+    allow_developer_mode: bool = Field(
+        False, description="Start in vLLM's developer mode, whose routes ask for no token."
+    )
 
     api_key: SecretStr | None = Field(None, min_length=1, description="Token of the control routes.")
     api_key_file: str | None = Field(

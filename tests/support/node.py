@@ -96,6 +96,7 @@ def running_node(
     port = free_port()
     config = {
         "hallmark": {
+            "allow_developer_mode": True,  # for the probes
             "callback_interval": 0.5,
             "callback_backoff_base": 0.1,
             "outbox_path": str(log.with_suffix(".outbox.db")),

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from hallmark.poc.core.errors import FieldError
-from hallmark.poc.engine.unsupported import check_flags
+from hallmark.poc.engine.unsupported import check_developer_mode, check_flags
 from hallmark.poc.outbox.store import outbox_path
 from hallmark.poc.settings.settings import SECTION, Settings
 from hallmark.server.cli.serve.vllm_flags import VllmFlags
@@ -86,6 +86,7 @@ def plan(model: str, arguments: Sequence[str], environment: Mapping[str, str]) -
     port = _DEFAULT_PORT if port is None else port
     is_help = flags.get("help") is not None
     if not is_help:
+        check_developer_mode(environment, is_allowed=settings.allow_developer_mode)
         check_flags(flags.get_value, environment)
         check_exposure(settings, host, socket)
     added, notes = _sizes(flags, settings)

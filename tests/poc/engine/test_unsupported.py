@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from hallmark.poc.core.errors import UnsupportedError
-from hallmark.poc.engine.unsupported import FEATURES, check_arguments, check_config, check_flags
+from hallmark.poc.engine.unsupported import (
+    FEATURES,
+    check_arguments,
+    check_config,
+    check_developer_mode,
+    check_flags,
+)
+from hallmark.poc.settings.settings import Settings
 
 # vLLM warns about its own affairs while a configuration is made.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -130,6 +137,40 @@ def test_each_feature_has_its_sentence() -> None:
     )
     nothing: dict[str, object] = {}
     check_flags(nothing.get, {"VLLM_USE_RUST_FRONTEND": "0"})
+
+
+@pytest.mark.parametrize("value", ["1", " 2 ", "-1", "0", "00", "", "true"])
+def test_developer_mode_is_on_where_vllm_takes_it_for_on(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm import envs
+
+    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", value)
+    try:
+        is_on = envs.environment_variables["VLLM_SERVER_DEV_MODE"]()
+    except ValueError:
+        is_on = False  # no such server starts
+    environment = {"VLLM_SERVER_DEV_MODE": value}
+    check_developer_mode(environment, is_allowed=True)
+    if not is_on:
+        check_developer_mode(environment, is_allowed=False)
+        return
+    with pytest.raises(UnsupportedError, match=r"by /collective_rpc, .* hallmark\.allow_developer_mode"):
+        check_developer_mode(environment, is_allowed=False)
+
+
+async def test_developer_mode_is_refused_by_the_plugin_before_a_worker_is_called(
+    configure: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hallmark.poc.engine.client import connect
+
+    class Client:
+        """vLLM's client, which nobody may call."""
+
+        vllm_config = configure()
+
+    client: Any = Client()
+    monkeypatch.setenv("VLLM_SERVER_DEV_MODE", "1")
+    with pytest.raises(UnsupportedError, match="developer mode is on"):
+        await connect(client, Settings(), Namespace())
 
 
 def test_vllms_own_defaults_are_accepted() -> None:

@@ -261,6 +261,13 @@ def test_features_in_the_config_file_and_the_environment_are_refused(tmp_path: P
         plan("m", LOOPBACK, {"VLLM_USE_RUST_FRONTEND": "1"})
 
 
+def test_vllms_developer_mode_has_to_be_insisted_on() -> None:
+    with pytest.raises(UnsupportedError, match=r"VLLM_SERVER_DEV_MODE.*hallmark\.allow_developer_mode"):
+        plan("m", LOOPBACK, {"VLLM_SERVER_DEV_MODE": "1"})
+    insisted = [*LOOPBACK, "--additional-config.hallmark.allow_developer_mode", "true"]
+    assert plan("m", insisted, {"VLLM_SERVER_DEV_MODE": "1"}).settings.allow_developer_mode
+
+
 def test_help_is_given_whatever_else_is_asked_for() -> None:
     assert plan("m", ["--headless", "-h"], {}).is_help
 
