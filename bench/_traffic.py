@@ -52,6 +52,10 @@ class Batches:
         """Begin a batch, and leave it after its first layer."""
         assert self._call("poc_start", [list(keys)], 1)["batches"] is None
 
+    def advance(self) -> None:
+        """Go on with a batch that stands still, for one layer."""
+        self._call("poc_advance", 1)
+
     def _numbers(self, done: dict[str, Any]) -> Numbers:
         numbers: Numbers = done["batches"][0]["numbers"]
         return numbers

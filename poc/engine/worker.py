@@ -27,6 +27,7 @@ from hallmark.poc.engine.pausable_forward import PausableForward
 from hallmark.poc.engine.rank_vote import RankVote
 from hallmark.poc.engine.stream import SameStream
 from hallmark.poc.engine.support import attention_layers
+from hallmark.poc.engine.weight_watch import WeightWatch
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.round_spec import FIRST_ROW, NO_FIRST, RoundSpec
 from hallmark.poc.protocol.round_tensors import RoundTensors, pad_keys
@@ -113,6 +114,7 @@ class PoCWorker:
         )
         self._step_memory = partial(step_memory, worker, config)
         self._fingerprint = partial(numerics, config, layers, self._device, runner, self.operators)
+        self._weights = WeightWatch(self._model, self._device)
         self._round: RoundTensors | None = None
 
     def describe(self) -> dict[str, Any]:
@@ -203,12 +205,15 @@ class PoCWorker:
         """Draw the round's projections; returns the bytes they hold on this rank."""
         self.close_round()
         self._round = RoundTensors(spec, self._dtype, self._device)
+        with torch.inference_mode():
+            self._weights.remember()
         return self._round.projection_bytes
 
     def close_round(self) -> None:
         """Free the round's tensors, giving up suspended batches; without a round nothing happens."""
         self._pausable.cancel()
         self._round = None
+        self._weights.forget()
 
     def start(self, batches: Sequence[Sequence[NonceKey]], layers: int | None) -> dict[str, Any]:
         """Begin to compute numbers, and go on for so many layers.
@@ -220,7 +225,7 @@ class PoCWorker:
             layers: as for `advance`.
 
         Raises:
-            EngineError: no round is open, or other batches are suspended.
+            EngineError: no round is open, other batches are suspended, or the weights have changed.
             FieldError: the number of keys does not fit.
         """
         if self._pausable.is_suspended:
@@ -237,10 +242,12 @@ class PoCWorker:
             NaN where it failed, and `host_seconds`, which this process took to launch it.
 
         Raises:
-            EngineError: none are suspended.
+            EngineError: none are suspended, or the weights have changed since the round was opened.
         """
         if not self._pausable.is_suspended:
             raise EngineError("no PoC batch is suspended on this worker")
+        # Only other calls of this worker change them, none of which comes before this one has ended.
+        self._rank_vote.without_collectives("looking at the weights", self._check_weights)
         busy = DeviceTime(self._device)
 
         def go_on() -> tuple[int, list[Any]]:
@@ -253,6 +260,19 @@ class PoCWorker:
         # Where one rank has failed and another stands at a checkpoint, their collectives no longer pair.
         passed, done = self._rank_vote.with_collectives("a slice of a PoC batch", go_on)
         return {"seconds": busy.seconds, "layers": passed, "batches": done[0] if done else None}
+
+    @torch.inference_mode()
+    def _check_weights(self) -> None:
+        has_changed = self._weights.moved()
+        if not has_changed and (differing := self._weights.differing()) is not None:
+            found = HostCopy(differing)
+            self._rank_vote.wait_for_device(found.has_arrived)
+            has_changed = bool(found.tensor.item())
+        if has_changed:
+            raise EngineError(
+                "the model's weights have changed since the round was opened: no number is reported that "
+                "some of its layers computed with other weights than the rest"
+            )
 
     def _try(self, action: Callable[[], None]) -> None:
         self._pausable.start(action)

@@ -53,6 +53,32 @@ def test_a_layer_that_fails_in_mid_slice_ends_the_round_and_inference_goes_on(se
     assert server.poc("/validate", CLAIMS)["computed_distances"] == before
 
 
+def test_weights_that_change_under_a_round_end_it(server: Node) -> None:
+    """Between two slices of a batch, and between two batches; the next round takes what is there."""
+    server.poc("/init/validate", ROUND)
+    before = server.poc("/validate", CLAIMS)["computed_distances"]
+    held = held_by(server)
+    batches = Batches(server.http, random.Random(0))  # noqa: S311
+    batches.suspended([("a prover", nonce) for nonce in range(BATCH_SIZE)])
+    server.probe("poison")
+    try:
+        with pytest.raises(RuntimeError, match="the model's weights have changed since the round was opened"):
+            batches.advance()
+        server.poc("/stop")
+        assert held_without_a_round(server) <= held, "the batch is freed"
+        server.poc("/init/validate", ROUND)
+    finally:
+        server.probe("cure")
+    answer = server.poc("/validate", CLAIMS, status=409)
+    assert "the model's weights have changed since the round was opened" in answer["detail"]
+    status = server.status()
+    assert status["state"] == "STOPPED"
+    assert "the model's weights have changed since the round was opened" in status["reason"]
+    assert server.chat().status_code == 200
+    server.poc("/init/validate", ROUND)
+    assert server.poc("/validate", CLAIMS)["computed_distances"] == before
+
+
 def test_batches_that_are_given_up_are_freed(server: Node) -> None:
     server.poc("/init/validate", ROUND)
     server.poc("/stop")

@@ -243,9 +243,9 @@ def test_the_start_measures_what_a_batch_takes(node: Node) -> None:
 def test_every_nonce_of_a_broken_model_is_reported_as_failed(node: Node, receiver: Receiver) -> None:
     """Nothing is dropped in silence: there is no verdict, and generation counts no valid nonce."""
     round_ = round_request()
-    node.poc("/init/validate", round_)
     node.probe("poison")
     try:
+        node.poc("/init/validate", round_)
         answer = node.poc("/validate", proof(round_, **claim(list(range(10)))))
         assert answer["failed_nonces"] == list(range(10))
         assert answer["fraud_detected"] is False
