@@ -7,6 +7,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hallmark.poc.rounds.inference_activity import InferenceConnection
 from hallmark.poc.rounds.manager import PoCManager
+from hallmark.server.http.routing import is_routed, route_path
 
 __all__ = ["InferenceGate", "stays_open"]
 
@@ -35,10 +36,7 @@ _OPEN_PATHS: Final = frozenset(
 
 def stays_open(scope: Scope) -> bool:
     """Whether a request is served in every state: it does not reach the engine, or it is for Hallmark."""
-    path, root = scope["path"], scope.get("root_path", "")
-    # As the router sees it: behind a proxy the path may begin with a root path that no route has.
-    if root and path.startswith(f"{root}/"):
-        path = path[len(root) :]
+    path = route_path(scope)
     if path.startswith(_CONTROL_PREFIX) or path in _CONTROL_PATHS:
         return True
     # SageMaker asks for health by POST.
@@ -49,7 +47,8 @@ class InferenceGate:
     """ASGI middleware that refuses what would reach the engine while the gate is closed, else counts it.
 
     Whether it is closed is asked of the manager for each request, and nothing is remembered. Requests that
-    have begun are not touched, and count until their answer is at its end, streams too.
+    have begun are not touched, and count until their answer is at its end, streams too. What no route of the
+    app would serve reaches nothing: the app answers it in every state alike, mostly with 404 or 405.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -61,7 +60,8 @@ class InferenceGate:
             manager: PoCManager | None = getattr(scope["app"].state, "hallmark", None)
             if manager is not None and not stays_open(scope):
                 if manager.gate_closed:
-                    await _refuse(scope, receive, send)
+                    answer = _refuse if is_routed(scope) else self._app
+                    await answer(scope, receive, send)
                     return
                 with manager.activity.connection() as connection:
                     await self._app(scope, *_watched(receive, send, connection))

@@ -2,14 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 import websockets
-from fastapi import FastAPI, WebSocket
-from fastapi.responses import StreamingResponse
+from fastapi import FastAPI, Request, WebSocket
+from fastapi.responses import Response, StreamingResponse
 from runtime import (
     POC,
     Engine,
@@ -60,12 +59,26 @@ ENGINE_ROUTES = [
     ("POST", "/reset_prefix_cache"),
     ("POST", "/start_profile"),
     ("POST", "/scale_elastic_ep"),
-    ("POST", "/v1/models"),
-    ("DELETE", "/health"),
     ("GET", "/a/route/of/a/later/version"),
     ("POST", "/api/v1/generate"),
-    ("GET", "/v1/models/../chat/completions"),
-    ("GET", "//v1/models"),
+    ("GET", "/static/docs.js"),
+    ("GET", "/mounted/by/a/later/version"),
+]
+# What the app answers by itself: nothing is there, not by this method, or a slash too many.
+UNROUTED = [
+    ("GET", "/", 404),
+    ("HEAD", "/", 404),
+    ("POST", "/", 404),
+    ("GET", "/favicon.ico", 404),
+    ("GET", "/v2/health/ready", 404),
+    ("POST", "/v1/no_such_route", 404),
+    ("GET", "//v1/models", 404),
+    ("GET", "/v1/chat/completions", 405),
+    ("HEAD", "/v1/completions", 405),
+    ("OPTIONS", "/v1/chat/completions", 405),
+    ("POST", "/v1/models", 405),
+    ("DELETE", "/health", 405),
+    ("POST", "/v1/chat/completions/", 307),
 ]
 OPEN_ROUTES = [
     ("GET", "/v1/models"),
@@ -87,19 +100,87 @@ OPEN_ROUTES = [
 ]
 
 
+class Reached:
+    """An app with every route of `ENGINE_ROUTES`, the last two mounted, and what got to them."""
+
+    def __init__(self, manager: PoCManager) -> None:
+        self.paths: list[str] = []
+        self.app = FastAPI()
+        self.app.add_api_websocket_route("/v1/responses/live", self._take_websocket)
+        for method, path in (*ENGINE_ROUTES[:-2], ("GET", "/v1/models"), ("GET", "/health")):
+            self.app.add_api_route(path, self._take, methods=[method])
+        mount(self.app)
+        attach_manager(self.app, manager)
+        self.app.mount("/static", self._take_anything)
+        self.app.mount("/mounted", self._take_anything)
+
+    async def _take(self, request: Request) -> Response:
+        self.paths.append(request.url.path)
+        return Response()
+
+    async def _take_websocket(self, websocket: WebSocket) -> None:
+        self.paths.append(websocket.url.path)
+        await websocket.accept()
+        await websocket.close()
+
+    async def _take_anything(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.paths.append(scope["path"])
+        await Response()(scope, receive, send)
+
+
+@pytest.fixture
+def reached(manager: PoCManager) -> Reached:
+    return Reached(manager)
+
+
 @pytest.mark.parametrize(("method", "path"), ENGINE_ROUTES)
 async def test_what_reaches_the_engine_is_refused_while_generating(
-    http: httpx.AsyncClient, method: str, path: str
+    reached: Reached, method: str, path: str
 ) -> None:
-    await http.post(f"{POC}/init/generate", json=request())
-    answer = await http.request(method, path)
+    async with client_of(reached.app) as http:
+        assert (await http.request(method, path)).status_code == 200
+        assert reached.paths == [path]
+        await http.post(f"{POC}/init/generate", json=request())
+        answer = await http.request(method, path)
+    assert reached.paths == [path], "once, and not while generating"
     assert answer.status_code == 503
     assert int(answer.headers["Retry-After"]) > 0
-    if method != "HEAD":
-        error = answer.json()["error"]
-        assert "PoC generation is active" in error["message"]
-        assert error.keys() == {"message", "type", "param", "code"}
-        assert error["code"] == 503
+    error = answer.json()["error"]
+    assert "PoC generation is active" in error["message"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert error["code"] == 503
+
+
+@pytest.mark.parametrize(("method", "path", "status"), UNROUTED)
+@pytest.mark.parametrize("root", ["", "/prefix"])
+async def test_what_no_route_takes_is_answered_as_in_any_other_state(
+    reached: Reached, method: str, path: str, status: int, root: str
+) -> None:
+    """Clients that probe `/` took a server that generates for dead."""
+    reached.app.root_path = root
+    async with client_of(reached.app) as http:
+        idle = await http.request(method, f"http://node{root}{path}")
+        await http.post(f"{POC}/init/generate", json=request())
+        answer = await http.request(method, f"http://node{root}{path}")
+    assert answer.status_code == idle.status_code == status
+    assert (answer.content, answer.headers) == (idle.content, idle.headers)
+    assert reached.paths == []
+
+
+async def test_a_websocket_to_nowhere_is_refused_as_in_any_other_state(reached: Reached) -> None:
+    async with serving(reached.app) as url, httpx.AsyncClient(base_url=url) as http:
+        statuses = []
+        for path in ("/init/validate", "/init/generate"):
+            await http.post(POC + path, json=request())
+            for target in ("/not/there", "/v1/completions", "/health"):
+                with pytest.raises(websockets.InvalidStatus) as refused:
+                    await websockets.connect(f"{url.replace('http', 'ws')}{target}", proxy=None)
+                statuses.append(refused.value.response.status_code)
+        assert statuses == [403] * 6
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await websockets.connect(f"{url.replace('http', 'ws')}/v1/responses/live", proxy=None)
+        assert refused.value.response.status_code == 503
+    assert reached.paths == []
 
 
 @pytest.mark.parametrize(("method", "path"), OPEN_ROUTES)
@@ -418,7 +499,7 @@ async def counted_while(
         if sent is not None:
             sent.append({**message, "connections": manager.activity.connections})
 
-    state = SimpleNamespace(state=SimpleNamespace(hallmark=manager))
-    scope = {"type": "http", "method": method, "path": path, "root_path": "", "app": state}
+    outer = application(manager)
+    scope = {"type": "http", "method": method, "path": path, "root_path": "", "app": outer}
     await InferenceGate(app)(scope, receive, send)
     return counts
