@@ -21,6 +21,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from hallmark.poc.core.errors import (
@@ -114,20 +115,32 @@ class HallmarkRoute(APIRoute):
     """A route that answers Hallmark's errors itself.
 
     The app around it is vLLM's, whose own handlers give errors another form (a `ValueError` anywhere is a 400
-    of OpenAI's shape), so none may get out of here.
+    of OpenAI's shape), so none may get out of here. HEAD is GET, of which the server sends the head.
     """
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether the path is this one, and the method one of its own."""
+        return super().matches(self._without_head(scope))
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request of the path, by whatever method."""
-        allowed = self.methods or ()
+        allowed = (self.methods or set()) | self._head
         if scope["method"] in allowed:
-            await super().handle(scope, receive, send)
+            await super().handle(self._without_head(scope), receive, send)
             return
         request = Request(scope)
         error, identifier = MethodError(request.method, allowed), request_id(request)
         response = error_response(error, identifier)
         log_request(request, identifier, response.status_code, str(error))
         await response(scope, receive, send)
+
+    @property
+    def _head(self) -> set[str]:
+        # Not among the methods themselves: each of those is an operation of the OpenAPI document.
+        return {"HEAD"} if "GET" in (self.methods or ()) else set()
+
+    def _without_head(self, scope: Scope) -> Scope:
+        return {**scope, "method": "GET"} if scope.get("method") in self._head else scope
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler that FastAPI calls."""

@@ -84,6 +84,7 @@ OPEN_ROUTES = [
     ("GET", "/v1/models"),
     ("GET", "/health"),
     ("HEAD", "/health"),
+    ("HEAD", f"{POC}/status"),
     ("GET", "/metrics"),
     ("GET", "/metrics/"),
     ("GET", "/version"),
