@@ -7,7 +7,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.datastructures import State
 
 from hallmark.poc.rounds.manager import PoCManager
-from hallmark.server.http import round_routes, status_routes, validation_routes
+from hallmark.server.http import readiness, round_routes, status_routes, validation_routes
 from hallmark.server.http.gate import InferenceGate
 
 __all__ = ["attach_manager", "attach_manager_to_state", "mount"]
@@ -16,7 +16,7 @@ __all__ = ["attach_manager", "attach_manager_to_state", "mount"]
 def mount(app: FastAPI) -> None:
     """Add the control routes and the inference gate; before the app starts."""
     hallmark = APIRouter(lifespan=_shut_down_at_the_end)
-    for part in (round_routes, validation_routes, status_routes):
+    for part in (round_routes, validation_routes, status_routes, readiness):
         hallmark.include_router(part.router)
     app.include_router(hallmark)
     app.add_middleware(InferenceGate)

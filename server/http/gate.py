@@ -9,11 +9,13 @@ from hallmark.poc.rounds.inference_activity import InferenceConnection
 from hallmark.poc.rounds.manager import PoCManager
 from hallmark.server.http.routing import is_routed, route_path
 
-__all__ = ["InferenceGate", "stays_open"]
+__all__ = ["RETRY_AFTER", "InferenceGate", "stays_open"]
 
 _CONTROL_PREFIX: Final = "/api/v1/pow/"
 _CONTROL_PATHS: Final = frozenset({"/api/v1/state", "/api/v1/stop"})
-_RETRY_AFTER: Final = 5
+RETRY_AFTER: Final = 5
+"""Seconds after which to ask again while the gate is closed."""
+
 _TRY_AGAIN_LATER: Final = 1013  # RFC 6455's registry of close codes
 
 # What is not listed is closed: a route that a later vLLM adds may reach the engine.
@@ -21,6 +23,7 @@ _OPEN_PATHS: Final = frozenset(
     {
         "/v1/models",
         "/health",
+        "/ready",
         "/ping",
         "/load",
         "/version",
@@ -90,5 +93,5 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER, "reason": message})
         return
     error = {"message": message, "type": "ServiceUnavailableError", "param": None, "code": 503}
-    response = JSONResponse({"error": error}, 503, {"Retry-After": str(_RETRY_AFTER)})
+    response = JSONResponse({"error": error}, 503, {"Retry-After": str(RETRY_AFTER)})
     await response(scope, receive, send)

@@ -15,6 +15,11 @@ def state(node: Node) -> str:
     """The state, with what is derived from it in step."""
     status = node.status()
     assert (node.chat().status_code == 503) is (status["state"] == "GENERATING")
+    ready = node.http.get("/ready")
+    assert (ready.status_code == 503) is (status["state"] == "GENERATING")
+    assert ready.json() == {"state": status["state"]}, "ours, and not a route that vLLM came to have"
+    assert [node.http.get(path).status_code for path in ("/", "/health")] == [404, 200]
+    assert node.http.get("/v1/completions").status_code == 405
     assert node.get("/api/v1/state")["state"] == (
         "POW" if status["state"] in ("GENERATING", "VALIDATING") else "INFERENCE"
     )
