@@ -9,6 +9,7 @@ from starlette.datastructures import State
 from hallmark.poc.rounds.manager import PoCManager
 from hallmark.server.http import readiness, round_routes, status_routes, validation_routes
 from hallmark.server.http.gate import InferenceGate
+from hallmark.server.http.named_answers import NamedAnswers
 
 __all__ = ["attach_manager", "attach_manager_to_state", "mount"]
 
@@ -20,6 +21,7 @@ def mount(app: FastAPI) -> None:
         hallmark.include_router(part.router)
     app.include_router(hallmark)
     app.add_middleware(InferenceGate)
+    app.add_middleware(NamedAnswers)
 
 
 def attach_manager(app: FastAPI, manager: PoCManager) -> None:

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Final
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPBearer
 from pydantic import Field
 
 # pydantic reads the types of typing from Python 3.12 on only.
@@ -67,7 +68,17 @@ _ERRORS: Final = {
 }
 
 
-async def _manager(request: Request) -> PoCManager:
+# For the document only, so that /docs asks for the token: `authenticate` reads the header by itself, and
+# whether there is a token at all is not known yet when the routes are made.
+_BEARER: Final = HTTPBearer(
+    scheme_name="API key of proof of compute",
+    description="What HALLMARK_API_KEY or the setting api_key_file gave the server; a server without takes "
+    "any. vLLM's own --api-key is another one.",
+    auto_error=False,
+)
+
+
+async def _manager(request: Request, _: Annotated[object, Security(_BEARER)]) -> PoCManager:
     manager: PoCManager | None = getattr(request.app.state, "hallmark", None)
     if manager is None:
         raise NotReadyError("the engine is not ready yet")

@@ -1,9 +1,10 @@
 """The one boundary where Hallmark's errors become HTTP answers.
 
-Three more errors exist on this side only::
+Four more errors exist on this side only::
 
     HallmarkError
     ├── UnauthorizedError   401  no token, or a wrong one
+    ├── UnknownPathError    404  nothing is served there
     ├── MethodError         405  the path has another method
     └── BodyTooLargeError   413  the body is longer than `max_body_bytes`
 
@@ -44,6 +45,7 @@ __all__ = [
     "HallmarkRoute",
     "MethodError",
     "UnauthorizedError",
+    "UnknownPathError",
     "error_response",
 ]
 
@@ -57,6 +59,10 @@ _CHANGING_NOTHING = frozenset({"validate"})
 
 class UnauthorizedError(HallmarkError):
     """The request has no bearer token, or a wrong one."""
+
+
+class UnknownPathError(HallmarkError):
+    """Nothing is served at the path."""
 
 
 class MethodError(HallmarkError):
@@ -78,6 +84,7 @@ class BodyTooLargeError(HallmarkError):
 STATUS_CODES: Final[dict[type[HallmarkError], int]] = {
     FieldError: 400,
     UnauthorizedError: 401,
+    UnknownPathError: 404,
     UnknownRequestError: 404,
     MethodError: 405,
     StateError: 409,

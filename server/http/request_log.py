@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 
+_SCOPE_KEY: Final = "hallmark.request_id"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _MAX_PATH: Final = 200
 _MAX_DETAIL: Final = 400
@@ -20,11 +21,16 @@ _CREDENTIALS = re.compile(r"//[^/\s]*@")
 
 
 def request_id(request: Request) -> str:
-    """The client's id for the request where it sent one that may be logged, else a new one."""
-    given = request.headers.getlist(REQUEST_ID_HEADER)
-    if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
-        return given[0]
-    return uuid.uuid4().hex
+    """The client's id for the request where it sent one that may be logged, else a new one.
+
+    It is the same whenever it is asked for.
+    """
+    known: str | None = request.scope.get(_SCOPE_KEY)
+    if known is None:
+        given = request.headers.getlist(REQUEST_ID_HEADER)
+        usable = len(given) == 1 and _REQUEST_ID.fullmatch(given[0])
+        known = request.scope[_SCOPE_KEY] = given[0] if usable else uuid.uuid4().hex
+    return known
 
 
 def log_request(request: Request, identifier: str, status: int, detail: str | None = None) -> None:

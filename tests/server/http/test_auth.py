@@ -4,10 +4,12 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from runtime import POC, Engine, application, client_of, request, running_manager
 
 from hallmark.poc.core.errors import UnsupportedError
 from hallmark.poc.settings.settings import Settings
+from hallmark.server.http.app import mount
 from hallmark.server.http.auth import check_exposure
 
 KEY = "s3cret kéy"
@@ -42,6 +44,34 @@ def test_the_list_of_routes_is_complete() -> None:
         for method in methods
     }
     assert served == set(ROUTES)
+
+
+def test_the_document_asks_for_the_token_on_our_routes_alone() -> None:
+    """So that /docs has a field for it, and sends it."""
+    app = FastAPI()
+    app.add_api_route("/v1/chat/completions", lambda: None, methods=["POST"])
+    mount(app)
+    document = app.openapi()
+    ((name, scheme),) = document["components"]["securitySchemes"].items()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    assert "HALLMARK_API_KEY" in scheme["description"]
+    asked = {
+        path: operation.get("security")
+        for path, item in document["paths"].items()
+        for operation in item.values()
+    }
+    assert asked == {path: [{name: []}] if path.startswith("/api/v1/") else None for path in asked}
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+async def test_head_needs_the_token_where_get_does(
+    guarded: httpx.AsyncClient, method: str, path: str
+) -> None:
+    if method == "GET":
+        assert (await guarded.head(path)).status_code == 401
+        headers = {b"Authorization": b"Bearer " + KEY.encode()}
+        head, got = [await guarded.request(each, path, headers=headers) for each in ("HEAD", "GET")]
+        assert head.status_code == got.status_code != 405
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)

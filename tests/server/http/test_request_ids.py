@@ -66,6 +66,57 @@ async def test_another_method_is_a_405_in_our_form(
     assert lines(caplog) == ["Request me: GET /api/v1/pow/init: 405: this path takes POST, not GET"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", f"{POC}/not/there", 404),
+        ("HEAD", f"{POC}/not/there", 404),
+        ("POST", f"{POC}/not/there", 404),
+        ("OPTIONS", f"{POC}/", 404),
+        ("GET", POC, 404),
+        ("GET", f"{POC}/validate/a/b", 404),
+        ("GET", f"{POC}/validate/unknown", 404),
+        ("DELETE", f"{POC}/status", 405),
+        ("GET", f"{POC}/status/", 307),
+    ],
+)
+@pytest.mark.parametrize("root", ["", "/prefix"])
+async def test_every_answer_under_the_prefix_names_its_request(
+    manager: PoCManager, caplog: pytest.LogCaptureFixture, method: str, path: str, status: int, root: str
+) -> None:
+    """Also those that the app around us gives, and those of paths that nobody serves."""
+    app = application(manager)
+    app.root_path = root
+    async with client_of(app) as http:
+        for given in ({"X-Request-Id": "me"}, {}):
+            answer = await http.request(method, f"http://node{root}{path}", headers=given)
+            assert answer.status_code == status
+            (identifier,) = answer.headers.get_list("X-Request-Id")
+            assert identifier == "me" if given else ANY_ID.fullmatch(identifier)
+            if answer.is_error:
+                assert lines(caplog)[-1].startswith(
+                    f"Request {identifier}: {method} {root}{path}: {status}: "
+                )
+            if answer.is_error and method != "HEAD":
+                assert answer.json().keys() == {"detail", "request_id"}
+                assert answer.json()["request_id"] == identifier
+
+
+async def test_paths_beside_the_prefix_are_the_apps(http: httpx.AsyncClient) -> None:
+    for path in ("/", "/v1/models", f"{POC}x", "/api/v1/poc/status"):
+        assert "X-Request-Id" not in (await http.get(path)).headers
+
+
+async def test_a_line_about_fields_that_nothing_knows_has_the_answers_id(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await http.post(f"{POC}/init", json=request(use_layer_hooks=True))
+    assert {line.split()[1] for line in lines(caplog)} == {
+        f"{answer.headers['X-Request-Id']}:",
+    }
+    assert len(lines(caplog)) == 2
+
+
 async def test_what_changes_the_state_has_one_line_each(
     http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
