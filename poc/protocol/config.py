@@ -133,6 +133,15 @@ _OLDER_FIELDS: dict[str, dict[str, Any]] = {
 }
 
 
+_ORIGINAL_FIELDS = frozenset(
+    {
+        *("block_hash", "block_height", "public_key", "batch_size", "r_target", "fraud_threshold"),
+        *("params", "node_id", "node_count", "url"),
+    }
+)
+"""What the original Go client sends: all of these, and nothing else."""
+
+
 @refuses_in_words()
 @dataclass(frozen=True, slots=True, kw_only=True, config=STRICT)
 class PoCConfig:
@@ -216,7 +225,9 @@ class PoCConfig:
     ] = "optional"
     node_id: Annotated[
         int | None,
-        Field(description="This node's number; needed to generate. -1: not stated."),
+        Field(
+            description="This node's number, from 0 and below node_count; needed to generate. -1: not stated."
+        ),
         Setting(Concern.NODE),
     ] = None
     node_count: Annotated[
@@ -342,6 +353,30 @@ class PoCConfig:
             )
         _check_agreement(stated.get("distance_tolerance"), stated.get("honest_sigma"))
         return cls(**stated)
+
+    def check_share(self, body: Mapping[str, Any]) -> list[str]:
+        """Refuse a node number that is none of the nodes': its walk would be another node's.
+
+        The original Go client is let through: it goes on counting its nodes where some have gone.
+
+        Args:
+            body: The request that this was read from.
+
+        Returns:
+            What is to be said of a request that is taken nevertheless, a sentence each.
+
+        Raises:
+            FieldError: `node_id` is not below `node_count`.
+        """
+        number, count = self.node_id, self.node_count
+        if number is None or count is None or number < count:
+            return []
+        if body.keys() != _ORIGINAL_FIELDS:
+            raise FieldError("node_id", number, f"a number below node_count, {count}: nodes count from 0")
+        return [
+            f"node_id {number} is not below node_count {count}: these are the nonces of node "
+            f"{number % count}, from its number {number // count} on, and count for one of the two only"
+        ]
 
     def __post_init__(self) -> None:
         check_text("block_hash", self.block_hash)

@@ -135,6 +135,7 @@ class NewRoundAnswer(RoundAnswer):
             "without a proof; null without a callback URL."
         ),
     ]
+    warnings: list[str]
 
 
 def ignored(request: Request, body: Mapping[str, Any], known: Collection[str]) -> list[str]:

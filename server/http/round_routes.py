@@ -1,10 +1,14 @@
 """The routes that set, start, switch and stop a round."""
 
 import asyncio
+import logging
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
+
+# pydantic reads the types of typing from Python 3.12 on only.
+from typing_extensions import TypedDict
 
 from hallmark.poc.protocol.config import PoCConfig, PoCState
 from hallmark.poc.protocol.status import CallbackReach
@@ -23,9 +27,12 @@ from hallmark.server.http.control import (
 )
 from hallmark.server.http.errors import HallmarkRoute
 from hallmark.server.http.examples import ROUND, STATUS
+from hallmark.server.http.request_log import request_id
 from hallmark.server.http.status import snapshot
 
 __all__ = ["router"]
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix=PREFIX, route_class=HallmarkRoute, tags=["proof of compute: rounds"])
 
@@ -41,6 +48,7 @@ _SET = answers(
                 "pow_status": STATUS,
                 "ignored_fields": ["use_layer_hooks"],
                 "callback": {"reachable": True, "error": None},
+                "warnings": [],
             },
         )
     }
@@ -53,9 +61,9 @@ async def init(request: Request, manager: Manager) -> JSONResponse:
 
     A round that is running is ended. `/phase/generate` and `/phase/validate` start the new one.
     """
-    config, ignored_fields = await _config(request, manager)
+    config, remarks = await _config(request, manager)
     active = await manager.init(config)
-    return await _set(manager, active, ignored_fields)
+    return await _set(manager, active, remarks)
 
 
 @router.post("/init/generate", openapi_extra=_ROUND_BODY, responses=_SET)
@@ -64,9 +72,9 @@ async def init_generate(request: Request, manager: Manager) -> JSONResponse:
 
     The request of the round that is set already only turns its phase; another one ends that round first.
     """
-    config, ignored_fields = await _config(request, manager)
+    config, remarks = await _config(request, manager)
     active = await manager.start_round(config, PoCState.GENERATING)
-    return await _set(manager, active, ignored_fields)
+    return await _set(manager, active, remarks)
 
 
 @router.post("/init/validate", openapi_extra=_ROUND_BODY, responses=_SET)
@@ -75,9 +83,9 @@ async def init_validate(request: Request, manager: Manager) -> JSONResponse:
 
     The request of the round that is set already only turns its phase; another one ends that round first.
     """
-    config, ignored_fields = await _config(request, manager)
+    config, remarks = await _config(request, manager)
     active = await manager.start_round(config, PoCState.VALIDATING)
-    return await _set(manager, active, ignored_fields)
+    return await _set(manager, active, remarks)
 
 
 @router.post("/phase/generate", responses=_DONE)
@@ -105,13 +113,27 @@ async def stop(manager: ManagerOfWholeRequest) -> JSONResponse:
     return _done(manager)
 
 
-async def _config(request: Request, manager: PoCManager) -> tuple[PoCConfig, list[str]]:
-    """Read the round that is asked for, and the members of the body that nothing knows."""
+class _Remarks(TypedDict):
+    """What is said of a request that was taken."""
+
+    ignored_fields: list[str]
+    warnings: list[str]
+
+
+async def _config(request: Request, manager: PoCManager) -> tuple[PoCConfig, _Remarks]:
+    """Read the round that is asked for, and what is to be said of the request."""
     body = await read_json_object(request, manager)
-    return PoCConfig.parse(body), ignored(request, body, PoCConfig.known_fields())
+    config = PoCConfig.parse(body)
+    warnings = config.check_share(body)
+    for warning in warnings:
+        logger.warning("Request %s: %s", request_id(request), warning)
+    return config, {
+        "ignored_fields": ignored(request, body, PoCConfig.known_fields()),
+        "warnings": warnings,
+    }
 
 
-async def _set(manager: PoCManager, active: ActiveRound, ignored_fields: list[str]) -> JSONResponse:
+async def _set(manager: PoCManager, active: ActiveRound, remarks: _Remarks) -> JSONResponse:
     """Answer a request that set a round, once its receiver has answered or has not for two seconds."""
     callback: CallbackReach | None = None
     if active.receiver is not None:
@@ -121,7 +143,7 @@ async def _set(manager: PoCManager, active: ActiveRound, ignored_fields: list[st
             callback = {"reachable": False, "error": "the server is shutting down"}
         else:
             callback = active.receiver.result()
-    return _done(manager, ignored_fields=ignored_fields, callback=callback)
+    return _done(manager, **remarks, callback=callback)
 
 
 def _done(manager: PoCManager, **more: Any) -> JSONResponse:

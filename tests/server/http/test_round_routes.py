@@ -70,6 +70,29 @@ class TestGoodRequests:
             "r_target",
         }
 
+    @pytest.mark.parametrize("path", STARTS)
+    @pytest.mark.parametrize(
+        ("node_id", "told"),
+        [(6, None), (7, "node 0, from its number 1 on"), (23, "node 2, from its number 3 on")],
+    )
+    async def test_the_oldest_client_may_count_its_nodes_on_and_is_told(
+        self,
+        http: httpx.AsyncClient,
+        caplog: pytest.LogCaptureFixture,
+        path: str,
+        node_id: int,
+        told: str | None,
+    ) -> None:
+        """Of seven nodes it may call one the 23rd: it numbers what it has had, and counts what it has."""
+        answer = await ok(await http.post(POC + path, json={**ORIG_GO, "node_id": node_id}))
+        assert answer["pow_status"]["config"]["node_id"] == node_id
+        assert len(answer["warnings"]) == (0 if told is None else 1)
+        if told is not None:
+            (warning,) = answer["warnings"]
+            assert warning.startswith(f"node_id {node_id} is not below node_count 7: ")
+            assert told in warning
+            assert f"{warning}\n" in f"{caplog.text}\n"
+
     async def test_the_oldest_clients_fields_mean_what_they_did(self, http: httpx.AsyncClient) -> None:
         status = (await ok(await http.post(f"{POC}/init/generate", json=ORIG_GO)))["pow_status"]
         config = status["config"]
@@ -420,3 +443,35 @@ class TestSequences:
             answer = await ok(await http.post(f"{POC}/stop"))
             assert answer["status"] == "OK"
             assert (answer["pow_status"]["status"], answer["pow_status"]["state"]) == ("STOPPED", "STOPPED")
+
+
+@pytest.mark.parametrize("path", STARTS)
+@pytest.mark.parametrize(
+    "body",
+    [
+        request(node_id=1),
+        request(node_id=5, node_count=5),
+        {**G1, "node_id": 7},
+        {**ORIG_GO, "node_id": 7, "seed": 1},
+        {**ORIG_GO, "node_id": 7, "seq_len": 16},
+        {key: value for key, value in {**ORIG_GO, "node_id": 7}.items() if key != "params"},
+    ],
+    ids=["one node", "five nodes", "G1", "a field more", "a field of ours", "a field less"],
+)
+async def test_a_node_does_not_walk_anothers_share(
+    http: httpx.AsyncClient, manager: PoCManager, path: str, body: dict[str, Any]
+) -> None:
+    """Node 5 of 5 would find what node 0 finds, and both would be paid for it."""
+    answer = await http.post(POC + path, json=body)
+    number, count = body["node_id"], body["node_count"]
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == (
+        f"node_id: {number} is not allowed; allowed: a number below node_count, {count}: nodes count from 0"
+    )
+    assert manager.active is None
+
+
+async def test_a_node_number_without_a_count_is_for_the_phase_to_refuse(http: httpx.AsyncClient) -> None:
+    for unset in (None, -1):
+        answer = await ok(await http.post(f"{POC}/init", json=request(node_id=9, node_count=unset)))
+        assert answer["warnings"] == []
