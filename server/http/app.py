@@ -10,6 +10,7 @@ from hallmark.poc.rounds.manager import PoCManager
 from hallmark.server.http import readiness, round_routes, status_routes, validation_routes
 from hallmark.server.http.gate import InferenceGate
 from hallmark.server.http.named_answers import NamedAnswers
+from hallmark.server.http.request_log import RepeatedRefusals
 
 __all__ = ["attach_manager", "attach_manager_to_state", "mount"]
 
@@ -20,6 +21,7 @@ def mount(app: FastAPI) -> None:
     for part in (round_routes, validation_routes, status_routes, readiness):
         hallmark.include_router(part.router)
     app.include_router(hallmark)
+    app.state.hallmark_refusals = RepeatedRefusals()
     app.add_middleware(InferenceGate)
     app.add_middleware(NamedAnswers)
 

@@ -10,6 +10,7 @@ from runtime import POC, Engine, application, client_of, config, honest_proof, r
 
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.specification import PoCManager
+from hallmark.server.http.request_log import RepeatedRefusals
 
 ANY_ID = re.compile(r"[0-9a-f]{32}")
 KEY = "hunter2-hunter2"
@@ -85,10 +86,10 @@ async def test_every_answer_under_the_prefix_names_its_request(
     manager: PoCManager, caplog: pytest.LogCaptureFixture, method: str, path: str, status: int, root: str
 ) -> None:
     """Also those that the app around us gives, and those of paths that nobody serves."""
-    app = application(manager)
-    app.root_path = root
-    async with client_of(app) as http:
-        for given in ({"X-Request-Id": "me"}, {}):
+    for given in ({"X-Request-Id": "me"}, {}):
+        app = application(manager)
+        app.root_path = root
+        async with client_of(app) as http:
             answer = await http.request(method, f"http://node{root}{path}", headers=given)
             assert answer.status_code == status
             (identifier,) = answer.headers.get_list("X-Request-Id")
@@ -151,6 +152,42 @@ async def test_a_refused_request_has_one_line_with_what_it_was_told(
 ) -> None:
     answer = await http.post(f"{POC}/init", json=request(block_height=-1), headers={"X-Request-Id": "me"})
     assert lines(caplog) == [f"Request me: POST /api/v1/pow/init: 400: {answer.json()['detail']}"]
+
+
+async def test_the_same_refusal_has_a_line_a_minute(
+    manager: PoCManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client that polls with a wrong token, or sends one bad body for ever, does not flood the log."""
+    seconds = 0.0
+    app = application(manager)
+    app.state.hallmark_refusals = RepeatedRefusals(lambda: seconds)
+    async with client_of(app) as http:
+
+        async def refused(path: str = "/phase/generate", **body: object) -> None:
+            answer = await http.post(POC + path, json=body, headers={"X-Request-Id": f"at.{seconds:g}"})
+            assert answer.is_error
+
+        for seconds in (0.0, 1.0, 59.0):  # noqa: B007
+            await refused()
+        assert len(lines(caplog)) == 1
+        await refused("/phase/validate")
+        await refused("/init", **request(block_height=-1))
+        await refused("/init", **request(block_height=-2))
+        assert len(lines(caplog)) == 4, "others have their own"
+        seconds = 60.0
+        await refused()
+        assert lines(caplog)[-1].startswith("Request at.60: POST /api/v1/pow/phase/generate: 409: ")
+        assert lines(caplog)[-1].endswith(" (2 more like it since the last line)")
+        for _ in range(2):
+            assert (await http.post(f"{POC}/stop")).status_code == 200
+        assert len(lines(caplog)) == 7, "what changes something always has one"
+
+
+def test_so_many_refusals_are_remembered_and_no_more() -> None:
+    repeated = RepeatedRefusals(lambda: 0.0)
+    assert [repeated.left_out(each) for each in range(1000)] == [0] * 1000
+    assert [repeated.left_out(each) for each in range(1000 - 256, 1000)] == [None] * 256
+    assert repeated.left_out(0) == 0
 
 
 @pytest.mark.parametrize(
