@@ -12,6 +12,7 @@ import vllm
 from vllm.engine.protocol import EngineClient
 
 from hallmark.poc.core.errors import EngineError, UnsupportedError
+from hallmark.poc.core.last_words import leave_last_words
 from hallmark.poc.engine.batch_time import check_batch_time
 from hallmark.poc.engine.pins import vllm_files
 from hallmark.poc.engine.support import check_limits
@@ -199,6 +200,7 @@ class VllmEngine:
     def _stop(self, reason: str) -> NoReturn:
         logger.critical("PoC stops this server: %s", reason)
         self._broken = reason
+        leave_last_words(f"PoC stopped this server, since {reason}")
         os.kill(os.getpid(), signal.SIGTERM)
         raise EngineError(reason)
 

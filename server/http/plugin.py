@@ -2,9 +2,12 @@
 
 import logging
 import os
+import signal
 from argparse import Namespace
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -12,6 +15,7 @@ from prometheus_client import REGISTRY
 from starlette.datastructures import State
 
 from hallmark.poc.core.errors import UnsupportedError
+from hallmark.poc.core.last_words import leave_last_words
 from hallmark.poc.outbox.outbox import Outbox
 from hallmark.poc.outbox.store import OutboxStore
 from hallmark.poc.rounds.manager import PoCManager
@@ -19,6 +23,7 @@ from hallmark.poc.settings.settings import Settings
 from hallmark.server.http.app import attach_manager_to_state, mount
 from hallmark.server.http.auth import check_exposure
 from hallmark.server.http.metrics import PoCCollector, register
+from hallmark.server.processes.endings import how_it_ended
 from hallmark.server.processes.tether import parent_is_gone
 
 __all__ = ["HallmarkPlugin", "create_plugin"]
@@ -38,6 +43,7 @@ class HallmarkPlugin:
 
     def __init__(self) -> None:
         self._metrics: PoCCollector | None = None
+        self._engines: Sequence[BaseProcess] = ()
 
     def attach_router(self, app: FastAPI) -> None:
         """Add the routes and the inference gate."""
@@ -64,6 +70,8 @@ class HallmarkPlugin:
         from hallmark.poc.engine.client import connect
 
         engine = await connect(engine_client, settings, args)
+        # vLLM's own processes below this one: the engine, on its CPUs or GPUs.
+        self._engines = active_children()
         # vLLM can lose the SIGTERM of a parent's death while it starts, and would serve on without an owner.
         if parent_is_gone():
             raise UnsupportedError("the command that started this server has ended while it started")
@@ -83,9 +91,17 @@ class HallmarkPlugin:
         try:
             yield
         finally:
+            _tell_of(self._engines)
             if self._metrics is not None:
                 REGISTRY.unregister(self._metrics)
                 self._metrics = None
+
+
+def _tell_of(engines: Sequence[BaseProcess]) -> None:
+    """Leave word of engines that did not end as vLLM ends them: by itself, or by SIGTERM."""
+    for engine in engines:
+        if engine.exitcode not in (None, 0, -signal.SIGTERM):
+            leave_last_words(f"its process {engine.name} {how_it_ended(engine.exitcode)}")
 
 
 def _log_where_vllm_does() -> None:

@@ -4,7 +4,9 @@ import math
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Annotated
 
@@ -12,8 +14,10 @@ import httpx
 import typer
 
 from hallmark.poc.core.errors import UnsupportedError
+from hallmark.poc.core.last_words import LAST_WORDS_VARIABLE
 from hallmark.server.cli.client import PREFIX, explain
 from hallmark.server.cli.serve.checks import check_plan, check_vllm
+from hallmark.server.cli.serve.ending import exit_code, why_it_ended
 from hallmark.server.cli.serve.plan import ServePlan, plan
 from hallmark.server.processes.child import ChildProcess
 
@@ -39,7 +43,8 @@ def serve(
     server must listen on loopback.
 
     --max-num-batched-tokens and --max-num-seqs are raised to what a PoC batch needs where they are not given.
-    The command reports ready once proof of compute answers, and ends with the server's exit code.
+    The command reports ready once proof of compute answers. Its last line says why the server has ended, and
+    it ends with the server's exit code.
     """
     if model.startswith("-"):
         raise typer.BadParameter("the model comes first: hallmark serve MODEL, then vLLM's flags")
@@ -62,8 +67,26 @@ def _run(plan: ServePlan) -> int:
         signal.signal(number, remember)
     for note in plan.notes:
         _say(note)
+    with TemporaryDirectory(prefix="hallmark-") as folder:
+        last_words = Path(folder, "last_words")
+        code, ready = _watch(plan, received, {**plan.environment, LAST_WORDS_VARIABLE: str(last_words)})
+        words = last_words.read_text(encoding="utf-8").splitlines() if last_words.exists() else []
+    reason = why_it_ended(plan, code, received, "; ".join(words), was_ready=ready)
+    if reason is not None:
+        _say(reason)
+    return exit_code(plan, code, was_asked=bool(received))
+
+
+def _watch(
+    plan: ServePlan, received: Sequence[signal.Signals], environment: Mapping[str, str]
+) -> tuple[int, bool]:
+    """Run the server until it ends.
+
+    Returns:
+        Its exit code, minus the signal's number where a signal ended it, and whether it had been ready.
+    """
     with (
-        ChildProcess("vLLM", plan.command, environment=plan.environment) as child,
+        ChildProcess("vLLM", plan.command, environment=environment) as child,
         _connect(plan) as client,
     ):
         ready, next_probe = False, time.monotonic()
@@ -77,11 +100,7 @@ def _run(plan: ServePlan) -> int:
                 if ready:
                     _say(f"ready: {plan.socket or plan.url}, chat at /v1, proof of compute at {PREFIX}")
                 next_probe = time.monotonic() + _PROBE_SECONDS
-    if code == 0 and ready and not received:
-        # What vLLM's API server ends with when its engine has died; to a supervisor it is a failure.
-        _say("vLLM has ended, and nobody asked it to: why stands in its log above")
-        return 1
-    return code if code >= 0 else 128 - code
+    return code, ready
 
 
 def _finish(child: ChildProcess, received: Sequence[signal.Signals], *, seconds: float | None) -> int:

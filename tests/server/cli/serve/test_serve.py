@@ -86,11 +86,59 @@ def test_nothing_stays_of_a_server_that_is_stopped_while_it_starts(
     wait_until_gone(below)
 
 
+def test_the_engine_does_not_outlive_a_command_and_a_server_that_are_killed_at_once(
+    small_model: Path, tmp_path: Path
+) -> None:
+    """Nobody is left to end it then, and it would keep the GPU."""
+    with serving(small_model, tmp_path / "log", port=free_port()) as process:
+        wait_for("hallmark: ready", process)
+        below = descendants(process.pid)
+        (server,) = [pid for pid in below if below - {pid} == descendants(pid)]
+        engine = below - {server}
+        assert engine
+        os.kill(server, signal.SIGSTOP)  # else it might end its engine in the moment between the two
+        os.kill(process.pid, signal.SIGKILL)
+        os.kill(server, signal.SIGKILL)
+        wait_until_gone(below)
+    assert "has ended: this one ends too" in (tmp_path / "log").read_text(errors="replace")
+
+
+@pytest.mark.parametrize(
+    ("whom", "number", "code", "told"),
+    [
+        (
+            "engine",
+            signal.SIGKILL,
+            1,
+            "vLLM has ended: {engine} was killed by SIGKILL, which is what the kernel",
+        ),
+        ("engine", signal.SIGSEGV, 1, "vLLM has ended: {engine} crashed with SIGSEGV (Segmentation fault)"),
+        ("server", signal.SIGKILL, 137, "vLLM's API server was killed by SIGKILL, which is what the kernel"),
+        ("server", signal.SIGTERM, 1, "vLLM has ended, and this command did not ask it to: either another"),
+    ],
+)
+@pytest.mark.slow
+def test_the_last_line_says_why_it_ended(
+    small_model: Path, tmp_path: Path, whom: str, number: signal.Signals, code: int, told: str
+) -> None:
+    with serving(small_model, tmp_path / "log", port=free_port()) as process:
+        wait_for("hallmark: ready", process)
+        below = descendants(process.pid)
+        (server,) = [pid for pid in below if below - {pid} == descendants(pid)]
+        engine = next(pid for pid in below if "EngineCore" in Path(f"/proc/{pid}/cmdline").read_text())
+        os.kill({"engine": engine, "server": server}[whom], number)
+        assert process.wait(120) == code
+    wait_until_gone(below)
+    last = (tmp_path / "log").read_text(errors="replace").splitlines()[-1]
+    assert last.startswith("hallmark: " + told.format(engine="its process EngineCore_DP0"))
+
+
 def test_the_exit_code_is_vllms(tmp_path: Path) -> None:
     (tmp_path / "no-model").mkdir()
     with serving(tmp_path / "no-model", tmp_path / "log", port=free_port()) as process:
         assert process.wait(600) == 1
     assert "no-model" in process.log_tail(100)
+    assert process.log_tail(1) == "hallmark: vLLM ended with code 1: why stands in its log above"
 
 
 @pytest.mark.slow
