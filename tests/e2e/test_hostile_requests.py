@@ -6,9 +6,11 @@ in tests/poc/test_callback_transport.py.
 
 import asyncio
 import json
+import socket
 import unicodedata
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -157,6 +159,30 @@ def test_texts_stay_as_they_are_and_no_two_are_taken_for_one(attacked: Node) -> 
         for literal in ('"\\ud800"', '"a\\udfffb"', '"\\udc00\\ud800"'):
             for path in STARTS:
                 refused(attacked, path, with_raw(field, literal))
+
+
+def test_clients_that_go_away_leave_nothing_open(attacked: Node) -> None:
+    """In the middle of a chat stream, of a chat's body and of a round's."""
+    chat = {
+        "model": attacked.model,
+        "messages": [{"role": "user", "content": "Count to a thousand."}],
+        "max_tokens": 1500,
+        "ignore_eos": True,
+        "stream": True,
+    }
+    for _ in range(5):
+        with attacked.http.stream("POST", "/v1/chat/completions", json=chat) as answer:
+            assert next(answer.iter_bytes())
+            assert attacked.status()["inference"]["connections"] == 1
+    attacked.wait_for(lambda status: status["inference"] == {"connections": 0, "is_active": False})
+    address = urlsplit(attacked.url)
+    for path in ("/v1/chat/completions", *(POC + path for path in (*STARTS, "/phase/generate", "/validate"))):
+        head = f"POST {path} HTTP/1.1\r\nHost: node\r\nContent-Length: 5000\r\n\r\n"
+        with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+            connection.sendall(head.encode() + b'{"model": ')
+    status = attacked.wait_for(lambda status: status["inference"] == {"connections": 0, "is_active": False})
+    assert status["state"] == "STOPPED"
+    assert status["validation"]["queued_jobs"] == 0
 
 
 HOSTS = [
