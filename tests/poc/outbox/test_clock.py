@@ -14,6 +14,7 @@ from runtime import config, eventually
 from virtual_time import VirtualTimeLoop
 
 from hallmark.poc.core.clock import SettableClock
+from hallmark.poc.core.compact_json import compact_json
 from hallmark.poc.outbox.outbox import Outbox
 from hallmark.poc.outbox.store import OutboxStore
 from hallmark.poc.protocol.config import PoCState
@@ -107,7 +108,7 @@ class TestInAServer:
             answers = refusals(2, Retry_After="50") if asked else refusals(2)
             receiver = Receiver(clock, *answers)
             outbox = outbox_of(receiver, Settings(), wait=lambda _: 1.0 if asked else 50.0)
-            await outbox.post(URL, "generated", {})
+            await outbox.post(URL, "generated", compact_json({}))
             await asyncio.sleep(10)
             clock.ahead += step
             await asyncio.sleep(5)
@@ -124,10 +125,10 @@ class TestInAServer:
         async def test(clock: Clock) -> None:
             receiver = Receiver(clock, *refusals(1000))
             outbox = outbox_of(receiver, Settings(callback_max_age=3600.0), wait=lambda _: 60.0)
-            await outbox.post(URL, "generated", {})
+            await outbox.post(URL, "generated", compact_json({}))
             await asyncio.sleep(600)
             clock.ahead += step
-            await outbox.post(URL, "generated", {})
+            await outbox.post(URL, "generated", compact_json({}))
             await asyncio.sleep(2900)
             stats: Any = outbox.stats()
             assert (stats["queued"], stats["dropped"]) == (2, 0)
@@ -148,7 +149,7 @@ class TestInAServer:
             secret = generate_secret()
             receiver = Receiver(clock, *refusals(59))
             outbox = outbox_of(receiver, Settings(webhook_secrets=(SecretStr(secret),)), wait=lambda _: 60.0)
-            await outbox.post(URL, "generated", {"n": 1})
+            await outbox.post(URL, "generated", compact_json({"n": 1}))
             await asyncio.sleep(1810)
             clock.ahead += step
             await asyncio.sleep(1810)
@@ -170,10 +171,10 @@ class TestInAServer:
         """So that it is right for tools, and for the next server."""
         path, clock = tmp_path / "outbox.db", Clock()
         outbox = outbox_of(Receiver(clock, *refusals(1)), Settings(), OutboxStore(path), wait=lambda _: 50.0)
-        await outbox.post(URL, "generated", {})
+        await outbox.post(URL, "generated", compact_json({}))
         await eventually(lambda: outbox.stats()["next_attempt"])
         clock.ahead -= YEAR
-        await outbox.post(URL, "generated", {})
+        await outbox.post(URL, "generated", compact_json({}))
         with closing(sqlite3.connect(path)) as raw:
             rows = raw.execute("SELECT created_at, not_before FROM deliveries ORDER BY id").fetchall()
         now = 1.8e9 - YEAR
@@ -190,7 +191,7 @@ def test_a_disk_that_is_full_for_a_day_does_not_fill_the_log_too(caplog: pytest.
         store = OutboxStore()
         outbox = outbox_of(receiver, Settings(callback_interval=0.0, callback_max_age=1e6), store)
         identifier = await outbox.begin_round(config(callback_url=URL), "digest", {}, PoCState.GENERATING)
-        await outbox.post(URL, "generated", {})
+        await outbox.post(URL, "generated", compact_json({}))
         store._database._writer.execute("PRAGMA query_only = ON")
         outbox.end_round(identifier, URL, None)
         await asyncio.sleep(86_400)
@@ -222,7 +223,7 @@ class TestOverARestart:
     async def posted(self, outbox: Outbox, count: int = 1) -> None:
         """Post callbacks, and wait until the first has been refused."""
         for n in range(count):
-            await outbox.post(URL, "generated", {"n": n})
+            await outbox.post(URL, "generated", compact_json({"n": n}))
         await eventually(lambda: outbox.stats()["next_attempt"])
 
     async def waits(self, path: Path, receiver: Receiver, **chosen: Any) -> float:
@@ -300,7 +301,7 @@ class TestOverARestart:
         receiver = Receiver(clock, *refusals(1, Retry_After="300"), *refusals(10))
         async with self.server(path, receiver) as outbox:
             await self.posted(outbox)
-            await outbox.post(other, "generated", {})
+            await outbox.post(other, "generated", compact_json({}))
             await eventually(lambda: outbox.stats()["receivers"][other]["next_attempt"])
             await eventually(lambda: outbox.stats()["in_flight"] == 0)
         clock.ahead += step

@@ -413,10 +413,10 @@ def test_a_callback_that_is_never_taken_holds_the_others_up_by_the_rules_and_no_
         client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
         outbox = Outbox(Settings(**chosen), connect=lambda: client, wait=after(10), clock=time_, steady=time_)
         for n in range(2):
-            await outbox.post(URL, "generated", {"n": n})
+            await outbox.post(URL, "generated", compact_json({"n": n}))
         await asyncio.sleep(5)
         for n in range(2, 6):
-            await outbox.post(URL, "generated", {"n": n})
+            await outbox.post(URL, "generated", compact_json({"n": n}))
         await asyncio.sleep(700)
         stats: Any = outbox.stats()
         assert numbers == [0, *[1] * attempts, 2, 3, 4, 5]
