@@ -1,12 +1,17 @@
 """Faults in the middle of a batch: the round ends with its reason, or the server does; nothing hangs."""
 
+import os
 import random
+import signal
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 from _traffic import Batches, Traffic
-from node import BATCH_SIZE, Node, proof, round_request
+from descendants import descendants, wait_until_gone
+from node import BATCH_SIZE, Node, proof, round_request, running_node
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 
@@ -114,3 +119,31 @@ def test_a_forward_that_never_comes_back_stops_the_server(compiled: Node) -> Non
     assert compiled.process.log is not None
     log = compiled.process.log.read_text(errors="replace")
     assert "PoC stops this engine: a PoC batch has not come to its next checkpoint within 0:00:10" in log
+
+
+@pytest.mark.slow
+def test_a_worker_that_stands_still_ends_a_server_in_a_round_and_no_other(
+    small_model: Path, tmp_path: Path
+) -> None:
+    """As in a debugger, or on a machine that is snapshotted; without a round nobody waits for it."""
+    engine_timeout = 5.0
+    settings = {"engine_timeout": engine_timeout, "max_batch_size": 2, "seq_len": 32}
+    with running_node(small_model, tmp_path / "server.log", "--enforce-eager", settings=settings) as node:
+        worker = node.probe("pid")[0]["pid"]
+        os.kill(worker, signal.SIGSTOP)
+        time.sleep(2.5 * engine_timeout)
+        assert node.process.wait(0) is None, "a round would have ended it by now"
+        assert node.status()["state"] == "IDLE"
+        os.kill(worker, signal.SIGCONT)
+        assert node.chat().status_code == 200
+
+        processes = descendants(node.process.pid)
+        assert worker in processes
+        node.poc("/init/validate", round_request())
+        node.wait_for(lambda status: status["is_model_initialized"])
+        os.kill(worker, signal.SIGSTOP)
+        node.poc("/phase/generate")
+        assert node.process.wait(120) == 1, "the server must end, and as a failure"
+        wait_until_gone(processes)
+    log = (tmp_path / "server.log").read_text(errors="replace")
+    assert "PoC stops this server: the engine has not answered poc_start within 10 s" in log

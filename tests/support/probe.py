@@ -5,6 +5,7 @@ It only reads, but for the guard values and for what breaks the model or a batch
 
 import gc
 import hashlib
+import os
 import threading
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,10 @@ GUARD = 0x5A
 
 class Probe(Base):
     """Worker methods of the tests."""
+
+    def probe_pid(self) -> dict[str, int]:
+        """The worker's process."""
+        return {"pid": os.getpid()}
 
     def probe_cache_checksum(self) -> dict[str, Any]:
         """SHA-256 over the bytes of inference's KV cache, every layer."""
