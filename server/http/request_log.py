@@ -68,7 +68,7 @@ class RepeatedRefusals:
 def log_request(request: Request, identifier: str, status: int, detail: str | None = None) -> None:
     """Write one line about a request: its id, method, path and status, and for an error what it was told.
 
-    The very same refusal has a line a minute at most, which says how many had none.
+    What was done as asked is in the debug log: the round's own lines tell of it. The very same refusal has a line a minute at most, which says how many had none.
 
     What came from outside is ASCII there, with everything escaped that is not printable, and bounded: no
     request can write a line of its own, and none a long one. The query, the headers and the credentials of
@@ -81,7 +81,7 @@ def log_request(request: Request, identifier: str, status: int, detail: str | No
     if left_out is None:
         return
     logger.log(
-        logging.WARNING if status == 401 or status >= 500 else logging.INFO,
+        _level(status, detail),
         "Request %s: %s %s: %d%s%s",
         identifier,
         request.method,
@@ -90,6 +90,12 @@ def log_request(request: Request, identifier: str, status: int, detail: str | No
         "" if detail is None else f": {_printable(_CREDENTIALS.sub('//…@', detail), _MAX_DETAIL)}",
         f" ({left_out} more like it since the last line)" if left_out else "",
     )
+
+
+def _level(status: int, detail: str | None) -> int:
+    if detail is None:
+        return logging.DEBUG
+    return logging.WARNING if status == 401 or status >= 500 else logging.INFO
 
 
 def _printable(text: str, longest: int) -> str:

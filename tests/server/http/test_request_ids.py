@@ -18,7 +18,7 @@ KEY = "hunter2-hunter2"
 
 @pytest.fixture(autouse=True)
 def _log_everything(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "hallmark.server")
+    caplog.set_level(logging.DEBUG, "hallmark.server")
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -130,6 +130,7 @@ async def test_what_changes_the_state_has_one_line_each(
         assert answer.status_code == 200
         expected.append(f"Request {path.replace('/', '.')}: POST {path}: 200")
     assert lines(caplog) == expected
+    assert {record.levelno for record in caplog.records if record.getMessage() in expected} == {logging.DEBUG}
 
 
 async def test_what_only_asks_has_none(
