@@ -28,6 +28,7 @@ _LEFT_OUT = frozenset(
         *("callbacks.outbox", "callbacks.receivers", "callbacks.dropped_by_reason", "callbacks.bytes"),
         *("callbacks.in_flight", "callbacks.next_attempt", "projection.bytes"),
         *("batches.in_last_call", "batches.host_seconds_each", "inference.connections"),
+        *("inference.quiet_connections", "inference.longest_loop_hold_ms"),
         *("validation.slices", "validation.slices_concurrent_with_inference", "validation.layer_ms"),
         *("validation.stall_ms.p50", "validation.failed_nonces"),
         # Older names of what is shown.
