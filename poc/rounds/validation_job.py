@@ -68,8 +68,7 @@ class ValidationJob:
         self.released = asyncio.Event()
         self._taken = 0
         self._computed: dict[int, Sequence[float]] = {}
-        self._verdict: ValidatedBatch | None = None
-        self._answer: VerdictBody | None = None
+        self._verdict: tuple[ValidatedBatch, VerdictBody] | None = None
         self.error: HallmarkError | None = None
 
     @property
@@ -97,23 +96,18 @@ class ValidationJob:
         Raises:
             HallmarkError: The error that took the verdict's place.
         """
+        return self._known()[0]
+
+    def answer(self) -> VerdictBody:
+        """The same as it is answered; raises as `outcome` does."""
+        return self._known()[1]
+
+    def _known(self) -> tuple[ValidatedBatch, VerdictBody]:
         if self.error is not None:
             raise self.error
         if self._verdict is None:
             raise RuntimeError("the outcome of a job that has not been judged")
         return self._verdict
-
-    def answer(self) -> VerdictBody:
-        """The verdict of a job that has been judged, as it is answered.
-
-        Raises:
-            HallmarkError: The error that took the verdict's place.
-        """
-        if self.error is not None:
-            raise self.error
-        if self._answer is None:
-            raise RuntimeError("the answer of a job that has not been judged")
-        return self._answer
 
     def take(self, count: int) -> tuple[int, ...]:
         """Up to `count` nonces that nobody has taken yet."""
@@ -142,8 +136,7 @@ class ValidationJob:
             EngineError: The numbers are not those of the round.
         """
         verdict = judge(self.proof, self._computed, self.round, self.numerics)
-        self._answer = verdict_fields(verdict)
-        self._verdict = verdict
+        self._verdict = verdict, verdict_fields(verdict)
 
     @property
     def has_verdict(self) -> bool:
