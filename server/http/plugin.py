@@ -100,8 +100,13 @@ class HallmarkPlugin:
 def _tell_of(engines: Sequence[BaseProcess]) -> None:
     """Leave word of engines that did not end as vLLM ends them: by itself, or by SIGTERM."""
     for engine in engines:
-        if engine.exitcode not in (None, 0, -signal.SIGTERM):
-            leave_last_words(f"its process {engine.name} {how_it_ended(engine.exitcode)}")
+        if engine.exitcode in (None, 0, -signal.SIGTERM):
+            continue
+        words = f"its process {engine.name} {how_it_ended(engine.exitcode)}"
+        if engine.exitcode == -signal.SIGKILL:
+            # Nothing but vLLM's log tells the two apart.
+            words += ", and what vLLM does where another process sends its API server SIGTERM"
+        leave_last_words(words)
 
 
 def _log_where_vllm_does() -> None:

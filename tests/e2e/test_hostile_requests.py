@@ -172,8 +172,8 @@ def test_clients_that_go_away_leave_nothing_open(attacked: Node) -> None:
     }
     for _ in range(5):
         with attacked.http.stream("POST", "/v1/chat/completions", json=chat) as answer:
+            assert answer.status_code == 200
             assert next(answer.iter_bytes())
-            assert attacked.status()["inference"]["connections"] == 1
     attacked.wait_for(lambda status: status["inference"] == {"connections": 0, "is_active": False})
     address = urlsplit(attacked.url)
     for path in ("/v1/chat/completions", *(POC + path for path in (*STARTS, "/phase/generate", "/validate"))):

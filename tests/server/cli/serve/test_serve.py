@@ -1,6 +1,7 @@
 """`hallmark serve` on real vLLM: ready when proof of compute is, and nothing left behind."""
 
 import os
+import re
 import signal
 import sys
 import time
@@ -13,6 +14,8 @@ import pytest
 from descendants import descendants, wait_until_gone
 
 from hallmark.server.processes.child import ChildProcess, free_port
+
+ENGINE = "its process EngineCore"
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1200)]
 
@@ -106,15 +109,10 @@ def test_the_engine_does_not_outlive_a_command_and_a_server_that_are_killed_at_o
 @pytest.mark.parametrize(
     ("whom", "number", "code", "told"),
     [
-        (
-            "engine",
-            signal.SIGKILL,
-            1,
-            "vLLM has ended: {engine} was killed by SIGKILL, which is what the kernel",
-        ),
-        ("engine", signal.SIGSEGV, 1, "vLLM has ended: {engine} crashed with SIGSEGV (Segmentation fault)"),
+        ("engine", signal.SIGKILL, 1, f"vLLM has ended: {ENGINE} was killed by SIGKILL, which is what"),
+        ("engine", signal.SIGSEGV, 1, f"vLLM has ended: {ENGINE} crashed with SIGSEGV (Segmentation fault)"),
         ("server", signal.SIGKILL, 137, "vLLM's API server was killed by SIGKILL, which is what the kernel"),
-        ("server", signal.SIGTERM, 1, "vLLM has ended, and this command did not ask it to: either another"),
+        ("server", signal.SIGTERM, 1, "vLLM has ended"),
     ],
 )
 @pytest.mark.slow
@@ -130,7 +128,10 @@ def test_the_last_line_says_why_it_ended(
         assert process.wait(120) == code
     wait_until_gone(below)
     last = (tmp_path / "log").read_text(errors="replace").splitlines()[-1]
-    assert last.startswith("hallmark: " + told.format(engine="its process EngineCore_DP0"))
+    assert last.startswith(f"hallmark: {told}")
+    if number == signal.SIGTERM:
+        # vLLM may have killed its engine, or waited for it.
+        assert re.search("another process sen.*SIGTERM", last), last
 
 
 def test_the_exit_code_is_vllms(tmp_path: Path) -> None:
