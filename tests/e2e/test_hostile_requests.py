@@ -161,6 +161,10 @@ def test_texts_stay_as_they_are_and_no_two_are_taken_for_one(attacked: Node) -> 
                 refused(attacked, path, with_raw(field, literal))
 
 
+def _is_quiet(status: Any) -> bool:
+    return status["inference"]["connections"] == 0 and not status["inference"]["is_active"]
+
+
 def test_clients_that_go_away_leave_nothing_open(attacked: Node) -> None:
     """In the middle of a chat stream, of a chat's body and of a round's."""
     chat = {
@@ -174,13 +178,13 @@ def test_clients_that_go_away_leave_nothing_open(attacked: Node) -> None:
         with attacked.http.stream("POST", "/v1/chat/completions", json=chat) as answer:
             assert answer.status_code == 200
             assert next(answer.iter_bytes())
-    attacked.wait_for(lambda status: status["inference"] == {"connections": 0, "is_active": False})
+    attacked.wait_for(_is_quiet)
     address = urlsplit(attacked.url)
     for path in ("/v1/chat/completions", *(POC + path for path in (*STARTS, "/phase/generate", "/validate"))):
         head = f"POST {path} HTTP/1.1\r\nHost: node\r\nContent-Length: 5000\r\n\r\n"
         with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
             connection.sendall(head.encode() + b'{"model": ')
-    status = attacked.wait_for(lambda status: status["inference"] == {"connections": 0, "is_active": False})
+    status = attacked.wait_for(_is_quiet)
     assert status["state"] == "STOPPED"
     assert status["validation"]["queued_jobs"] == 0
 
