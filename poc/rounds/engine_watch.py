@@ -21,7 +21,8 @@ class EngineWatch:
 
     Args:
         block_hash: The round's block, for the log.
-        stuck_after: Seconds without progress after which a call that runs is logged, again and again.
+        stuck_after: Seconds without progress after which a call that runs is logged, and then at waits that
+            double.
 
     Attributes:
         times: How long the round's batches take.
@@ -46,14 +47,18 @@ class EngineWatch:
         """Wait for a call of the engine; what it raises is raised."""
         task = asyncio.ensure_future(work)
         try:
+            pause = self._stuck_after
             while not task.done():
-                await asyncio.wait({task}, timeout=self._stuck_after)
-                if not task.done() and self.seconds_since_progress >= self._stuck_after:
-                    logger.error(
-                        "The round for block %r is stuck: the engine has not answered for %.0f s",
-                        self._block_hash,
-                        self.seconds_since_progress,
-                    )
+                await asyncio.wait({task}, timeout=pause)
+                if task.done() or self.seconds_since_progress < self._stuck_after:
+                    pause = self._stuck_after
+                    continue
+                logger.error(
+                    "The round for block %r is stuck: the engine has not answered for %.0f s",
+                    self._block_hash,
+                    self.seconds_since_progress,
+                )
+                pause *= 2
         finally:
             task.cancel()  # where the task that waits is cancelled: the engine is gone
         return task.result()

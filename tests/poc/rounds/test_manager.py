@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from runtime import (
     snapshot,
 )
 from transformers_engine import tiny_model
+from virtual_time import VirtualTimeLoop
 
 from hallmark.poc.core.errors import (
     EngineError,
@@ -982,3 +984,17 @@ class TestShutdown:
     async def test_a_manager_that_has_done_nothing_shuts_down(self, engine: Engine) -> None:
         await PoCManager(engine, QUICK).shutdown()
         assert engine.calls == []
+
+
+def test_a_stuck_engine_is_logged_at_waits_that_double(monkeypatch: pytest.MonkeyPatch) -> None:
+    times: list[float] = []
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(engine_watch, "time", SimpleNamespace(monotonic=loop.time))
+        monkeypatch.setattr(engine_watch.logger, "error", lambda *_: times.append(loop.time()))
+        await engine_watch.EngineWatch("0x8d3f2a", 60.0).wait_for(asyncio.sleep(1000.0))
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(run())
+    assert times == [60.0, 180.0, 420.0, 900.0]
