@@ -68,7 +68,8 @@ class RepeatedRefusals:
 def log_request(request: Request, identifier: str, status: int, detail: str | None = None) -> None:
     """Write one line about a request: its id, method, path and status, and for an error what it was told.
 
-    What was done as asked is in the debug log: the round's own lines tell of it. The very same refusal has a line a minute at most, which says how many had none.
+    What was done as asked is in the debug log: the round's own lines tell of it. The very same refusal has a
+    line a minute at most, which says how many had none.
 
     What came from outside is ASCII there, with everything escaped that is not printable, and bounded: no
     request can write a line of its own, and none a long one. The query, the headers and the credentials of
