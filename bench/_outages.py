@@ -4,13 +4,13 @@ import os
 import random
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
 import httpx
+from _background import Background
 
 from hallmark.server.processes.child import ChildProcess, free_port
 
@@ -87,7 +87,7 @@ class Receiver:
             return False
 
 
-class Outages:
+class Outages(Background):
     """Outages of a receiver at random, in a thread of its own, for the length of a block; then it is up.
 
     Args:
@@ -107,36 +107,23 @@ class Outages:
         down: tuple[float, float] = (2.0, 15.0),
         killed: float = 0.25,
     ) -> None:
+        super().__init__("outages")
         self._receiver = receiver
         self._chance = chance
         self._up, self._down, self._killed = up, down, killed
-        self._over = threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="outages")
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
-        self._over.set()
-        self._thread.join()
+    def _clean_up(self) -> None:
         # A process ends with the thread that started it: whatever runs now is that thread's.
         self._receiver.stop()
         self._receiver.start()
-        if self._failure is not None and exc is None:
-            raise self._failure
 
     def _run(self) -> None:
-        try:
-            while not self._over.wait(self._chance.uniform(*self._up)):
-                seconds = self._chance.uniform(*self._down)
-                if self._chance.random() < self._killed:
-                    self._receiver.kill()
+        while not self._over.wait(self._chance.uniform(*self._up)):
+            seconds = self._chance.uniform(*self._down)
+            if self._chance.random() < self._killed:
+                self._receiver.kill()
+                self._over.wait(seconds)
+                self._receiver.start()
+            else:
+                with self._receiver.suspended():
                     self._over.wait(seconds)
-                    self._receiver.start()
-                else:
-                    with self._receiver.suspended():
-                        self._over.wait(seconds)
-        except BaseException as exc:  # noqa: BLE001  # raised where the block ends
-            self._failure = exc

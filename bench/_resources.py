@@ -1,7 +1,6 @@
 """What processes hold of the machine, read every few seconds while something else goes on."""
 
 import os
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 import psutil
+from _background import Background
 
 _PROC = Path("/proc")
 
@@ -43,7 +43,7 @@ class Resources:
         return cls(time.monotonic(), held["Rss"], held["Pss"], held["Anonymous"], descriptors, threads)
 
 
-class Sampler:
+class Sampler(Background):
     """Reads what processes hold, in a thread of its own, for the length of a block.
 
     Args:
@@ -55,22 +55,10 @@ class Sampler:
     """
 
     def __init__(self, processes: Mapping[str, int], every: float) -> None:
+        super().__init__("resources")
         self.samples: dict[str, list[Resources]] = {name: [] for name in processes}
         self._processes = processes
         self._every = every
-        self._over = threading.Event()
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="resources")
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
-        self._over.set()
-        self._thread.join()
-        if self._failure is not None and exc is None:
-            raise self._failure
 
     def between(self, begin: float, end: float) -> dict[str, list[Resources]]:
         """The samples from one moment to another, by process."""
@@ -80,12 +68,9 @@ class Sampler:
         }
 
     def _run(self) -> None:
-        try:
-            while not self._over.wait(self._every):
-                for name, pid in self._processes.items():
-                    self.samples[name].append(Resources.of(pid))
-        except BaseException as exc:  # noqa: BLE001  # raised where the block ends
-            self._failure = exc
+        while not self._over.wait(self._every):
+            for name, pid in self._processes.items():
+                self.samples[name].append(Resources.of(pid))
 
 
 def processes_of(pid: int) -> dict[str, int]:

@@ -372,20 +372,20 @@ class ActiveRound:
             HallmarkError: The first one that could not be judged or reported.
         """
         failure: HallmarkError | None = None
-        error: HallmarkError = self.cancelled("it was given up in the middle of a verdict")
+        given_up: HallmarkError = self.cancelled("it was given up in the middle of a verdict")
         unsettled = deque(jobs)
         try:
             while unsettled:
-                job = unsettled[0]
+                job, error = unsettled[0], given_up
                 try:
                     await self._offload.run(job.size, job.judge)
                     await self._report_verdict(job)
                 except HallmarkError as exc:
-                    failure = error = failure or exc
+                    error, failure = exc, failure or exc
                 self._queue.settle(unsettled.popleft(), error)
         finally:
             for job in unsettled:
-                self._queue.settle(job, error)
+                self._queue.settle(job, given_up)
         if failure is not None:
             raise failure
 

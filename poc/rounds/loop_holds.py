@@ -18,7 +18,7 @@ class LoopHolds:
         activity: What inference is served.
 
     Attributes:
-        longest: Seconds that the latest turn came late; None where none was asked for.
+        longest: By how many seconds a turn came late at most; None where none was asked for.
     """
 
     def __init__(self, activity: InferenceActivity) -> None:

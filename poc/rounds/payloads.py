@@ -1,11 +1,10 @@
 """What goes over the wire about distances: callback bodies and verdicts."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
-from hallmark.poc.protocol.bodies import Conclusion, GeneratedTemplate, ValidatedBody, VerdictBody
+from hallmark.poc.protocol.bodies import GeneratedTemplate, ValidatedBody, VerdictBody
 from hallmark.poc.protocol.proof import Numerics
 from hallmark.poc.protocol.round import Round, is_below_target
 from hallmark.poc.protocol.streams import PROTOCOL
@@ -39,25 +38,21 @@ def validated_payload(validated: ValidatedBatch, request_id: str) -> ValidatedBo
     `dist` and `vectors` are those of the recomputation, null where it failed or the nonce was not sampled.
     """
     proof = validated.proof
-    places = _places(validated)
     vectors = _vectors(validated)
-    computed = _claimed_distances(validated, places)
+    answer = verdict_fields(validated)
     return {
         "request_id": request_id,
         "public_key": proof.public_key,
         "block_hash": proof.block_hash,
         "block_height": proof.block_height,
         "node_id": proof.node_id,
-        "nonces": list(proof.nonces),
-        "dist": computed,
+        **answer,
+        "dist": answer["computed_distances"],
         "received_dist": list(proof.dist),
-        "computed_distances": computed,
         "received_distances": list(proof.dist),
-        "vectors": [vectors[place] for place in places],
+        "vectors": [vectors[place] for place in _places(validated)],
         "received_vectors": None if proof.vectors is None else list(proof.vectors),
         "encoding": encoding_of(validated.computed_numbers.shape[1]),
-        "valid": _validity(computed, validated.r_target),
-        **_conclusion(validated),
     }
 
 
@@ -68,41 +63,15 @@ def verdict_fields(validated: ValidatedBatch) -> VerdictBody:
     the recomputation failed or the nonce was not sampled. Without a verdict `fraud_detected` is false, and
     `verdict` says so.
     """
-    computed = _claimed_distances(validated, _places(validated))
+    of_nonces = [distance if math.isfinite(distance) else None for distance in validated.computed_dist]
+    of_nonces.append(None)
+    computed = [of_nonces[place] for place in _places(validated)]
     return {
         "nonces": list(validated.proof.nonces),
         "computed_distances": computed,
-        "valid": _validity(computed, validated.r_target),
-        **_conclusion(validated),
-    }
-
-
-def _places(validated: ValidatedBatch) -> list[int]:
-    """Where each claim's nonce stands among those recomputed; the place after them all where it does not."""
-    place_of = {nonce: place for place, nonce in enumerate(validated.nonces)}
-    return [place_of.get(nonce, len(place_of)) for nonce in validated.proof.nonces]
-
-
-def _claimed_distances(validated: ValidatedBatch, places: Sequence[int]) -> list[float | None]:
-    """The recomputed distance of each claim."""
-    of_nonces = [distance if math.isfinite(distance) else None for distance in validated.computed_dist]
-    of_nonces.append(None)
-    return [of_nonces[place] for place in places]
-
-
-def _vectors(validated: ValidatedBatch) -> list[str | None]:
-    """The recomputed numbers of each nonce, and null for one that was not recomputed."""
-    is_known = np.isfinite(validated.computed_numbers[:, 0])
-    known = iter(encode(validated.computed_numbers[is_known]))
-    return [*(next(known) if each else None for each in is_known.tolist()), None]
-
-
-def _validity(distances: Sequence[float | None], r_target: float) -> list[bool]:
-    return [distance is not None and is_below_target(distance, r_target) for distance in distances]
-
-
-def _conclusion(validated: ValidatedBatch) -> Conclusion:
-    return {
+        "valid": [
+            distance is not None and is_below_target(distance, validated.r_target) for distance in computed
+        ],
         "verdict": validated.verdict.value,
         "fraud_detected": validated.fraud_detected,
         "probability_honest": validated.probability_honest,
@@ -124,3 +93,16 @@ def _conclusion(validated: ValidatedBatch) -> Conclusion:
         "numbers": validated.numbers,
         "numerics_differ": list(validated.numerics_differ),
     }
+
+
+def _places(validated: ValidatedBatch) -> list[int]:
+    """Where each claim's nonce stands among those recomputed; the place after them all where it does not."""
+    place_of = {nonce: place for place, nonce in enumerate(validated.nonces)}
+    return [place_of.get(nonce, len(place_of)) for nonce in validated.proof.nonces]
+
+
+def _vectors(validated: ValidatedBatch) -> list[str | None]:
+    """The recomputed numbers of each nonce, and null for one that was not recomputed."""
+    is_known = np.isfinite(validated.computed_numbers[:, 0])
+    known = iter(encode(validated.computed_numbers[is_known]))
+    return [*(next(known) if each else None for each in is_known.tolist()), None]
