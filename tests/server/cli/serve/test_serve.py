@@ -99,9 +99,12 @@ def test_the_engine_does_not_outlive_a_command_and_a_server_that_are_killed_at_o
         (server,) = [pid for pid in below if below - {pid} == descendants(pid)]
         engine = below - {server}
         assert engine
-        os.kill(server, signal.SIGSTOP)  # else it might end its engine in the moment between the two
-        os.kill(process.pid, signal.SIGKILL)
+        # The command is stopped, else it might end the engine in the moment between the two. With the server
+        # stopped instead, Linux would end the engine by SIGHUP: a process group that loses its last parent
+        # outside while one of its processes is stopped is hung up.
+        os.kill(process.pid, signal.SIGSTOP)
         os.kill(server, signal.SIGKILL)
+        os.kill(process.pid, signal.SIGKILL)
         wait_until_gone(below)
     assert "has ended: this one ends too" in (tmp_path / "log").read_text(errors="replace")
 
