@@ -37,7 +37,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from hallmark.poc.core.checks import check_float, check_integer
+from hallmark.poc.core.checks import INTEGER_LIMIT, check_float, check_integer
 from hallmark.poc.core.errors import FieldError
 
 __all__ = [
@@ -380,7 +380,8 @@ def density_test(n_valid: int, n_covered: int, rate: float, sigma: float) -> flo
     Raises:
         FieldError: A parameter is out of its range.
     """
-    check_integer("n_covered", n_covered, least=1)
+    # All of a walk, the indices 0 to 2^63 − 1, are 2^63 nonces.
+    check_integer("n_covered", n_covered, least=1, most=INTEGER_LIMIT)
     check_integer("n_valid", n_valid)
     _check_rate(rate, most=math.nextafter(1.0, 0.0), allowed="a number between 0 and 1, both excluded")
     check_float("sigma", sigma, least=0.0, most=math.inf, allowed="a finite number from 0 on")

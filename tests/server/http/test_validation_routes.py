@@ -60,6 +60,18 @@ async def test_a_batch_is_answered_with_its_verdict_and_the_keys_of_all_clients(
     assert (verdict["failed_nonces"], verdict["n_duplicates"]) == ([], 0)
 
 
+async def test_a_batch_that_says_it_covers_all_of_a_walk_is_fraud_and_the_round_goes_on(
+    http: httpx.AsyncClient,
+) -> None:
+    """2^63 nonces, the longest stretch that two indices can name."""
+    await http.post(f"{POC}/init/validate", json=request(valid_rate=0.5, node_id=None, node_count=None))
+    proof = await honest_proof(config(valid_rate=0.5), range(8), covered=(0, 2**63 - 1))
+    verdict = (await http.post(f"{POC}/validate", json=proof.as_dict())).json()
+    assert (verdict["verdict"], verdict["n_covered"]) == ("fraud", 2**63)
+    assert "density" in verdict["rejected_by"]
+    assert (await http.get(f"{POC}/status")).json()["state"] == "VALIDATING"
+
+
 @pytest.mark.parametrize("wait", ["true", "1"])
 async def test_waiting_may_be_asked_for(
     validating: httpx.AsyncClient, honest: dict[str, Any], wait: str
