@@ -369,7 +369,7 @@ class ActiveRound:
         """Judge jobs and report their verdicts. Each is settled, whatever becomes of it and of the others.
 
         Raises:
-            HallmarkError: The first one that could not be judged or reported.
+            HallmarkError: The first one that could not be judged for the engine's sake, or not be reported.
         """
         failure: HallmarkError | None = None
         given_up: HallmarkError = self.cancelled("it was given up in the middle of a verdict")
@@ -380,6 +380,10 @@ class ActiveRound:
                 try:
                     await self._offload.run(job.size, job.judge)
                     await self._report_verdict(job)
+                except FieldError as exc:
+                    # A value that a test of the verdict does not take is about this batch alone.
+                    logger.error("No verdict on request %s: %s", job.request_id, exc)
+                    error = exc
                 except HallmarkError as exc:
                     error, failure = exc, failure or exc
                 self._queue.settle(unsettled.popleft(), error)

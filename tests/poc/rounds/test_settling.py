@@ -1,6 +1,7 @@
 """Every batch that was taken is answered, whatever fails on the way to its verdict."""
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runtime import Engine, config, eventually, honest_proof
 
-from hallmark.poc.core.errors import EngineError, HallmarkError, OutboxError, RoundCancelledError
+from hallmark.poc.core.errors import EngineError, FieldError, HallmarkError, OutboxError, RoundCancelledError
 from hallmark.poc.outbox.outbox import Outbox
 from hallmark.poc.protocol.config import PoCState
 from hallmark.poc.protocol.proof import ProofBatch
@@ -132,14 +133,25 @@ async def test_the_verdicts_of_one_forward_are_told_though_the_first_finds_no_ro
         await manager.shutdown()
 
 
-async def test_a_batch_that_cannot_be_judged_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("failure", "state"),
+    [
+        (FieldError("n_covered", 2**63, "an integer below"), PoCState.VALIDATING),
+        (EngineError("2 numbers were computed for nonce 0 instead of 1"), PoCState.STOPPED),
+    ],
+    ids=["by what it says", "by what the engine says"],
+)
+async def test_a_batch_that_cannot_be_judged_fails_alone(
+    monkeypatch: pytest.MonkeyPatch, failure: HallmarkError, state: PoCState
+) -> None:
+    """A prover may not end a validator's round by what it sends; an engine that computes nonsense does."""
     engine = Engine()
     manager = PoCManager(engine, SETTINGS)
     judge = ValidationJob.judge
 
     def fail_first(job: ValidationJob) -> None:
         if job is jobs[0]:
-            raise EngineError("2 numbers were computed for nonce 0 instead of 1")
+            raise failure
         judge(job)
 
     monkeypatch.setattr(ValidationJob, "judge", fail_first)
@@ -150,9 +162,14 @@ async def test_a_batch_that_cannot_be_judged_fails_alone(monkeypatch: pytest.Mon
         await eventually(lambda: engine.keys)
         engine.release()
         await everybody_is_answered(jobs)
-        with pytest.raises(EngineError, match="instead of 1"):
+        with pytest.raises(type(failure), match=re.escape(str(failure))):
             jobs[0].outcome()
         assert jobs[1].outcome().verdict is Verdict.HONEST
+        assert manager.queue.stats["queued_nonces"] == 0
+        if state is PoCState.VALIDATING:
+            later = await manager.validate(await cached_proof("00", 2))
+            assert later.verdict is Verdict.HONEST
+        await eventually(lambda: manager.state is state)
     finally:
         await manager.shutdown()
 
