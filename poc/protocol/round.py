@@ -52,8 +52,8 @@ class Round:
         """Decide what the request leaves open.
 
         Raises:
-            FieldError: `r_target` and `valid_rate` disagree, `seq_len` exceeds what the engine takes, or
-                inputs and readout contradict each other or the model.
+            FieldError: `r_target` and `valid_rate` disagree, no nonce is below `r_target`, `seq_len` exceeds
+                what the engine takes, or inputs and readout contradict each other or the model.
             StateError: Another model is served.
         """
         if config.model and config.model not in model.served_names:
@@ -148,6 +148,12 @@ def _resolve_target(config: PoCConfig, hidden_size: int) -> tuple[float, float]:
         return r_target_for(rate, hidden_size), rate
     r_target = min(config.r_target, 2.0)
     rate = 1.0 if r_target == 2.0 else valid_rate(r_target, hidden_size)
+    if rate == 0.0:
+        raise FieldError(
+            "r_target",
+            config.r_target,
+            f"a bound that some nonces are below: at width {hidden_size} the valid rate would be 0",
+        )
     stated = config.valid_rate
     if stated is not None and abs(stated - rate) > _RATE_MARGIN * stated:
         raise FieldError(

@@ -307,7 +307,8 @@ def _n_covered(proof: ProofBatch, round_: Round) -> int | None:
     Nonces that the prover declares as failed are not among them up to a share of `MAX_FAILED`: beyond it a
     prover could skip what looks unpromising and call it failed.
     """
-    if proof.covered is None or round_.every_nonce_counts or round_.tolerance is None:
+    # An r_target below 2 is rate 1 too, in floating point: at width 4,096 from 1.6 on.
+    if proof.covered is None or round_.valid_rate >= 1.0 or round_.tolerance is None:
         return None
     length = proof.covered[1] - proof.covered[0] + 1
     return length - min(len(set(proof.failed_nonces)), math.floor(MAX_FAILED * length))

@@ -234,6 +234,13 @@ def test_neither_target_nor_rate_is_rate_one() -> None:
     assert not round_.is_valid(math.nan)
 
 
+def test_a_target_that_no_nonce_is_below_is_refused() -> None:
+    """The law's rate is 0 in floating point, which no test of a batch could work with."""
+    with pytest.raises(FieldError) as caught:
+        make_round(r_target=0.01)
+    assert str(caught.value).startswith("r_target: 0.01 is not allowed; allowed: a bound that some nonces")
+
+
 @pytest.mark.parametrize("r_target", [2.0, 2, 10.0])
 def test_a_target_from_two_on_is_rate_one(r_target: float) -> None:
     round_ = make_round(r_target=r_target)

@@ -401,6 +401,13 @@ class TestDensity:
     ROUND = last_row_round(WIDE, valid_rate=0.1)
     LENGTH = 4000
 
+    def test_it_is_not_asked_where_the_rate_is_one_in_floating_point(self) -> None:
+        round_ = last_row_round(WIDE, r_target=1.99)
+        assert (round_.valid_rate, round_.every_nonce_counts) == (1.0, False)
+        result = judge(*batch_of(np.zeros(50), round_, covered=(0, 49)), round_)
+        assert list(result.tests) == ["nonces", "rms", "signed_mean"]
+        assert (result.verdict, result.n_covered) == (Verdict.HONEST, None)
+
     def judged(self, n_valid: int, round_: Round = ROUND, **changes: Any) -> ValidatedBatch:
         proof, computed = batch_of(np.zeros(n_valid), round_, **changes)
         return judge(proof, computed, round_)
