@@ -34,9 +34,11 @@ class Table:
         columns: Header, key in a row and form of each column; a column that no row has is left out.
         rows: The key of the rows in the file.
         where: Which rows are shown; the file has all of them.
+        least: Where stated, the five of them with the least values under this key are shown.
     """
 
     bench: str
     columns: tuple[tuple[str, str, Callable[[Any], str]], ...]
     rows: str = "rows"
     where: Callable[[Mapping[str, Any]], bool] = bool
+    least: str | None = None

@@ -7,25 +7,28 @@ whether the documents are what the results make them.
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script's own folder out
 
 from _performance_tables import PERFORMANCE
-from _security_tables import DEMO, SECURITY
+from _quickstart_tables import QUICKSTART
+from _soundness_tables import SOUNDNESS
 from _tables import text as as_it_is
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
-TABLES = {**PERFORMANCE, **SECURITY, **DEMO}
+DOCS = ROOT / "docs"
 DOCUMENTS = {
-    ROOT / "docs" / "performance.md": PERFORMANCE,
-    ROOT / "docs" / "security.md": SECURITY,
-    ROOT / "docs" / "quickstart.md": DEMO,
+    DOCS / "performance.md": PERFORMANCE,
+    DOCS / "quickstart.md": QUICKSTART,
+    **{DOCS / "soundness" / f"{page}.md": tables for page, tables in SOUNDNESS.items()},
 }
 """Each document, and the tables that stand in it."""
 _BLOCK = re.compile(r"(<!-- (?P<kind>table|findings): (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -41,40 +44,42 @@ def newest(bench: str) -> list[tuple[Path, dict[str, Any]]]:
     return [(path, json.loads(path.read_text(encoding="utf-8"))) for path in found.values()]
 
 
-def render(name: str) -> str:
-    """A table with a line on where its figures are from, for each kind of machine."""
-    table = TABLES[name]
+def render(name: str, page: Path) -> str:
+    """A table of a page with a line on where its figures are from, for each kind of machine."""
+    table = DOCUMENTS[page][name]
     parts = []
     for path, results in newest(table.bench):
         rows: list[dict[str, Any]] = [row for row in results[table.rows] if table.where(row)]
+        if table.least is not None:
+            rows = sorted(rows, key=itemgetter(table.least))[:5]
         columns = [column for column in table.columns if any(column[1] in row for row in rows)]
         lines = [
             "| " + " | ".join(header for header, _, _ in columns) + " |",
             "|" + "|".join("---" if form is as_it_is else "--:" for _, _, form in columns) + "|",
             *("| " + " | ".join(_cell(row, key, form) for _, key, form in columns) + " |" for row in rows),
         ]
-        parts.append(f"{_origin(path, results)}\n\n" + "\n".join(lines) + "\n")
+        parts.append(f"{_origin(path, results, page)}\n\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
 
 
-def found(name: str) -> str:
-    """What an experiment found, as a list of its sentences, for each kind of machine."""
+def found(name: str, page: Path) -> str:
+    """What an experiment found, as a list of its sentences on a page, for each kind of machine."""
     parts = []
     for path, results in newest(f"soundness_{name}"):
         sentences = "\n".join(f"- {sentence}" for sentence in results["findings"])
-        parts.append(f"{sentences}\n\n{_origin(path, results)}\n")
+        parts.append(f"{sentences}\n\n{_origin(path, results, page)}\n")
     return "\n".join(parts)
 
 
-def document(content: str) -> str:
-    """A document with every table and every list of findings written anew.
+def document(page: Path, content: str) -> str:
+    """A document's content with every table and every list of findings written anew.
 
     Raises:
         KeyError: It asks for a table that does not exist.
     """
 
     def made(block: re.Match[str]) -> str:
-        inside = render(block["name"]) if block["kind"] == "table" else found(block["name"])
+        inside = render(block["name"], page) if block["kind"] == "table" else found(block["name"], page)
         return f"{block[1]}\n{inside}\n{block[4]}"
 
     return _BLOCK.sub(made, content)
@@ -86,10 +91,11 @@ def _cell(row: Mapping[str, Any], key: str, form: Callable[[Any], str]) -> str:
     return form(row[key])
 
 
-def _origin(path: Path, results: Mapping[str, Any]) -> str:
+def _origin(path: Path, results: Mapping[str, Any], page: Path) -> str:
+    link = f"[{path.name}]({os.path.relpath(path, page.parent)})"
     if "ways" in results:  # of several machines
         named = sorted({_where(way["machine"], way["versions"]) for way in results["ways"]})
-        return f"{'; '.join(named)}; {results['date']} ([{path.name}](../bench/results/{path.name}))"
+        return f"{'; '.join(named)}; {results['date']} ({link})"
     machine, versions = results["machine"], results["versions"]
     where = _processor(machine)
     if "assumed" in results:
@@ -99,9 +105,7 @@ def _origin(path: Path, results: Mapping[str, Any]) -> str:
     ]
     named = named or [f"numpy {versions['numpy']}"]
     dtype = f", {results['dtype']}" if "dtype" in results else ""
-    return (
-        f"{where}{dtype}, {', '.join(named)}, {results['date']} ([{path.name}](../bench/results/{path.name}))"
-    )
+    return f"{where}{dtype}, {', '.join(named)}, {results['date']} ({link})"
 
 
 def _processor(machine: Mapping[str, Any]) -> str:
@@ -118,12 +122,12 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; fail if something would change")
     arguments = parser.parse_args()
     stale = False
-    for path in DOCUMENTS:
-        content = path.read_text(encoding="utf-8")
-        made = document(content)
+    for page in DOCUMENTS:
+        content = page.read_text(encoding="utf-8")
+        made = document(page, content)
         stale |= made != content
         if not arguments.check:
-            path.write_text(made, encoding="utf-8")
+            page.write_text(made, encoding="utf-8")
     return int(arguments.check and stale)
 
 
