@@ -9,7 +9,7 @@ from hallmark.poc.core.errors import HallmarkError
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.verdict.judge import ValidatedBatch, Verdict
-from hallmark.poc.verdict.sampling import gaps, joined_range
+from hallmark.poc.verdict.sampling import covered_together, gaps
 
 __all__ = ["JudgedCase", "identity", "joined", "summarize"]
 
@@ -26,6 +26,8 @@ class JudgedCase:
         nonces: The nonces that are recomputed.
         error: Why it is refused.
         verdict: What comes of it.
+        with_vectors: Whether it is several batches of a prover that sent others without vectors, too.
+        n_walked: How many nonces several batches cover together; None where that is not known.
     """
 
     sources: tuple[str, ...]
@@ -35,6 +37,8 @@ class JudgedCase:
     nonces: tuple[int, ...] = ()
     error: HallmarkError | None = None
     verdict: ValidatedBatch | None = None
+    with_vectors: bool = False
+    n_walked: int | None = None
 
     @property
     def is_joined(self) -> bool:
@@ -48,40 +52,51 @@ def identity(proof: ProofBatch, nonce: int) -> tuple[str, int, str, int]:
 
 
 def joined(cases: Iterable[JudgedCase]) -> Iterator[JudgedCase]:
-    """All batches of a prover in a round as one, where there are several that claim something.
+    """All batches of a prover in a round as one, where there are several and nonces are claimed.
 
-    A prover could else divide a forgery into batches too small for a verdict. Where they follow one another
-    in the walk, they are judged by how many of it are valid too.
+    A prover could else divide a forgery into batches too small for a verdict. Where they say what they cover,
+    and leave no gap, they are judged by how many of it are valid too. Those without vectors let all be judged
+    by number 0 alone: so those with vectors are judged together as well.
     """
     groups: defaultdict[Round, list[JudgedCase]] = defaultdict(list)
     for case in cases:
-        if case.round is not None and case.proof.nonces:
+        if case.round is not None:
             groups[case.round].append(case)
     for round_, group in groups.items():
-        if len(group) < 2:
-            continue
-        first = group[0].proof
-        claimed = {nonce for case in group for nonce in case.proof.nonces}
-        failed = dict.fromkeys(nonce for case in group for nonce in case.proof.failed_nonces)
-        proof = ProofBatch(
-            public_key=first.public_key,
-            block_hash=first.block_hash,
-            block_height=first.block_height,
-            node_id=first.node_id,
-            nonces=tuple(nonce for case in group for nonce in case.proof.nonces),
-            dist=tuple(distance for case in group for distance in case.proof.dist),
-            **_joined_vectors([case.proof for case in group]),
-            round_digest=round_.digest,
-            covered=joined_range(case.proof for case in group),
-            failed_nonces=tuple(nonce for nonce in failed if nonce not in claimed),
-        )
-        yield JudgedCase(
-            sources=tuple(source for case in group for source in case.sources),
-            proof=proof,
-            n_claimed_before=0,
-            round=round_,
-            nonces=tuple(dict.fromkeys(nonce for case in group for nonce in case.nonces)),
-        )
+        claiming = [case for case in group if case.proof.nonces]
+        with_vectors = [case for case in claiming if case.proof.vectors is not None]
+        if claiming and len(group) > 1:
+            yield _together(round_, group)
+        if 1 < len(with_vectors) < len(claiming):
+            yield _together(round_, with_vectors, with_vectors=True)
+
+
+def _together(round_: Round, group: Sequence[JudgedCase], *, with_vectors: bool = False) -> JudgedCase:
+    """Several batches of a prover as one."""
+    first = group[0].proof
+    proofs = [case.proof for case in group]
+    claimed = {nonce for proof in proofs for nonce in proof.nonces}
+    failed = dict.fromkeys(nonce for proof in proofs for nonce in proof.failed_nonces)
+    proof = ProofBatch(
+        public_key=first.public_key,
+        block_hash=first.block_hash,
+        block_height=first.block_height,
+        node_id=first.node_id,
+        nonces=tuple(nonce for proof in proofs for nonce in proof.nonces),
+        dist=tuple(distance for proof in proofs for distance in proof.dist),
+        **_joined_vectors([proof for proof in proofs if proof.nonces]),
+        round_digest=round_.digest,
+        failed_nonces=tuple(nonce for nonce in failed if nonce not in claimed),
+    )
+    return JudgedCase(
+        sources=tuple(source for case in group for source in case.sources),
+        proof=proof,
+        n_claimed_before=0,
+        round=round_,
+        nonces=tuple(dict.fromkeys(nonce for case in group for nonce in case.nonces)),
+        with_vectors=with_vectors,
+        n_walked=covered_together(proofs, round_.config.node_count, round_.config.n_groups),
+    )
 
 
 def _joined_vectors(proofs: Sequence[ProofBatch]) -> dict[str, Any]:

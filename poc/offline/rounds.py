@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     # It brings the kernels, and with them Triton, which other commands must not wait for.
     from hallmark.poc.offline.model import OfflineModel
 
-__all__ = ["check_round", "resolve_round"]
+__all__ = ["check_round", "resolve_round", "same_round"]
 
 _TARGET_MARGIN = 1e-6
 
@@ -53,3 +53,31 @@ def resolve_round(batch: DeliveredBatch, body: Mapping[str, Any], model: "Offlin
         )
     proof.check_against(round_, model.numerics)
     return round_
+
+
+def same_round(earlier: Round, round_: Round) -> Round:
+    """The round that batches of one prover and block hash are in, where both say so.
+
+    Args:
+        earlier: Of the first of them.
+        round_: Of another one.
+
+    Returns:
+        The first one's, so that they are judged together.
+
+    Raises:
+        StateError: One is about another height, or was found under another r_target. A prover could else be
+            credited for a nonce once a height, or divide its batches into rounds that nobody judges together.
+    """
+    theirs, ours = round_.config.block_height, earlier.config.block_height
+    if theirs != ours:
+        raise StateError(
+            f"the batch is about height {theirs}, an earlier one of this prover and block hash about height "
+            f"{ours}: a block has one height, which --round states"
+        )
+    if round_.r_target != earlier.r_target:
+        raise StateError(
+            f"the batch was found under r_target {round_.r_target:.6f}, an earlier one of this prover and "
+            f"block under {earlier.r_target:.6f}: a round has one, which --r-target or --valid-rate states"
+        )
+    return earlier

@@ -125,6 +125,7 @@ def judge(
     numerics: Numerics | None = None,
     *,
     sampled: Collection[int] | None = None,
+    n_walked: int | None = None,
 ) -> ValidatedBatch:
     """Judge a batch against recomputed numbers.
 
@@ -140,6 +141,8 @@ def judge(
         numerics: The fingerprint of the arithmetic that recomputed them.
         sampled: The nonces that were recomputed, drawn after the batch was delivered; None: all. The others
             leave every test but the one of density, in which a claim that does not count is not valid.
+        n_walked: How many nonces a batch that was put together of several covers, where that is known; None:
+            as many as its `covered` says.
 
     Raises:
         EngineError: A nonce that was to be recomputed was not at all, or not to k numbers. That is never a
@@ -175,7 +178,8 @@ def judge(
     invalid = tuple(nonces[row] for row in rows[places[worst[is_invalid[worst]]]].tolist())
     received = _first_of_each(rows, len(nonces))
     received[rows[places[worst]]] = places[worst]
-    n_covered = _n_covered(proof, round_)
+    length = _length(proof) if n_walked is None else n_walked
+    n_covered = _n_covered(length, proof, round_)
 
     tests = {"nonces": binomial_test(len(invalid), len(worst), bound.probability)}
     tests.update(_tests_of_errors(errors, round_))
@@ -191,7 +195,7 @@ def judge(
     elif probability < threshold:
         verdict = Verdict.FRAUD
     else:
-        verdict = Verdict.NO_VERDICT if _declares_too_many_failed(proof) else Verdict.HONEST
+        verdict = Verdict.NO_VERDICT if _declares_too_many_failed(length, proof) else Verdict.HONEST
     return ValidatedBatch(
         proof=proof,
         nonces=nonces,
@@ -301,25 +305,27 @@ def _tests_of_errors(errors: npt.NDArray[np.float64], round_: Round) -> Iterator
     yield "signed_mean", signed_mean_test(errors[:, 0], sigma, kurtosis, rate=rate, limit=limit)
 
 
-def _n_covered(proof: ProofBatch, round_: Round) -> int | None:
+def _length(proof: ProofBatch) -> int | None:
+    """How many nonces a batch says that it covers."""
+    return None if proof.covered is None else proof.covered[1] - proof.covered[0] + 1
+
+
+def _n_covered(length: int | None, proof: ProofBatch, round_: Round) -> int | None:
     """Among how many nonces valid ones are to be expected; None where the density test does not run.
 
     Nonces that the prover declares as failed are not among them up to a share of `MAX_FAILED`: beyond it a
     prover could skip what looks unpromising and call it failed.
     """
     # An r_target below 2 is rate 1 too, in floating point: at width 4,096 from 1.6 on.
-    if proof.covered is None or round_.valid_rate >= 1.0 or round_.tolerance is None:
+    if length is None or round_.valid_rate >= 1.0 or round_.tolerance is None:
         return None
-    length = proof.covered[1] - proof.covered[0] + 1
     return length - min(len(set(proof.failed_nonces)), math.floor(MAX_FAILED * length))
 
 
-def _declares_too_many_failed(proof: ProofBatch) -> bool:
+def _declares_too_many_failed(length: int | None, proof: ProofBatch) -> bool:
     """Whether more than a share of `MAX_FAILED` of what the prover walked failed, as it says."""
     failed = len(set(proof.failed_nonces))
-    walked = len(set(proof.nonces)) + failed
-    if proof.covered is not None:
-        walked = max(walked, proof.covered[1] - proof.covered[0] + 1)
+    walked = max(len(set(proof.nonces)) + failed, length or 0)
     return failed > MAX_FAILED * walked
 
 

@@ -1,13 +1,14 @@
 """Which nonces of delivered batches are recomputed, and what batches cover of a prover's walk together."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.streams import length_prefixed
 
-__all__ = ["draw_sample", "gaps", "joined_range"]
+__all__ = ["covered_together", "draw_sample", "gaps"]
 
 IndexRange = tuple[int, int]
 
@@ -36,24 +37,59 @@ def draw_sample(proof: ProofBatch, count: int, seed: str) -> tuple[int, ...]:
     return tuple(nonce for nonce in nonces if nonce in chosen)
 
 
-def joined_range(proofs: Iterable[ProofBatch]) -> IndexRange | None:
-    """The range_ of one walk that batches cover together; None where that cannot be said.
+def covered_together(proofs: Iterable[ProofBatch], node_count: int | None, n_groups: int) -> int | None:
+    """How many nonces a prover's batches cover together, each counted once; None where that is not known.
 
-    They must be of one node, say what they cover, and follow one another without a gap or an overlap; a batch
-    that came twice counts once. Two groups of a node walk other nonces by the same indices, and so overlap.
+    All must say what they cover, and leave no gap in any walk: what lies in it may be what was not found, and
+    a batch of nothing is not sent. They may overlap, as a batch that is delivered again does. Where
+    `node_count` is not known, indices of two nodes or of two groups cannot be compared: then they must be of
+    one node, and those that are not the same must not overlap.
+
+    Args:
+        proofs: The batches.
+        node_count: The round's; None: it is not stated.
+        n_groups: The round's.
     """
+    batches = [*proofs]
+    walks: defaultdict[int, list[IndexRange]] = defaultdict(list)
+    for proof in batches:
+        if proof.covered is None:
+            return None
+        walk, start = _walk(proof, node_count, n_groups)
+        walks[walk].append((start + proof.covered[0], start + proof.covered[1]))
+    if node_count is None and not _is_one_walk(batches):
+        return None
+    total = 0
+    for ranges in walks.values():
+        if any(gaps(ranges)):
+            return None
+        total += max(last for _, last in ranges) - min(first for first, _ in ranges) + 1
+    return total
+
+
+def _walk(proof: ProofBatch, node_count: int | None, n_groups: int) -> IndexRange:
+    """The residue class that a batch's nonces are of, and which of it is index 0 of its walk.
+
+    A node that is none of the round's walks another one's nonces, from a later one on.
+    """
+    if node_count is None:
+        return proof.node_id, 0
+    group = (min((*proof.nonces, *proof.failed_nonces)) - proof.node_id) // node_count % n_groups
+    start, walk = divmod(proof.node_id + group * node_count, node_count * n_groups)
+    return walk, start
+
+
+def _is_one_walk(proofs: Iterable[ProofBatch]) -> bool:
+    """Whether batches of unknown walks are of one node, and no two that overlap have other nonces."""
     nodes: set[int] = set()
-    claimed: dict[IndexRange, frozenset[int]] = {}
+    claimed: dict[IndexRange | None, frozenset[int]] = {}
     for proof in proofs:
         nonces = frozenset(proof.nonces)
-        if proof.covered is None or claimed.setdefault(proof.covered, nonces) != nonces:
-            return None
+        if claimed.setdefault(proof.covered, nonces) != nonces:
+            return False
         nodes.add(proof.node_id)
-    ranges = sorted(claimed)
-    follow = all(last + 1 == first for (_, last), (first, _) in pairwise(ranges))
-    if len(nodes) != 1 or not follow:
-        return None
-    return ranges[0][0], ranges[-1][1]
+    ranges = sorted(filter(None, claimed))
+    return len(nodes) == 1 and all(last < first for (_, last), (first, _) in pairwise(ranges))
 
 
 def gaps(ranges: Iterable[IndexRange]) -> Iterator[IndexRange]:

@@ -92,7 +92,8 @@ def _table(judged: Sequence[JudgedCase]) -> Table:
 def _notes(case: JudgedCase) -> Iterator[str]:
     """What a table has no room for."""
     if case.is_joined:
-        yield f"all {len(case.sources)} batches of this prover in this round together"
+        which = "the {} batches with vectors" if case.with_vectors else "all {} batches"
+        yield f"{which.format(len(case.sources))} of this prover in this round together"
     else:
         yield case.sources[0]
     if case.error is not None:

@@ -11,9 +11,10 @@ import typer
 from hallmark.poc.core.errors import HallmarkError
 from hallmark.poc.offline.cases import JudgedCase, identity, joined, summarize
 from hallmark.poc.offline.proof_files import DeliveredBatch, read_batches
-from hallmark.poc.offline.rounds import check_round, resolve_round
+from hallmark.poc.offline.rounds import check_round, resolve_round, same_round
 from hallmark.poc.protocol.config import Concern
 from hallmark.poc.protocol.proof import Numerics
+from hallmark.poc.protocol.round import Round
 from hallmark.poc.verdict.judge import Verdict, judge
 from hallmark.poc.verdict.sampling import draw_sample
 from hallmark.server.cli.offline import recomputing
@@ -95,6 +96,7 @@ def _resolved(
 ) -> Iterator[JudgedCase]:
     """Each batch with its round, or with the reason why it is not judged."""
     claimed: set[tuple[str, int, str, int]] = set()
+    rounds: dict[tuple[str, str], Round] = {}
     for batch in batches:
         nonces = tuple(dict.fromkeys(batch.proof.nonces))
         keys = {identity(batch.proof, nonce) for nonce in nonces}
@@ -104,6 +106,8 @@ def _resolved(
         claimed |= keys
         try:
             round_ = resolve_round(batch, body, model)
+            prover = (batch.proof.block_hash, batch.proof.public_key)
+            round_ = same_round(rounds.setdefault(prover, round_), round_)
         except HallmarkError as exc:
             yield replace(case, error=exc)
         else:
@@ -117,6 +121,12 @@ def _judged(case: JudgedCase, recomputation: "Recomputation", numerics: Numerics
     computed = recomputation.numbers(case.round)
     # A batch of failed nonces alone has no sample, and no verdict.
     sampled = case.nonces or None
-    return replace(
-        case, verdict=judge(case.proof, computed, case.round, {**numerics, **shape}, sampled=sampled)
+    verdict = judge(
+        case.proof,
+        computed,
+        case.round,
+        {**numerics, **shape},
+        sampled=sampled,
+        n_walked=case.n_walked,
     )
+    return replace(case, verdict=verdict)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from hallmark.poc.protocol.proof import ProofBatch
-from hallmark.poc.verdict.sampling import gaps, joined_range
+from hallmark.poc.verdict.sampling import covered_together, gaps
 
 
 def batch(covered: tuple[int, int] | None, nonce: int = 0, node_id: int = 0) -> ProofBatch:
@@ -21,25 +21,43 @@ def batch(covered: tuple[int, int] | None, nonce: int = 0, node_id: int = 0) -> 
 
 
 @pytest.mark.parametrize(
-    ("batches", "range_"),
+    ("batches", "length", "unstated"),
     [
-        ([batch((0, 3), 1)], (0, 3)),
-        ([batch((4, 4), 4), batch((0, 3), 1)], (0, 4)),
-        ([batch((0, 3), 1), batch((0, 3), 1), batch((4, 7), 5)], (0, 7)),
-        ([batch((0, 3), 1), batch((0, 3), 101)], None),
-        ([batch((0, 3), 1), batch((3, 7), 5)], None),
-        ([batch((0, 3), 1), batch((5, 7), 5)], None),
-        ([batch((0, 3), 1), batch((4, 7), 5, node_id=1)], None),
-        ([batch((0, 3), 1), batch(None, 5)], None),
+        ([batch((0, 3), 1)], 4, 4),
+        ([batch((4, 4), 4), batch((0, 3), 1)], 5, 5),
+        ([batch((0, 3), 1), batch((0, 3), 1), batch((4, 7), 5)], 8, 8),
+        ([batch((0, 3), 1), batch((3, 7), 5)], 8, None),
+        ([batch((0, 3), 1), batch((0, 3), 2)], 4, None),
+        ([batch((0, 3), 1), batch((5, 7), 5)], None, None),
+        ([batch((0, 3), 1), batch(None, 5)], None, None),
     ],
-    ids=["one", "in any order", "twice", "two groups", "overlap", "gap", "two nodes", "not said"],
+    ids=["one", "in any order", "twice", "overlap", "other claims", "gap", "not said"],
 )
-def test_stretches_join_where_they_follow_one_another(
-    batches: list[ProofBatch], range_: tuple[int, int] | None
+def test_batches_that_leave_no_gap_cover_a_stretch_together(
+    batches: list[ProofBatch], length: int | None, unstated: int | None
 ) -> None:
-    assert joined_range(batches) == range_
-    # Fewer claims of the same range_ are another batch.
-    assert joined_range([*batches, replace(batches[0], nonces=(9,))]) is None
+    """What overlaps counts once; of walks that are not known it may be other nonces."""
+    assert covered_together(batches, 1, 1) == length
+    assert covered_together(batches, None, 1) == unstated
+
+
+def test_walks_of_several_nodes_and_groups_are_counted_apart() -> None:
+    """Two nodes of two groups each: node 0 walks 0, 4, 8 and 2, 6, 10."""
+    batches = [batch((0, 3), 8), batch((0, 1), 2), batch((2, 5), 22), batch((1, 1), 5, node_id=1)]
+    assert covered_together(batches, 2, 2) == 4 + 6 + 1
+    assert covered_together(batches, None, 2) is None
+    assert covered_together([*batches, batch((7, 7), 30)], 2, 2) is None, "a gap in the second one"
+
+
+def test_a_node_that_is_none_of_the_rounds_walks_a_nonce_of_another_once() -> None:
+    """Node 2 of 2 walks 2, 4, 6, which are numbers 1 to 3 of node 0."""
+    assert covered_together([batch((0, 3), 0), batch((0, 2), 2, node_id=2)], 2, 1) == 4
+    assert covered_together([batch((0, 3), 0), batch((0, 4), 2, node_id=2)], 2, 1) == 6
+
+
+def test_a_batch_of_failed_nonces_covers_what_it_says() -> None:
+    failed = replace(batch((4, 7)), nonces=(), dist=(), failed_nonces=(4, 5))
+    assert covered_together([batch((0, 3)), failed], 1, 1) == 8
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from transformers_engine import tiny_model
 
 from hallmark.poc.protocol.law import distance_of, distance_std, r_target_for
 from hallmark.poc.protocol.proof import ProofBatch
+from hallmark.poc.protocol.vectors import encode
 from hallmark.poc.rounds.payloads import validated_payload
 from hallmark.poc.verdict.judge import judge
 from hallmark.server.models.small import HIDDEN_SIZE, build_small_model, fast_dtype
@@ -549,6 +550,40 @@ class TestSeveralBatches:
         result = verify(path)
         assert result.code == 0
         assert "nothing here covers numbers 8 to 11 of the walk of node 0 of " in result.out
+
+    def test_a_block_has_one_height_and_a_round_one_r_target(
+        self, verify: Cli, honest: ProofBatch, tmp_path: Path
+    ) -> None:
+        """Else a nonce were credited once a height, and batches of several rounds were not joined."""
+        body, higher = honest.as_dict(), replace(honest, block_height=honest.block_height + 1).as_dict()
+        path = write(tmp_path / "p.json", {**body, "r_target": 1.8}, higher, {**body, "r_target": 1.7}, body)
+        result = verify(path, "--json")
+        first, *others = lines(result)[0]
+        assert first["verdict"] == "honest"
+        assert "a block has one height, which --round states" in others[0]["error"]
+        assert "found under r_target 1.700000, an earlier one of this prover and block" in others[1]["error"]
+        assert "found under r_target 2.000000" in others[2]["error"]
+        assert lines(result)[1]["credited_nonces"] == 24
+        stated = verify(path, "--r-target", 1.8, "--json")
+        assert [case["verdict"] for case in lines(stated)[0] if "verdict" in case] == ["honest"] * 3
+
+    def test_batches_with_vectors_are_judged_together_beside_one_without(
+        self, verify: Cli, honest: ProofBatch, tmp_path: Path
+    ) -> None:
+        """By number 0 alone, which is honest, nothing would be found."""
+        numbers = honest.numbers()
+        assert numbers is not None
+        numbers[:, 1] = 0.0
+        forged = replace(honest, vectors=encode(numbers.tolist()))
+        without = replace(part(honest, slice(20, 24)), vectors=None, encoding=None)
+        parts = [part(forged, slice(i, i + 1)) for i in range(20)]
+        path = write(tmp_path / "p.json", *(each.as_dict() for each in [*parts, without]))
+        result = verify(path, "--fraud-threshold", 1e-7)
+        assert result.code == 1
+        assert "22: all 21 batches of this prover in this round together" in result.out
+        assert "23: the 20 batches with vectors of this prover in this round together" in result.out
+        assert "23: fraud by the test of" in result.out
+        assert "21 batches: 21 honest, 0 fraud, 0 no verdict, 0 refused; 0 distinct nonces" in result.out
 
 
 class TestState:
