@@ -52,18 +52,18 @@ def options(about: str | None) -> Options:
 def write(
     name: str,
     chosen: Options,
-    figure: Figure,
+    figure: Figure | None,
     *,
     about: str,
     rows: Sequence[Mapping[str, Any]],
     **more: object,
 ) -> None:
-    """Print the rows, write `soundness_<name>-<machine>-<date>.json` and `<name>.svg`.
+    """Print the rows, write `soundness_<name>-<machine>-<date>.json` and, of a figure, `<name>.svg`.
 
     Args:
         name: The experiment's.
         chosen: Its options.
-        figure: What it found, drawn.
+        figure: What it found, drawn; None: nothing is.
         about: One sentence on what the rows are, units included.
         rows: The results.
         **more: Further keys of the file.
@@ -79,6 +79,8 @@ def write(
         small=chosen.small,
         **more,
     )
+    if figure is None:
+        return
     chosen.figures.mkdir(parents=True, exist_ok=True)
     # The same results give the same file: no date, and ids that are not drawn at random.
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
