@@ -9,9 +9,10 @@ from hallmark.poc.core.errors import HallmarkError
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.verdict.judge import ValidatedBatch, Verdict
+from hallmark.poc.verdict.prover_record import ProverRecord, ScoredBatch
 from hallmark.poc.verdict.sampling import covered_together, gaps
 
-__all__ = ["JudgedCase", "identity", "joined", "summarize"]
+__all__ = ["JudgedCase", "identity", "joined", "prover_records", "summarize"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,10 +111,39 @@ def _joined_vectors(proofs: Sequence[ProofBatch]) -> dict[str, Any]:
     }
 
 
+def prover_records(judged: Iterable[JudgedCase]) -> list[ProverRecord]:
+    """What each prover sent, over all rounds: by block height, and batches of a block as they are given."""
+    records: dict[str, ProverRecord] = {}
+    seen: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+    for case in sorted(judged, key=lambda case: case.proof.block_height):
+        if case.is_joined or case.verdict is None or case.round is None:
+            continue
+        batch = ScoredBatch.of_verdict(case.verdict, case.round.hidden_size)
+        key = batch.public_key
+        before = seen[key, batch.block_hash]
+        new = batch.ratios.keys() - before
+        record = records.get(key, ProverRecord(public_key=key))
+        records[key] = record.after(batch, new, opens_round=not before)
+        before |= new
+    return [*records.values()]
+
+
 def summarize(
-    judged: Sequence[JudgedCase], numerics: Numerics, sample: Mapping[str, Any] | None
+    judged: Sequence[JudgedCase],
+    records: Iterable[ProverRecord],
+    threshold: float,
+    numerics: Numerics,
+    sample: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Totals over the batches; a nonce is credited once, in an honest batch of a prover without fraud."""
+    """Totals over the batches; a nonce is credited once, in an honest batch of a prover without fraud.
+
+    Args:
+        judged: Single and joined batches.
+        records: What each prover sent, over rounds.
+        threshold: Of the verdicts over time.
+        numerics: The fingerprint of the arithmetic that recomputed them.
+        sample: How many nonces of a batch were drawn, and by which seed; None: all were judged.
+    """
     single = [case for case in judged if not case.is_joined]
     verdicts = [case.verdict.verdict for case in single if case.verdict is not None]
     rejected = {
@@ -125,10 +155,14 @@ def summarize(
     for case in single:
         if case.round is not None and case.proof.covered is not None:
             walks[case.round, case.proof.node_id].append(case.proof.covered)
+    over_time = [record.as_dict(threshold) for record in records]
+    convicted = {record["public_key"] for record in over_time if record["fraud_detected"]}
     credited = set()
     for case in single:
         verdict = case.verdict
         if verdict is None or verdict.verdict is not Verdict.HONEST or case.round in rejected:
+            continue
+        if case.proof.public_key in convicted:
             continue
         excluded = {*verdict.invalid_nonces, *verdict.failed_nonces}
         credited |= {identity(case.proof, nonce) for nonce in case.proof.nonces if nonce not in excluded}
@@ -143,6 +177,7 @@ def summarize(
             for (round_, node_id), ranges in walks.items()
             for first, last in gaps(ranges)
         ],
+        "provers": over_time,
         "sample": sample,
         "numerics": dict(numerics),
     }

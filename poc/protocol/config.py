@@ -20,6 +20,7 @@ __all__ = [
     "DEFAULT_BEYOND",
     "DEFAULT_DESIGN_EFFECT",
     "DEFAULT_KURTOSIS",
+    "DEFAULT_THRESHOLD",
     "DEFAULT_TOLERANCE",
     "TOLERANCE_IN_SIGMAS",
     "UNSET",
@@ -33,6 +34,9 @@ __all__ = [
     "Vectors",
     "is_power_of_two",
 ]
+
+DEFAULT_THRESHOLD = 0.01
+"""A round's `fraud_threshold` where it states none."""
 
 DEFAULT_TOLERANCE = 0.35
 """A round's `distance_tolerance` where it states none, in units of s."""
@@ -178,7 +182,7 @@ class PoCConfig:
         float,
         Field(description="A batch is fraud when its p-value is below this."),
         Setting(Concern.JUDGEMENT),
-    ] = 0.01
+    ] = DEFAULT_THRESHOLD
     distance_tolerance: Annotated[
         float | None,
         Field(

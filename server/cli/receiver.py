@@ -31,9 +31,10 @@ def receiver(
     """Receive the callbacks of servers: POST /generated, POST /validated.
 
     A batch is on disk before it is acknowledged, and one that is delivered twice is kept once. Read what
-    came with GET /batches, GET /batches/ID and GET /stats; it asks nobody for a token, so whoever reaches the
-    port can read. With a secret, from hallmark secret, it refuses callbacks that are not signed with it;
-    without one, whoever reaches the port can deliver. Two are taken while one replaces the other.
+    came with GET /batches, GET /batches/ID and GET /stats, and what all verdicts about a prover show together
+    with GET /provers; it asks nobody for a token, so whoever reaches the port can read. With a secret, from
+    hallmark secret, it refuses callbacks that are not signed with it; without one, whoever reaches the port
+    can deliver. Two are taken while one replaces the other.
     """
     path = None if secrets_file is None else str(secrets_file)
     secrets = [

@@ -22,6 +22,7 @@ from fastapi.responses import JSONResponse
 from hallmark.poc.core.checks import check_bool, check_float, check_integer
 from hallmark.poc.core.errors import DatabaseError, FieldError, SignatureError, StateError
 from hallmark.poc.core.strict_json import parse_json
+from hallmark.poc.protocol.config import DEFAULT_THRESHOLD
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.verdict_body import claimed_batch, recomputed_batch
 from hallmark.poc.webhooks.signature import verify
@@ -42,7 +43,8 @@ def create_app(database: Path, secrets: Sequence[bytes] = ()) -> FastAPI:
     """The receiver as an ASGI app.
 
     `POST /generated` and `POST /validated` take callbacks, and HEAD of them says that it is there; `GET
-    /batches`, `GET /batches/{id}` and `GET /stats` read what came.
+    /batches`, `GET /batches/{id}` and `GET /stats` read what came, `GET /provers` what the verdicts about
+    each prover show together.
 
     Args:
         database: The SQLite file that keeps the batches.
@@ -61,6 +63,7 @@ def create_app(database: Path, secrets: Sequence[bytes] = ()) -> FastAPI:
     app = FastAPI(title="Hallmark receiver", lifespan=lifespan)
     _answer_errors(app)
     _answer_heads(app)
+    _let_read(app, store)
 
     async def take(kind: Kind, check: Callable[[Any], ProofBatch], request: Request) -> dict[str, Any]:
         received = await _read(request)
@@ -81,6 +84,12 @@ def create_app(database: Path, secrets: Sequence[bytes] = ()) -> FastAPI:
     @app.post("/validated")
     async def validated(request: Request) -> dict[str, Any]:
         return await take("validated", _check_validated, request)
+
+    return app
+
+
+def _let_read(app: FastAPI, store: BatchStore) -> None:
+    """Answer those who read what came."""
 
     @app.get("/batches")
     def batches(
@@ -103,7 +112,15 @@ def create_app(database: Path, secrets: Sequence[bytes] = ()) -> FastAPI:
     def stats(public_key: str | None = None, block_hash: str | None = None) -> dict[str, Any]:
         return store.stats(public_key=public_key, block_hash=block_hash)
 
-    return app
+    @app.get("/provers")
+    def provers(
+        public_key: str | None = None,
+        fraud_threshold: Annotated[float, Query(ge=0, le=1)] = DEFAULT_THRESHOLD,
+        after: str = "",
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> list[dict[str, Any]]:
+        found = store.provers(public_key=public_key, after=after, limit=limit)
+        return [record.as_dict(fraud_threshold) for record in found]
 
 
 def _answer_heads(app: FastAPI) -> None:

@@ -1,17 +1,28 @@
-"""Where a receiver keeps the batches it has acknowledged: one SQLite file."""
+"""Where a receiver keeps the batches it has acknowledged, and what each prover's show: one SQLite file.
+
+A verdict continues its prover's record in the transaction that stores it: after a kill both are there, or
+neither is, and its sender sends it again. Verdicts that a Hallmark without records has stored continue them
+when the file is opened.
+"""
 
 import hashlib
 import json
+import logging
+import sqlite3
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from hallmark.poc.core.errors import DatabaseError, StateError
+from hallmark.poc.core.errors import DatabaseError, FieldError, StateError
 from hallmark.poc.core.sqlite import Database, Schema
+from hallmark.poc.verdict.prover_record import ProverRecord, Reason, ScoredBatch
+from hallmark.poc.verdict.sequential_test import Evidence
 
 __all__ = ["BatchStore", "Kind"]
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["generated", "validated"]
 
@@ -33,8 +44,33 @@ CREATE TABLE IF NOT EXISTS batches (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS batches_by_key ON batches (public_key, block_hash, kind);
 """
+# `is_read`: whether a verdict is in its prover's record.
+_VERSION_2: Final = """
+ALTER TABLE batches ADD COLUMN is_read INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX unread_verdicts ON batches (id) WHERE kind = 'validated' AND NOT is_read;
+CREATE TABLE provers (
+    public_key TEXT PRIMARY KEY,
+    rounds INTEGER NOT NULL,
+    batches INTEGER NOT NULL,
+    nonces INTEGER NOT NULL,
+    log_stakes TEXT NOT NULL,
+    log_largest_wealth REAL NOT NULL,
+    uncounted TEXT NOT NULL
+) STRICT;
+CREATE TABLE counted_rounds (
+    id INTEGER PRIMARY KEY,
+    public_key TEXT NOT NULL,
+    block_hash TEXT NOT NULL,
+    UNIQUE (public_key, block_hash)
+) STRICT;
+CREATE TABLE counted_nonces (
+    round INTEGER NOT NULL REFERENCES counted_rounds (id),
+    nonce INTEGER NOT NULL,
+    PRIMARY KEY (round, nonce)
+) STRICT, WITHOUT ROWID;
+"""
 _SCHEMA: Final = Schema(
-    "store of batches", DatabaseError, 0x484C4D52, (_VERSION_1,), unmarked_table="batches"
+    "store of batches", DatabaseError, 0x484C4D52, (_VERSION_1, _VERSION_2), unmarked_table="batches"
 )
 
 _SUMMARY = (
@@ -51,11 +87,14 @@ _SUMMARY = (
 )
 
 
+_RECORD = ("rounds", "batches", "nonces", "log_stakes", "log_largest_wealth", "uncounted")
+
+
 class BatchStore:
     """Batches in the order of their arrival, each once; safe to call from several threads."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, or make it with its folder.
+        """Open the file, or make it with its folder, and read the verdicts that are in no record yet.
 
         Args:
             path: The SQLite file; its write-ahead log lies beside it.
@@ -65,13 +104,18 @@ class BatchStore:
         """
         self._lock = threading.Lock()
         self._database = Database(_SCHEMA, path)
+        try:
+            self._read_older()
+        except BaseException:
+            self._database.close()
+            raise
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
 
     def add(self, kind: Kind, body: Mapping[str, Any], webhook_id: str | None) -> tuple[int, bool]:
-        """Store a batch; it is on disk when this returns.
+        """Store a batch, and continue its prover's record by a verdict; both are on disk when this returns.
 
         Args:
             kind: Which callback brought it.
@@ -82,9 +126,11 @@ class BatchStore:
             The id it is stored under, and whether it was there before.
 
         Raises:
+            FieldError: A verdict states a tolerance or a sigma that cannot be.
             StateError: The webhook-id was used for another batch.
             DatabaseError: The file cannot be written.
         """
+        scored = ScoredBatch.of_body(body) if kind == "validated" else None
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))
         content = hashlib.sha256(f"{kind}\n{text}".encode()).hexdigest()
         with self._lock, self._database.transaction() as connection:
@@ -116,6 +162,8 @@ class BatchStore:
                     text,
                 ),
             ).fetchone()
+            if scored is not None:
+                _read(connection, identifier, scored)
             return identifier, False
 
     def find(
@@ -163,6 +211,25 @@ class BatchStore:
             return None
         return {**dict(zip(_SUMMARY, row[:-1], strict=True)), "body": json.loads(row[-1])}
 
+    def provers(
+        self, *, public_key: str | None = None, after: str = "", limit: int = 100
+    ) -> list[ProverRecord]:
+        """What the verdicts of each prover show together, in the order of their keys.
+
+        Args:
+            public_key: Only of this key.
+            after: Only keys behind this one, to page through many.
+            limit: The most to return.
+        """
+        with self._lock, self._database.reading() as connection:
+            rows = connection.execute(
+                f"SELECT public_key, {', '.join(_RECORD)} FROM provers"  # noqa: S608  # constants
+                " WHERE public_key > :after AND (:public_key IS NULL OR public_key = :public_key)"
+                " ORDER BY public_key LIMIT :limit",
+                {"after": after, "public_key": public_key, "limit": limit},
+            ).fetchall()
+        return [_record(*row) for row in rows]
+
     def stats(self, *, public_key: str | None = None, block_hash: str | None = None) -> dict[str, Any]:
         """Totals by kind: `batches`, `nonces`, and `duplicates`, deliveries beyond the first.
 
@@ -189,3 +256,82 @@ class BatchStore:
             **dict.fromkeys(("generated", "validated"), nothing),
             **{kind: dict(zip(nothing, numbers, strict=True)) for kind, *numbers in rows},
         }
+
+    def _read_older(self) -> None:
+        """Continue records by verdicts that were stored before there were any, each in its transaction."""
+        select = "SELECT id, body FROM batches WHERE kind = 'validated' AND NOT is_read ORDER BY id LIMIT 1"
+        while True:
+            with self._database.transaction() as connection:
+                row = connection.execute(select).fetchone()
+                if row is None:
+                    return
+                identifier, text = row
+                try:
+                    scored = ScoredBatch.of_body(json.loads(text))
+                except FieldError as exc:
+                    # It was taken by other rules than today's, and is acknowledged.
+                    logger.warning("Verdict %d is in no prover's record: %s", identifier, exc)
+                    connection.execute("UPDATE batches SET is_read = 1 WHERE id = ?", (identifier,))
+                else:
+                    _read(connection, identifier, scored)
+
+
+def _read(connection: sqlite3.Connection, identifier: int, batch: ScoredBatch) -> None:
+    """Continue the record of a verdict's prover by it."""
+    opens_round, new = _count(connection, batch)
+    row = connection.execute(
+        f"SELECT {', '.join(_RECORD)} FROM provers WHERE public_key = ?",  # noqa: S608  # constants
+        (batch.public_key,),
+    ).fetchone()
+    before = ProverRecord(public_key=batch.public_key) if row is None else _record(batch.public_key, *row)
+    record = before.after(batch, new, opens_round=opens_round)
+    connection.execute(
+        f"INSERT OR REPLACE INTO provers (public_key, {', '.join(_RECORD)})"  # noqa: S608  # constants
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (
+            record.public_key,
+            record.rounds,
+            record.batches,
+            record.evidence.nonces,
+            json.dumps(record.evidence.log_stakes),
+            record.evidence.log_largest_wealth,
+            json.dumps(record.uncounted),
+        ),
+    )
+    connection.execute("UPDATE batches SET is_read = 1 WHERE id = ?", (identifier,))
+
+
+def _count(connection: sqlite3.Connection, batch: ScoredBatch) -> tuple[bool, Collection[int]]:
+    """Enter the nonces that can count; return whether they open a round, and which of them are new in it."""
+    if not batch.ratios:
+        return False, ()
+    key = (batch.public_key, batch.block_hash)
+    entered = connection.execute(
+        "INSERT OR IGNORE INTO counted_rounds (public_key, block_hash) VALUES (?, ?)", key
+    ).rowcount
+    new = connection.execute(
+        "INSERT OR IGNORE INTO counted_nonces (round, nonce)"
+        " SELECT counted_rounds.id, entry.value FROM counted_rounds, json_each(?) AS entry"
+        " WHERE public_key = ? AND block_hash = ? RETURNING nonce",
+        (json.dumps([*batch.ratios]), *key),
+    ).fetchall()
+    return entered == 1, {nonce for (nonce,) in new}
+
+
+def _record(
+    public_key: str,
+    rounds: int,
+    batches: int,
+    nonces: int,
+    log_stakes: str,
+    log_largest_wealth: float,
+    uncounted: str,
+) -> ProverRecord:
+    """A row of `provers`."""
+    return ProverRecord(
+        public_key=public_key,
+        rounds=rounds,
+        batches=batches,
+        evidence=Evidence(nonces, tuple(json.loads(log_stakes)), log_largest_wealth),
+        uncounted={Reason(reason): count for reason, count in json.loads(uncounted).items()},
+    )

@@ -3,7 +3,8 @@
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,12 +13,21 @@ from rich.table import Table
 from hallmark.poc.offline.cases import JudgedCase
 from hallmark.poc.rounds.payloads import verdict_fields
 from hallmark.poc.verdict.judge import ValidatedBatch, Verdict
+from hallmark.poc.verdict.prover_record import Reason
 from hallmark.server.cli.verdicts import STYLES, shortened
 
 __all__ = ["as_json", "as_table"]
 
 _WIDTH_OFF_A_TERMINAL = 140
 _MAX_SHOWN = 12
+_WHY_UNCOUNTED: Final = MappingProxyType(
+    {
+        Reason.NO_SIGMA: "the round has no honest sigma",
+        Reason.SELECTED: "below rate 1 the one number they were judged by has selected them",
+        Reason.NOT_RECOMPUTED: "they were not recomputed",
+        Reason.REPEATED: "an earlier batch has them",
+    }
+)
 
 
 def as_json(judged: Sequence[JudgedCase], summary: Mapping[str, Any]) -> str:
@@ -42,10 +52,12 @@ def as_json(judged: Sequence[JudgedCase], summary: Mapping[str, Any]) -> str:
 
 
 def as_table(judged: Sequence[JudgedCase], summary: Mapping[str, Any]) -> str:
-    """A table of verdicts, and below it in words what it has no room for."""
+    """A table of verdicts, one of each prover's over time, and below them in words what has no room there."""
     console = Console(width=None if sys.stdout.isatty() else _WIDTH_OFF_A_TERMINAL)
     with console.capture() as shown:
         console.print(_table(judged))
+        if summary["provers"]:
+            console.print(_over_time(summary["provers"]))
         for number, case in enumerate(judged, start=1):
             for note in _notes(case):
                 console.print(escape(f"{number}: {note}"), soft_wrap=True, highlight=False)
@@ -85,6 +97,29 @@ def _table(judged: Sequence[JudgedCase]) -> Table:
             _p_value(verdict.probability_honest),
             verdict.verdict.replace("_", " "),
             style=STYLES[verdict.verdict],
+        )
+    return table
+
+
+def _over_time(records: Sequence[Mapping[str, Any]]) -> Table:
+    """Each prover's verdict over all that it sent."""
+    table = Table(title="Over time: all that a prover sent", title_justify="left")
+    for column in ("public key", "rounds", "batches", "nonces", "wealth", "p-value", "verdict"):
+        table.add_column(column)
+    for record in records:
+        if not record["nonces"]:
+            verdict, style = "not judged", "yellow"
+        elif record["fraud_detected"]:
+            verdict, style = "fraud", STYLES[Verdict.FRAUD]
+        else:
+            verdict, style = "no fraud", STYLES[Verdict.HONEST]
+        table.add_row(
+            escape(shortened(record["public_key"])),
+            *(str(record[name]) for name in ("rounds", "batches", "nonces")),
+            f"1e{record['log10_wealth']:+.0f}",
+            _p_value(record["p_value"]),
+            verdict,
+            style=style,
         )
     return table
 
@@ -129,6 +164,12 @@ def _said(summary: Mapping[str, Any]) -> Iterator[str]:
     sample = summary["sample"]
     if sample is not None:
         yield f"at most {sample['nonces']} nonces of a batch were drawn with --seed {sample['seed']}"
+    for record in summary["provers"]:
+        for reason, count in record["uncounted"].items():
+            yield (
+                f"{count} nonces of {shortened(record['public_key'])} do not count over time: "
+                f"{_WHY_UNCOUNTED[Reason(reason)]}"
+            )
     for gap in summary["gaps"]:
         first, last = gap["indices"]
         yield (

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hallmark.poc.core.errors import HallmarkError
-from hallmark.poc.offline.cases import JudgedCase, identity, joined, summarize
+from hallmark.poc.offline.cases import JudgedCase, identity, joined, prover_records, summarize
 from hallmark.poc.offline.proof_files import DeliveredBatch, read_batches
 from hallmark.poc.offline.rounds import check_round, resolve_round, same_round
 from hallmark.poc.protocol.config import Concern
@@ -65,13 +65,14 @@ def verify(
 
     Block and public key are the proofs' own; what is not given of the round has the server's default, and
     r_target is the proofs' where they state it. Interrupted, it goes on where it was when it is run again.
+    All that a prover sent, over rounds, is judged together as well.
 
     Exit code: 0 all honest, 1 fraud among them, 2 an error or no verdict among them and no fraud.
     """
     if seed is not None and sample is None:
         raise typer.BadParameter("--seed is of use with --sample only")
     body = round_body(round_file, stated)
-    check_round(body)
+    threshold = check_round(body).fraud_threshold
     path = recomputing.state_path(proofs, state, no_state=no_state)
     batches = read_batches(proofs)
     if sample is not None and seed is None:
@@ -84,11 +85,14 @@ def verify(
         wanted = ((case.round, case.nonces) for case in cases if case.round is not None)
         recomputing.run(recomputation, wanted, path, quiet=quiet)
         judged = [_judged(case, recomputation, loaded.numerics) for case in [*cases, *joined(cases)]]
-    summary = summarize(judged, loaded.numerics, None if sample is None else {"nonces": sample, "seed": seed})
+    records = prover_records(judged)
+    drawn = None if sample is None else {"nonces": sample, "seed": seed}
+    summary = summarize(judged, records, threshold, loaded.numerics, drawn)
     print_or_drop(as_json(judged, summary) if json_lines else as_table(judged, summary))
-    raise typer.Exit(
-        exit_code([Verdict.NO_VERDICT if each.verdict is None else each.verdict.verdict for each in judged])
-    )
+    verdicts = [Verdict.NO_VERDICT if each.verdict is None else each.verdict.verdict for each in judged]
+    # Evidence that is too little for a conviction is no verdict of honesty, and does not need to be one.
+    verdicts += [Verdict.FRAUD for record in records if record.is_fraud(threshold)]
+    raise typer.Exit(exit_code(verdicts))
 
 
 def _resolved(

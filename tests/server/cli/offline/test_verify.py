@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from command_line import Cli, Result
@@ -26,6 +27,7 @@ from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.vectors import encode
 from hallmark.poc.rounds.payloads import validated_payload
 from hallmark.poc.verdict.judge import judge
+from hallmark.server.cli.offline import report
 from hallmark.server.models.small import HIDDEN_SIZE, build_small_model, fast_dtype
 from hallmark.server.receiver.app import create_app
 
@@ -584,6 +586,108 @@ class TestSeveralBatches:
         assert "23: the 20 batches with vectors of this prover in this round together" in result.out
         assert "23: fraud by the test of" in result.out
         assert "21 batches: 21 honest, 0 fraud, 0 no verdict, 0 refused; 0 distinct nonces" in result.out
+
+
+def off(honest: ProofBatch, rng: np.random.Generator, noise: float) -> ProofBatch:
+    """A batch with noise of its own on every number, in units of s."""
+    numbers = honest.numbers()
+    assert numbers is not None
+    numbers += rng.normal(0.0, noise, numbers.shape)
+    dist = tuple(distance_of(number, HIDDEN_SIZE) for number in numbers[:, 0].tolist())
+    return replace(honest, dist=dist, vectors=encode(numbers))
+
+
+@pytest.fixture(scope="module")
+def rounds(prover: Prover, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve blocks of a prover with 1.5 sigma, and of one with 0.8."""
+    rng = np.random.default_rng(0)
+    proofs = []
+    for block in range(12):
+        for key, noise in (("cheater", 0.15), ("a prover with a long and honest key", 0.08)):
+            honest = prover.prove(range(24), block_hash=f"0x{block:x}", block_height=block, public_key=key)
+            proofs.append(off(honest, rng, noise))
+    folder = tmp_path_factory.mktemp("rounds")
+    # Given in another order than that of their blocks.
+    return write(folder / "p.json", *(proof.as_dict() for proof in reversed(proofs)))
+
+
+class TestOverTime:
+    STRICT = ("--fraud-threshold", 1e-7)
+
+    def test_who_hides_in_every_round_is_convicted(self, verify: Cli, rounds: Path) -> None:
+        result = verify(rounds, *self.STRICT, "--json")
+        verdicts, summary = lines(result)
+        assert {verdict["verdict"] for verdict in verdicts} == {"honest"}
+        assert result.code == 1
+        found = {record["public_key"]: record for record in summary["provers"]}
+        assert [*found] == ["a prover with a long and honest key", "cheater"]
+        honest, cheater = found.values()
+        for record in found.values():
+            assert (record["rounds"], record["batches"], record["nonces"]) == (12, 12, 288)
+            assert (record["uncounted"], record["fraud_threshold"]) == ({}, 1e-7)
+            assert record["p_value"] == pytest.approx(10 ** -record["log10_largest_wealth"])
+        assert (honest["fraud_detected"], cheater["fraud_detected"]) == (False, True)
+        assert cheater["p_value"] < 1e-7 < 0.01 < honest["p_value"]
+        assert (summary["honest"], summary["fraud"], summary["credited_nonces"]) == (24, 0, 288)
+
+    def test_it_is_what_the_receiver_of_the_verdicts_says(
+        self, verify: Cli, prover: Prover, rounds: Path, tmp_path: Path
+    ) -> None:
+        """But for what a callback rounds."""
+        with TestClient(create_app(tmp_path / "receiver.sqlite3")) as receiver:
+            for body in reversed([json.loads(line) for line in rounds.read_text().splitlines()]):
+                proof = ProofBatch.parse(body)
+                round_ = prover.round(
+                    config(**{name: body[name] for name in ("block_hash", "block_height", "public_key")})
+                )
+                honest = prover.prove(
+                    proof.nonces,
+                    **{name: body[name] for name in ("block_hash", "block_height", "public_key")},
+                )
+                numbers = honest.numbers()
+                assert numbers is not None
+                computed = dict(zip(honest.nonces, numbers.tolist(), strict=True))
+                verdict = validated_payload(judge(proof, computed, round_), "request")
+                receiver.post("/validated", json=verdict).raise_for_status()
+            received = receiver.get("/provers", params={"fraud_threshold": 1e-7}).json()
+        records = lines(verify(rounds, *self.STRICT, "--json"))[1]["provers"]
+        for record, other in zip(records, received, strict=True):
+            for name in ("log10_wealth", "log10_largest_wealth"):
+                assert record.pop(name) == pytest.approx(other.pop(name), rel=0.05, abs=0.05)
+            assert record.pop("p_value") == pytest.approx(other.pop("p_value"), rel=0.5)
+            assert record == other
+
+    def test_the_table_has_room_in_80_columns(
+        self, verify: Cli, rounds: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(report, "_WIDTH_OFF_A_TERMINAL", 80)
+        result = verify(rounds, *self.STRICT)
+        assert result.code == 1
+        shown = result.out[result.out.index("Over time") :].splitlines()
+        rows = [line for line in shown if line.startswith(("┃", "│"))]
+        assert max(map(len, rows)) <= 80
+        cells = [[cell.strip() for cell in row.strip("┃│").split(row[0])] for row in rows]
+        names = ["public key", "rounds", "batches", "nonces", "wealth", "p-value", "verdict"]
+        assert cells[0] == names, "no heading is broken"
+        whole = [row for row in cells[1:] if row[1]]
+        assert [row[1:4] for row in whole] == [["12", "12", "288"]] * 2
+        assert [row[-1] for row in whole] == ["no fraud", "fraud"]
+        assert float(whole[1][-2]) < 1e-7
+
+    def test_what_does_not_count_is_said_and_changes_no_exit_code(
+        self, verify: Cli, honest: ProofBatch, tmp_path: Path
+    ) -> None:
+        path = write(tmp_path / "p.json", honest.as_dict(), part(honest, slice(4)).as_dict())
+        result = verify(path)
+        assert result.code == 0
+        assert "4 nonces of 02a1b2c3 do not count over time: an earlier batch has them" in result.out
+        older = verify(path, "--distance-tolerance", "none")
+        assert older.code == 0
+        assert "28 nonces of 02a1b2c3 do not count over time: the round has no honest sigma" in older.out
+        assert "not judged" in older.out
+        sampled = verify(path, "--sample", 8, "--seed", "s", "--json")
+        [record] = lines(sampled)[1]["provers"]
+        assert record["uncounted"] == {"not_recomputed": 16, "repeated": record["uncounted"]["repeated"]}
 
 
 class TestState:
