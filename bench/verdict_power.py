@@ -11,7 +11,8 @@ Run by `python bench/verdict_power.py`; it takes minutes on one core.
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -118,22 +119,32 @@ def false_alarms(
 
 
 def nonces_to_convict(
-    rng: np.random.Generator,
     settings: Settings,
+    errors_of: Callable[[int], Floats],
     *,
-    numbers: int,
-    dishonest_sigma: float,
     threshold: float,
     trials: int,
-    kurtosis: float = 3.0,
+    sizes: Sequence[int] = _SIZES,
+    power: float = _POWER,
 ) -> int | None:
-    """The fewest nonces with which larger noise is fraud in 99 % of batches; None: 640 are too few."""
-    for n in _SIZES:
-        convicted = 0
+    """The fewest nonces with which errors are fraud in enough batches; None: the most that are tried are too few.
+
+    Args:
+        settings: What the round allows for.
+        errors_of: Draws the errors of n nonces, [n, k].
+        threshold: For the combined p-value.
+        trials: Batches of each size.
+        sizes: Which numbers of nonces are tried, ascending.
+        power: The share of the batches that are to be convicted.
+    """
+    allowed = trials * (1 - power) + 1e-9
+    for n in sizes:
+        acquitted = 0
         for _ in range(trials):
-            errors = honest_errors(rng, n, numbers, kurtosis, dishonest_sigma)
-            convicted += bonferroni(p_values(errors, settings).values()) < threshold
-        if convicted >= _POWER * trials:
+            acquitted += bonferroni(p_values(errors_of(n), settings).values()) >= threshold
+            if acquitted > allowed:
+                break
+        else:
             return n
     return None
 
@@ -177,10 +188,8 @@ def _power_rows(rng: np.random.Generator) -> Iterator[dict[str, Any]]:
                 for name, size in found.items():
                     for threshold in THRESHOLDS:
                         row[f"{name} at {threshold:g}"] = nonces_to_convict(
-                            rng,
                             Settings(sigma, kurtosis),
-                            numbers=numbers,
-                            dishonest_sigma=size,
+                            partial(honest_errors, rng, numbers=numbers, kurtosis=3.0, sigma=size),
                             threshold=threshold,
                             trials=200,
                         )

@@ -31,11 +31,10 @@ def test_false_alarms_are_as_rare_as_stated(numbers: int, kurtosis: float, calib
 @pytest.mark.parametrize("numbers", verdict_power.NUMBERS)
 def test_a_total_forger_is_caught_at_every_k(numbers: int, sigma: float) -> None:
     """With the defaults of a round too."""
+    draw = np.random.default_rng(numbers)
     needed = verdict_power.nonces_to_convict(
-        np.random.default_rng(numbers),
         Settings(sigma),
-        numbers=numbers,
-        dishonest_sigma=math.sqrt(2.0),
+        lambda n: verdict_power.honest_errors(draw, n, numbers, 3.0, math.sqrt(2.0)),
         threshold=1e-7,
         trials=50,
     )

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from gemma import GEMMA
+from _gemma import GEMMA
 from node import Node, proof, round_request, running_node
 
 from hallmark.poc.offline.model import OfflineModel

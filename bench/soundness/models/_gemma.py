@@ -1,6 +1,6 @@
-"""Gemma 3 270M, a second family of really trained models, for tests alone: its terms allow no more.
+"""Gemma 3 270M, a second family of really trained models, for tests and experiments: its terms allow no more.
 
-Nothing of it is kept: it is written where a test wants it and goes with that.
+The product neither has nor names it. Experiments keep it in the user's cache, as the product keeps SmolLM2.
 """
 
 from typing import Final
