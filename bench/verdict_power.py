@@ -127,7 +127,7 @@ def nonces_to_convict(
     sizes: Sequence[int] = _SIZES,
     power: float = _POWER,
 ) -> int | None:
-    """The fewest nonces with which errors are fraud in enough batches; None: the most that are tried are too few.
+    """The fewest nonces with which errors are fraud in enough batches; None: all that are tried are too few.
 
     Args:
         settings: What the round allows for.

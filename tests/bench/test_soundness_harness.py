@@ -1,4 +1,4 @@
-"""The harness of attacks on models: honest provers have no error, altered ones have, and nothing stays altered."""
+"""The harness of attacks on models: honest provers have no error, altered ones have, and nothing stays."""
 
 import _conviction
 import numpy as np

@@ -1,8 +1,8 @@
 """Numbers of a prover that alters weights or computation, beside those of the model that is deployed.
 
 All steps are the product's: the round, tokens, projections, groups and signs, targets (`RoundTensors`), the
-model's forward (`OfflineModel`), batches (`Recomputation`). An attack changes the loaded transformers model in
-place, for as long as its context lasts.
+model's forward (`OfflineModel`), batches (`Recomputation`). An attack changes the loaded transformers model
+in place, for as long as its context lasts.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +23,7 @@ from hallmark.poc.protocol.round import Round
 from hallmark.poc.protocol.round_tensors import RoundTensors
 
 Floats = npt.NDArray[np.float64]
+Forward = Callable[..., Any]
 
 BATCH_SIZE: Final = 4
 """Nonces that run together; what a batch holds is no part of a number's definition but for rounding."""
@@ -106,9 +107,7 @@ def with_weights(changed: Mapping[nn.Linear, Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def with_forward(
-    module: nn.Module, make: Callable[[Callable[..., Any]], Callable[..., Any]]
-) -> Iterator[None]:
+def with_forward(module: nn.Module, make: Callable[[Forward], Forward]) -> Iterator[None]:
     """Put another forward in the place of a module's own.
 
     Args:
@@ -116,7 +115,7 @@ def with_forward(
         make: From its own forward to the other one.
     """
     own = module.forward
-    module.forward = make(own)  # type: ignore[method-assign]
+    module.forward = make(own)
     try:
         yield
     finally:
