@@ -5,6 +5,7 @@ model's forward (`OfflineModel`), batches (`Recomputation`). An attack changes t
 in place, for as long as its context lasts.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
@@ -55,26 +56,38 @@ class Deployed:
         model: Unaltered.
         seq_len: Rows of a nonce.
         nonces: How many, 0 and up.
+
+    Attributes:
+        running: The nonces of the batch that the model runs.
     """
 
     def __init__(self, model: OfflineModel, seq_len: int, nonces: int) -> None:
         self.model = model
         self.round = round_of(model, seq_len)
         self.nonces = range(nonces)
+        self.running = self.nonces[:0]
 
     @cached_property
     def truth(self) -> Floats:
         """The numbers of the unaltered model, [nonces, k]. To be asked for before it is altered."""
         return numbers(self.model, self.round, self.nonces)
 
-    def errors(self, nonces: int | None = None) -> Floats:
+    def errors(self, nonces: int | None = None, *, coarse: float = math.inf) -> Floats:
         """Return `c_attacker − c_truth` of the model as it is altered now, in s: [nonces, k].
 
         Args:
             nonces: How many of them; all for None.
+            coarse: Where the RMS of the first batch is beyond it, that batch has to do: so large an error
+                need not be known well.
         """
-        chosen = self.nonces[:nonces]
-        return numbers(self.model, self.round, chosen) - self.truth[: len(chosen)]
+        found = []
+        for start in range(0, len(self.nonces[:nonces]), BATCH_SIZE):
+            self.running = self.nonces[:nonces][start : start + BATCH_SIZE]
+            computed = numbers(self.model, self.round, self.running)
+            found.append(computed - self.truth[start : start + len(computed)])
+            if np.sqrt(np.mean(found[0] ** 2)) > coarse:
+                break
+        return np.concatenate(found)
 
 
 def layers_of(model: OfflineModel) -> Sequence[Any]:

@@ -5,10 +5,14 @@ noise of the calibrated size, normal with a scale of each nonce, is added; the p
 """
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Final
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `python -P` leaves the benches' folder out
 
 import numpy as np
 from _altered import Floats
@@ -110,11 +114,17 @@ def bootstrap(errors: Floats, quantile: float, repeats: int = 400) -> float:
 
 
 def noisy(errors: Floats, honest: Honest, draw: np.random.Generator) -> Callable[[int], Floats]:
-    """Return what draws the errors that a verifier sees of n nonces: resampled ones plus honest noise."""
+    """Return what draws the errors that a verifier sees of n nonces: resampled ones plus honest noise.
+
+    A target is as likely as its negative, so each error is as likely as its own. Without that the few nonces
+    that were measured would have a mean error, which an attack has not.
+    """
 
     def drawn(n: int) -> Floats:
         noise = honest_errors(draw, n, errors.shape[1], honest.kurtosis, honest.sigma)
-        return errors[draw.integers(len(errors), size=n)] + noise
+        signs = draw.choice([-1.0, 1.0], size=noise.shape)
+        seen: Floats = errors[draw.integers(len(errors), size=n)] * signs + noise
+        return seen
 
     return drawn
 
