@@ -13,7 +13,7 @@ FAST_TESTS := tests/poc/core tests/poc/offline tests/poc/outbox tests/poc/protoc
 	tests/poc/verdict tests/poc/webhooks tests/server/http tests/test_imports.py \
 	$(patsubst %,--ignore tests/%.py,poc/outbox/test_callback_faults poc/outbox/test_full_disk \
 	$(addprefix server/http/test_,documented_requests plugin plugin_outbox real_server smuggling))
-EXPERIMENTS := law streams grinding resistance games
+EXPERIMENTS := law streams detection shortcuts grinding resistance games
 
 .PHONY: help setup demo test test-fast test-all test-next check bench gpu gpu-parts soundness clean
 
@@ -78,7 +78,7 @@ bench: setup ## Every bench on this machine's CPU, small sizes (half an hour on 
 	$(BIN)/python -P bench/demo.py
 	$(BIN)/python -P bench/report.py
 
-soundness: setup ## Every experiment of docs/soundness/ (under 10 minutes on 2 cores)
+soundness: setup ## Every experiment of docs/soundness/ (under an hour on 2 cores)
 	for experiment in $(EXPERIMENTS); do $(BIN)/python -P bench/soundness/experiments/$$experiment.py || exit 1; done
 	$(BIN)/python -P bench/report.py
 

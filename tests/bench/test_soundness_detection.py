@@ -41,10 +41,8 @@ def test_attacks_are_measured(tmp_path: Path) -> None:
     assert error["INT4 by 32", 24] < error["INT4 by channel", 24]
     assert error["INT8 by channel", 24] < error["W8A8, INT8", 24]
     assert error["pruned 10 %, by size", 24] < error["pruned 50 %, by size", 24]
-    assert (
-        error["fine-tuned, 1 steps of AdamW at 1e-06", 24]
-        < error["fine-tuned, 4 steps of AdamW at 1e-05", 24]
-    )
+    little, more = (error[f"fine-tuned, {tuned}", 24] for tuned in ("1 step at 1e-06", "4 steps at 1e-05"))
+    assert 0 < little < more
     assert error["LoRA of rank 8, 0.3 %", 24] < 0.3 * error["LoRA of rank 8, 3 %", 24]
     assert error["another model", 24] > 0.9
     assert convicted["another model", 24] <= 3

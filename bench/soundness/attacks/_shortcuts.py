@@ -115,10 +115,16 @@ def top_neurons(layers: Sequence[Any], kept: float) -> AbstractContextManager[No
     return together(*(with_forward(layer.mlp, make_for(layer.mlp)) for layer in layers))
 
 
-def without_inputs(weight: Tensor, score: Tensor, share: float) -> Tensor:
-    """Set whole inputs of a matrix to zero, those of the least score, [inputs]."""
+def without_least_inputs(weight: Tensor, moments: Tensor, share: float) -> Tensor:
+    """Set whole inputs of a matrix to zero, those that add least to its outputs.
+
+    Args:
+        weight: [outputs, inputs].
+        moments: Σ xxᵀ of the inputs that it is calibrated on, [inputs, inputs].
+        share: Of the inputs.
+    """
     count = round(share * weight.shape[1])
-    return weight.index_fill(1, score.topk(count, largest=False).indices, 0.0)
+    return weight.index_fill(1, input_scores(weight, moments).topk(count, largest=False).indices, 0.0)
 
 
 def input_scores(weight: Tensor, moments: Tensor) -> Tensor:

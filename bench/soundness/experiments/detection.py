@@ -332,7 +332,7 @@ def main() -> None:
             "detection",
             chosen,
             draw_figure(rows, noise),
-            about="Errors of provers with other weights than the deployed ones, in s; nonces that convict them.",
+            about="Errors of provers that hold other weights than the deployed, in s; what convicts them.",
             rows=rows,
             sigma=noise.sigma,
             kurtosis=noise.kurtosis,
