@@ -8,7 +8,6 @@ The model is SmolLM2-135M-Instruct (`_smollm2.py`); with SMALL=1 in the environm
 """
 
 import argparse
-import base64
 import json
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from _results import is_small, results_folder  # isort: skip  # before Triton is
 
 import numpy as np
 import torch
+from _arrays import decode, encode
 from _noise_compare import Computed, against_truth, by_pair, compare
 from _noise_inputs import SIZES, Inputs, Size
 from _noise_variants import TRANSFORMERS, Numbers, compute, running
@@ -140,7 +140,7 @@ def write_numbers(way: str, found: dict[str, Numbers], inputs: Inputs, numerics:
         "inputs": inputs.fingerprint,
         "input_scale": inputs.input_scale,
         "batch_size": inputs.batch_size,
-        "numbers": {key: encode(values) for key, values in found.items()},
+        "numbers": {key: encode(values, "float32") for key, values in found.items()},
     }
     path = results_folder() / f"noise-{target()}-{way}{'-small' if is_small() else ''}.json"
     path.write_text(json.dumps({"bench": "noise_numbers", "rows": [row]}, indent=1) + "\n", encoding="utf-8")
@@ -150,17 +150,6 @@ def write_numbers(way: str, found: dict[str, Numbers], inputs: Inputs, numerics:
         + (f"; {broken} numbers are not finite" if broken else ""),
         flush=True,
     )
-
-
-def encode(values: Numbers) -> dict[str, Any]:
-    """Return numbers as JSON holds them."""
-    return {"shape": list(values.shape), "float32": base64.b64encode(values.astype("<f4").tobytes()).decode()}
-
-
-def decode(encoded: dict[str, Any]) -> Numbers:
-    """Return the numbers of what `encode` gave."""
-    values: Numbers = np.frombuffer(base64.b64decode(encoded["float32"]), "<f4").reshape(encoded["shape"])
-    return values
 
 
 def rows_of(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
