@@ -13,7 +13,7 @@ FAST_TESTS := tests/poc/core tests/poc/offline tests/poc/outbox tests/poc/protoc
 	tests/poc/verdict tests/poc/webhooks tests/server/http tests/test_imports.py \
 	$(patsubst %,--ignore tests/%.py,poc/outbox/test_callback_faults poc/outbox/test_full_disk \
 	$(addprefix server/http/test_,documented_requests plugin plugin_outbox real_server smuggling))
-EXPERIMENTS := law streams honest_noise thresholds detection shortcuts grinding resistance games
+EXPERIMENTS := law streams honest_noise thresholds detection shortcuts forging grinding caching resistance games
 
 .PHONY: help setup demo test test-fast test-all test-next check bench gpu gpu-parts soundness clean
 

@@ -1,9 +1,9 @@
 """Model shapes that the benches run with random weights: Qwen3's published ones, and the small model's."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from transformers import Qwen3Config
 
@@ -21,6 +21,11 @@ class ModelShape:
     num_key_value_heads: int
     head_dim: int
     intermediate_size: int
+
+    @classmethod
+    def of(cls, config: Any) -> Self:
+        """The shape of a transformers model, whose layers are as Qwen3's, by its configuration."""
+        return cls(**{field.name: int(getattr(config, field.name)) for field in fields(cls)})
 
     def cut(self, layers: int | None) -> Self:
         """The same shape with fewer layers; all of them for None."""
