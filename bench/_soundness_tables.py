@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from _tables import Table, number, text
+from _tables import Table, mebibytes, number, percent, text
 
 Row = Mapping[str, Any]
 
@@ -128,10 +128,187 @@ SHAVING: Final = Table(
     rows="shaving",
 )
 
+_CONVICTED: Final = (
+    ("nonces to convict at 10⁻⁷, calibrated σ", "calibrated_1e-07", number(0)),
+    ("default σ", "default_1e-07", number(0)),
+)
+"""How many convict, as `_conviction.described` names them."""
+
+HONEST_WAYS: Final = Table(
+    "soundness_honest_noise",
+    (
+        ("model", "model", text),
+        ("differ in", "factor", text),
+        ("one", "one", text),
+        ("other", "other", text),
+        ("inputs", "inputs", text),
+        ("row 0", "first", text),
+        ("readout", "readout", text),
+        ("rows", "rows", text),
+        ("numbers", "numbers", number(0)),
+        ("σ, s", "sigma", significant(2)),
+        ("clipped, s", "clipped", significant(2)),
+        ("kurtosis, clipped", "clipped_kurtosis", number(1)),
+        ("beyond 0.35 s", "beyond_0.35", significant(2)),
+        ("beyond 3.5 σ", "beyond_limit", significant(2)),
+        ("worst nonce, s", "worst_rms", significant(2)),
+    ),
+)
+MEASURED_TAILS: Final = Table(
+    "soundness_thresholds",
+    (
+        ("source", "source", text),
+        ("calibrated on", "calibrated_on", number(0)),
+        ("σ, clipped, s", "clipped", significant(2)),
+        ("kurtosis, clipped", "clipped_kurtosis", number(1)),
+        ("σ measured, s", "measured_sigma", number(4)),
+        ("σ stated, s", "honest_sigma", number(4)),
+    ),
+    rows="sources",
+)
+THRESHOLDS: Final = Table(
+    "soundness_thresholds",
+    (
+        ("source", "source", text),
+        ("nonces of a batch", "nonces", number(0)),
+        ("σ stated", "stated", text),
+        *((f"`{test}`", f"{test} at 0.01", number(4)) for test in ("nonces", "rms", "beyond", "signed_mean")),
+        ("fraud at 0.01", "fraud at 0.01", number(4)),
+        ("10⁻⁴", "fraud at 0.0001", number(4)),
+        ("10⁻⁷", "fraud at 1e-07", number(4)),
+        ("smallest p", "least", significant(1)),
+    ),
+    where=lambda row: row["added"] == 0,
+)
+ERRORS_ON_TOP: Final = Table(
+    "soundness_thresholds",
+    (
+        ("source", "source", text),
+        ("on top, σ", "added", number(1)),
+        ("nonces of a batch", "nonces", number(0)),
+        ("fraud at 0.01", "fraud at 0.01", number(2)),
+        ("10⁻⁴", "fraud at 0.0001", number(2)),
+        ("10⁻⁷", "fraud at 1e-07", number(2)),
+    ),
+    where=lambda row: row["added"] > 0,
+)
+DETECTION: Final = Table(
+    "soundness_detection",
+    (
+        ("model", "model", text),
+        ("rows", "rows", text),
+        ("weights", "attack", text),
+        ("bits", "bits", significant(3)),
+        ("nonces measured", "nonces", text),
+        ("error, s", "error", significant(2)),
+        ("beyond 3.5 σ", "beyond", significant(2)),
+        ("error / calibrated σ", "ratio_calibrated", significant(2)),
+        *_CONVICTED,
+    ),
+    where=lambda row: row["attack"] != "honest",
+)
+SHORTCUTS: Final = Table(
+    "soundness_shortcuts",
+    (
+        ("model", "model", text),
+        ("rows", "rows", text),
+        ("shortcut", "shortcut", text),
+        ("operations saved", "saved", percent(2)),
+        ("error, s", "error", significant(2)),
+        ("saved / error²", "value", significant(2)),
+        *_CONVICTED,
+        ("hides, calibrated σ", "hides_calibrated", percent(2)),
+        ("hides, default σ", "hides_default", percent(2)),
+    ),
+)
+FORGING: Final = Table(
+    "soundness_forging",
+    (
+        ("model", "model", text),
+        ("reads", "reads", text),
+        ("predictor", "predictor", text),
+        ("made on", "made", text),
+        ("saving", "saving", percent(1)),
+        ("cosine", "cosine", number(2)),
+        ("error, s", "error", number(2)),
+        *_CONVICTED,
+        ("gain at rate 0.1", "gain", number(2)),
+        ("share run", "share", number(2)),
+        ("covered to convict", "covered", number(0)),
+        ("gain hidden", "hidden", number(2)),
+    ),
+)
+CACHING: Final = Table(
+    "soundness_caching",
+    (
+        ("model", "model", text),
+        ("kept", "kept", text),
+        ("saving", "saving", percent(2)),
+        ("memory, MiB", "memory", mebibytes),
+        ("pays after nonces", "pays", number(0)),
+        ("net of 10,000", "net", percent(2)),
+        ("error, s", "error", significant(2)),
+        ("saving ÷ error²", "leverage", number(2)),
+        *_CONVICTED,
+    ),
+)
+CACHING_SHAPES: Final = Table(
+    "soundness_caching",
+    (
+        ("model", "model", text),
+        ("vocabulary", "vocabulary", number(0)),
+        ("q, k, v of layer 0", "saving", percent(2)),
+        ("memory, MiB", "memory", mebibytes),
+        ("pays after nonces", "pays", number(0)),
+        ("net of 10,000", "net", percent(2)),
+        ("row 0, where stated", "row_0", percent(2)),
+    ),
+    rows="shapes",
+)
+CACHING_PREFIXES: Final = Table(
+    "soundness_caching",
+    (
+        ("vocabulary", "vocabulary", number(0)),
+        ("nonces", "nonces", number(0)),
+        ("first token seen", "seen_1", percent(2)),
+        ("first two", "seen_2", percent(4)),
+        ("first three", "seen_3", significant(1)),
+        ("saving", "saving", percent(3)),
+    ),
+    rows="prefixes",
+)
+RESISTANCE: Final = Table(
+    "soundness_resistance",
+    (
+        ("plays with", "plays_with", text),
+        ("what is sent", "sent", text),
+        ("the server's answer", "answer", text),
+        ("because", "because", text),
+        ("`hallmark verify` over all batches", "together", text),
+        ("what is left to the network", "remedy", text),
+    ),
+)
+
+_SMOLLM2: Final = "SmolLM2-135M-Instruct"
+
+
+def _is_of_smollm2(row: Row, key: str, *shown: str) -> bool:
+    """Whether a row is SmolLM2's, of the shorter nonces where it says so, and one of those that are shown."""
+    return row["model"] == _SMOLLM2 and row.get("rows", 64) == 64 and row[key] in shown
+
+
 SOUNDNESS: Final[dict[str, dict[str, Table]]] = {
     "law": {"law": replace(LAW, where=lambda row: (row["projection"], row["width"]) == ("on", 576))},
     "streams": {"streams": STREAMS},
-    "honest-noise": {"honest-noise": HONEST_NOISE},
+    "honest-noise": {
+        "honest-ways": replace(
+            HONEST_WAYS,
+            where=lambda row: (
+                (row["one"], row["other"], row["rows"], row["readout"]) == ("vLLM", "eager", 64, "groups")
+            ),
+        ),
+        "honest-noise": HONEST_NOISE,
+    },
     "verdict": {
         "false-alarms": replace(
             FALSE_ALARMS,
@@ -146,6 +323,68 @@ SOUNDNESS: Final[dict[str, dict[str, Table]]] = {
             ),
         ),
     },
+    "other-weights": {
+        "detection": replace(
+            DETECTION,
+            where=lambda row: _is_of_smollm2(
+                row,
+                "attack",
+                "INT8 by channel",
+                "GPTQ, INT8 by channel",
+                "FP8",
+                "INT4 by 128",
+                "pruned 50 %, Wanda",
+            ),
+        )
+    },
+    "shortcuts": {
+        "shortcuts": replace(
+            SHORTCUTS,
+            where=lambda row: _is_of_smollm2(
+                row,
+                "shortcut",
+                "honest: rows 0 to 7 stop a layer early",
+                "all rows but the last stop 5 layers early",
+                "half of each group not read",
+                "the last MLP left out",
+                "attention to a quarter of the keys and the first",
+            ),
+        )
+    },
+    "forging": {
+        "forging": replace(
+            FORGING,
+            where=lambda row: (
+                row["reads"] == "groups"
+                and row["made"] != "this block"
+                and _is_of_smollm2(
+                    row,
+                    "predictor",
+                    "mean of each row",
+                    "linear in the input",
+                    "table by token, 4 contexts",
+                    "first 1 of 30 layers",
+                    "first 28 of 30 layers",
+                )
+            ),
+        )
+    },
+    "caching": {
+        "caching": replace(
+            CACHING,
+            where=lambda row: _is_of_smollm2(
+                row,
+                "kept",
+                "row 0 of all layers",
+                "q, k, v of layer 0",
+                "the same of an earlier block",
+                "MLP of layer 15, by token",
+                "output of the first layer, by token",
+            ),
+        ),
+        "caching-shapes": CACHING_SHAPES,
+    },
+    "resistance": {"resistance": replace(RESISTANCE, where=lambda row: bool(row["remedy"]))},
     "grinding": {
         "grinding": replace(
             GRINDING, where=lambda row: row["rate"] == 0.1 and row["cosine"] in (0.1, 0.4, 0.8, 0.9, 0.98)
@@ -158,6 +397,16 @@ SOUNDNESS: Final[dict[str, dict[str, Table]]] = {
     },
     "tables": {
         "law-all": LAW,
+        "honest-ways-all": HONEST_WAYS,
+        "measured-tails": MEASURED_TAILS,
+        "thresholds": THRESHOLDS,
+        "errors-on-top": ERRORS_ON_TOP,
+        "detection-all": DETECTION,
+        "shortcuts-all": SHORTCUTS,
+        "forging-all": FORGING,
+        "caching-all": CACHING,
+        "caching-prefixes": CACHING_PREFIXES,
+        "resistance-all": RESISTANCE,
         "false-alarms-all": FALSE_ALARMS,
         "power-all": POWER,
         "grinding-all": GRINDING,

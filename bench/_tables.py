@@ -15,6 +15,11 @@ def number(digits: int) -> Callable[[Any], str]:
     return lambda value: f"{value:,.{digits}f}"
 
 
+def percent(digits: int) -> Callable[[Any], str]:
+    """A share in percent, with so many digits after the point."""
+    return lambda value: f"{value:.{digits}%}"
+
+
 def mebibytes(value: Any) -> str:
     """Bytes as MiB."""
     return f"{value / 2**20:,.1f}"
