@@ -77,5 +77,5 @@ def test_findings_count_what_the_rows_say(trial: Trial) -> None:
     assert rows[3]["together"] == "fraud by the test of nonces, rms; 0 distinct nonces credited"
     first, second, third = findings(rows)
     assert first.startswith("1 kinds of honest batches pass, and of 3 attacks a server refuses 1 in words")
-    assert "settles 1 that" in second
+    assert "settles 1 of these" in second
     assert third.startswith("0 are left")

@@ -528,7 +528,7 @@ def _of_freshness() -> Iterator[Attack]:
         sent="one batch under several heights, to such a validator",
         sends=lambda prover: [prover.honest(0, N, block_height=HEIGHT + at) for at in range(3)],
         expected="refused",
-        reason=", the round about block",
+        reason="the batch is about block",
         together=Together(code=2, credited=N, says="a block has one height", states_round=False),
     )
 
@@ -893,6 +893,7 @@ def _below_rate_one() -> Iterator[Attack]:
         thinned(left_out=5),
         "honest",
         settled=Together(code=0, credited=None, says="nothing here covers numbers 80 to 95 of the walk of"),
+        remedy="credit nothing of a prover with a gap that no callback fills",
     )
     yield attack("the same, by two nodes", of_two_nodes, "honest", settled=density, node_count=2)
     yield attack(

@@ -1,19 +1,18 @@
-"""Games with claims: what pays a prover that has the right model, or that has it for some nonces only?
+"""Games of chance with claims: how many nonces does it take to see a prover that lies a little?
 
 Every batch goes through the product's own `ProofBatch.check_against` and `judge`, with honest noise of 0.05 s
-that the round states. No model runs: distances are drawn from the law, and number 0 alone is judged.
+that the round states. No model runs: distances are drawn from the law, and number 0 alone is judged. What is
+refused or convicted at once is the affair of `resistance.py`.
 
-Rows are single games: what the prover did, what the product said (`outcome`: refused, honest, fraud or
-no_verdict, with its words), and `passes`: whether a cheat went through. The tables: `shaving` and `mixtures`
-(walked nonces until 9 of 10 batches are convicted, on a grid of doublings, and which test was the clearest),
-`pooling` (small batches, judged alone and together), `repeated` (honest provers judged many times) and
-`samples` (a sample that the prover can foresee).
+Rows are of shaving (`rows`) and, in `mixtures`, of forged nonces among honest ones: walked nonces until 9 of
+10 batches are convicted, on a grid of doublings, and which test was the clearest. Further tables: `pooling`
+(small batches, judged alone and together), `repeated` (honest provers judged many times) and `samples` (a
+sample that the prover can foresee).
 """
 
 import hashlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,6 @@ from _simulated import (
 from matplotlib.figure import Figure
 from scipy.special import ndtr, ndtri
 
-from hallmark.poc.core.errors import HallmarkError
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.verdict.judge import Verdict
 
@@ -49,208 +47,6 @@ Row = dict[str, Any]
 def rounds(**config: Any) -> Round:
     """A round at the strict threshold whose honest noise is stated."""
     return round_for(**{"fraud_threshold": 1e-7, "honest_sigma": SIGMA, "node_count": 1, **config})
-
-
-def played(game: str, is_cheat: bool, play: Callable[[], Verdict | str], gains: str) -> Row:
-    """Play a game and note what the product said.
-
-    Args:
-        game: What the prover did.
-        is_cheat: Whether it ought not to pass.
-        play: Hands in the batch or the batches; what the verdict is.
-        gains: What the prover gains if it passes.
-    """
-    words = ""
-    try:
-        outcome = str(play())
-    except HallmarkError as refusal:
-        outcome, words = "refused", str(refusal)
-    passes = is_cheat and outcome == Verdict.HONEST
-    return {"game": game, "outcome": outcome, "passes": passes, "gains": gains, "words": words}
-
-
-def coverage_games(count: int) -> list[Row]:
-    """Games with what a batch says that it covers, failed, or has claimed before.
-
-    Args:
-        count: Nonces of a walk, a multiple of 100.
-    """
-    draw = np.random.default_rng(1)
-    every, tenth = rounds(), rounds(valid_rate=0.1)
-    walk = from_law(every, count, draw)
-    computed = dict(enumerate(walk))
-    received = noisy(walk, every, SIGMA, draw)
-
-    def claim(
-        round_: Round,
-        nonces: Sequence[int],
-        covered: tuple[int, int] | None,
-        *,
-        lowered: float = 0.0,
-        known: Mapping[int, float] = computed,
-        **more: Any,
-    ) -> Verdict:
-        if covered is not None:
-            more["covered"] = covered
-        distances = [received[nonce % count] - lowered * round_.distance_std for nonce in nonces]
-        return judge_distances(round_, nonces, distances, known, **more).verdict
-
-    def all_of(*plays: Callable[[], Verdict]) -> Verdict:
-        verdicts = [play() for play in plays]
-        return next((one for one in verdicts if one is not Verdict.HONEST), Verdict.HONEST)
-
-    whole, last = range(count), count - 1
-    odd = [nonce for nonce in whole if nonce % 2]
-    valid = [nonce for nonce in whole if received[nonce] < tenth.r_target]
-    first_half = [nonce for nonce in valid if nonce < count // 2]
-    failures = {share: round(share * count) for share in (0.01, 0.5, 0.99)}
-    best = np.argsort(received)
-    rows = [
-        played("honest, rate 1", False, partial(claim, every, whole, (0, last)), ""),
-        played("honest, rate 0.1", False, partial(claim, tenth, valid, (0, last)), ""),
-        played(
-            "rate 1: skips every other nonce", True, partial(claim, every, odd, (0, last)), "chooses nonces"
-        ),
-        played(
-            "rate 1: skips, and says less than it covers",
-            True,
-            partial(claim, every, odd, (1, count // 2)),
-            "chooses nonces",
-        ),
-        played(
-            "rate 1: skips, and cuts what it covers into pieces",
-            True,
-            lambda: all_of(*(partial(claim, every, [nonce], (nonce, nonce)) for nonce in odd[:50])),
-            "chooses nonces",
-        ),
-        played(
-            "rate 1: skips, and omits `covered`", True, partial(claim, every, odd, None), "chooses nonces"
-        ),
-        played(
-            "rate 1: any nonces, where the round does not state node_count",
-            True,
-            partial(claim, rounds(node_count=None), odd, (0, len(odd) - 1)),
-            "chooses nonces",
-        ),
-    ]
-    rows += [
-        played(
-            f"rate 1: declares {share:.0%} of what it covers failed",
-            share > 0.01,
-            partial(claim, every, whole[failed:], (0, last), failed_nonces=tuple(whole[:failed])),
-            "chooses nonces",
-        )
-        for share, failed in failures.items()
-    ]
-    rows += [
-        played(
-            "rate 0.1: walks half of what it says that it covers",
-            True,
-            partial(claim, tenth, first_half, (0, last)),
-            "work not done",
-        ),
-        played(
-            "rate 0.1: covers more than it says",
-            True,
-            partial(claim, tenth, valid, (0, count // 2)),
-            "twice the valid nonces",
-        ),
-        played(
-            "rate 0.1: the same where the round does not state node_count",
-            True,
-            partial(claim, rounds(valid_rate=0.1, node_count=None), valid, (0, count // 2)),
-            "twice the valid nonces",
-        ),
-        played(
-            "rate 0.1: half as many again by omitting `covered`",
-            True,
-            partial(
-                claim,
-                tenth,
-                [*valid, *(nonce + count for nonce in first_half)],
-                None,
-                known={**computed, **{nonce + count: walk[nonce] for nonce in first_half}},
-            ),
-            "no test of density",
-        ),
-    ]
-    for share in (0.01, 0.3):
-        # What does not look promising is not run: the worst nonces are called failed.
-        called = sorted(int(nonce) for nonce in best[count - round(share * count) :])
-        rows.append(
-            played(
-                f"rate 0.1: declares the least promising {share:.0%} failed",
-                share > 0.01,
-                partial(claim, tenth, valid, (0, last), failed_nonces=tuple(called)),
-                "work not done",
-            )
-        )
-    two_nodes = rounds(node_count=2)
-    evens = [nonce for nonce in whole if nonce % 2 == 0]
-    rows += [
-        played(
-            "the same batch twice, or overlapping coverage",
-            True,
-            lambda: all_of(*[partial(claim, every, whole, (0, last))] * 2),
-            "counted twice, unless whoever counts deduplicates",
-        ),
-        played(
-            "a nonce twice in a batch, the second time 0.5 s lower",
-            True,
-            lambda: (
-                judge_distances(
-                    every,
-                    [*whole, *whole],
-                    [*received, *(received - 0.5 * every.distance_std)],
-                    computed,
-                    covered=(0, last),
-                ).verdict
-            ),
-            "counted twice",
-        ),
-        played(
-            "a nonce again in a second batch, 0.5 s lower",
-            True,
-            lambda: all_of(
-                partial(claim, every, whole, (0, last)),
-                partial(claim, every, whole, (0, last), lowered=0.5),
-            ),
-            "a better distance",
-        ),
-        played(
-            "two nodes report the same nonces, with `covered`",
-            True,
-            lambda: all_of(
-                partial(claim, two_nodes, evens, (0, len(evens) - 1)),
-                partial(claim, two_nodes, evens, (0, len(evens) - 1), node_id=1),
-            ),
-            "counted twice",
-        ),
-        played(
-            "two nodes report the same nonces, without `covered`",
-            True,
-            lambda: all_of(
-                partial(claim, two_nodes, evens, None), partial(claim, two_nodes, evens, None, node_id=1)
-            ),
-            "counted twice, unless whoever counts deduplicates",
-        ),
-        played(
-            "batches of one forged nonce each",
-            True,
-            lambda: _one_by_one(every, computed),
-            "forges",
-        ),
-    ]
-    return rows
-
-
-def _one_by_one(round_: Round, computed: Mapping[int, float]) -> Verdict:
-    """The verdict on most of a hundred batches of one forged nonce each."""
-    verdicts = [
-        judge_distances(round_, [n], [np.sqrt(2.0)], {n: computed[n]}, covered=(n, n)).verdict
-        for n in range(100)
-    ]
-    return max(set(verdicts), key=verdicts.count)
 
 
 def shaving(batches: int, sizes: Sequence[int]) -> list[Row]:
@@ -435,7 +231,6 @@ def findings(tables: Mapping[str, Sequence[Row]]) -> list[str]:
             for row in tables["mixtures"]
         )
         + ".",
-        *_what_passes(tables["rows"]),
         _what_pooling_gains(tables["pooling"]),
         f"An honest prover whose noise is the largest that the round states was convicted in "
         f"{loose['per_1000_batches']:.1f} of 1,000 batches of 16 nonces at threshold 0.01, and in "
@@ -451,8 +246,8 @@ def findings(tables: Mapping[str, Sequence[Row]]) -> list[str]:
 
 def _what_shaving_gains(tables: Mapping[str, Sequence[Row]]) -> list[str]:
     """The most that it gains seen and unseen, at the lowest rate."""
-    rate = min(row["rate"] for row in tables["shaving"])
-    shaved_here = [row for row in tables["shaving"] if row["rate"] == rate]
+    rate = min(row["rate"] for row in tables["rows"])
+    shaved_here = [row for row in tables["rows"] if row["rate"] == rate]
     largest = tables["largest_walk"][0]["nonces"]
     best = max(shaved_here, key=lambda row: float(row["gain"]))
     said = [
@@ -475,20 +270,6 @@ def _what_shaving_gains(tables: Mapping[str, Sequence[Row]]) -> list[str]:
             f"{largest:,} walked nonces at rate {rate} and threshold 1e-7 where the coverage is told."
         )
     return said
-
-
-def _what_passes(games: Sequence[Row]) -> list[str]:
-    """Which games the verdict on a batch settles, and which it cannot."""
-    passing = [row["game"] for row in games if row["passes"]]
-    refused, convicted, open_ = (
-        sum(row["outcome"] == outcome for row in games)
-        for outcome in ("refused", Verdict.FRAUD, Verdict.NO_VERDICT)
-    )
-    return [
-        f"Of the games with coverage, failures and repetitions {refused} are refused in words, {convicted} "
-        f"are convicted and {open_} get no verdict; {len(passing)} pass the verdict on single batches: "
-        f"{'; '.join(passing) or 'none'}."
-    ]
 
 
 def _what_pooling_gains(rows: Sequence[Row]) -> str:
@@ -526,7 +307,7 @@ def draw_figure(tables: Mapping[str, Sequence[Row]]) -> Figure:
             for column in ("covered", "uncovered"):
                 shown = [
                     (row["gain"], row[f"{column}_1e-07"])
-                    for row in tables["shaving"]
+                    for row in tables["rows"]
                     if row["rate"] == rate
                     and row["lowered"] == lowered
                     and row[f"{column}_1e-07"] is not None
@@ -557,28 +338,22 @@ def main() -> None:
     else:
         sizes, batches, provers = [*doubling(4, 16_384)], 10, 50
     tables: dict[str, list[Row]] = {
-        "rows": coverage_games(400 if chosen.small else 2_000),
-        "shaving": shaving(batches, sizes),
+        "rows": shaving(batches, sizes),
         "mixtures": mixtures(batches, sizes),
         "pooling": pooling(40 if chosen.small else 400, sizes),
         "repeated": repeated(provers, 20 if chosen.small else 200),
         "samples": foreseen_samples(3 if chosen.small else 40),
         "largest_walk": [{"nonces": sizes[-1]}],
     }
-    for row in tables["rows"]:
-        honest = row["game"].startswith("honest")
-        assert not honest or row["outcome"] == Verdict.HONEST, f"{row['game']}: {row['outcome']}"
-    widest = tables["shaving"][0]
+    widest = tables["rows"][0]
     gain = ndtr((ndtri(0.1) + widest["by"]) / np.hypot(1, SIGMA)) / ndtr(ndtri(0.1) / np.hypot(1, SIGMA))
     assert abs(widest["gain"] / gain - 1) < 0.03, f"the law gives a gain of {gain}, not {widest['gain']}"
-    said = findings(tables)
-    rows = tables.pop("rows")
+    said, figure = findings(tables), draw_figure(tables)
     write(
         "games",
         chosen,
-        draw_figure(tables),
-        about="What the product says of each game; counts of nonces, errors in units of s.",
-        rows=rows,
+        figure,
+        about="Distances lowered by so many s, what it gains, and walked nonces until it is convicted.",
         **tables,
         sigma=SIGMA,
         findings=said,

@@ -28,7 +28,9 @@ def row_of(attack: Attack, outcome: Outcome) -> Row:
     last = outcome.answers[-1]
     because = last.reason
     if last.outcome == "refused":
-        because = f"{attack.field_name}: {attack.reason}" if attack.field_name else attack.reason
+        # The sentence itself has the value that was sent, and digests.
+        allowed = because.partition("; allowed: ")[2]
+        because = f"{attack.field_name}: {allowed}" if attack.field_name else attack.reason
     return {
         "plays_with": attack.kind,
         "sent": attack.sent,
@@ -52,8 +54,8 @@ def findings(rows: Sequence[Row]) -> list[str]:
         f"{len(rows) - len(attacks)} kinds of honest batches pass, and of {len(attacks)} attacks a server "
         f"refuses {len(refused)} in words, convicts {len(convicted)} and gives no verdict on {len(unsure)}, "
         "each for the reason that the table expects.",
-        f"{len(passed)} pass its verdict on single batches. Of these `hallmark verify` settles "
-        f"{len(settled)} that it is given all batches of.",
+        f"{len(passed)} pass its verdict on single batches. `hallmark verify`, which is given all batches of "
+        f"a prover, settles {len(settled)} of these.",
         f"{len(left)} are left to the network: "
         + "; ".join(f"{row['sent']} ({row['remedy']})" for row in left)
         + ".",
