@@ -101,8 +101,8 @@ def test_left_out_pairs_leave_every_group_balanced(deployed: Deployed) -> None:
 
 
 def test_attention_sees_the_keys_that_are_named() -> None:
-    nothing_yet = torch.zeros(1, 1, 5, 5)
-    latest, earliest = (mask(nothing_yet)[0, 0] == 0 for mask in (window(2, 1), early_keys(2)))
+    causal = torch.full((1, 1, 5, 5), -torch.inf).triu(1)
+    latest, earliest = (mask(causal)[0, 0] == 0 for mask in (window(2, 1), early_keys(2)))
     assert latest[3].tolist() == [True, False, True, True, False]
     assert earliest[4].tolist() == [True, True, False, False, False]
 
