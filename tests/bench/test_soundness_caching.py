@@ -84,6 +84,14 @@ def test_a_table_that_fills_saves_nothing_at_first_and_all_in_the_end() -> None:
     assert saved[2] == pytest.approx(0.01, rel=1e-3)
 
 
+def test_a_table_waits_until_it_has_seen_a_token_in_enough_contexts() -> None:
+    draw = np.random.default_rng(0)
+    counts = np.bincount(draw.integers(5000, size=300 * 64), minlength=5000)
+    for contexts in (1, 4):
+        looked_up = np.maximum(counts - contexts, 0).sum() / counts.sum()
+        assert net_saving(1.0, 5000, 64, 300, contexts) == pytest.approx(looked_up, rel=0.03)
+
+
 def test_longer_prefixes_are_rarer_and_larger_models_save_less() -> None:
     for row in prefix_rows({"one": 50_000}):
         assert row["seen_1"] > row["seen_2"] >= row["seen_3"] >= 0

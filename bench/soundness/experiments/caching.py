@@ -14,9 +14,10 @@ fp32 on the weights in bf16, with nonces of 64 rows.
 A row of `rows` is what is kept, on a model:
 
 - saving: the share of a forward's operations; memory: bytes of the whole table in bf16.
-- pays: after how many nonces a table made beforehand has paid back. One that is filled as tokens come never
-  costs anything: net is what it saves of 10,000 nonces, as a share.
-- error, in s, and how many nonces convict, by the product's tests.
+- pays: after how many nonces a table made beforehand has paid back. One that is filled as tokens come costs
+  no work: net is the share that it saves of 10,000 nonces.
+- error, in s; leverage: saving / error², which says how much work hides where noise allows for an error;
+  and how many nonces convict, by the product's tests.
 
 `shapes` computes the exact savings for more models, with nonces of 256 rows. `prefixes` says how often the
 first tokens of a nonce are those of an earlier one, whose rows could then be kept through all layers.
@@ -44,6 +45,7 @@ from _prediction import Readout, Sequences, TokenMeans, in_other_contexts, read_
 from _provided import GEMMA_NAME, SMALL, SMOLLM2_NAME, provide
 from _token_cache import ExactTable, Lookup, final_from_tables, first_row_lookups
 from matplotlib.figure import Figure
+from scipy.stats import poisson
 from torch import nn
 
 from hallmark.poc.offline.model import OfflineModel
@@ -59,6 +61,8 @@ QWEN3_VOCABULARY = 151_936
 STATED_FIRST = 1
 """What a round states for row 0 where the model has no such token of its own."""
 THRESHOLD = "1e-07"
+EXACT = 1e-3
+"""In s: below it an error is rounding's."""
 
 Row = dict[str, Any]
 
@@ -101,6 +105,7 @@ class Kept:
         made: Forwards' work that a whole table takes.
         rows: From which row to which it is looked up.
         by_token: Whether it is kept of each token.
+        contexts: How often a token is computed before it is kept.
     """
 
     what: str
@@ -110,6 +115,7 @@ class Kept:
     made: float
     rows: tuple[int, int] = (FIRST_ROW, ROWS)
     by_token: bool = True
+    contexts: int = 1
 
 
 def shares(shape: ModelShape, rows: int) -> dict[str, float]:
@@ -129,10 +135,20 @@ def expected_distinct(kinds: float, draws: float) -> float:
     return -kinds * math.expm1(-draws / kinds)
 
 
-def net_saving(saving: float, vocabulary: int, rows: int, nonces: int) -> float:
-    """What a table saves of so many nonces that is filled as tokens come, as a share of their forwards."""
-    draws = float(nonces * rows)
-    return saving * (1 - expected_distinct(vocabulary, draws) / draws)
+def net_saving(saving: float, vocabulary: int, rows: int, nonces: int, contexts: int = 1) -> float:
+    """What a table saves of so many nonces that is filled as tokens come, as a share of their forwards.
+
+    Args:
+        saving: Once it is full.
+        vocabulary: How many tokens there are.
+        rows: Of a nonce.
+        nonces: Of the block.
+        contexts: How often a token is computed before it is looked up.
+    """
+    draws_each = nonces * rows / vocabulary
+    # Σ P[X > i] over i < contexts is the mean of the lesser of X and contexts.
+    computed = sum(float(poisson.sf(i, draws_each)) for i in range(contexts))
+    return saving * (1 - computed / draws_each)
 
 
 def exact_tables(
@@ -176,7 +192,8 @@ def mean_tables(
         """Of a share of the forward that is left out; a table takes the layers up to a depth."""
         made = size.contexts * spec.vocabulary / ROWS * depth / shape.num_hidden_layers
         lookups = {module: means[module] for module in replaced}
-        return Kept(what, lookups, looked_up * share, shape.hidden_size * len(replaced), made)
+        width = shape.hidden_size * len(replaced)
+        return Kept(what, lookups, looked_up * share, width, made, contexts=size.contexts)
 
     yield kept("attention of layer 0, by token", [attention], parts["attention"], 1)
     for layer, mlp in mlps.items():
@@ -200,14 +217,18 @@ def first_row(model: OfflineModel, spec: RoundSpec, tested: Sequences, shape: Mo
 
 def kept_row(kept: Kept, errors: Floats, vocabulary: int, trials: int) -> Row:
     """The figures of something kept."""
-    net = kept.saving if not kept.by_token else net_saving(kept.saving, vocabulary, ROWS, NONCES)
+    net = kept.saving
+    if kept.by_token:
+        net = net_saving(kept.saving, vocabulary, ROWS, NONCES, kept.contexts)
+    row = described(errors, trials=trials)
     return {
         "kept": kept.what,
         "saving": kept.saving,
         "memory": BYTES * kept.width * (vocabulary if kept.by_token else 1),
         "pays": math.ceil(kept.made / kept.saving),
         "net": net,
-        **described(errors, trials=trials),
+        **row,
+        "leverage": kept.saving / row["error"] ** 2 if row["error"] > EXACT else None,
     }
 
 
@@ -271,7 +292,7 @@ def findings(rows: Sequence[Row], shapes: Sequence[Row], prefixes: Sequence[Row]
         f"table of all tokens is {least['memory'] / 2**30:.1f} GiB for {least['model']} and has paid back "
         f"after {least['pays']:,} nonces of the block.",
         "Row 0 of a round that states a first token is the same for all nonces of a block: "
-        f"{1 / SHAPE_ROWS:.2%} of nonces of {SHAPE_ROWS} rows. Both change numbers by no more than "
+        f"{1 / SHAPE_ROWS:.2%} of nonces of {SHAPE_ROWS} rows. As measured, both change numbers by "
         f"{max(row['error'] for row in exact):.1g} s: no verdict sees them, and honest provers may do it.",
     ]
     for name in dict.fromkeys(row["model"] for row in rows):
@@ -280,14 +301,12 @@ def findings(rows: Sequence[Row], shapes: Sequence[Row], prefixes: Sequence[Row]
         means = [row for row in of_it.values() if row["kept"].endswith("by token")]
         nearest = min(means, key=lambda row: row["error"])
         outputs = [row for row in means if row["kept"].startswith("output")]
-        costs = " or ".join(
-            f"{_depth(row)} ({row['saving']:.1%}) costs {row['error']:.2f} s" for row in outputs
-        )
+        costs = ", ".join(f"{_depth(row)} ({row['saving']:.1%}) {row['error']:.2f} s" for row in outputs)
         said.append(
             f"{name}: q, k and v of an earlier block are {stale['error']:.2f} s off ({_convict(stale)}); the "
             f"nearest mean by token is that of the {nearest['kept'].removesuffix(', by token')}, "
-            f"{nearest['error']:.2f} s for {nearest['saving']:.1%} ({_convict(nearest)}). To leave out the "
-            f"first {costs}."
+            f"{nearest['error']:.2f} s for {nearest['saving']:.1%} ({_convict(nearest)}). Leaving out the "
+            f"first layers costs: {costs}."
         )
     many = max(prefixes, key=lambda row: (row["nonces"] == WALKS[1], row["saving"]))
     said.append(
@@ -299,7 +318,8 @@ def findings(rows: Sequence[Row], shapes: Sequence[Row], prefixes: Sequence[Row]
 
 
 def _depth(row: Row) -> str:
-    return str(row["kept"].removeprefix("output of the first ").removesuffix(", by token"))
+    depth: str = row["kept"].removeprefix("output of the first ").removesuffix(", by token")
+    return "one" if depth == "layer" else depth.removesuffix(" layers")
 
 
 def _convict(row: Row) -> str:
@@ -315,7 +335,7 @@ def draw_figure(rows: Sequence[Row], shapes: Sequence[Row]) -> Figure:
     """Error by saving; net saving of the exact table by nonces."""
     figure, (error, net) = new_figure(2)
     for name in dict.fromkeys(row["model"] for row in rows):
-        of_it = [row for row in rows if row["model"] == name and row["error"] > 1e-3]
+        of_it = [row for row in rows if row["model"] == name and row["error"] > EXACT]
         error.plot([r["saving"] for r in of_it], [r["error"] for r in of_it], "o", ms=4, label=name)
     honest = measured_noise().settings
     for name, settings in honest.items():
