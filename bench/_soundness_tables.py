@@ -125,7 +125,6 @@ SHAVING: Final = Table(
         ("clearest test", "covered_by", text),
         ("not covered", "uncovered_1e-07", number(0)),
     ),
-    rows="shaving",
 )
 
 _CONVICTED: Final = (
