@@ -21,6 +21,7 @@ from _performance_tables import PERFORMANCE
 from _quickstart_tables import QUICKSTART
 from _soundness_tables import SOUNDNESS
 from _tables import text as as_it_is
+from _verifying_tables import VERIFYING
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -29,6 +30,7 @@ DOCUMENTS = {
     DOCS / "performance.md": PERFORMANCE,
     DOCS / "quickstart.md": QUICKSTART,
     **{DOCS / "soundness" / f"{page}.md": tables for page, tables in SOUNDNESS.items()},
+    DOCS / "verifying.md": VERIFYING,
 }
 """Each document, and the tables that stand in it."""
 _BLOCK = re.compile(r"(<!-- (?P<kind>table|findings): (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
