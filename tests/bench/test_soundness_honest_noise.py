@@ -144,3 +144,9 @@ def test_a_layer_with_a_bias_is_refused() -> None:
 
     with pytest.raises(ValueError, match="0 has a bias"):
         _multiply_by(halves_of_k, torch.nn.Sequential(torch.nn.Linear(2, 2)))
+
+
+def test_a_way_whose_nonces_all_fail_has_a_row_without_figures() -> None:
+    """Gemma 3 overflows in fp16."""
+    assert honest_noise._described(np.full((3, 2), np.nan)) == {"nonces": 3, "numbers": 6, "failed": 3}
+    assert honest_noise._described(np.array([[0.1], [np.nan]]))["failed"] == 1

@@ -289,7 +289,7 @@ def draw_figure(rows: Sequence[Row]) -> Figure:
 
 def main() -> None:
     chosen = options(__doc__)
-    size = Size(4, 5, 2, (16, 64)) if chosen.small else Size(400, 10, 2, BATCHES)
+    size = Size(4, 5, 2, (16, 64)) if chosen.small else Size(40, 10, 2, BATCHES)
     draw = np.random.default_rng(1)
     rows: list[Row] = []
     told: list[Row] = []
