@@ -155,7 +155,8 @@ def test_the_experiment_shortened(tmp_path: Path) -> None:
     for row in rows.values():
         assert 0 <= row["saving"] <= 1
         assert -1 <= row["cosine"] <= row["cosine_90"] <= 1
-        assert row["gain"] >= 1 - 1e-9
+        # Who runs every nonce all the same has but the prediction's cost more.
+        assert row["gain"] >= 1 / (2 - row["saving"]) - 1e-9
     for reads in (GROUPS, LAST):
         one, three = (rows[reads, f"first {layers} of 4 layers", EARLIER] for layers in (1, 3))
         assert 0.2 < one["cosine"] < three["cosine"] < 1
