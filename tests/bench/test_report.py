@@ -15,7 +15,7 @@ FILES = sorted(RESULTS.glob("*.json"))
 # Runs of an hour and more, whose results come later than their tables.
 AWAITED = {
     "soak",
-    *(f"soundness_{name}" for name in ("honest_noise", "thresholds", "detection", "shortcuts")),
+    *(f"soundness_{name}" for name in ("honest_noise", "thresholds")),
 }
 
 
