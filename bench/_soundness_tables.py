@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from _tables import Table, mebibytes, number, percent, text
+from _tables import Line, Summary, Table, mebibytes, number, percent, text
 
 Row = Mapping[str, Any]
 
@@ -296,7 +296,74 @@ def _is_of_smollm2(row: Row, key: str, *shown: str) -> bool:
     return row["model"] == _SMOLLM2 and row.get("rows", 64) == 64 and row[key] in shown
 
 
-SOUNDNESS: Final[dict[str, dict[str, Table]]] = {
+def _attack(words: str, page: str, bench: str, key: str, shown: str, saving: str, of: str = "work") -> Line:
+    """A line of the table of attacks: a row of SmolLM2's in an experiment.
+
+    Args:
+        words: The attack.
+        page: Which tells of it.
+        bench: The experiment's results.
+        key: Of the row's name.
+        shown: Its name.
+        saving: The key of the share that it saves.
+        of: What it saves a share of.
+    """
+
+    def convicts(key: str) -> Callable[[Row], str]:
+        return lambda row: "none of 1,000" if row[key] is None else f"{row[key]:,}"
+
+    return Line(
+        f"[{words}]({page}.md)",
+        bench,
+        lambda row: row.get("reads", "groups") == "groups" and _is_of_smollm2(row, key, shown),
+        {
+            "saves": lambda row: f"{percent(1)(row[saving])} of {of}",
+            "error, s": lambda row: significant(2)(row["error"]),
+            "convicts, calibrated σ": convicts("calibrated_1e-07"),
+            "convicts, default σ": convicts("default_1e-07"),
+        },
+    )
+
+
+def _predicted(words: str, predictor: str) -> Line:
+    return _attack(words, "forging", "soundness_forging", "predictor", predictor, "saving")
+
+
+def _weights(words: str, attack: str) -> Line:
+    return _attack(words, "other-weights", "soundness_detection", "attack", attack, "saved", "memory")
+
+
+def _shortcut(words: str, shortcut: str) -> Line:
+    return _attack(words, "shortcuts", "soundness_shortcuts", "shortcut", shortcut, "saved")
+
+
+ATTACKS: Final = Summary(
+    "attack",
+    (
+        _predicted("numbers drawn by the law", "nothing: draw by the law"),
+        _predicted("the outputs' mean direction", "mean of each row"),
+        _predicted("a table of final states by token", "table by token, 4 contexts"),
+        _weights("weights in INT4, groups of 128", "INT4 by 128"),
+        _weights("weights in FP8", "FP8"),
+        _weights("weights in INT8", "INT8 by channel"),
+        _weights("weights in INT8, calibrated as GPTQ does", "GPTQ, INT8 by channel"),
+        _weights("a tenth of the weights pruned, as Wanda does", "pruned 10 %, Wanda"),
+        _shortcut("a layer left out, the cheapest", "layer 26 left out"),
+        _shortcut("rows stopped a layer early, all but the last", "all rows but the last stop 1 layer early"),
+        _shortcut("the last MLP left out", "the last MLP left out"),
+        _attack(
+            "q, k, v of the first layer kept by token",
+            "caching",
+            "soundness_caching",
+            "kept",
+            "q, k, v of layer 0",
+            "saving",
+        ),
+    ),
+)
+
+SOUNDNESS: Final[dict[str, dict[str, Table | Summary]]] = {
+    "README": {"attacks": ATTACKS},
     "law": {"law": replace(LAW, where=lambda row: (row["projection"], row["width"]) == ("on", 576))},
     "streams": {"streams": STREAMS},
     "honest-noise": {

@@ -47,3 +47,38 @@ class Table:
     rows: str = "rows"
     where: Callable[[Mapping[str, Any]], bool] = bool
     least: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a summary: one row of a results file.
+
+    Attributes:
+        words: What the line is about, in Markdown.
+        bench: Whose results it shows.
+        where: Which row; the first of those that it holds for.
+        more: Form of a cell from the row, by the header of its column.
+    """
+
+    words: str
+    bench: str
+    where: Callable[[Mapping[str, Any]], bool]
+    more: Mapping[str, Callable[[Mapping[str, Any]], str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A table of a document whose lines are from several results files.
+
+    Attributes:
+        header: Of the first column.
+        lines: Its lines, all with the same further columns.
+    """
+
+    header: str
+    lines: tuple[Line, ...]
+
+    @property
+    def bench(self) -> str:
+        """The bench of its first line."""
+        return self.lines[0].bench

@@ -20,13 +20,14 @@ sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script'
 from _performance_tables import PERFORMANCE
 from _quickstart_tables import QUICKSTART
 from _soundness_tables import SOUNDNESS
+from _tables import Summary, Table
 from _tables import text as as_it_is
 from _verifying_tables import VERIFYING
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 DOCS = ROOT / "docs"
-DOCUMENTS = {
+DOCUMENTS: dict[Path, Mapping[str, Table | Summary]] = {
     DOCS / "performance.md": PERFORMANCE,
     DOCS / "quickstart.md": QUICKSTART,
     **{DOCS / "soundness" / f"{page}.md": tables for page, tables in SOUNDNESS.items()},
@@ -49,6 +50,8 @@ def newest(bench: str) -> list[tuple[Path, dict[str, Any]]]:
 def render(name: str, page: Path) -> str:
     """A table of a page with a line on where its figures are from, for each kind of machine."""
     table = DOCUMENTS[page][name]
+    if isinstance(table, Summary):
+        return _summary(table, page)
     parts = []
     for path, results in newest(table.bench):
         rows: list[dict[str, Any]] = [row for row in results[table.rows] if table.where(row)]
@@ -62,6 +65,19 @@ def render(name: str, page: Path) -> str:
         ]
         parts.append(f"{_origin(path, results, page)}\n\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
+
+
+def _summary(summary: Summary, page: Path) -> str:
+    """Lines from the newest file of each bench, and below them the files."""
+    columns = [*summary.lines[0].more]
+    lines = [f"| {summary.header} | {' | '.join(columns)} |", "|---|" + "--:|" * len(columns)]
+    origins = {}
+    for line in summary.lines:
+        path, results = newest(line.bench)[-1]
+        row = next(row for row in results["rows"] if line.where(row))
+        lines.append(f"| {line.words} | {' | '.join(form(row) for form in line.more.values())} |")
+        origins[path.name] = _origin(path, results, page)
+    return "\n".join([*lines, "", *(f"- {origin}" for origin in origins.values()), ""])
 
 
 def found(name: str, page: Path) -> str:

@@ -67,6 +67,11 @@ def test_every_table_shows_figures(page: Path) -> None:
         assert block.count("\n|") >= 3, f"{name} has no row"
 
 
+def test_the_page_that_all_read_is_short() -> None:
+    (page,) = (page for page in DOCUMENTS if page.parts[-2:] == ("soundness", "README.md"))
+    assert page.read_text().count("\n") <= 150
+
+
 def test_a_prediction_is_never_shown_as_a_measurement() -> None:
     for path in FILES:
         results = json.loads(path.read_text())
