@@ -347,7 +347,7 @@ class TestAReceiverThatIsAway:
                 await outbox.post(bad, "generated", compact_json(payload("bad", number)))
             good = f"{receiver.url}/{name}"
             for number in NUMBERS:
-                await outbox.post(good, "validated", compact_json(payload(name, number)))
+                await outbox.post(good, "generated", compact_json(payload(name, number)))
             # A delivery leaves the file before it is counted.
             await eventually(lambda: outbox.stats()["delivered"] >= len(NUMBERS))
             each = outbox.stats()["receivers"]
