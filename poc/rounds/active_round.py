@@ -271,11 +271,14 @@ class ActiveRound:
             self._log.fail(reason, with_traceback=True)
             self.end(reason, EngineError(reason), is_over=False)
         finally:
-            self._note_end()
-            if not self.engine_is_gone:
-                await self._close()
+            # A server that ends cancels the closing of an engine that does not answer.
             measuring.cancel()
-            self._log.end(self.reason)
+            self._note_end()
+            try:
+                if not self.engine_is_gone:
+                    await self._close()
+            finally:
+                self._log.end(self.reason)
 
     def _check(self, phase: PoCState) -> None:
         if phase is PoCState.GENERATING and self._walk is None:

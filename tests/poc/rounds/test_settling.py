@@ -194,3 +194,22 @@ async def test_a_server_that_ends_in_the_middle_of_a_verdict_answers(monkeypatch
     assert jobs[0].outcome().verdict is Verdict.HONEST, "it had one"
     with pytest.raises(HallmarkError, match="given up in the middle of a verdict"):
         jobs[1].outcome()
+
+
+async def test_a_server_that_ends_while_an_engine_does_not_close_leaves_nobody_at_work() -> None:
+    closing = asyncio.Event()
+
+    class StuckEngine(Engine):
+        async def close_round(self) -> None:
+            closing.set()
+            await asyncio.Event().wait()
+
+    manager = PoCManager(StuckEngine(), SETTINGS.model_copy(update={"shutdown_timeout": 0.01}))
+    await manager.start_round(config(), PoCState.VALIDATING)
+    stopping = asyncio.create_task(manager.stop())
+    await closing.wait()
+    await manager.shutdown()
+    await asyncio.wait({stopping})
+    await asyncio.sleep(0)  # what has been cancelled ends
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not [task.get_name() for task in left]
