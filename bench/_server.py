@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Final
 
 from _models import ModelShape, write_model
 from _vllm import ENVIRONMENT
@@ -16,6 +17,9 @@ from hallmark.server.models.small import fast_dtype
 from hallmark.server.processes.child import ChildProcess, free_port
 
 _START_SECONDS = 600.0
+
+_ANSWER_SECONDS: Final = 300.0
+"""A machine that has other work is slow, and no run of hours is to end for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,10 @@ def running_server(
         environment = {**ENVIRONMENT, **environment}
         del environment["VLLM_PLUGINS"]
         process = ChildProcess("hallmark serve", command, log=log, environment=environment)
-        with process, PoCClient(f"http://127.0.0.1:{port}", use_proxies=False) as poc:
+        with (
+            process,
+            PoCClient(f"http://127.0.0.1:{port}", timeout=_ANSWER_SECONDS, use_proxies=False) as poc,
+        ):
 
             def is_up() -> bool:
                 try:
