@@ -173,6 +173,7 @@ class TestInAServer:
         outbox = outbox_of(Receiver(clock, *refusals(1)), Settings(), OutboxStore(path), wait=lambda _: 50.0)
         await outbox.post(URL, "generated", compact_json({}))
         await eventually(lambda: outbox.stats()["next_attempt"])
+        await eventually(lambda: outbox.stats()["in_flight"] == 0)
         clock.ahead -= YEAR
         await outbox.post(URL, "generated", compact_json({}))
         with closing(sqlite3.connect(path)) as raw:
@@ -221,10 +222,11 @@ class TestOverARestart:
             await outbox.close(deadline=30)
 
     async def posted(self, outbox: Outbox, count: int = 1) -> None:
-        """Post callbacks, and wait until the first has been refused."""
+        """Post callbacks, and wait until the first has been refused and the file says so."""
         for n in range(count):
             await outbox.post(URL, "generated", compact_json({"n": n}))
         await eventually(lambda: outbox.stats()["next_attempt"])
+        await eventually(lambda: outbox.stats()["in_flight"] == 0)
 
     async def waits(self, path: Path, receiver: Receiver, **chosen: Any) -> float:
         """How long a server that is started now makes the receiver's next callback wait."""
