@@ -362,8 +362,32 @@ ATTACKS: Final = Summary(
     ),
 )
 
+
+def _hidden(words: str, shortcut: str, model: str = _SMOLLM2) -> Line:
+    """A line on what hides: the share of a forward's work, where a shortcut is spread thinly."""
+    return Line(
+        words,
+        "soundness_shortcuts",
+        lambda row: (row["model"], row["rows"], row["shortcut"]) == (model, 64, shortcut),
+        {
+            "hides, calibrated σ": lambda row: percent(1)(row["hides_calibrated"]),
+            "hides, default σ": lambda row: percent(1)(row["hides_default"]),
+        },
+    )
+
+
+HIDDEN: Final = Summary(
+    "work left out",
+    (
+        _hidden("INT8 weights and activations, SmolLM2", "W8A8 in 7 of 30 layers"),
+        _hidden("the same, Gemma 3", "W8A8 in 18 of 18 layers", "gemma-3-270m"),
+        _hidden("neurons with small gates, SmolLM2", "the 90 % of neurons with the largest gates"),
+        _hidden("rows that are not read, SmolLM2", "honest: rows 0 to 7 stop a layer early"),
+    ),
+)
+
 SOUNDNESS: Final[dict[str, dict[str, Table | Summary]]] = {
-    "README": {"attacks": ATTACKS},
+    "README": {"attacks": ATTACKS, "hidden": HIDDEN},
     "law": {"law": replace(LAW, where=lambda row: (row["projection"], row["width"]) == ("on", 576))},
     "streams": {"streams": STREAMS},
     "honest-noise": {
