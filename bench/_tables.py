@@ -77,8 +77,3 @@ class Summary:
 
     header: str
     lines: tuple[Line, ...]
-
-    @property
-    def bench(self) -> str:
-        """The bench of its first line."""
-        return self.lines[0].bench

@@ -11,6 +11,7 @@ Rounds have rate 1, six numbers a nonce and a σ of 0.05 s with Gaussian tails, 
 import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -381,11 +382,42 @@ def _validated(prover: Prover) -> Sequence[Body]:
     ]
 
 
+def _row(
+    kind: str,
+    sent: str,
+    sends: Sends,
+    expected: Outcome,
+    reason: str = "",
+    settled: Together | None = None,
+    *,
+    field: str = "",
+    remedy: str = "",
+    judged_by_itself: bool = False,
+    **settings: Any,
+) -> Attack:
+    """A row, in whose round the settings are others than in `ROUND`; the rest is as `Attack` has it."""
+    return Attack(
+        kind=kind,
+        sent=sent,
+        sends=sends,
+        expected=expected,
+        field_name=field,
+        reason=reason,
+        round=settings,
+        together=settled,
+        remedy=remedy,
+        judged_by_itself=judged_by_itself,
+    )
+
+
+def _refused(kind: str, sent: str, sends: Sends, field: str, reason: str, **settings: Any) -> Attack:
+    """A row whose batch is refused for a field of it."""
+    return _row(kind, sent, sends, "refused", reason, field=field, **settings)
+
+
 def _controls() -> Iterator[Attack]:
     def control(sent: str, sends: Sends, settled: Together | None = None, **settings: Any) -> Attack:
-        return Attack(
-            kind=CONTROL, sent=sent, sends=sends, expected="honest", round=settings, together=settled
-        )
+        return _row(CONTROL, sent, sends, "honest", settled=settled, **settings)
 
     yield control("a batch", changed())
     yield control("a batch, where vectors are required", changed(), vectors="required")
@@ -424,10 +456,7 @@ def _controls() -> Iterator[Attack]:
 
 
 def _of_freshness() -> Iterator[Attack]:
-    def attack(sent: str, sends: Sends, expected: Outcome, reason: str, **settings: Any) -> Attack:
-        return Attack(
-            kind=FRESHNESS, sent=sent, sends=sends, expected=expected, reason=reason, round=settings
-        )
+    attack = partial(_row, FRESHNESS)
 
     elder: dict[str, Any] = {"block_hash": "0000000000000000000earlier", "block_height": HEIGHT - 1}
     yield attack(
@@ -504,46 +533,34 @@ def _of_freshness() -> Iterator[Attack]:
         "refused",
         "with the quantization 'fp8'",
     )
-    yield Attack(
-        kind=FRESHNESS,
-        sent="a batch of an earlier round of the same block, key and settings",
-        sends=lambda prover: [prover.honest(0, N)] * 2,
-        expected="honest",
-        together=Together(
+    yield attack(
+        "a batch of an earlier round of the same block, key and settings",
+        lambda prover: [prover.honest(0, N)] * 2,
+        "honest",
+        settled=Together(
             code=0, credited=N, says=f"{N} nonces were claimed by an earlier batch and count once"
         ),
         remedy="start one round a block, or keep which nonces of a block and key were paid",
     )
-    yield Attack(
-        kind=FRESHNESS,
-        sent="a batch of an earlier block, to a validator who does not say which block the round has",
-        sends=foreign(**elder),
-        expected="refused",
-        reason="the batch is about block",
-        together=Together(code=0, credited=N, states_round=False),
+    yield attack(
+        "a batch of an earlier block, to a validator who does not say which block the round has",
+        foreign(**elder),
+        "refused",
+        "the batch is about block",
+        Together(code=0, credited=N, states_round=False),
         remedy="give `hallmark verify` the round's body by `--round`",
     )
-    yield Attack(
-        kind=FRESHNESS,
-        sent="one batch under several heights, to such a validator",
-        sends=lambda prover: [prover.honest(0, N, block_height=HEIGHT + at) for at in range(3)],
-        expected="refused",
-        reason="the batch is about block",
-        together=Together(code=2, credited=N, says="a block has one height", states_round=False),
+    yield attack(
+        "one batch under several heights, to such a validator",
+        lambda prover: [prover.honest(0, N, block_height=HEIGHT + at) for at in range(3)],
+        "refused",
+        "the batch is about block",
+        Together(code=2, credited=N, says="a block has one height", states_round=False),
     )
 
 
 def _of_form() -> Iterator[Attack]:
-    def refused(sent: str, sends: Sends, field: str, reason: str, **settings: Any) -> Attack:
-        return Attack(
-            kind=FORM,
-            sent=sent,
-            sends=sends,
-            expected="refused",
-            field_name=field,
-            reason=reason,
-            round=settings,
-        )
+    refused = partial(_refused, FORM)
 
     last = N - 1
     nonce = "an integer from 0 to 9223372036854775807"
@@ -572,12 +589,12 @@ def _of_form() -> Iterator[Attack]:
         f"dist[{last}]",
         distance,
     )
-    yield Attack(
-        kind=FORM,
-        sent="an r_target that no nonce is below",
-        sends=changed(r_target=0.01),
-        expected="honest",
-        together=Together(code=2, credited=0, says="a bound that some nonces are below", states_round=False),
+    yield _row(
+        FORM,
+        "an r_target that no nonce is below",
+        changed(r_target=0.01),
+        "honest",
+        settled=Together(code=2, credited=0, says="a bound that some nonces are below", states_round=False),
     )
     yield refused(
         "fewer distances than nonces",
@@ -663,27 +680,10 @@ def _of_form() -> Iterator[Attack]:
 
 
 def _of_coverage() -> Iterator[Attack]:
-    def refused(sent: str, sends: Sends, field: str, reason: str, **settings: Any) -> Attack:
-        return Attack(
-            kind=COVERAGE,
-            sent=sent,
-            sends=sends,
-            expected="refused",
-            field_name=field,
-            reason=reason,
-            round=settings,
-        )
+    refused = partial(_refused, COVERAGE)
 
     def passing(sent: str, sends: Sends, settled: Together, remedy: str = "", **settings: Any) -> Attack:
-        return Attack(
-            kind=COVERAGE,
-            sent=sent,
-            sends=sends,
-            expected="honest",
-            together=settled,
-            remedy=remedy,
-            round=settings,
-        )
+        return _row(COVERAGE, sent, sends, "honest", settled=settled, remedy=remedy, **settings)
 
     odd = range(1, 2 * N, 2)
     yield refused("every other nonce of what it covers", of_nonces(odd, (0, 2 * N - 1)), "nonces", "64 to 64")
@@ -721,17 +721,17 @@ def _of_coverage() -> Iterator[Attack]:
         "0 to 31 in steps of 1, by `covered`",
     )
     for words, failed in (("2 of its 32", 2), ("half of its", 16)):
-        yield Attack(
-            kind=COVERAGE,
-            sent=f"{words} nonces declared failed",
-            sends=of_nonces(range(failed, N), (0, N - 1), failed_nonces=[*range(failed)]),
-            expected="no_verdict",
+        yield _row(
+            COVERAGE,
+            f"{words} nonces declared failed",
+            of_nonces(range(failed, N), (0, N - 1), failed_nonces=[*range(failed)]),
+            "no_verdict",
         )
-    yield Attack(
-        kind=COVERAGE,
-        sent="2 of its 32 nonces declared failed, `covered` left out",
-        sends=of_nonces(range(2, N), None, failed_nonces=[0, 1]),
-        expected="no_verdict",
+    yield _row(
+        COVERAGE,
+        "2 of its 32 nonces declared failed, `covered` left out",
+        of_nonces(range(2, N), None, failed_nonces=[0, 1]),
+        "no_verdict",
     )
     yield passing(
         "every other nonce, in batches of one",
@@ -780,7 +780,7 @@ def _of_coverage() -> Iterator[Attack]:
 
 def _of_numbers() -> Iterator[Attack]:
     def fraud(sent: str, sends: Sends, test: str, **settings: Any) -> Attack:
-        return Attack(kind=NUMBERS, sent=sent, sends=sends, expected="fraud", reason=test, round=settings)
+        return _row(NUMBERS, sent, sends, "fraud", test, **settings)
 
     yield fraud("zeros", forged(lambda honest, _: 0 * honest), "nonces")
     yield fraud("zeros, without vectors", forged(lambda honest, _: 0 * honest, **NO_VECTORS), "nonces")
@@ -816,29 +816,7 @@ def _of_numbers() -> Iterator[Attack]:
 
 
 def _below_rate_one() -> Iterator[Attack]:
-    def attack(
-        sent: str,
-        sends: Sends,
-        expected: Outcome,
-        reason: str = "",
-        settled: Together | None = None,
-        *,
-        field: str = "",
-        remedy: str = "",
-        **settings: Any,
-    ) -> Attack:
-        return Attack(
-            kind=BELOW,
-            sent=sent,
-            sends=sends,
-            expected=expected,
-            reason=reason,
-            field_name=field,
-            together=settled,
-            remedy=remedy,
-            round={"valid_rate": 0.5, **settings},
-        )
-
+    attack = partial(_row, BELOW, valid_rate=0.5)
     whole = (0, WALK - 1)
     yield attack("a third of the walk that it covers", found(0, WALK // 3 - 1, whole), "fraud", "density")
     yield attack(
@@ -907,29 +885,7 @@ def _below_rate_one() -> Iterator[Attack]:
 
 
 def _of_several() -> Iterator[Attack]:
-    def attack(
-        sent: str,
-        sends: Sends,
-        expected: Outcome,
-        reason: str = "",
-        settled: Together | None = None,
-        *,
-        remedy: str = "",
-        judged_by_itself: bool = False,
-        **settings: Any,
-    ) -> Attack:
-        return Attack(
-            kind=SEVERAL,
-            sent=sent,
-            sends=sends,
-            expected=expected,
-            reason=reason,
-            together=settled,
-            remedy=remedy,
-            judged_by_itself=judged_by_itself,
-            round=settings,
-        )
-
+    attack = partial(_row, SEVERAL)
     convicted = Together(code=1, credited=0, says="fraud by the test of nonces")
     yield attack(
         "each nonce twice in a batch, the second time 0.5 s lower",
@@ -949,19 +905,17 @@ def _of_several() -> Iterator[Attack]:
         "one drawn nonce in each batch of eight",
         lambda prover: [_with_one_drawn(prover, first) for first in range(0, 64, 8)],
         "honest",
-        "",
-        convicted,
+        settled=convicted,
     )
     yield attack(
-        "batches of one drawn nonce, without vectors", one_by_one(**NO_VECTORS), "honest", "", convicted
+        "batches of one drawn nonce, without vectors", one_by_one(**NO_VECTORS), "honest", settled=convicted
     )
     wide: dict[str, Any] = {"honest_sigma": 0.1, "honest_kurtosis": 5.0}
     yield attack(
         "batches of one drawn nonce, with σ and κ by default",
         one_by_one(),
         "honest",
-        "",
-        convicted,
+        settled=convicted,
         **wide,
     )
     yield attack(
@@ -974,8 +928,7 @@ def _of_several() -> Iterator[Attack]:
             of_nonces([8], (8, 8), **NO_VECTORS),
         ),
         "honest",
-        "",
-        Together(code=1, credited=0, says="fraud by the test of rms"),
+        settled=Together(code=1, credited=0, says="fraud by the test of rms"),
         **wide,
     )
     yield attack(
@@ -988,30 +941,28 @@ def _of_several() -> Iterator[Attack]:
             for nonce in range(8)
         ],
         "honest",
-        "",
-        Together(code=2, credited=0, says="a round has one", states_round=False),
+        settled=Together(code=2, credited=0, says="a round has one", states_round=False),
     )
     yield attack(
         "one drawn nonce under each of eight keys",
         _under_many_keys,
         "honest",
-        "",
-        Together(code=0, credited=0, says="invalid nonces: 0"),
+        settled=Together(code=0, credited=0, says="invalid nonces: 0"),
     )
     yield attack(
         "numbers without work but for number 0, without vectors",
         forged(_first_kept, **NO_VECTORS),
         "honest",
-        "",
-        Together(code=0, credited=N, says="the batch brought no vectors: it was judged by the first of"),
+        settled=Together(
+            code=0, credited=N, says="the batch brought no vectors: it was judged by the first of"
+        ),
         remedy="ask for `vectors: required`",
     )
     yield attack(
         "anything, in a round by the older rule",
         forged(_from_the_law),
         "honest",
-        "",
-        Together(code=0, credited=N),
+        settled=Together(code=0, credited=N),
         remedy="state a σ: `distance_tolerance` null compares nothing at rate 1",
         honest_sigma=ABSENT,
         distance_tolerance=None,
@@ -1020,8 +971,7 @@ def _of_several() -> Iterator[Attack]:
         "another third layer, judged by the prover's own server",
         forged(lambda _, prover: prover.of_another_model(range(N))),
         "honest",
-        "",
-        Together(code=1, credited=0, says="fraud by the test of nonces, rms"),
+        settled=Together(code=1, credited=0, says="fraud by the test of nonces, rms"),
         judged_by_itself=True,
     )
     yield attack(
