@@ -118,12 +118,17 @@ class Kept:
     contexts: int = 1
 
 
+def width_of_qkv(shape: ModelShape) -> int:
+    """How many values q, k and v of a token have together in one layer."""
+    return (shape.num_attention_heads + 2 * shape.num_key_value_heads) * shape.head_dim
+
+
 def shares(shape: ModelShape, rows: int) -> dict[str, float]:
     """Shares of a whole forward's operations that parts of one layer have."""
     queries = shape.num_attention_heads * shape.head_dim
     values = shape.num_key_value_heads * shape.head_dim
     of_row = {
-        "q, k, v": 2.0 * shape.hidden_size * (queries + 2 * values),
+        "q, k, v": 2.0 * shape.hidden_size * width_of_qkv(shape),
         "attention": 2.0 * shape.hidden_size * 2 * (queries + values) + 2.0 * rows * queries,
         "MLP": 2.0 * 3 * shape.hidden_size * shape.intermediate_size,
     }
@@ -157,7 +162,7 @@ def exact_tables(
     """The first layer's q, k and v: of the block itself, and of an earlier block."""
     assert tested.tokens is not None
     saving = shares(shape, ROWS)["q, k, v"]
-    width = (shape.num_attention_heads + 2 * shape.num_key_value_heads) * shape.head_dim
+    width = width_of_qkv(shape)
     earlier = round_of(model, ROWS, block_hash="an earlier block").spec()
     for what, of in (("q, k, v of layer 0", spec), ("the same of an earlier block", earlier)):
         lookups = ExactTable(model, of, tested.tokens).lookups()
@@ -260,7 +265,7 @@ def shape_rows(of_models: Mapping[str, tuple[ModelShape, int]]) -> Iterator[Row]
     """
     for name, (shape, vocabulary) in of_models.items():
         saving = shares(shape, SHAPE_ROWS)["q, k, v"]
-        width = (shape.num_attention_heads + 2 * shape.num_key_value_heads) * shape.head_dim
+        width = width_of_qkv(shape)
         yield {
             "model": name,
             "vocabulary": vocabulary,

@@ -6,7 +6,7 @@ in place, for as long as its context lasts.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import Any, Final
@@ -41,12 +41,17 @@ def round_of(model: OfflineModel, seq_len: int, *, block_hash: str = "the block"
 
 def numbers(model: OfflineModel, round_: Round, nonces: Sequence[int]) -> Floats:
     """Compute the numbers of nonces with a model as it is now, altered or not: [n, k]."""
-    recomputation = Recomputation(model)
-    recomputation.want(round_, nonces)
+    return recomputed(Recomputation(model), round_, nonces)
+
+
+def recomputed(recomputation: Recomputation, round_: Round, nonces: Iterable[int]) -> Floats:
+    """Return the numbers of nonces of a round's key, [n, k]; what was computed before is not again."""
+    wanted = [*nonces]
+    recomputation.want(round_, wanted)
     for _ in recomputation.run():
         pass
     found = recomputation.numbers(round_)
-    return np.array([found[nonce] for nonce in nonces], dtype=np.float64)
+    return np.array([found[nonce] for nonce in wanted], dtype=np.float64)
 
 
 class Deployed:

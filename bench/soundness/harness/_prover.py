@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from _altered import Floats, recomputed
 
 from hallmark.poc.offline.model import OfflineModel
 from hallmark.poc.offline.recompute import Recomputation
@@ -15,8 +16,6 @@ from hallmark.poc.protocol.round import Round
 from hallmark.poc.protocol.round_tensors import RoundTensors
 from hallmark.poc.protocol.vectors import encode, encoding_of
 from hallmark.poc.rounds.payloads import generated_template
-
-Floats = npt.NDArray[np.float64]
 
 
 class Machine:
@@ -38,12 +37,7 @@ class Machine:
 
     def numbers(self, round_: Round, nonces: Iterable[int]) -> Floats:
         """The numbers of nonces of a round's key, [n, k]."""
-        wanted = [*nonces]
-        self._recomputation.want(round_, wanted)
-        for _ in self._recomputation.run():
-            pass
-        found = self._recomputation.numbers(round_)
-        return np.array([found[nonce] for nonce in wanted])
+        return recomputed(self._recomputation, round_, nonces)
 
     def numbers_of_the_mean(self, round_: Round, nonces: Iterable[int], count: int) -> Floats:
         """The numbers of nonces as if each had the mean hidden states of the first few, [n, k].
