@@ -35,13 +35,35 @@ class ModelShape:
         """What transformers builds a model from; the vocabulary is small, but enough for rounds of tokens."""
         return Qwen3Config(**asdict(self), vocab_size=small.VOCABULARY_SIZE, max_position_embeddings=4096)
 
+    @property
+    def queries_width(self) -> int:
+        """Values of a row's queries in one layer."""
+        return self.num_attention_heads * self.head_dim
+
+    @property
+    def keys_width(self) -> int:
+        """Values of a row's keys in one layer; those of its values are as many."""
+        return self.num_key_value_heads * self.head_dim
+
+    def layer_flops(self, seq_len: int) -> dict[str, float]:
+        """Floating-point operations of one layer on a sequence, by the name of the linear map.
+
+        `scores` are the products of queries with keys and of weights with values, for half of all pairs of
+        rows. Norms, rotations and activations count nothing.
+        """
+        widths = {
+            "q_proj": self.queries_width,
+            "k_proj": self.keys_width,
+            "v_proj": self.keys_width,
+            "o_proj": self.queries_width,
+            **dict.fromkeys(("gate_proj", "up_proj", "down_proj"), self.intermediate_size),
+        }
+        flops = {name: 2.0 * seq_len * self.hidden_size * width for name, width in widths.items()}
+        return {**flops, "scores": 2.0 * seq_len**2 * self.queries_width}
+
     def forward_flops(self, sequences: int, seq_len: int) -> float:
-        """Floating-point operations of a prefill: weights, and attention to the positions before."""
-        attention = self.num_attention_heads * self.head_dim
-        key_value = self.num_key_value_heads * self.head_dim
-        weights = self.hidden_size * (2 * attention + 2 * key_value + 3 * self.intermediate_size)
-        tokens = sequences * seq_len
-        return self.num_hidden_layers * (2.0 * tokens * weights + 2.0 * tokens * seq_len * attention)
+        """Floating-point operations of a prefill of sequences of that many rows."""
+        return sequences * self.num_hidden_layers * sum(self.layer_flops(seq_len).values())
 
 
 # The config.json files of Qwen/Qwen3-0.6B, Qwen/Qwen3-8B and Qwen/Qwen3-32B on Hugging Face.

@@ -11,7 +11,7 @@ from _models import SHAPES
 from _prediction import Readout, run_sequences
 from _provided import SMALL, provide
 from _token_cache import ExactTable, final_from_tables, first_row_lookups
-from caching import expected_distinct, net_saving, prefix_rows, shape_rows, shares
+from caching import expected_distinct, net_saving, prefix_rows, shape_rows
 from experiments import shortened
 
 from hallmark.poc.offline.model import OfflineModel
@@ -59,14 +59,6 @@ def test_the_first_row_may_be_kept_where_all_nonces_begin_alike_and_no_other(mod
         largest = float(np.abs(found - readout.numbers(tested.final)).max())
         assert (largest < SAME) is same, (first, rows, largest)
     assert all("forward" not in vars(layer) for layer in layers)
-
-
-@pytest.mark.parametrize("name", SHAPES)
-def test_the_layers_parts_are_the_forward(name: str) -> None:
-    parts = shares(SHAPES[name], 256)
-    whole = SHAPES[name].num_hidden_layers * (parts["attention"] + parts["MLP"])
-    assert whole == pytest.approx(1)
-    assert 0 < parts["q, k, v"] < parts["attention"]
 
 
 def test_distinct_tokens_are_counted_as_they_are_drawn() -> None:

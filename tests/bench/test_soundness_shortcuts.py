@@ -18,7 +18,7 @@ from _shortcuts import (
     without_layers,
     without_least_inputs,
 )
-from _work import Work
+from _work import Work, shape_of
 from experiments import shortened
 from torch import nn
 
@@ -59,14 +59,18 @@ def test_shortcuts_are_measured(tmp_path: Path) -> None:
 
 
 def test_shares_of_work_are_those_of_all_of_it(deployed: Deployed) -> None:
-    work = Work(deployed)
-    assert work.layers * work.layer == pytest.approx(1.0)
-    assert set(work.parts) == {
-        *(f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")),
-        "scores",
-    }
+    layers, shape = layers_of(deployed.model), shape_of(deployed.model)
+    work, flops = Work(shape, ROWS), shape.layer_flops(ROWS)
+    assert len(layers) * work.layer == pytest.approx(1.0)
+    assert work.attention + work.mlp == pytest.approx(work.layer)
+    # Two operations a weight and row.
+    for layer in layers:
+        maps = {name.rpartition(".")[2]: m for name, m in layer.named_modules() if isinstance(m, nn.Linear)}
+        assert {name: 2 * ROWS * each.weight.numel() for name, each in maps.items()} == {
+            name: count for name, count in flops.items() if name != "scores"
+        }
     # Longer nonces do more of it in attention.
-    assert Work(Deployed(deployed.model, 4 * ROWS, 0)).parts["scores"] > 3 * work.parts["scores"]
+    assert Work(shape, 4 * ROWS).parts["scores"] > 3 * work.parts["scores"]
 
 
 def test_a_model_without_layers_says_nothing(deployed: Deployed) -> None:

@@ -44,6 +44,7 @@ from _models import SHAPES, ModelShape
 from _prediction import Readout, Sequences, TokenMeans, in_other_contexts, read_rows, run_sequences
 from _provided import GEMMA_NAME, SMALL, SMOLLM2_NAME, provide
 from _token_cache import ExactTable, Lookup, final_from_tables, first_row_lookups
+from _work import Work, shape_of
 from matplotlib.figure import Figure
 from scipy.stats import poisson
 from torch import nn
@@ -120,19 +121,7 @@ class Kept:
 
 def width_of_qkv(shape: ModelShape) -> int:
     """How many values q, k and v of a token have together in one layer."""
-    return (shape.num_attention_heads + 2 * shape.num_key_value_heads) * shape.head_dim
-
-
-def shares(shape: ModelShape, rows: int) -> dict[str, float]:
-    """Shares of a whole forward's operations that parts of one layer have."""
-    queries = shape.num_attention_heads * shape.head_dim
-    values = shape.num_key_value_heads * shape.head_dim
-    of_row = {
-        "q, k, v": 2.0 * shape.hidden_size * width_of_qkv(shape),
-        "attention": 2.0 * shape.hidden_size * 2 * (queries + values) + 2.0 * rows * queries,
-        "MLP": 2.0 * 3 * shape.hidden_size * shape.intermediate_size,
-    }
-    return {part: rows * flops / shape.forward_flops(1, rows) for part, flops in of_row.items()}
+    return shape.queries_width + 2 * shape.keys_width
 
 
 def expected_distinct(kinds: float, draws: float) -> float:
@@ -161,7 +150,7 @@ def exact_tables(
 ) -> Iterator[Kept]:
     """The first layer's q, k and v: of the block itself, and of an earlier block."""
     assert tested.tokens is not None
-    saving = shares(shape, ROWS)["q, k, v"]
+    saving = Work(shape, ROWS).qkv
     width = width_of_qkv(shape)
     earlier = round_of(model, ROWS, block_hash="an earlier block").spec()
     for what, of in (("q, k, v of layer 0", spec), ("the same of an earlier block", earlier)):
@@ -175,7 +164,7 @@ def mean_tables(
     """Means over contexts of what parts returned for a token."""
     assert tested.tokens is not None
     layers, draw = layers_of(model), np.random.default_rng(1)
-    parts = shares(shape, ROWS)
+    work = Work(shape, ROWS)
     mlps = {layer: layers[layer].mlp for layer in size.mlps}
     outputs = {depth: layers[depth - 1] for depth in size.depths}
     attention = layers[0].self_attn
@@ -200,13 +189,12 @@ def mean_tables(
         width = shape.hidden_size * len(replaced)
         return Kept(what, lookups, looked_up * share, width, made, contexts=size.contexts)
 
-    yield kept("attention of layer 0, by token", [attention], parts["attention"], 1)
+    yield kept("attention of layer 0, by token", [attention], work.attention, 1)
     for layer, mlp in mlps.items():
-        yield kept(f"MLP of layer {layer}, by token", [mlp], parts["MLP"], layer + 1)
-    whole = parts["attention"] + parts["MLP"]
+        yield kept(f"MLP of layer {layer}, by token", [mlp], work.mlp, layer + 1)
     for depth, module in outputs.items():
         name = "layer" if depth == 1 else f"{depth} layers"
-        yield kept(f"output of the first {name}, by token", [module], depth * whole, depth)
+        yield kept(f"output of the first {name}, by token", [module], depth * work.layer, depth)
 
 
 def first_row(model: OfflineModel, spec: RoundSpec, tested: Sequences, shape: ModelShape) -> Iterator[Kept]:
@@ -215,7 +203,7 @@ def first_row(model: OfflineModel, spec: RoundSpec, tested: Sequences, shape: Mo
     other = tested.tokens[:1].flip(1)
     other[:, 0] = spec.first
     ran = run_sequences(model, spec, other, list(layers_of(model)))
-    width = shape.num_hidden_layers * 2 * shape.num_key_value_heads * shape.head_dim
+    width = shape.num_hidden_layers * 2 * shape.keys_width
     lookups = first_row_lookups(ran.outputs)
     yield Kept("row 0 of all layers", lookups, 1 / ROWS, width, 1 / ROWS, (0, 1), by_token=False)
 
@@ -264,7 +252,7 @@ def shape_rows(of_models: Mapping[str, tuple[ModelShape, int]]) -> Iterator[Row]
         of_models: Shape and vocabulary by name.
     """
     for name, (shape, vocabulary) in of_models.items():
-        saving = shares(shape, SHAPE_ROWS)["q, k, v"]
+        saving = Work(shape, SHAPE_ROWS).qkv
         width = width_of_qkv(shape)
         yield {
             "model": name,
@@ -365,8 +353,7 @@ def main() -> None:
     own = {}
     for name in names:
         model = provide(name)
-        config = model.model.config.get_text_config()
-        own[name] = ModelShape.of(config), int(config.vocab_size)
+        own[name] = shape_of(model), int(model.model.config.get_text_config().vocab_size)
         rows += rows_of(name, model, own[name][0])
     published = {f"Qwen3-{size}": (SHAPES[size], QWEN3_VOCABULARY) for size in ("0.6B", "8B", "32B")}
     shapes = list(shape_rows(own | published))

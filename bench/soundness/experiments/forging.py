@@ -64,6 +64,7 @@ from _prediction import (
     with_rows_before,
 )
 from _provided import GEMMA_NAME, SMALL, SMOLLM2_NAME, provide
+from _work import Work, shape_of
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -203,7 +204,7 @@ def linear_predictions(
 ) -> Iterator[Prediction]:
     """Predictions that are linear in a row of the input, or of the residual stream behind some layers."""
     prepared = float(len(fitted.final))
-    product = 2.0 * numbers * shape.hidden_size**2 / shape.forward_flops(1, ROWS)
+    product = numbers * Work(shape, ROWS).linear / ROWS
     target = read_rows(fitted.final)
     for name, before in (("linear in the input", 0), ("linear in the input, with two rows before", 2)):
         ridge = Ridge(read_rows(with_rows_before(fitted.inputs, before)), target)
@@ -337,7 +338,7 @@ def grinding(cosines: Floats, said: Prediction) -> Row:
 def rows_of(name: str) -> Iterator[Row]:
     """All rows of a model."""
     model, size = provide(name), SIZES[name]
-    shape = ModelShape.of(model.model.config.get_text_config())
+    shape = shape_of(model)
     for reads, tests, config in (
         (GROUPS, size.tests, {}),
         (LAST, size.last_tests, {"inputs": "normal", "readout": "last"}),

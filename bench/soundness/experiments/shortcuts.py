@@ -65,7 +65,7 @@ from _shortcuts import (
     without_least_inputs,
     without_mlp,
 )
-from _work import Work
+from _work import Work, shape_of
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
@@ -121,7 +121,7 @@ class Prover:
         self.layers = attacker.layers
         self.count = len(attacker.layers)
         self.deployed = Deployed(attacker.model, size.rows, size.nonces)
-        self.work = Work(self.deployed)
+        self.work = Work(shape_of(attacker.model), size.rows)
         self.late = 1 - UNREAD / size.rows
 
     def shortcuts(self, cheapest: Sequence[int]) -> Iterator[Shortcut]:
@@ -225,9 +225,8 @@ class Prover:
                 partial(masked, self.layers, window(seen, sinks)),
             )
         for places, where in ((self.layers, "all layers"), (self.layers[-1:], "the last layer")):
-            keys_and_values = self.work.parts["k_proj"] + self.work.parts["v_proj"]
             unseen = sum(max(0, row + 1 - seen) for row in range(rows)) / pairs
-            saved = (1 - seen / rows) * keys_and_values + unseen * self.work.parts["scores"]
+            saved = (1 - seen / rows) * self.work.keys_and_values + unseen * self.work.parts["scores"]
             yield Shortcut(
                 f"keys of the first quarter alone, {where}",
                 len(places) * saved,

@@ -1,38 +1,32 @@
 """Which part of a forward does how much of its work, in floating-point operations."""
 
-from _altered import Deployed, layers_of
-from torch import nn
+from _models import ModelShape
+
+from hallmark.poc.offline.model import OfflineModel
+
+
+def shape_of(model: OfflineModel) -> ModelShape:
+    """The shape of a loaded model, by its configuration."""
+    return ModelShape.of(model.model.config.get_text_config())
 
 
 class Work:
-    """Shares of a forward's operations; those of norms, rotations and activations count nothing.
+    """Shares of a forward's operations.
 
     Args:
-        deployed: The model and the length of its nonces.
+        shape: The model's.
+        rows: Of a nonce.
 
     Attributes:
-        layers: How many there are.
-        parts: For one layer, the share that each has of the whole forward: `q_proj`, `k_proj`, `v_proj`,
-            `o_proj`, `gate_proj`, `up_proj`, `down_proj` and `scores`, the products of queries with keys and
-            of weights with values.
+        parts: For one layer, the share that each has of the whole forward: each linear map by its name, and
+            `scores`, the products of queries with keys and of weights with values.
         linear: The share of a linear map of the model's width.
     """
 
-    def __init__(self, deployed: Deployed) -> None:
-        layers = layers_of(deployed.model)
-        rows = deployed.round.spec().seq_len
-        operations = {
-            name.rpartition(".")[2]: 2.0 * rows * module.weight.numel()
-            for name, module in layers[0].named_modules()
-            if isinstance(module, nn.Linear)
-        }
-        # A row looks at itself and at those before it.
-        pairs = rows * (rows + 1) / 2
-        operations["scores"] = 2.0 * 2.0 * pairs * layers[0].self_attn.o_proj.in_features
-        whole = sum(operations.values()) * len(layers)
-        self.layers = len(layers)
-        self.parts = {name: each / whole for name, each in operations.items()}
-        self.linear = 2.0 * rows * deployed.model.hidden_size**2 / whole
+    def __init__(self, shape: ModelShape, rows: int) -> None:
+        whole = shape.forward_flops(1, rows)
+        self.parts = {name: flops / whole for name, flops in shape.layer_flops(rows).items()}
+        self.linear = 2.0 * rows * shape.hidden_size**2 / whole
 
     @property
     def layer(self) -> float:
@@ -45,9 +39,24 @@ class Work:
         return sum(self.parts[name] for name in ("gate_proj", "up_proj", "down_proj"))
 
     @property
+    def attention(self) -> float:
+        """The share of the attention of a layer."""
+        return self.layer - self.mlp
+
+    @property
+    def keys_and_values(self) -> float:
+        """The share of the keys and values of a layer."""
+        return self.parts["k_proj"] + self.parts["v_proj"]
+
+    @property
+    def qkv(self) -> float:
+        """The share of the queries, keys and values of a layer."""
+        return self.parts["q_proj"] + self.keys_and_values
+
+    @property
     def beyond_keys(self) -> float:
         """The share of a layer without keys and values, which other rows look at."""
-        return self.layer - self.parts["k_proj"] - self.parts["v_proj"]
+        return self.layer - self.keys_and_values
 
     @property
     def matrices(self) -> float:
