@@ -377,7 +377,7 @@ def _hidden(words: str, shortcut: str, model: str = _SMOLLM2) -> Line:
 
 
 HIDDEN: Final = Summary(
-    "work left out",
+    "shortcut",
     (
         _hidden("INT8 weights and activations, SmolLM2", "W8A8 in 7 of 30 layers"),
         _hidden("the same, Gemma 3", "W8A8 in 18 of 18 layers", "gemma-3-270m"),

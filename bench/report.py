@@ -71,13 +71,13 @@ def _summary(summary: Summary, page: Path) -> str:
     """Lines from the newest file of each bench, and below them the files."""
     columns = [*summary.lines[0].more]
     lines = [f"| {summary.header} | {' | '.join(columns)} |", "|---|" + "--:|" * len(columns)]
-    origins = {}
+    origins: dict[str, dict[str, None]] = {}
     for line in summary.lines:
         path, results = newest(line.bench)[-1]
         row = next(row for row in results["rows"] if line.where(row))
         lines.append(f"| {line.words} | {' | '.join(form(row) for form in line.more.values())} |")
-        origins[path.name] = _origin(path, results, page)
-    return "\n".join([*lines, "", *(f"- {origin}" for origin in origins.values()), ""])
+        origins.setdefault(_made_by(results), {})[_link(path, page)] = None
+    return "\n".join([*lines, "", *(f"{made} ({', '.join(links)})" for made, links in origins.items()), ""])
 
 
 def found(name: str, page: Path) -> str:
@@ -110,10 +110,18 @@ def _cell(row: Mapping[str, Any], key: str, form: Callable[[Any], str]) -> str:
 
 
 def _origin(path: Path, results: Mapping[str, Any], page: Path) -> str:
-    link = f"[{path.name}]({os.path.relpath(path, page.parent)})"
+    return f"{_made_by(results)} ({_link(path, page)})"
+
+
+def _link(path: Path, page: Path) -> str:
+    return f"[{path.name}]({os.path.relpath(path, page.parent)})"
+
+
+def _made_by(results: Mapping[str, Any]) -> str:
+    """The machine, the versions and the date."""
     if "ways" in results:  # of several machines
         named = sorted({_where(way["machine"], way["versions"]) for way in results["ways"]})
-        return f"{'; '.join(named)}; {results['date']} ({link})"
+        return f"{'; '.join(named)}; {results['date']}"
     machine, versions = results["machine"], results["versions"]
     where = _processor(machine)
     if "assumed" in results:
@@ -123,7 +131,7 @@ def _origin(path: Path, results: Mapping[str, Any], page: Path) -> str:
     ]
     named = named or [f"numpy {versions['numpy']}"]
     dtype = f", {results['dtype']}" if "dtype" in results else ""
-    return f"{where}{dtype}, {', '.join(named)}, {results['date']} ({link})"
+    return f"{where}{dtype}, {', '.join(named)}, {results['date']}"
 
 
 def _processor(machine: Mapping[str, Any]) -> str:
