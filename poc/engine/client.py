@@ -107,6 +107,12 @@ class VllmEngine:
                 raise UnsupportedError(
                     f"rank {rank} computes differently from rank 0: {described['numerics']}"
                 )
+        if not self.numerics["independent_nonces"]:
+            logger.warning(
+                "The numbers of a nonce depend on what else is in its batch, as where activations share one "
+                "scale: whoever computes it in another batch has other last bits. Calibrate sigma with such "
+                "batches"
+            )
         # A rank waits for the others: the slowest one's time is that of all.
         batch_seconds, slice_seconds = (
             max(float(rank[name]) for rank in warm) for name in ("batch_seconds", "slice_seconds")

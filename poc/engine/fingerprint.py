@@ -20,6 +20,7 @@ def numerics(
     is_compiled: bool,
     takes_rows: bool,
     final_norm: str,
+    independent_nonces: bool,
 ) -> dict[str, str | int | bool]:
     """Name what determines the numerics of a PoC forward in this worker.
 
@@ -35,6 +36,7 @@ def numerics(
         is_compiled: whether PoC's forward runs the graph that vLLM compiled.
         takes_rows: whether PoC takes embeddings from the model's table and not from its own function.
         final_norm: who does the final norm, and how it rounds.
+        independent_nonces: whether a nonce has the same numbers, to the bit, whatever else is in its batch.
     """
     compilation = config.compilation_config
     attention = sorted({type(layer.impl).__name__ for layer in layers.values()})
@@ -57,6 +59,7 @@ def numerics(
         "kernels": kernel_path(device, config.model_config.get_hidden_size()).value,
         "embedding": "PoC's" if takes_rows else "the model's own",
         "final_norm": final_norm,
+        "independent_nonces": independent_nonces,
     }
 
 

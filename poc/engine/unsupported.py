@@ -145,11 +145,6 @@ FEATURES: Final = (
         lambda config: bool(config.model_config.enable_sleep_mode),
     ),
     Feature(
-        "KV connectors (--kv-transfer-config, --kv-offloading-size)",
-        {"kv-transfer-config": _is_given, "kv-offloading-size": _is_above_zero},
-        lambda config: config.kv_transfer_config is not None,
-    ),
-    Feature(
         "computed KV scales (--calculate-kv-scales)",
         {"calculate-kv-scales": _is_on},
         lambda config: bool(getattr(config.cache_config, "calculate_kv_scales", False)),
@@ -165,6 +160,20 @@ FEATURES: Final = (
         "errors at late compilation (--jit-monitor-mode error)",
         {"jit-monitor-mode": _is_error},
         lambda config: _is_error(config.observability_config.jit_monitor_mode),
+    ),
+    Feature(
+        "layers that keep a state in the place of keys and values (state-space, linear attention)",
+        is_configured=lambda config: bool(
+            config.model_config.is_hybrid or config.model_config.is_attention_free
+        ),
+    ),
+    Feature(
+        "sparse attention by an index (as in DeepSeek-V3.2)",
+        is_configured=lambda config: bool(getattr(config.model_config.hf_text_config, "index_topk", None)),
+    ),
+    Feature(
+        "attention in chunks (as in Llama 4)",
+        is_configured=lambda config: config.model_config.attention_chunk_size is not None,
     ),
     Feature(
         "multimodal position schemes (M-RoPE)",

@@ -21,6 +21,7 @@ from hallmark.poc.engine.expected_compilation import expected_compilation
 from hallmark.poc.engine.fingerprint import numerics
 from hallmark.poc.engine.forward import ModelForward, compiles_embeddings, inferences_turn
 from hallmark.poc.engine.input_share import InputShare
+from hallmark.poc.engine.kv_connector import check_connector_rests
 from hallmark.poc.engine.live_cache import LiveCacheGuard
 from hallmark.poc.engine.memory import check_free, measure_peak, step_memory
 from hallmark.poc.engine.pausable_forward import PausableForward
@@ -176,11 +177,16 @@ class PoCWorker:
             self._rank_vote.without_collectives("opening the warm-up", lambda: self.open_round(spec))
             self._try(lambda: self._settle_forward(keys))
             # One after the other, as on a device that is kept fed, and one that stands still at every layer.
-            self.start([keys] if self._device.type == "cpu" else [keys, keys], None)
-            slices = [self.start([keys], 1)]
+            whole = self.start([keys] if self._device.type == "cpu" else [keys, keys], None)
+            shared = keys[: (len(keys) + 1) // 2]
+            others = [("", len(keys) + nonce) for nonce in range(len(keys) - len(shared))]
+            slices = [self.start([shared + others], 1)]
             while slices[-1]["batches"] is None:
                 slices.append(self.advance(1))
             self.close_round()
+        found, beside_others = (
+            torch.tensor(batches["batches"][0]["numbers"][: len(shared)]) for batches in (whole, slices[-1])
+        )
         seconds = [each["seconds"] for each in slices]
         if peak.bytes is not None:
             step = self._step_memory(peak.bytes, spec.batch_size * spec.seq_len)
@@ -192,6 +198,7 @@ class PoCWorker:
             is_compiled=self._forward.is_compiled,
             takes_rows=self._inputs.are_rows,
             final_norm=self._forward.final_norm,
+            independent_nonces=torch.equal(found, beside_others),
         )
         return {
             "peak_bytes": peak.bytes,
@@ -242,11 +249,13 @@ class PoCWorker:
             NaN where it failed, and `host_seconds`, which this process took to launch it.
 
         Raises:
-            EngineError: none are suspended, or the weights have changed since the round was opened.
+            EngineError: none are suspended, a KV connector is at work, or the weights have changed since the
+                round was opened.
         """
         if not self._pausable.is_suspended:
             raise EngineError("no PoC batch is suspended on this worker")
-        # Only other calls of this worker change them, none of which comes before this one has ended.
+        # Only other calls of this worker change either, none of which comes before this one has ended.
+        self._rank_vote.without_collectives("looking for a KV connector at work", check_connector_rests)
         self._rank_vote.without_collectives("looking at the weights", self._check_weights)
         busy = DeviceTime(self._device)
 

@@ -1,9 +1,11 @@
 """Which features of vLLM are refused: by its flags, its arguments and its configuration."""
 
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from families import FAMILIES, REFUSED, Family, write_configuration
 
 from hallmark.poc.core.errors import UnsupportedError
 from hallmark.poc.engine.unsupported import (
@@ -41,7 +43,6 @@ def test_the_plain_configuration_is_accepted(configure: Any) -> None:
         ("cache_config", "kv_sharing_fast_prefill", True, "--kv-sharing-fast-prefill"),
         ("observability_config", "jit_monitor_mode", "error", "--jit-monitor-mode error"),
         (None, "lora_config", object(), "LoRA"),
-        (None, "kv_transfer_config", object(), "KV connectors"),
     ],
 )
 def test_a_feature_that_poc_does_not_work_with_is_refused_by_name(
@@ -54,11 +55,24 @@ def test_a_feature_that_poc_does_not_work_with_is_refused_by_name(
         check_config(config)
 
 
-def test_per_layer_inputs_are_refused(configure: Any) -> None:
-    config = configure()
-    config.model_config.hf_text_config.hidden_size_per_layer_input = 256
-    with pytest.raises(UnsupportedError, match="per-layer inputs"):
-        check_config(config)
+def configuration_of(family: Family, configure: Any, directory: Path) -> Any:
+    from imported_models import import_model
+
+    write_configuration(family, directory)
+    import_model(directory)
+    return configure(model=str(directory))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_family_is_refused_by_its_configuration(configure: Any, name: str, tmp_path: Path) -> None:
+    family, words = REFUSED[name]
+    with pytest.raises(UnsupportedError, match=words):
+        check_config(configuration_of(family, configure, tmp_path / "model"))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_is_accepted_by_its_configuration(configure: Any, name: str, tmp_path: Path) -> None:
+    check_config(configuration_of(FAMILIES[name], configure, tmp_path / "model"))
 
 
 ASKED = [
@@ -85,8 +99,6 @@ ASKED = [
     ("cpu-offload-gb", 0.5),
     ("enable-lora", True),
     ("enable-sleep-mode", True),
-    ("kv-transfer-config", '{"kv_connector": "ExampleConnector"}'),
-    ("kv-offloading-size", 1.0),
     ("calculate-kv-scales", True),
     ("kv-sharing-fast-prefill", True),
     ("jit-monitor-mode", "error"),

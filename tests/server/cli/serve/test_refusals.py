@@ -87,9 +87,6 @@ REFUSED = [
     (["--enable-lora", "-tp", "2"], "LoRA"),
     (["--no-enable-lora", "--enable-lora"], "LoRA"),
     (["--enable-sleep-mode"], "sleep mode"),
-    (["--kv-transfer-config", '{"kv_connector": "ExampleConnector"}'], "KV connectors"),
-    (["--kv-transfer-config.kv_connector", "ExampleConnector"], "KV connectors"),
-    (["--kv-offloading-size", "4"], "KV connectors"),
     (["--calculate-kv-scales"], "computed KV scales"),
     (["--kv-sharing-fast-prefill"], "fast prefill"),
 ]

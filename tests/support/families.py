@@ -1,0 +1,221 @@
+"""Tiny models of the families that networks serve, with random weights.
+
+Each is made by transformers from a configuration of its own, so that transformers is its oracle.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from hallmark.server.models.small import VOCABULARY_SIZE, build_small_model
+
+WINDOW: Final = 16
+"""Of sliding attention: far shorter than a nonce."""
+
+_TOKENS: Final[Mapping[str, Any]] = {
+    "vocab_size": VOCABULARY_SIZE,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "pad_token_id": 2,
+}
+_DENSE: Final[Mapping[str, Any]] = {
+    **_TOKENS,
+    "hidden_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 512,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
+}
+_GROUPED: Final[Mapping[str, Any]] = {**_DENSE, "head_dim": 64}
+_LATENT: Final[Mapping[str, Any]] = {
+    **_DENSE,
+    "num_hidden_layers": 3,
+    "num_key_value_heads": 4,
+    # Those of vLLM's kernels.
+    "kv_lora_rank": 512,
+    "qk_rope_head_dim": 64,
+    "qk_nope_head_dim": 32,
+    "v_head_dim": 32,
+    "moe_intermediate_size": 128,
+    "n_routed_experts": 4,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 2,
+    "first_k_dense_replace": 1,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A tiny model of a family.
+
+    Attributes:
+        kind: The `model_type` of its configuration.
+        settings: What its configuration says beside the defaults of its kind.
+        arguments: What vLLM is started with beside the model.
+        architecture: What vLLM takes it for, where that is something else than its kind's.
+    """
+
+    kind: str
+    settings: Mapping[str, Any]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    architecture: str | None = None
+
+    @property
+    def layers(self) -> int:
+        """How many layers it has."""
+        count = self.settings.get("num_hidden_layers", self.settings.get("n_layer"))
+        assert isinstance(count, int)
+        return count
+
+    def config(self) -> PreTrainedConfig:
+        """Its configuration, with the class that loads it."""
+        found: PreTrainedConfig = AutoConfig.for_model(self.kind, **self.settings)
+        found.architectures = [self.architecture or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[self.kind]]
+        return found
+
+
+# vLLM's rotary operator for CPUs computes another rotation where q and k are strided, as these are.
+_PLAIN_ROTATION: Final = {"compilation_config": {"custom_ops": ["all", "-rotary_embedding"]}}
+
+FAMILIES: Final[Mapping[str, Family]] = {
+    "Llama": Family("llama", _GROUPED),
+    "Mistral, sliding": Family("mistral", {**_GROUPED, "sliding_window": WINDOW}),
+    "Phi-3": Family("phi3", _DENSE),
+    "Granite": Family(
+        "granite",
+        {
+            **_DENSE,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.7,
+            "attention_multiplier": 0.2,
+            "logits_scaling": 4.0,
+        },
+    ),
+    "OLMo-2": Family("olmo2", _DENSE),
+    "GPT-2": Family("gpt2", {**_TOKENS, "n_embd": 256, "n_layer": 4, "n_head": 4, "n_positions": 2048}),
+    "Gemma 2": Family(
+        "gemma2",
+        {**_GROUPED, "tie_word_embeddings": True, "sliding_window": WINDOW, "query_pre_attn_scalar": 64},
+    ),
+    "Gemma 3": Family(
+        "gemma3_text",
+        # Every sixth layer looks at all rows.
+        {**_GROUPED, "num_hidden_layers": 6, "sliding_window": WINDOW, "query_pre_attn_scalar": 64},
+    ),
+    "gpt-oss": Family(
+        "gpt_oss",
+        {
+            **_GROUPED,
+            "intermediate_size": 256,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "sliding_window": WINDOW,
+        },
+    ),
+    "Qwen3-MoE": Family(
+        "qwen3_moe",
+        {
+            **_GROUPED,
+            "num_experts": 8,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 128,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 1,
+        },
+    ),
+    "Mixtral": Family("mixtral", {**_GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "GLM-4-MoE": Family(
+        "glm4_moe",
+        {
+            **_GROUPED,
+            "moe_intermediate_size": 128,
+            "n_routed_experts": 8,
+            "num_experts_per_tok": 2,
+            "n_shared_experts": 1,
+            "first_k_dense_replace": 1,
+            "partial_rotary_factor": 0.5,
+        },
+    ),
+    "DeepSeek-V2": Family(
+        "deepseek_v2",
+        {**_LATENT, "q_lora_rank": None, "n_group": 1, "topk_group": 1},
+        _PLAIN_ROTATION,
+    ),
+    "DeepSeek-V3": Family(
+        "deepseek_v3",
+        {
+            **_LATENT,
+            "q_lora_rank": 128,
+            "n_group": 2,
+            "topk_group": 1,
+            "topk_method": "noaux_tc",
+            "scoring_func": "sigmoid",
+        },
+        _PLAIN_ROTATION,
+    ),
+    # A Qwen2 whose final norm is no part of its forward.
+    "MiMo": Family("qwen2", _DENSE, architecture="MiMoForCausalLM"),
+}
+
+REFUSED: Final[Mapping[str, tuple[Family, str]]] = {
+    "Falcon-H1": (Family("falcon_h1", _DENSE), "a state in the place of keys and values"),
+    "Jamba": (Family("jamba", _DENSE), "a state in the place of keys and values"),
+    "Mamba 2": (
+        Family("mamba2", {**_TOKENS, "hidden_size": 256, "num_heads": 8}),
+        "a state in the place of keys and values",
+    ),
+    "Nemotron-H": (
+        Family("nemotron_h", {**_DENSE, "hybrid_override_pattern": "M-*-"}),
+        "a state in the place of keys and values",
+    ),
+    "Qwen3-Next": (Family("qwen3_next", _GROUPED), "a state in the place of keys and values"),
+    "DeepSeek-V3.2": (
+        Family("deepseek_v32", {**_LATENT, "q_lora_rank": 128, "index_topk": 64}),
+        "sparse attention by an index",
+    ),
+    "Llama 4": (Family("llama4_text", {**_GROUPED, "attention_chunk_size": WINDOW}), "attention in chunks"),
+    "Gemma 3n": (Family("gemma3n_text", _GROUPED), "per-layer inputs"),
+}
+"""Families whose configuration is refused, and words of the sentence that says so."""
+
+
+def write_configuration(family: Family, directory: Path) -> Path:
+    """Write a model's configuration, without its weights, and the small model's tokenizer."""
+    build_small_model(directory)
+    (directory / "model.safetensors").unlink()
+    family.config().save_pretrained(directory)
+    return directory
+
+
+def build_family(name: str, directory: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Write a model of a family and the small model's tokenizer into a directory."""
+    family = FAMILIES[name]
+    build_small_model(directory)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(family.config())
+        _draw_weights(model)
+    model.to(dtype).save_pretrained(directory)
+    model.config.architectures = family.config().architectures
+    model.config.save_pretrained(directory)
+    return directory
+
+
+@torch.no_grad()
+def _draw_weights(model: PreTrainedModel) -> None:
+    """Draw weights with which each layer adds about as much as it finds, and no two norms are the same."""
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            parameter.normal_(0, 0.08)
+        elif "norm" in name or "ln_" in name:
+            # Added: Gemma's norms multiply by 1 + weight, others by the weight.
+            parameter.add_(torch.empty_like(parameter).uniform_(-0.3, 0.3))
+        else:
+            parameter.uniform_(-0.3, 0.3)
