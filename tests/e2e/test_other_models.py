@@ -1,13 +1,12 @@
-"""Other models than Qwen3: another final norm, latent attention, experts; rounds go as with any other."""
+"""Servers with another cache than Qwen3's: a quantised one, and that of latent attention."""
 
 import asyncio
-import json
 import random
 from pathlib import Path
 
 import pytest
 from _traffic import Batches, Traffic
-from models import build_deepseek, build_gemma
+from models import build_deepseek
 from node import BATCH_SIZE, Node, proof, round_request, running_node
 from tolerances import ENGINE_TOLERANCES
 from transformers_engine import TransformersEngine
@@ -19,11 +18,6 @@ pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
 
 REQUEST = round_request()
 NONCES = list(range(2 * BATCH_SIZE))
-
-
-@pytest.fixture
-def gemma(tmp_path: Path) -> Path:
-    return build_gemma(tmp_path / "gemma")
 
 
 @pytest.fixture
@@ -50,15 +44,6 @@ def check_with_transformers(model: Path, distances: list[float]) -> None:
     assert max(errors) < ENGINE_TOLERANCES[engine.model.dtype, "transformers"] * round_.distance_std
 
 
-def test_a_model_with_a_norm_of_its_own(gemma: Path, tmp_path: Path) -> None:
-    with running_node(gemma, tmp_path / "server.log", "--enforce-eager") as node:
-        distances = distances_on(node)
-        numerics = node.status()["numerics"]
-        assert numerics["embedding"] == "the model's own", "which multiplies the table's rows"
-        assert numerics["final_norm"].startswith("PoC's, rounding ")
-    check_with_transformers(gemma, distances)
-
-
 @pytest.mark.next
 def test_a_quantised_cache_is_told_and_refuses_proofs_of_another(small_model: Path, tmp_path: Path) -> None:
     flags = ("--enforce-eager", "--kv-cache-dtype", "fp8")
@@ -74,20 +59,6 @@ def test_a_quantised_cache_is_told_and_refuses_proofs_of_another(small_model: Pa
         assert "with the KV cache dtype 'fp8_e4m3'" in detail
     with pytest.raises(AssertionError):  # which is why
         check_with_transformers(small_model, distances)
-
-
-@pytest.mark.next
-def test_a_model_beside_its_draft_model(small_model: Path, tmp_path: Path) -> None:
-    """Whose layers are inference's too, and which a PoC batch does not run."""
-    draft = {"method": "draft_model", "model": str(small_model), "num_speculative_tokens": 2}
-    flags = ("--enforce-eager", "--speculative-config", json.dumps(draft))
-    with running_node(small_model, tmp_path / "server.log", *flags) as node:
-        alone = node.complete("The proof of the pudding")
-        cache = node.probe("cache_checksum")
-        distances = distances_on(node)
-        assert node.probe("cache_checksum") == cache
-        assert node.complete("The proof of the pudding") == alone
-    check_with_transformers(small_model, distances)
 
 
 def test_a_model_with_latent_attention_and_experts(deepseek: Path, tmp_path: Path) -> None:

@@ -6,8 +6,6 @@ import torch
 from transformers import (
     DeepseekV2Config,
     DeepseekV2ForCausalLM,
-    GemmaConfig,
-    GemmaForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     PreTrainedConfig,
@@ -27,25 +25,6 @@ def _write(directory: Path, kind: type[PreTrainedModel], config: PreTrainedConfi
         model.model.norm.weight.data.uniform_(-0.5, 0.5)
     model.save_pretrained(directory)
     return directory
-
-
-def build_gemma(directory: Path) -> Path:
-    """A Gemma, whose norms are not vLLM's plain `RMSNorm`."""
-    config = GemmaConfig(
-        hidden_size=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=64,
-        intermediate_size=512,
-        vocab_size=1024,
-        max_position_embeddings=2048,
-        initializer_range=0.1,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
-    )
-    return _write(directory, GemmaForCausalLM, config)
 
 
 def build_deepseek(directory: Path) -> Path:

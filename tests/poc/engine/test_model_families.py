@@ -1,0 +1,146 @@
+"""The families that networks serve: whole and sliced batches, chat between the slices, and transformers."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import FAMILIES, build_family
+from quantised_checkpoints import quantise_to_int8
+from tolerances import ENGINE_TOLERANCES
+from zygote import Zygote
+
+from hallmark.poc.offline.model import OfflineModel
+from hallmark.poc.protocol.config import PoCConfig
+from hallmark.poc.protocol.round import Round
+from hallmark.poc.protocol.round_tensors import RoundTensors
+
+pytestmark = pytest.mark.timeout(400)
+
+BATCH_SIZE = 4
+SEQ_LEN = 72
+REQUEST: dict[str, Any] = {
+    "block_hash": "the block",
+    "block_height": 1,
+    "public_key": "a prover",
+    "batch_size": BATCH_SIZE,
+    "seq_len": SEQ_LEN,
+}
+ARGUMENTS: dict[str, Any] = {
+    "enforce_eager": True,
+    "max_model_len": 512,
+    "max_num_seqs": 8,
+    "max_num_batched_tokens": 512,
+    "disable_log_stats": False,  # which count what is found in the cache
+    "additional_config": {"hallmark": {"max_batch_size": BATCH_SIZE, "seq_len": SEQ_LEN}},
+}
+
+
+@pytest.fixture(scope="module")
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    running = Zygote(tmp_path_factory.mktemp("zygote"))
+    yield running
+    running.close()
+
+
+def check_itself(found: Mapping[str, Any], *, layers: int) -> None:
+    """That a batch has the same numbers however it is run, and inference the same tokens."""
+    assert found["layers"] == layers
+    assert found["slices"] == (layers - 1) * len(found["sliced"]), "it stood still at every layer"
+    assert found["sliced"] == [found["whole"]] * len(found["sliced"])
+    assert found["again"] == found["whole"]
+    if found["numerics"]["independent_nonces"]:
+        assert found["short"] == found["whole"][: len(found["short"])], "padding changes nothing"
+        assert found["beside others"] == found["whole"][0]
+    said = found["completions"]
+    assert said["beside"] == said["before"]
+    assert said["after"] == said["before"]
+    assert len({tuple(tokens) for tokens in said["before"].values()}) > 1
+    numbers = torch.tensor(found["whole"])
+    assert numbers.shape == (BATCH_SIZE, 16)
+    assert 0.5 < float(numbers.std()) < 1.6
+
+
+def check_with_transformers(found: Mapping[str, Any], model: Path, dtype: str, tolerance: float) -> None:
+    """That transformers has the same numbers, in a round that both have decided on alike."""
+    offline = OfflineModel.load(model, device="cpu", dtype=dtype)
+    round_ = Round.resolve(PoCConfig(**REQUEST), offline.deployed("model", BATCH_SIZE * SEQ_LEN))
+    assert found["round"] == round_.digest
+    assert found["readout"] == "rows"
+    tensors = RoundTensors(round_.spec(), offline.torch_dtype, offline.device)
+    expected = offline.numbers(tensors, [("a prover", nonce) for nonce in range(BATCH_SIZE)])
+    errors = torch.tensor(found["whole"]) - torch.tensor(expected)
+    assert float(errors.abs().max()) < tolerance
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family(zygote: Zygote, name: str, tmp_path: Path) -> None:
+    model = build_family(name, tmp_path / "model")
+    found = zygote.run(model, {**ARGUMENTS, **FAMILIES[name].arguments, "dtype": "float32"}, REQUEST)
+    check_itself(found, layers=FAMILIES[name].layers)
+    # vLLM keeps no prefixes of latent attention on CPUs.
+    assert found["cached"] or "MLA" in found["numerics"]["attention"], "inference reads what was there before"
+    check_with_transformers(found, model, "float32", ENGINE_TOLERANCES["float32", "transformers"])
+
+
+def test_experts_on_two_ranks(zygote: Zygote, tmp_path: Path) -> None:
+    model = build_family("Qwen3-MoE", tmp_path / "model")
+    arguments = {**ARGUMENTS, "dtype": "float32", "tensor_parallel_size": 2}
+    found = zygote.run(model, arguments, REQUEST, VLLM_CPU_OMP_THREADS_BIND="0|1")
+    check_itself(found, layers=4)
+    assert found["numerics"]["tensor_parallel_size"] == 2
+    check_with_transformers(found, model, "float32", ENGINE_TOLERANCES["float32", "two ranks"])
+
+
+@pytest.mark.parametrize(
+    "speculative",
+    [
+        {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3},
+        {"method": "draft_model", "num_speculative_tokens": 2},
+    ],
+    ids=lambda speculative: speculative["method"],
+)
+def test_speculative_decoding(zygote: Zygote, speculative: dict[str, Any], tmp_path: Path) -> None:
+    model = build_family("Llama", tmp_path / "model")
+    if speculative["method"] == "draft_model":
+        speculative = {**speculative, "model": str(model)}
+    arguments = {**ARGUMENTS, "dtype": "float32", "speculative_config": speculative}
+    found = zygote.run(model, arguments, REQUEST)
+    check_itself(found, layers=4)
+    check_with_transformers(found, model, "float32", ENGINE_TOLERANCES["float32", "transformers"])
+
+
+def test_a_kv_connector(zygote: Zygote, tmp_path: Path) -> None:
+    model, saved = build_family("Llama", tmp_path / "model"), tmp_path / "saved"
+    connector = {
+        "kv_connector": "ExampleConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"shared_storage_path": str(saved)},
+    }
+    arguments = {**ARGUMENTS, "dtype": "float32", "kv_transfer_config": connector}
+    found = zygote.run(model, arguments, REQUEST)
+    check_itself(found, layers=4)
+    check_with_transformers(found, model, "float32", ENGINE_TOLERANCES["float32", "transformers"])
+    kept = [path for path in saved.rglob("*") if path.is_file()]
+    assert len(kept) == 2 * 4, "two prompts' four layers, and nothing of a PoC batch"
+
+
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() == "AVX2", reason="vLLM's FP8 cache on a CPU needs AVX-512"
+)
+def test_a_quantised_cache(zygote: Zygote, tmp_path: Path) -> None:
+    model = build_family("Llama", tmp_path / "model", torch.bfloat16)
+    found = zygote.run(model, {**ARGUMENTS, "dtype": "bfloat16", "kv_cache_dtype": "fp8"}, REQUEST)
+    check_itself(found, layers=4)
+    assert found["numerics"]["kv_cache_dtype"] == "fp8_e4m3"
+
+
+def test_weights_and_activations_in_int8(zygote: Zygote, tmp_path: Path) -> None:
+    plain = build_family("Llama", tmp_path / "plain", torch.bfloat16)
+    quantised, meant = tmp_path / "quantised", tmp_path / "meant"
+    quantise_to_int8(plain, quantised, meant)
+    found = zygote.run(quantised, {**ARGUMENTS, "dtype": "bfloat16"}, REQUEST)
+    check_itself(found, layers=4)
+    assert found["numerics"]["quantization"] == "compressed-tensors"
+    check_with_transformers(found, meant, "bfloat16", ENGINE_TOLERANCES["bfloat16", "INT8"])

@@ -1,0 +1,122 @@
+"""What Hallmark works with, what it refuses, and the test that shows each."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from families import FAMILIES, REFUSED
+
+from hallmark.poc.engine.unsupported import FEATURES
+
+TESTED: Final = "tested"
+EXPECTED: Final = "expected"
+REFUSES: Final = "refused"
+
+_FAMILIES: Final = "tests/poc/engine/test_model_families.py"
+_REFUSALS: Final = "tests/poc/engine/test_unsupported.py"
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """A line of the table.
+
+    Attributes:
+        what: A family of models, or something that vLLM can be told to do.
+        state: Tested, expected to work, or refused.
+        says: What was checked, or why it is refused or not tested.
+        test: File and function of the test; empty where it is only expected.
+    """
+
+    what: str
+    state: str
+    says: str
+    test: str = ""
+
+
+def _proved(what: str, says: str, file: str, function: str) -> Support:
+    return Support(what, TESTED, says, f"{file}::{function}")
+
+
+def _expected(what: str, says: str) -> Support:
+    return Support(what, EXPECTED, says)
+
+
+def _families() -> Iterator[Support]:
+    yield _proved(
+        "Qwen3",
+        "with every end-to-end test",
+        "tests/e2e/test_oracle.py",
+        "test_distances_agree_with_transformers",
+    )
+    notes = {
+        "Granite": "its multipliers not 1",
+        "GPT-2": "learned positions",
+        "Gemma 2": "scaled embeddings, sliding window",
+        "Gemma 3": "scaled embeddings, sliding window",
+        "Mistral, sliding": "a window shorter than a nonce",
+        "gpt-oss": "attention sinks, experts",
+        "Qwen3-MoE": "experts",
+        "Mixtral": "experts",
+        "GLM-4-MoE": "experts, some shared",
+        "DeepSeek-V2": "latent attention, experts",
+        "DeepSeek-V3": "latent attention, experts in groups",
+        "MiMo": "final norm outside of its forward",
+    }
+    for name in FAMILIES:
+        yield _proved(name, notes.get(name, "dense"), _FAMILIES, "test_a_family")
+    yield _expected(
+        "other decoders with plain or latent attention",
+        "their layers are known by type; what is checked at the start finds those that are different",
+    )
+    yield Support(
+        "OPT-350m",
+        REFUSES,
+        "its embeddings are narrower than its hidden states; found once the model is loaded",
+        "tests/e2e/test_start.py::test_a_model_whose_embeddings_are_narrower_ends_the_start",
+    )
+    for name, (_, words) in REFUSED.items():
+        yield Support(name, REFUSES, words, f"{_REFUSALS}::test_a_family_is_refused_by_its_configuration")
+
+
+def _weights() -> Iterator[Support]:
+    yield _proved(
+        "INT8 weights and activations (compressed-tensors)",
+        "within 1.2 s of what they mean: some processors' products saturate",
+        _FAMILIES,
+        "test_weights_and_activations_in_int8",
+    )
+    yield _expected("AWQ, GPTQ", "vLLM's kernels for them on CPUs need AVX-512")
+    yield _expected("FP8, NVFP4, MXFP4", "no kernel of vLLM's for CPUs has them on every processor")
+
+
+def _features() -> Iterator[Support]:
+    yield _proved("FP8 KV cache", "PoC's keys and values are in FP8 too", _FAMILIES, "test_a_quantised_cache")
+    yield _proved(
+        "speculative decoding: n-grams, draft model",
+        "a batch does not run the draft",
+        _FAMILIES,
+        "test_speculative_decoding",
+    )
+    yield _proved("prefix caching", "in all tests of families", _FAMILIES, "test_a_family")
+    yield _proved(
+        "tensor parallelism",
+        "two ranks",
+        "tests/e2e/test_tensor_parallel.py",
+        "test_two_ranks_find_and_validate_and_agree_with_one",
+    )
+    yield _proved("tensor parallelism with experts", "two ranks", _FAMILIES, "test_experts_on_two_ranks")
+    yield _proved(
+        "KV connectors", "the example connector, which keeps them on a disk", _FAMILIES, "test_a_kv_connector"
+    )
+    for feature in FEATURES:
+        by_flag = "test_a_flag_that_asks_for_a_feature_is_refused"
+        by_model = "test_a_family_is_refused_by_its_configuration"
+        yield Support(feature.name, REFUSES, "", f"{_REFUSALS}::{by_flag if feature.flags else by_model}")
+
+
+GROUPS: Final[dict[str, Sequence[Support]]] = {
+    "architectures": tuple(_families()),
+    "weights": tuple(_weights()),
+    "features": tuple(_features()),
+}
+"""The tables, by the name of their place in the document."""
