@@ -110,8 +110,8 @@ class VllmEngine:
         if not self.numerics["independent_nonces"]:
             logger.warning(
                 "The numbers of a nonce depend on what else is in its batch, as where activations share one "
-                "scale: whoever computes it in another batch has other last bits. Calibrate sigma with such "
-                "batches"
+                "scale, or experts compute by how many rows they have: whoever computes it in another batch "
+                "has others. Calibrate sigma with batches that differ"
             )
         # A rank waits for the others: the slowest one's time is that of all.
         batch_seconds, slice_seconds = (

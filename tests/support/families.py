@@ -74,6 +74,11 @@ class Family:
         assert isinstance(count, int)
         return count
 
+    @property
+    def has_experts(self) -> bool:
+        """Whether rows are dealt out to experts."""
+        return any("expert" in name for name in self.settings)
+
     def config(self) -> PreTrainedConfig:
         """Its configuration, with the class that loads it."""
         found: PreTrainedConfig = AutoConfig.for_model(self.kind, **self.settings)

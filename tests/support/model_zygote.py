@@ -16,9 +16,13 @@ from typing import Any
 
 import vllm.v1.worker.cpu_worker  # noqa: F401  # what takes its time is imported once
 from imported_models import import_model
+from torch import nn
 from vllm import LLM, SamplingParams
+from vllm.distributed.kv_transfer import get_kv_transfer_group, has_kv_transfer_group
+from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadata
 
 import hallmark.poc.engine.worker  # noqa: F401
+from hallmark.poc.core.errors import EngineError
 from hallmark.poc.engine.client import VllmEngine, connect
 from hallmark.poc.protocol.config import PoCConfig
 from hallmark.poc.protocol.nonces import NonceKey
@@ -120,11 +124,43 @@ async def compute(engine: VllmEngine, chat: Chat, round_: Round) -> dict[str, An
     }
 
 
+def round_by_one_scale(model: nn.Module) -> None:
+    """Round what the model's MLPs are given to 8 bits, by one scale for all rows, as dynamic ones are."""
+
+    def rounded(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        states, *others = arguments
+        scale = states.abs().amax() / 127
+        return (states / scale).round() * scale, *others
+
+    for name, module in model.named_modules():
+        if name.endswith(".mlp"):
+            module.register_forward_pre_hook(rounded)
+
+
+async def refusal_in_a_step(engine: VllmEngine, round_: Round) -> str | None:
+    """What PoC says where a step has bound metadata to the KV connector; None without a connector."""
+    if not has_kv_transfer_group():
+        return None
+    connector = get_kv_transfer_group()
+    await engine.open_round(round_.spec())
+    connector.bind_connector_metadata(KVConnectorMetadata())
+    try:
+        await engine.start([[(round_.config.public_key, 0)]], None)
+    except EngineError as error:
+        return str(error)
+    finally:
+        connector.clear_connector_metadata()
+        await engine.close_round()
+    return None
+
+
 def run(case: dict[str, Any]) -> dict[str, Any]:
     """Load a case's model and find out what PoC makes of it."""
     os.environ.update(case["environment"])
     import_model(Path(case["model"]))
     llm = LLM(model=case["model"], **case["arguments"])
+    if case["has_one_scale"]:
+        llm.apply_model(round_by_one_scale)
     client: Any = InProcess(llm)
     settings = Settings.from_additional_config(client.vllm_config.additional_config)
     names = Namespace(served_model_name="model", model=case["model"])
@@ -135,6 +171,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         "round": round_.digest,
         "readout": round_.definition.readout,
         **asyncio.run(compute(engine, Chat(llm), round_)),
+        "in a step": asyncio.run(refusal_in_a_step(engine, round_)),
     }
     llm.llm_engine.engine_core.shutdown()  # workers of their own would outlive this process
     return found

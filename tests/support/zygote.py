@@ -50,6 +50,8 @@ class Zygote:
         model: Path,
         arguments: Mapping[str, Any],
         request: Mapping[str, Any],
+        *,
+        has_one_scale: bool = False,
         **environment: str,
     ) -> dict[str, Any]:
         """What it finds of one model.
@@ -58,6 +60,7 @@ class Zygote:
             model: The directory.
             arguments: What vLLM is started with beside it.
             request: The round.
+            has_one_scale: Whether its MLPs are to round what they are given, by one scale for a whole batch.
             environment: Variables for this model alone.
         """
         assert self._process.stdin is not None
@@ -68,6 +71,7 @@ class Zygote:
             "arguments": arguments,
             "request": request,
             "environment": environment,
+            "has_one_scale": has_one_scale,
             "result": str(result),
         }
         logged = self._log.stat().st_size
