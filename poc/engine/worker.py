@@ -255,8 +255,7 @@ class PoCWorker:
         if not self._pausable.is_suspended:
             raise EngineError("no PoC batch is suspended on this worker")
         # Only other calls of this worker change either, none of which comes before this one has ended.
-        self._rank_vote.without_collectives("looking for a KV connector at work", check_connector_rests)
-        self._rank_vote.without_collectives("looking at the weights", self._check_weights)
+        self._rank_vote.without_collectives("looking for what disturbs a batch", self._check_undisturbed)
         busy = DeviceTime(self._device)
 
         def go_on() -> tuple[int, list[Any]]:
@@ -271,7 +270,8 @@ class PoCWorker:
         return {"seconds": busy.seconds, "layers": passed, "batches": done[0] if done else None}
 
     @torch.inference_mode()
-    def _check_weights(self) -> None:
+    def _check_undisturbed(self) -> None:
+        check_connector_rests()
         has_changed = self._weights.moved()
         if not has_changed and (differing := self._weights.differing()) is not None:
             found = HostCopy(differing)
