@@ -38,12 +38,14 @@ def model(folder: Path) -> OfflineModel:
     return OfflineModel.load(folder, device="cpu", dtype="bfloat16")
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return shortened("honest_noise", tmp_path_factory.mktemp("honest"))
+def test_the_experiment_shortened(tmp_path: Path) -> None:
+    results = shortened("honest_noise", tmp_path)
+    check_that_every_two_ways_are_compared(results)
+    check_that_other_arithmetic_differs_and_less_precision_more(results)
+    check_that_the_errors_kept_are_those_of_the_rows(results)
 
 
-def test_every_two_ways_are_compared(results: dict[str, Any]) -> None:
+def check_that_every_two_ways_are_compared(results: dict[str, Any]) -> None:
     rows = results["rows"]
     assert {(row["factor"], row["one"], row["other"]) for row in rows} == set(honest_noise.PAIRS)
     assert {row["inputs"] for row in rows} == {"tokens", "normal"}
@@ -56,7 +58,7 @@ def test_every_two_ways_are_compared(results: dict[str, Any]) -> None:
     assert all(sentence.endswith(".") for sentence in results["findings"])
 
 
-def test_other_arithmetic_differs_and_less_precision_more(results: dict[str, Any]) -> None:
+def check_that_other_arithmetic_differs_and_less_precision_more(results: dict[str, Any]) -> None:
     rows = results["rows"]
 
     def sigma(one: str, other: str) -> float:
@@ -68,7 +70,7 @@ def test_other_arithmetic_differs_and_less_precision_more(results: dict[str, Any
     assert 0 < 2 * sigma("eager fp16", "eager fp32") < sigma("eager", "eager fp32")
 
 
-def test_the_errors_that_are_kept_are_those_of_the_rows(results: dict[str, Any]) -> None:
+def check_that_the_errors_kept_are_those_of_the_rows(results: dict[str, Any]) -> None:
     assert [kept["rows"] for kept in results["errors"]] == [24, 48]
     for kept in results["errors"]:
         (row,) = [

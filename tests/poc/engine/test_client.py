@@ -55,8 +55,8 @@ def described(**changes: Any) -> dict[str, Any]:
     }
 
 
-WARM = {
-    **{"peak_bytes": 2**20, "numerics": {"dtype": "bfloat16"}},
+WARM: dict[str, Any] = {
+    **{"peak_bytes": 2**20, "numerics": {"dtype": "bfloat16", "independent_nonces": True}},
     **{"batch_seconds": 0.01, "slice_seconds": 0.001},
 }
 
@@ -101,6 +101,16 @@ async def test_without_a_tokenizer_row_0_is_drawn_and_that_is_said(
     assert "no tokenizer: row 0 of a nonce is drawn" in caplog.text
 
 
+@pytest.mark.parametrize("independent", [True, False])
+async def test_nonces_that_depend_on_their_batch_are_warned_of(
+    client: Client, caplog: pytest.LogCaptureFixture, independent: bool
+) -> None:
+    warm = {**WARM, "numerics": {**WARM["numerics"], "independent_nonces": independent}}
+    client.answers = [ranks(described()), ranks(warm)]
+    await VllmEngine(client, 1.0).set_up(["a model"])
+    assert ("depend on what else is in its batch" in caplog.text) is not independent
+
+
 async def test_setting_up_takes_as_long_as_it_takes(client: Client, signals: list[int]) -> None:
     engine = VllmEngine(client, 0.05)
 
@@ -127,7 +137,7 @@ async def test_workers_without_the_general_plugin_are_refused(client: Client, si
 
 async def test_ranks_that_compute_differently_are_refused(client: Client) -> None:
     engine = VllmEngine(client, 1.0)
-    other = {**WARM, "numerics": {"dtype": "float16"}}
+    other = {**WARM, "numerics": {"dtype": "float16", "independent_nonces": True}}
     client.answers = [ranks(described(), described()), ranks(WARM, other)]
     with pytest.raises(UnsupportedError, match="rank 1 computes differently"):
         await engine.set_up(["a model"])
