@@ -1,6 +1,7 @@
-"""Servers with another cache than Qwen3's: a quantised one, and that of latent attention."""
+"""Servers with another cache than Qwen3's: a quantised one, a draft model's, latent attention's."""
 
 import asyncio
+import json
 import random
 from pathlib import Path
 
@@ -59,6 +60,20 @@ def test_a_quantised_cache_is_told_and_refuses_proofs_of_another(small_model: Pa
         assert "with the KV cache dtype 'fp8_e4m3'" in detail
     with pytest.raises(AssertionError):  # which is why
         check_with_transformers(small_model, distances)
+
+
+@pytest.mark.next
+def test_a_model_beside_its_draft_model(small_model: Path, tmp_path: Path) -> None:
+    """Whose layers are inference's too, and which a PoC batch does not run."""
+    draft = {"method": "draft_model", "model": str(small_model), "num_speculative_tokens": 2}
+    flags = ("--enforce-eager", "--speculative-config", json.dumps(draft))
+    with running_node(small_model, tmp_path / "server.log", *flags) as node:
+        alone = node.complete("The proof of the pudding")
+        cache = node.probe("cache_checksum")
+        distances = distances_on(node)
+        assert node.probe("cache_checksum") == cache
+        assert node.complete("The proof of the pudding") == alone
+    check_with_transformers(small_model, distances)
 
 
 def test_a_model_with_latent_attention_and_experts(deepseek: Path, tmp_path: Path) -> None:

@@ -90,7 +90,12 @@ def _weights() -> Iterator[Support]:
 
 
 def _features() -> Iterator[Support]:
-    yield _proved("FP8 KV cache", "PoC's keys and values are in FP8 too", _FAMILIES, "test_a_quantised_cache")
+    yield _proved(
+        "FP8 KV cache",
+        "PoC's keys and values are in FP8 too; on a CPU with AVX-512",
+        _FAMILIES,
+        "test_a_quantised_cache",
+    )
     yield _proved(
         "speculative decoding: n-grams, draft model",
         "a batch does not run the draft",

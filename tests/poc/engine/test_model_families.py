@@ -93,6 +93,9 @@ def test_a_family(zygote: Zygote, name: str, tmp_path: Path) -> None:
     check_itself(found, layers=FAMILIES[name].layers)
     if not FAMILIES[name].has_experts:
         check_independence(found)
+    if name.startswith("Gemma"):
+        assert found["numerics"]["embedding"] == "the model's own", "which multiplies the table's rows"
+        assert found["numerics"]["final_norm"].startswith("PoC's, rounding ")
     # vLLM keeps no prefixes of latent attention on CPUs.
     assert found["cached"] or "MLA" in found["numerics"]["attention"], "inference reads what was there before"
     check_with_transformers(found, model, "float32", ENGINE_TOLERANCES["float32", "transformers"])
