@@ -296,6 +296,10 @@ class ModelForward:
         rows = batch_size * seq_len
         metadata, slot_mapping = self._attention.metadata(batch_size, seq_len)
         positions = torch.arange(seq_len, dtype=torch.int64, device=self._device).repeat(batch_size)
+        model_config = self._config.model_config
+        if model_config.uses_mrope:
+            # Time, height and width, which are the same for a text. Not every supported version counts them.
+            positions = positions.repeat(getattr(model_config, "mrope_num_dims", 3), 1)
         # A fresh context for each forward: MoE layers count through it.
         context = create_forward_context(
             metadata,

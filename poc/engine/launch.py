@@ -73,7 +73,7 @@ def _refuse_early(args: Namespace) -> None:
     check_arguments(args, os.environ)
     # The subcommand does so too: the model is its first argument, and --model has a default.
     args.model = args.model_tag or args.model
-    config = AsyncEngineArgs.from_cli_args(args).create_engine_config()
+    config = AsyncEngineArgs.from_cli_args(args).create_engine_config(headless=args.headless)
     check_config(config)
     check_limits(config, EngineLimits.from_additional_config(config.additional_config))
 

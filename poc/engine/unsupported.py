@@ -51,6 +51,15 @@ def _is_not_one(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value != 1
 
 
+def _has_deepstack(configuration: Mapping[str, Any]) -> bool:
+    """Whether a model's configuration, or one inside of it, says what is added to which layer."""
+    return any(
+        (str(name).startswith("deepstack") and bool(value))
+        or (isinstance(value, Mapping) and _has_deepstack(value))
+        for name, value in configuration.items()
+    )
+
+
 @dataclass(frozen=True)
 class Feature:
     """A feature of vLLM that is refused.
@@ -60,11 +69,21 @@ class Feature:
         flags: For each flag of `vllm serve` that asks for it, without dashes in front, whether a value does.
             Values are numbers, True for a switch that is on, texts, and None where the flag is not given.
         is_configured: Whether vLLM's configuration has it.
+        unless: Flags with which it is part of something else, that works.
     """
 
     name: str
     flags: Mapping[str, FlagTest] = field(default_factory=dict)
     is_configured: Callable[[Any], bool] = lambda config: False
+    unless: Mapping[str, FlagTest] = field(default_factory=dict)
+
+    def is_asked_for(self, value_of: Callable[[str], object]) -> bool:
+        """Whether flags ask for it, by what returns a flag's value."""
+
+        def says(tests: Mapping[str, FlagTest]) -> bool:
+            return any(says_so(value_of(flag)) for flag, says_so in tests.items())
+
+        return says(self.flags) and not says(self.unless)
 
 
 # Attributes that not every supported version has are read with a default.
@@ -98,23 +117,21 @@ FEATURES: Final = (
         lambda config: config.parallel_config.decode_context_parallel_size > 1,
     ),
     Feature(
-        "several nodes (--nnodes > 1)",
-        {"nnodes": _is_not_one},
-        lambda config: config.parallel_config.nnodes > 1,
+        "engines without an API server (--headless without --nnodes > 1)",
+        {"headless": _is_on},
+        unless={"nnodes": _is_above_one},
     ),
-    Feature("engines without an API server (--headless)", {"headless": _is_on}),
+    Feature(
+        "an API server on another node than the first (--node-rank > 0 without --headless)",
+        {"node-rank": _is_above_zero},
+        unless={"headless": _is_on},
+    ),
     Feature(
         "several API server processes, or none (--api-server-count)",
         {"api-server-count": _is_not_one},
         lambda config: config.parallel_config._api_process_count > 1,
     ),
     Feature("vLLM's gRPC front end (--grpc, --grpc-port)", {"grpc": _is_on, "grpc-port": _is_given}),
-    Feature(
-        "sequence-parallel MoE",
-        is_configured=lambda config: bool(
-            getattr(config.parallel_config, "use_sequence_parallel_moe", False)
-        ),
-    ),
     Feature(
         "dual batch overlap and micro-batches (--enable-dbo, --ubatch-size > 1)",
         {"enable-dbo": _is_on, "ubatch-size": _is_above_one},
@@ -176,9 +193,18 @@ FEATURES: Final = (
         is_configured=lambda config: config.model_config.attention_chunk_size is not None,
     ),
     Feature(
-        "multimodal position schemes (M-RoPE)",
+        "positions of more kinds than M-RoPE's (XD-RoPE, as in HunYuan-VL)",
+        is_configured=lambda config: bool(getattr(config.model_config, "uses_xdrope_dim", 0)),
+    ),
+    Feature(
+        # The images of a step lie in buffers that a batch would read when it goes on.
+        "images added to the first layers' states (deepstack, as in Qwen3-VL)",
+        is_configured=lambda config: _has_deepstack(config.model_config.hf_config.to_dict()),
+    ),
+    Feature(
+        "audio in every input (as in Voxtral Realtime)",
         is_configured=lambda config: (
-            bool(config.model_config.uses_mrope) or bool(getattr(config.model_config, "uses_xdrope_dim", 0))
+            "VoxtralRealtimeGeneration" in (config.model_config.hf_config.architectures or ())
         ),
     ),
     Feature(
@@ -204,11 +230,7 @@ def check_flags(value_of: Callable[[str], object], environment: Mapping[str, str
     Raises:
         UnsupportedError: With a sentence for each such feature.
     """
-    refused = [
-        feature.name
-        for feature in FEATURES
-        if any(is_asked_for(value_of(flag)) for flag, is_asked_for in feature.flags.items())
-    ]
+    refused = [feature.name for feature in FEATURES if feature.is_asked_for(value_of)]
     if environment.get("VLLM_USE_RUST_FRONTEND", "0").strip().lower() not in ("", "0", "false"):
         refused.append("vLLM's Rust front end (VLLM_USE_RUST_FRONTEND)")
     _refuse(refused)

@@ -21,7 +21,7 @@ from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.proof import Numerics
 from hallmark.poc.protocol.round_tensors import RoundTensors, pad_keys
 
-__all__ = ["DTYPES", "OfflineModel", "final_hidden"]
+__all__ = ["DTYPES", "OfflineModel", "final_hidden", "language_model_class"]
 
 DTYPES: Final = ("bfloat16", "float16", "float32")
 """What a model may be run in, by PyTorch's names."""
@@ -124,7 +124,7 @@ class OfflineModel:
                 "dtype", name, f"{', '.join(DTYPES)}; the model's configuration names none of them"
             )
         try:
-            model, info = transformers.AutoModelForCausalLM.from_pretrained(
+            model, info = language_model_class(config).from_pretrained(
                 directory,
                 config=config,
                 dtype=getattr(torch, name),
@@ -295,6 +295,19 @@ def import_transformers() -> Any:
             "recomputing distances without a server needs transformers; "
             "pip install 'hallmark-poc[verify]' brings it"
         ) from exc
+
+
+def language_model_class(config: Any) -> Any:
+    """The class of transformers' that loads a model by its configuration and has it return a text's states.
+
+    Models that see or hear besides are in a list of their own.
+
+    Raises:
+        UnsupportedError: transformers is not installed.
+    """
+    transformers = import_transformers()
+    is_causal = type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    return transformers.AutoModelForCausalLM if is_causal else transformers.AutoModelForMultimodalLM
 
 
 def _not_loadable(directory: Path, exc: Exception) -> FieldError:

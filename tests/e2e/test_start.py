@@ -6,6 +6,7 @@ from pathlib import Path
 
 import live_cache_writer
 import pytest
+import vllm_plugin
 from models import build_opt
 from node import HALLMARK, running_node
 
@@ -33,14 +34,12 @@ def test_a_model_that_writes_inferences_cache_itself_ends_the_start(
 ) -> None:
     """As some of vLLM 0.33's for CUDA do; no setting lets it through."""
     model = live_cache_writer.make_model(small_model, tmp_path / "model")
-    live_cache_writer.make_plugin(tmp_path / "plugin")
-    support = Path(live_cache_writer.__file__).parent
-    paths = [str(tmp_path / "plugin"), str(support), *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = vllm_plugin.install(tmp_path / "plugin", "vllm.general_plugins", "live_cache_writer")
     insisting = ("--additional-config.hallmark.allow_unsupported_vllm", "true")
     code, log = run_to_its_end(
         (*HALLMARK, "serve", str(model), *insisting),
         tmp_path / "server.log",
-        PYTHONPATH=os.pathsep.join(paths),
+        PYTHONPATH=path,
     )
     assert code == 2
     told = (

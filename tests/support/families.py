@@ -3,19 +3,26 @@
 Each is made by transformers from a configuration of its own, so that transformers is its oracle.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
 
+from hallmark.poc.offline.model import language_model_class
 from hallmark.server.models.small import VOCABULARY_SIZE, build_small_model
 
 WINDOW: Final = 16
 """Of sliding attention: far shorter than a nonce."""
+
+STEP_LAYERS: Final = 4
 
 _TOKENS: Final[Mapping[str, Any]] = {
     "vocab_size": VOCABULARY_SIZE,
@@ -70,7 +77,8 @@ class Family:
     @property
     def layers(self) -> int:
         """How many layers it has."""
-        count = self.settings.get("num_hidden_layers", self.settings.get("n_layer"))
+        settings = self.settings.get("text_config", self.settings)
+        count = settings.get("num_hidden_layers", settings.get("n_layer"))
         assert isinstance(count, int)
         return count
 
@@ -82,12 +90,16 @@ class Family:
     def config(self) -> PreTrainedConfig:
         """Its configuration, with the class that loads it."""
         found: PreTrainedConfig = AutoConfig.for_model(self.kind, **self.settings)
-        found.architectures = [self.architecture or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[self.kind]]
+        names = {**MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES, **MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
+        found.architectures = [self.architecture or names[self.kind]]
         return found
 
 
 # vLLM's rotary operator for CPUs computes another rotation where q and k are strided, as these are.
 _PLAIN_ROTATION: Final = {"compilation_config": {"custom_ops": ["all", "-rotary_embedding"]}}
+
+# To look at images vLLM would need a processor's configuration.
+_NO_IMAGES: Final = {"limit_mm_per_prompt": {"image": 0, "video": 0}}
 
 FAMILIES: Final[Mapping[str, Family]] = {
     "Llama": Family("llama", _GROUPED),
@@ -165,6 +177,24 @@ FAMILIES: Final[Mapping[str, Family]] = {
         },
         _PLAIN_ROTATION,
     ),
+    # vLLM's Qwen2-VL and what is made of it need torchvision.
+    "PaddleOCR-VL": Family(
+        "paddleocr_vl",
+        {
+            "text_config": {
+                **_GROUPED,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]},
+            },
+            "vision_config": {
+                "hidden_size": 64,
+                "intermediate_size": 64,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 4,
+            },
+            "tie_word_embeddings": False,
+        },
+        _NO_IMAGES,
+    ),
     # A Qwen2 whose final norm is no part of its forward.
     "MiMo": Family("qwen2", _DENSE, architecture="MiMoForCausalLM"),
 }
@@ -205,11 +235,34 @@ def build_family(name: str, directory: Path, dtype: torch.dtype = torch.float32)
     build_small_model(directory)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(family.config())
+        config = family.config()
+        model = language_model_class(config).from_config(config)
         _draw_weights(model)
     model.to(dtype).save_pretrained(directory)
     model.config.architectures = family.config().architectures
     model.config.save_pretrained(directory)
+    return directory
+
+
+def write_step(directory: Path) -> Path:
+    """Write the configuration of a tiny Step-3.5, which transformers does not know, and no weights."""
+    build_small_model(directory)
+    (directory / "model.safetensors").unlink()
+    config = {
+        **_GROUPED,
+        "model_type": "step3p5",
+        "architectures": ["Step3p5ForCausalLM"],
+        "num_hidden_layers": STEP_LAYERS,
+        "num_attention_groups": 2,
+        "moe_num_experts": 4,
+        "moe_top_k": 2,
+        "moe_intermediate_size": 128,
+        "moe_router_activation": "softmax",  # vLLM's router for CPUs has no sigmoid without groups
+        "share_expert_dim": 128,
+        "layer_types": ["full_attention", "sliding_attention"] * (STEP_LAYERS // 2),
+        "sliding_window": WINDOW,
+    }
+    (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return directory
 
 

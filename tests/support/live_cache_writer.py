@@ -24,13 +24,3 @@ def make_model(model: Path, copy: Path) -> Path:
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "architectures": [ARCHITECTURE]}))
     return copy
-
-
-def make_plugin(folder: Path) -> None:
-    """Write a distribution whose one entry point is `register`."""
-    metadata = folder / "live_cache_writer-1.0.dist-info"
-    metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: live-cache-writer\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(
-        "[vllm.general_plugins]\nlive_cache_writer = live_cache_writer:register\n"
-    )

@@ -13,6 +13,7 @@ EXPECTED: Final = "expected"
 REFUSES: Final = "refused"
 
 _FAMILIES: Final = "tests/poc/engine/test_model_families.py"
+_MACHINES: Final = "tests/e2e/test_several_machines.py"
 _REFUSALS: Final = "tests/poc/engine/test_unsupported.py"
 
 
@@ -60,10 +61,22 @@ def _families() -> Iterator[Support]:
         "GLM-4-MoE": "experts, some shared",
         "DeepSeek-V2": "latent attention, experts",
         "DeepSeek-V3": "latent attention, experts in groups",
+        "PaddleOCR-VL": "M-RoPE; rounds are about texts",
         "MiMo": "final norm outside of its forward",
     }
     for name in FAMILIES:
         yield _proved(name, notes.get(name, "dense"), _FAMILIES, "test_a_family")
+    yield _proved(
+        "Step-3.5",
+        "final norm outside of its forward, experts; not compared with transformers, which has it not",
+        _FAMILIES,
+        "test_a_family_that_transformers_has_not",
+    )
+    yield _expected("Voxtral", "embeddings by its language model; needs a tokenizer of Mistral's for audio")
+    yield _expected(
+        "Qwen2-VL, Qwen2.5-VL",
+        "M-RoPE, as PaddleOCR-VL; vLLM's classes need torchvision, which the tests have not",
+    )
     yield _expected(
         "other decoders with plain or latent attention",
         "their layers are known by type; what is checked at the start finds those that are different",
@@ -73,6 +86,12 @@ def _families() -> Iterator[Support]:
         REFUSES,
         "its embeddings are narrower than its hidden states; found once the model is loaded",
         "tests/e2e/test_start.py::test_a_model_whose_embeddings_are_narrower_ends_the_start",
+    )
+    yield Support(
+        "Qwen3-VL, Qwen3-Omni",
+        REFUSES,
+        "images added to the first layers' states",
+        f"{_REFUSALS}::test_images_in_several_layers_are_refused",
     )
     for name, (_, words) in REFUSED.items():
         yield Support(name, REFUSES, words, f"{_REFUSALS}::test_a_family_is_refused_by_its_configuration")
@@ -110,13 +129,43 @@ def _features() -> Iterator[Support]:
         "test_two_ranks_find_and_validate_and_agree_with_one",
     )
     yield _proved("tensor parallelism with experts", "two ranks", _FAMILIES, "test_experts_on_two_ranks")
+    yield _expected("expert parallelism", "vLLM 0.32.0's kernel of experts crashes with it on CPUs")
+    yield _proved(
+        "ranks on several machines, by Ray", "two nodes", _MACHINES, "test_a_round_on_two_nodes_of_rays"
+    )
+    yield _proved(
+        "ranks on several machines, by vLLM's launcher (--nnodes)",
+        "two nodes",
+        _MACHINES,
+        "test_a_round_on_two_nodes_of_vllms_launcher",
+    )
+    yield _proved(
+        "several servers, in the place of data parallelism",
+        "two, with `n_groups` in the round",
+        _MACHINES,
+        "test_two_servers_share_a_walk_by_groups",
+    )
+    yield _proved(
+        "asynchronous scheduling",
+        "on by default, and so in every end-to-end test",
+        "tests/e2e/test_concurrent_inference.py",
+        "test_sliced_batches_beside_mixed_traffic_are_those_of_an_idle_server",
+    )
     yield _proved(
         "KV connectors", "the example connector, which keeps them on a disk", _FAMILIES, "test_a_kv_connector"
     )
+    by_words = {
+        "deepstack": "test_images_in_several_layers_are_refused",
+        "XD-RoPE": "test_a_feature_that_poc_does_not_work_with_is_refused_by_name",
+        "audio": "test_a_feature_that_poc_does_not_work_with_is_refused_by_name",
+        "encoder-decoder": "test_a_feature_that_poc_does_not_work_with_is_refused_by_name",
+    }
     for feature in FEATURES:
         by_flag = "test_a_flag_that_asks_for_a_feature_is_refused"
         by_model = "test_a_family_is_refused_by_its_configuration"
-        yield Support(feature.name, REFUSES, "", f"{_REFUSALS}::{by_flag if feature.flags else by_model}")
+        usual = by_flag if feature.flags else by_model
+        test = next((test for words, test in by_words.items() if words in feature.name), usual)
+        yield Support(feature.name, REFUSES, "", f"{_REFUSALS}::{test}")
 
 
 GROUPS: Final[dict[str, Sequence[Support]]] = {

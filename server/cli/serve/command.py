@@ -95,7 +95,7 @@ def _watch(
                 # The first signal asks the server to finish; another one is of somebody who will not wait.
                 code = _finish(child, received, seconds=None if ready else _START_UP_PATIENCE)
                 break
-            if not ready and time.monotonic() >= next_probe:
+            if not ready and not plan.is_headless and time.monotonic() >= next_probe:
                 ready = _probe(client)
                 if ready:
                     _say(f"ready: {plan.socket or plan.url}, chat at /v1, proof of compute at {PREFIX}")

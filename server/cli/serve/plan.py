@@ -40,10 +40,12 @@ class ServePlan:
         command: The program and its arguments.
         environment: Variables to set beside the present ones.
         is_help: Whether it only prints vLLM's help.
-        address: The host and the port it will bind; None where it listens on a socket, or only prints help.
+        is_headless: Whether it is a node of a server that answers on another node.
+        address: The host and the port it will bind; None where it listens on a socket, answers nowhere, or
+            only prints help.
         url: Where it will answer from this machine.
         socket: The Unix socket it listens on instead of a port.
-        outbox: The file of its outbox; None where that is kept in memory.
+        outbox: The file of its outbox; None where that is kept in memory, or it delivers nothing.
         notes: What was decided for the user, a sentence each.
     """
 
@@ -52,6 +54,7 @@ class ServePlan:
     command: tuple[str, ...]
     environment: Mapping[str, str]
     is_help: bool
+    is_headless: bool
     address: tuple[str | None, int] | None
     url: str
     socket: str | None
@@ -85,11 +88,15 @@ def plan(model: str, arguments: Sequence[str], environment: Mapping[str, str]) -
     port = flags.get_integer("port")
     port = _DEFAULT_PORT if port is None else port
     is_help = flags.get("help") is not None
+    is_headless = flags.get_value("headless") is True
     if not is_help:
         check_developer_mode(environment, is_allowed=settings.allow_developer_mode)
         check_flags(flags.get_value, environment)
-        check_exposure(settings, host, socket)
+        if not is_headless:
+            check_exposure(settings, host, socket)
     added, notes = _sizes(flags, settings)
+    if is_headless:
+        notes.append("no server answers on this node: proof of compute does at the node of rank 0")
     plugins = plugin_names(environment.get("VLLM_PLUGINS"))
     scheme = "https" if flags.get("ssl-certfile") else "http"
     return ServePlan(
@@ -109,10 +116,11 @@ def plan(model: str, arguments: Sequence[str], environment: Mapping[str, str]) -
         # The engine's processes must not find the working directory's modules either.
         environment={"VLLM_PLUGINS": ",".join(plugins), "PYTHONSAFEPATH": "1"},
         is_help=is_help,
-        address=None if is_help or socket else (host, port),
+        is_headless=is_headless,
+        address=None if is_help or is_headless or socket else (host, port),
         url=f"{scheme}://{_reachable(host)}:{port}",
         socket=socket,
-        outbox=outbox_path(settings, port, socket),
+        outbox=None if is_headless else outbox_path(settings, port, socket),
         notes=tuple(notes),
     )
 

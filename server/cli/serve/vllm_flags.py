@@ -26,6 +26,7 @@ _LONG_NAMES = {
     "n": "nnodes",
     "pcp": "prefill-context-parallel-size",
     "pp": "pipeline-parallel-size",
+    "r": "node-rank",
 }
 """The flags with one dash that stand for flags which are looked at here."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, build_family
+from families import FAMILIES, STEP_LAYERS, build_family, write_step
 from quantised_checkpoints import quantise_to_int8
 from tolerances import ENGINE_TOLERANCES
 from zygote import Zygote
@@ -101,6 +101,14 @@ def test_a_family(zygote: Zygote, name: str, tmp_path: Path) -> None:
     check_with_transformers(found, model, "float32", ENGINE_TOLERANCES["float32", "transformers"])
 
 
+def test_a_family_that_transformers_has_not(zygote: Zygote, tmp_path: Path) -> None:
+    """Step-3.5's final norm is no part of its forward, and its weights are vLLM's own random ones."""
+    model = write_step(tmp_path / "model")
+    found = zygote.run(model, {**ARGUMENTS, "dtype": "float32", "load_format": "dummy"}, REQUEST)
+    check_itself(found, layers=STEP_LAYERS)
+    assert found["numerics"]["final_norm"].startswith("PoC's, rounding ")
+
+
 def test_experts_on_two_ranks(zygote: Zygote, tmp_path: Path) -> None:
     model = build_family("Qwen3-MoE", tmp_path / "model")
     arguments = {**ARGUMENTS, "dtype": "float32", "tensor_parallel_size": 2}
@@ -160,6 +168,27 @@ def test_a_quantised_cache(zygote: Zygote, tmp_path: Path) -> None:
     found = zygote.run(model, {**ARGUMENTS, "dtype": "bfloat16", "kv_cache_dtype": "fp8"}, REQUEST)
     check_itself(found, layers=4)
     assert found["numerics"]["kv_cache_dtype"] == "fp8_e4m3"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        pytest.param("Qwen3-MoE", {}, id="experts"),
+        pytest.param("gpt-oss", {}, id="experts, sinks"),
+        pytest.param("DeepSeek-V3", {}, id="latent attention"),
+        pytest.param("Llama", {"quantization": "fp8"}, id="FP8 weights"),
+        pytest.param("Qwen3-MoE", {"quantization": "fp8"}, id="experts in FP8"),
+        pytest.param("Llama", {"kv_cache_dtype": "fp8"}, id="FP8 cache"),
+        pytest.param("Llama", {"async_scheduling": False}, id="no asynchronous scheduling"),
+    ],
+)
+def test_on_a_gpu(zygote: Zygote, name: str, arguments: dict[str, Any], tmp_path: Path) -> None:
+    model = build_family(name, tmp_path / "model", torch.bfloat16)
+    found = zygote.run(model, {**ARGUMENTS, "dtype": "bfloat16", **arguments}, REQUEST)
+    check_itself(found, layers=FAMILIES[name].layers)
+    if "quantization" not in arguments and "kv_cache_dtype" not in arguments:
+        check_with_transformers(found, model, "bfloat16", ENGINE_TOLERANCES["bfloat16", "transformers"])
 
 
 def test_weights_and_activations_in_int8(zygote: Zygote, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Which features of vLLM are refused: by its flags, its arguments and its configuration."""
 
 from argparse import Namespace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,6 @@ def test_the_plain_configuration_is_accepted(configure: Any) -> None:
         ("parallel_config", "data_parallel_size", 2, "data parallelism"),
         ("parallel_config", "decode_context_parallel_size", 2, "decode context parallelism"),
         ("parallel_config", "prefill_context_parallel_size", 2, "prefill context parallelism"),
-        ("parallel_config", "nnodes", 2, "several nodes"),
         ("parallel_config", "_api_process_count", 2, "several API server processes"),
         ("parallel_config", "enable_dbo", True, "dual batch overlap"),
         ("parallel_config", "ubatch_size", 2, "micro-batches"),
@@ -42,6 +42,9 @@ def test_the_plain_configuration_is_accepted(configure: Any) -> None:
         ("model_config", "enable_sleep_mode", True, "sleep mode"),
         ("cache_config", "kv_sharing_fast_prefill", True, "--kv-sharing-fast-prefill"),
         ("observability_config", "jit_monitor_mode", "error", "--jit-monitor-mode error"),
+        ("model_config", "uses_xdrope_dim", 4, "XD-RoPE"),
+        ("model_config.hf_config", "architectures", ["VoxtralRealtimeGeneration"], "audio in every input"),
+        ("model_config", "is_encoder_decoder", True, "encoder-decoder models"),
         (None, "lora_config", object(), "LoRA"),
     ],
 )
@@ -50,7 +53,7 @@ def test_a_feature_that_poc_does_not_work_with_is_refused_by_name(
 ) -> None:
     config = configure()
     # Set afterwards: some of these cannot be configured on a machine without the hardware they are for.
-    setattr(config if section is None else getattr(config, section), attribute, value)
+    setattr(config if section is None else attrgetter(section)(config), attribute, value)
     with pytest.raises(UnsupportedError, match=feature):
         check_config(config)
 
@@ -75,6 +78,22 @@ def test_a_family_is_accepted_by_its_configuration(configure: Any, name: str, tm
     check_config(configuration_of(FAMILIES[name], configure, tmp_path / "model"))
 
 
+@pytest.mark.parametrize(
+    ("kind", "is_refused"), [("qwen3_vl", True), ("qwen3_omni_moe", True), ("qwen2_5_vl", False)]
+)
+def test_images_in_several_layers_are_refused(configure: Any, kind: str, is_refused: bool) -> None:
+    """By the model's configuration alone: vLLM's classes need torchvision."""
+    from transformers import AutoConfig
+
+    config = configure()
+    config.model_config.hf_config = AutoConfig.for_model(kind)
+    if not is_refused:
+        check_config(config)
+        return
+    with pytest.raises(UnsupportedError, match="deepstack, as in Qwen3-VL"):
+        check_config(config)
+
+
 ASKED = [
     ("pipeline-parallel-size", 2.0),
     ("data-parallel-size", 2.0),
@@ -86,8 +105,8 @@ ASKED = [
     ("data-parallel-multi-port-external-lb", True),
     ("prefill-context-parallel-size", 2.0),
     ("decode-context-parallel-size", 4.0),
-    ("nnodes", 2.0),
     ("headless", True),
+    ("node-rank", 1.0),
     ("api-server-count", 2.0),
     ("api-server-count", 0.0),
     ("grpc", True),
@@ -108,8 +127,9 @@ ASKED = [
 HARMLESS = [
     ("pipeline-parallel-size", 1.0),
     ("data-parallel-size", 1.0),
-    ("nnodes", 1.0),
+    ("nnodes", 2.0),
     ("headless", False),
+    ("node-rank", 0.0),
     ("ubatch-size", 0.0),
     ("ubatch-size", 1.0),
     ("api-server-count", 1.0),
@@ -136,6 +156,12 @@ def test_a_flag_that_asks_for_a_feature_is_refused(flag: str, value: object) -> 
 def test_a_flag_that_asks_for_nothing_is_not(flag: str, value: object) -> None:
     check_flags({flag: value}.get, {})
     check_arguments(Namespace(**{flag.replace("-", "_"): value}), {})
+
+
+def test_a_node_of_a_server_that_answers_on_another_is_not_refused() -> None:
+    check_flags({"headless": True, "nnodes": 2.0, "node-rank": 1.0}.get, {})
+    with pytest.raises(UnsupportedError, match="--headless without --nnodes"):
+        check_flags({"headless": True, "nnodes": 1.0}.get, {})
 
 
 def test_each_feature_has_its_sentence() -> None:

@@ -268,6 +268,16 @@ def test_vllms_developer_mode_has_to_be_insisted_on() -> None:
     assert plan("m", insisted, {"VLLM_SERVER_DEV_MODE": "1"}).settings.allow_developer_mode
 
 
+def test_a_node_without_an_api_server_has_no_address_and_no_outbox() -> None:
+    """And no token to ask for: it has no routes."""
+    planned = plan("m", ["--headless", "--nnodes", "2", "--node-rank", "1", "--host", "192.0.2.1"], {})
+    assert (planned.is_headless, planned.address, planned.outbox) == (True, None, None)
+    assert planned.notes[-1] == (
+        "no server answers on this node: proof of compute does at the node of rank 0"
+    )
+    assert not plan("m", [*LOOPBACK, "--nnodes", "2"], {}).is_headless
+
+
 def test_help_is_given_whatever_else_is_asked_for() -> None:
     assert plan("m", ["--headless", "-h"], {}).is_help
 
