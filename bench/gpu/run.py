@@ -126,6 +126,13 @@ def stages(is_small: bool) -> dict[str, tuple[Step, ...]]:
             engine("0.6B", "eager", "--attention", "FLASH_ATTN"),
             engine("8B", "compiled", "--attention", "FLASH_ATTN", "--runner", "2"),
         ),
+        "families": (
+            Step(
+                ("-m", "pytest", *options, "-m", "gpu", "tests/poc/engine/test_model_families.py"),
+                240,
+                ("vllm", "pytest"),
+            ),
+        ),
         "noise": (
             noise("transformers"),
             noise("vllm-FLASH_ATTN", "vllm"),
