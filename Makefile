@@ -78,7 +78,7 @@ bench: setup ## Every bench on this machine's CPU, small sizes (half an hour on 
 	$(BIN)/python -P bench/demo.py
 	$(BIN)/python -P bench/report.py
 
-soundness: setup ## Every experiment of docs/soundness/ (under an hour on 2 cores)
+soundness: setup ## Every experiment of docs/soundness/ (73 minutes on 2 cores that have no bfloat16)
 	for experiment in $(EXPERIMENTS); do $(BIN)/python -P bench/soundness/experiments/$$experiment.py || exit 1; done
 	$(BIN)/python -P bench/report.py
 
