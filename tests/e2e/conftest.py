@@ -12,20 +12,17 @@ from node import HALLMARK, TIGHT, Node, Receiver, running_node
 from hallmark.server.models.small import fast_dtype
 from hallmark.server.processes.child import ChildProcess, free_port
 
-# The one that is fast here comes first; tests that any dtype will do for have it alone.
-# A dtype without instructions is several times slower: `make test` has in both only what depends on rounding.
+# The one that is fast here comes first, and is all that `make test` has of these servers: without
+# instructions for it a dtype is several times slower.
 DTYPES = sorted(("bfloat16", "float32"), key=lambda dtype: dtype != fast_dtype())
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Serve the model in both dtypes, one after the other, to the tests that depend on it."""
     if "dtype" in metafunc.fixturenames:
-        first, second = DTYPES
-        dtypes: list[object] = [first]
-        if metafunc.definition.get_closest_marker("both_dtypes"):
-            dtypes.append(second)
-        elif metafunc.definition.get_closest_marker("slow_in_the_other_dtype"):
-            dtypes.append(pytest.param(second, marks=pytest.mark.slow))
+        fast, other = DTYPES
+        both = metafunc.definition.get_closest_marker("both_dtypes") is not None
+        dtypes = [fast, *([pytest.param(other, marks=pytest.mark.slow)] if both else [])]
         metafunc.parametrize("dtype", dtypes, scope="session")
 
 

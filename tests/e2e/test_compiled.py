@@ -45,7 +45,7 @@ def check_a_round(compiled: Node, node: Node, dtype: str) -> tuple[list[float], 
     return distances, eager
 
 
-@pytest.mark.slow_in_the_other_dtype
+@pytest.mark.both_dtypes
 def test_a_round_on_the_compiled_model(node: Node, compiled: Node, dtype: str) -> None:
     check_a_round(compiled, node, dtype)
     numerics = compiled.status()["numerics"]
@@ -66,7 +66,7 @@ def test_a_round_beside_inference_that_is_compiled_for_tokens(
     assert compiled_for_tokens.status()["numerics"] == node.status()["numerics"]
 
 
-@pytest.mark.slow_in_the_other_dtype
+@pytest.mark.both_dtypes
 def test_generation_on_the_compiled_model_and_a_validator_that_is_not(node: Node, compiled: Node) -> None:
     round_ = round_request(valid_rate=0.5, fraud_threshold=1e-7)
     compiled.poc("/init/generate", round_)

@@ -95,7 +95,7 @@ def slicing(batches: Batches, expected: list[Numbers]) -> Iterator[list[int]]:
     assert not wrong
 
 
-@pytest.mark.slow_in_the_other_dtype
+@pytest.mark.both_dtypes
 def test_sliced_batches_beside_mixed_traffic_are_those_of_an_idle_server(server: Node) -> None:
     chance = random.Random(0)  # noqa: S311
     batches = Batches(server.http, chance)

@@ -73,7 +73,7 @@ def options() -> Iterator[object]:
     yield from ("--batch-size", request["batch_size"], "--seq-len", request["seq_len"])
 
 
-@pytest.mark.slow_in_the_other_dtype
+@pytest.mark.both_dtypes
 def test_verdicts_and_distances_are_those_of_the_server(
     node: Node, dtype: str, receiver: Receiver, small_model: Path, tmp_path: Path
 ) -> None:

@@ -48,7 +48,7 @@ def generate(node: Node, receiver: Receiver, round_: dict[str, Any], least: int)
     return of_this_round(bodies)
 
 
-@pytest.mark.slow_in_the_other_dtype
+@pytest.mark.both_dtypes
 def test_a_round_is_found_delivered_and_validated_while_chat_is_answered(
     node: Node, receiver: Receiver
 ) -> None:
@@ -97,7 +97,7 @@ def test_a_round_is_found_delivered_and_validated_while_chat_is_answered(
         assert verdict["fraud_detected"] is False
 
 
-@pytest.mark.slow_in_the_other_dtype
+@pytest.mark.both_dtypes
 def test_forgeries_are_caught_each_with_its_p_value(node: Node, receiver: Receiver) -> None:
     round_ = round_request(valid_rate=0.5, fraud_threshold=1e-7)
     honest = generate(node, receiver, round_, 60)[0]
@@ -210,7 +210,7 @@ def test_projection_and_its_absence_give_other_distances(node: Node) -> None:
     assert all(a != b for a, b in zip(*distances, strict=True))
 
 
-@pytest.mark.slow_in_the_other_dtype
+@pytest.mark.both_dtypes
 def test_inference_is_not_touched(node: Node) -> None:
     """No byte of inference's KV cache changes, guard values hold, greedy completions are identical."""
     prompts = ["The proof of the pudding", "In the beginning", "1, 2, 3, 4"]

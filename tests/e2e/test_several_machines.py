@@ -66,6 +66,7 @@ def ray_environment(tmp_path: Path) -> Iterator[dict[str, Any]]:
         yield {**environment, "RAY_ADDRESS": address.read_text(encoding="utf-8")}
 
 
+@pytest.mark.slow
 def test_a_round_on_two_nodes_of_rays(
     ray_environment: dict[str, Any], node: Node, dtype: str, small_model: Path, tmp_path: Path
 ) -> None:
@@ -76,6 +77,7 @@ def test_a_round_on_two_nodes_of_rays(
         check_a_round(several, node, dtype)
 
 
+@pytest.mark.slow
 def test_a_round_on_two_nodes_of_vllms_launcher(
     node: Node, dtype: str, small_model: Path, tmp_path: Path
 ) -> None:
@@ -101,8 +103,8 @@ def test_a_round_on_two_nodes_of_vllms_launcher(
             check_a_round(several, node, dtype)
         other.terminate()
     said = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("hallmark: ")]
-    assert said[0] == "hallmark: no server answers on this node: proof of compute does at the node of rank 0"
-    assert said[-1].endswith(", as SIGTERM asked this command to")
+    assert "hallmark: no server answers on this node: proof of compute does at the node of rank 0" in said
+    assert said[-1].endswith(", as SIGTERM asked this command to"), said
 
 
 def test_two_servers_share_a_walk_by_groups(node: Node, pair: Node) -> None:

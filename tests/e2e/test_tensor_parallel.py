@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 FOR_TWO = round_request(block_hash="for two", valid_rate=0.5, fraud_threshold=1e-7)
 
 
-@pytest.mark.slow_in_the_other_dtype
+@pytest.mark.both_dtypes
 def test_two_ranks_find_and_validate_and_agree_with_one(node: Node, pair: Node, dtype: str) -> None:
     round_ = round_request()
     nonces = list(range(2 * BATCH_SIZE))
@@ -40,7 +40,7 @@ def test_two_ranks_find_and_validate_and_agree_with_one(node: Node, pair: Node, 
     pair.poc("/stop")
 
 
-@pytest.mark.slow_in_the_other_dtype
+@pytest.mark.both_dtypes
 def test_ranks_share_the_work_of_a_batchs_inputs(pair: Node, dtype: str) -> None:
     """All have the same bits, but for rounding those of a rank alone; each projects its part of the rows."""
     keys = [("key", nonce) for nonce in range(BATCH_SIZE)]
@@ -65,7 +65,7 @@ def test_ranks_share_the_work_of_a_batchs_inputs(pair: Node, dtype: str) -> None
     pair.poc("/stop")
 
 
-@pytest.mark.slow_in_the_other_dtype
+@pytest.mark.both_dtypes
 def test_no_rank_touches_inference(pair: Node) -> None:
     before = pair.complete("The proof of the pudding")
     pair.probe("fill_guards")

@@ -101,6 +101,14 @@ def test_a_family(zygote: Zygote, name: str, tmp_path: Path) -> None:
     check_with_transformers(found, model, "float32", ENGINE_TOLERANCES["float32", "transformers"])
 
 
+def test_a_family_in_bfloat16(zygote: Zygote, tmp_path: Path) -> None:
+    model = build_family("Llama", tmp_path / "model", torch.bfloat16)
+    found = zygote.run(model, {**ARGUMENTS, "dtype": "bfloat16"}, REQUEST)
+    check_itself(found, layers=4)
+    check_independence(found)
+    check_with_transformers(found, model, "bfloat16", ENGINE_TOLERANCES["bfloat16", "transformers"])
+
+
 def test_a_family_that_transformers_has_not(zygote: Zygote, tmp_path: Path) -> None:
     """Step-3.5's final norm is no part of its forward, and its weights are vLLM's own random ones."""
     model = write_step(tmp_path / "model")
