@@ -37,7 +37,7 @@ demo: setup ## A trained model on real servers: it chats, proves itself, and che
 # Real servers take both cores; all other tests share them among two processes of one thread each.
 test: setup ## The tests that CI runs (under 20 minutes on 2 cores)
 	$(PYTEST) -m "not slow and not gpu" tests/e2e
-	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu" --numprocesses 2 --ignore tests/e2e
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu" --numprocesses 2 --dist loadgroup --ignore tests/e2e
 
 # What starts no server, no kernel's interpreter and no vLLM: for the loop of an editor.
 test-fast: setup ## The tests of the protocol, the outbox, rounds, routes and verdicts, without any server

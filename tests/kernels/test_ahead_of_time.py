@@ -50,25 +50,39 @@ TENSOR_CORES = {
 }
 
 
+# Compilation takes minutes: `make test` has one chip of each vendor.
+USUAL: set[Architecture] = {"sm_90", "gfx942"}
+CHIPS = [
+    pytest.param(chip, marks=() if chip in USUAL else pytest.mark.slow) for chip in sorted(ARCHITECTURES)
+]
+
+
 @pytest.fixture(scope="module")
 def compilations(
-    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[tuple[Architecture, str], "Future[dict[tuple[int, str], Compiled]]"]]:
-    """All compilations, on their way."""
+    """All compilations that are asked for, on their way."""
+    items = [item for item in request.session.items if isinstance(item, pytest.Function)]
+    asked = [
+        (item.callspec.params["architecture"], item.callspec.params["dtype"])
+        for item in items
+        if item.originalname == test_kernels_fit_the_chip.__name__
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "0")
         patch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(len(os.sched_getaffinity(0)), spawn) as pool:
             yield {
-                (architecture, dtype): pool.submit(compile_round, architecture, dtype, widths)
-                for architecture in ARCHITECTURES
-                for dtype, widths in WIDTHS.items()
+                (architecture, dtype): pool.submit(compile_round, architecture, dtype, WIDTHS[dtype])
+                for architecture, dtype in asked
             }
 
 
+# In one process, since each would compile all of them.
+@pytest.mark.xdist_group("ahead of time")
 @pytest.mark.parametrize("dtype", WIDTHS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", CHIPS)
 def test_kernels_fit_the_chip(
     compilations: dict[tuple[Architecture, str], "Future[dict[tuple[int, str], Compiled]]"],
     architecture: Architecture,

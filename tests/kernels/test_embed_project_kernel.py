@@ -60,6 +60,15 @@ def gathered_first(
     return out.cpu()
 
 
+def assert_projected(found: Tensor, rows: Tensor, p: Tensor, device: torch.device) -> None:
+    """What was found is the projection of some rows, but for the rounding of sums and of the result."""
+    x = rows.double()
+    exact, terms = x + x @ p.double(), x.abs() + x.abs() @ p.double().abs()
+    bound = SUM_TOLERANCES[rows.dtype, device.type] * (rows.shape[1] + 1) * terms
+    bound += ROUNDOFF[rows.dtype] * (exact.abs() + bound) + MIN_HALF_STEP[rows.dtype]
+    assert bool(((found.double() - exact).abs() <= bound).all())
+
+
 @pytest.mark.parametrize(
     ("vocabulary", "tokens", "width"),
     [(1, 1, 16), (7, 5, 48), (300, 123, 272), (64, 129, 144), (20, 7, 1040), (33, 40, 576), (33, 40, 640)],
@@ -71,11 +80,7 @@ def test_it_is_gather_and_projection_to_the_bit(
     table, drawn, p = operands(vocabulary, tokens, width, dtype)
     found = by_kernel(kernel_device, table, drawn, p)
     assert torch.equal(found, gathered_first(kernel_device, table, drawn, p))
-    x = table[drawn].double()
-    exact, terms = x + x @ p.double(), x.abs() + x.abs() @ p.double().abs()
-    bound = SUM_TOLERANCES[dtype, kernel_device.type] * (width + 1) * terms
-    bound += ROUNDOFF[dtype] * (exact.abs() + bound) + MIN_HALF_STEP[dtype]
-    assert bool(((found.double() - exact).abs() <= bound).all())
+    assert_projected(found, table[drawn], p, kernel_device)
 
 
 # For each size of tile an entry that has it; a narrow one where there is one.
@@ -103,15 +108,17 @@ def test_every_width_of_whole_sixteens(kernel_device: torch.device, width: int) 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_shard_writes_the_rows_that_are_its_own(kernel_device: torch.device, dtype: torch.dtype) -> None:
-    """Two shards write different rows, together all of them, and to the bit what one of both would."""
+    """Two shards write different rows, together all of them.
+
+    They lie elsewhere in their tiles, and where a row lies in a product may change its last bits on a CPU.
+    """
     table, drawn, p = operands(64, 150, 80, dtype)
-    whole = by_kernel(kernel_device, table, drawn, p)
     for first, end in ((0, 40), (40, 64)):
         own = (drawn >= first) & (drawn < end)
         places = own.nonzero().squeeze(1)
         shard = table[first:end]
         found = by_kernel(kernel_device, shard, drawn[places] - first, p, places=places, rows=150)
-        assert torch.equal(found[own], whole[own])
+        assert_projected(found[own], table[drawn[own]], p, kernel_device)
         assert bool(found[~own].isnan().all()), "rows of others stay as they are"
 
 

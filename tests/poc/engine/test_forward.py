@@ -76,7 +76,11 @@ def forward_of(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> ModelForwar
     monkeypatch.setattr(f"{module}.override_forward_context", lambda _: contextlib.nullcontext())
     config: Any = VllmConfig()
     config.model_config = SimpleNamespace(
-        model="org/small", dtype=torch.float32, enable_prompt_embeds=False, get_hidden_size=lambda: WIDTH
+        model="org/small",
+        dtype=torch.float32,
+        enable_prompt_embeds=False,
+        get_hidden_size=lambda: WIDTH,
+        uses_mrope=False,
     )
     attention: Any = SimpleNamespace(metadata=lambda *_: (None, None), layers={})
     operators: Any = SimpleNamespace(copy_model=lambda model: model, chosen=contextlib.nullcontext)
