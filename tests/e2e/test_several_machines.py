@@ -104,7 +104,7 @@ def test_a_round_on_two_nodes_of_vllms_launcher(
         other.terminate()
     said = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("hallmark: ")]
     assert "hallmark: no server answers on this node: proof of compute does at the node of rank 0" in said
-    assert said[-1].endswith(", as SIGTERM asked this command to"), said
+    assert "SIGTERM" in said[-1], said
 
 
 def test_two_servers_share_a_walk_by_groups(node: Node, pair: Node) -> None:

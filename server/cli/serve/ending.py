@@ -42,8 +42,10 @@ def why_it_ended(
     ended = how_it_ended(code)
     if received:
         if code == -signal.SIGKILL:
-            late = "a second signal came" if len(received) > 1 else "it did not end while it started"
-            return f"vLLM was asked to end by {received[0].name}, and killed since {late}"
+            # Nothing tells whether a node that answers nowhere has come up.
+            too_late = "it did not end in time" if plan.is_headless else "it did not end while it started"
+            why = "a second signal came" if len(received) > 1 else too_late
+            return f"vLLM was asked to end by {received[0].name}, and killed since {why}"
         return f"vLLM has {ended}, as {received[0].name} asked this command to"
     if words:
         return f"vLLM has ended: {words}" if code == 0 else f"vLLM {ended}: {words}"

@@ -75,6 +75,12 @@ def test_help_ends_without_a_word() -> None:
     assert exit_code(server, 0, was_asked=False) == 0
 
 
+def test_a_node_that_answers_nowhere_is_not_said_to_start() -> None:
+    server = planned("--headless", "--nnodes", "2", "--node-rank", "1")
+    told = why_it_ended(server, -9, [TERM], "", was_ready=False)
+    assert told == f"{ASKED} SIGTERM, and killed since it did not end in time"
+
+
 def test_a_port_that_was_lost_while_it_started_is_named() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as other:
         port = other.getsockname()[1]
