@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _compiled import Compiled, compile_round, count, new_compilations
@@ -63,7 +64,7 @@ def compilations(
 ) -> Iterator[dict[tuple[Architecture, str], "Future[dict[tuple[int, str], Compiled]]"]]:
     """All compilations that are asked for, on their way."""
     items = [item for item in request.session.items if isinstance(item, pytest.Function)]
-    asked = [
+    asked: list[Any] = [
         (item.callspec.params["architecture"], item.callspec.params["dtype"])
         for item in items
         if item.originalname == test_kernels_fit_the_chip.__name__

@@ -27,8 +27,8 @@ _POLL_SECONDS = 0.2
 _PROBE_SECONDS = 1.0
 _PROBE_TIMEOUT = 5.0
 
-# While it starts, vLLM may not notice a signal for minutes, and has nothing to lose yet. Nor has a node without
-# a server, whose worker waits for the others.
+# While it starts, vLLM may not notice a signal for minutes, and has nothing to lose yet. Nor has a node
+# without a server, whose worker waits for the others.
 _START_UP_PATIENCE = 10.0
 
 
