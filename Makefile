@@ -35,7 +35,7 @@ demo: setup ## A trained model on real servers: it chats, proves itself, and che
 	$(BIN)/hallmark demo
 
 # Real servers take both cores; all other tests share them among two processes of one thread each.
-test: setup ## The tests that CI runs (under 20 minutes on 2 cores)
+test: setup ## The tests that CI runs (15 to 35 minutes on 2 cores)
 	$(PYTEST) -m "not slow and not gpu" tests/e2e
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu" --numprocesses 2 --dist loadgroup --ignore tests/e2e
 

@@ -46,11 +46,9 @@ class FullOutbox(Outbox):
 
 async def submitted(manager: PoCManager, sizes: list[int]) -> list[ValidationJob]:
     """Batches of several provers, all of which are queued before the first is computed."""
-    jobs = []
-    for prover, size in enumerate(sizes):
-        asked = config(public_key=f"0{prover}", callback_url=URL)
-        jobs.append(await manager.submit(await cached_proof(asked.public_key, size)))
-    return jobs
+    # A forward takes what is there: while a proof is made, the first would be computed alone.
+    proofs = [await cached_proof(f"0{prover}", size) for prover, size in enumerate(sizes)]
+    return [await manager.submit(proof) for proof in proofs]
 
 
 _PROOFS: dict[tuple[str, int], ProofBatch] = {}
