@@ -51,7 +51,7 @@ TENSOR_CORES = {
 }
 
 
-# Compilation takes minutes: `make test` has one chip of each vendor, and the dtypes that models are served in.
+# Compilation takes minutes: `make test` has a chip of each vendor and the dtypes that models are served in.
 USUAL: set[Architecture] = {"sm_90", "gfx942"}
 CHIPS = [
     pytest.param(chip, marks=() if chip in USUAL else pytest.mark.slow) for chip in sorted(ARCHITECTURES)
