@@ -69,14 +69,7 @@ def test_a_round_beside_inference_that_is_compiled_for_tokens(
 @pytest.mark.both_dtypes
 def test_generation_on_the_compiled_model_and_a_validator_that_is_not(node: Node, compiled: Node) -> None:
     round_ = round_request(valid_rate=0.5, fraud_threshold=1e-7)
-    compiled.poc("/init/generate", round_)
-    assert compiled.chat().status_code == 503
-    compiled.wait_for(lambda status: status["total_valid"] >= 50)
-    compiled.poc("/phase/validate")
-    status = compiled.status()
-    found = proof(
-        round_, status["valid_nonces"][:50], status["valid_distances"][:50], numerics=status["numerics"]
-    )
+    found = {**compiled.find_valid(round_), "numerics": compiled.status()["numerics"]}
     verdict = compiled.poc("/validate", found)
     assert (verdict["fraud_detected"], verdict["computed_distances"]) == (False, found["dist"])
     assert verdict["numerics_differ"] == []

@@ -1,6 +1,5 @@
 """A model on several machines, each played by processes of this one: by Ray, vLLM's launcher, groups."""
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import Any
 
 import pytest
 import vllm_plugin
-from node import BATCH_SIZE, HALLMARK, Node, proof, round_request, running_node
+from node import BATCH_SIZE, HALLMARK, Node, round_request, running_node
+from python_path import with_support
 from tolerances import ENGINE_TOLERANCES
 
 from hallmark.poc.protocol.law import distance_std
@@ -26,13 +26,8 @@ ENVIRONMENT = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 def check_a_round(several: Node, node: Node, dtype: str) -> None:
     """Found on several machines and judged on them and on one, with chat before, beside and after."""
     said = several.complete("The proof of the pudding")
-    several.poc("/init/generate", ROUND)
-    assert several.chat().status_code == 503
-    status = several.wait_for(lambda status: status["total_valid"] >= 50)
-    assert status["numerics"]["tensor_parallel_size"] == 2
-    several.poc("/phase/validate")
-    status = several.status()
-    found = proof(ROUND, status["valid_nonces"][:50], status["valid_distances"][:50])
+    found = several.find_valid(ROUND)
+    assert several.status()["numerics"]["tensor_parallel_size"] == 2
     verdict = several.poc("/validate", found)
     assert (verdict["verdict"], verdict["computed_distances"]) == ("honest", found["dist"])
     assert several.complete("The proof of the pudding") == said
@@ -89,10 +84,9 @@ def test_a_round_on_two_nodes_of_vllms_launcher(
         *("--worker-extension-cls", "probe.Probe"),
         *("--additional-config.hallmark.allow_developer_mode", "true"),
     ]
-    support = [str(Path(vllm_plugin.__file__).parent), os.environ.get("PYTHONPATH")]
     environment: dict[str, Any] = {
         **ENVIRONMENT,
-        "PYTHONPATH": os.pathsep.join(filter(None, support)),
+        "PYTHONPATH": with_support(),
         "TRITON_INTERPRET": "0",
         "VLLM_HOST_IP": "127.0.0.1",
     }
@@ -113,12 +107,8 @@ def test_two_servers_share_a_walk_by_groups(node: Node, pair: Node) -> None:
     rounds = [{**ROUND, "node_id": 1, "node_count": 3, "n_groups": 2, "group_id": i} for i in range(2)]
     found = []
     for server, round_ in zip(servers, rounds, strict=True):
-        server.poc("/init/generate", round_)
-        server.wait_for(lambda status: status["total_valid"] >= 50)
-        server.poc("/phase/validate")
-        status = server.status()
-        valid = status["valid_nonces"][:50], status["valid_distances"][:50]
-        found.append(proof(round_, *valid, node_id=1, numerics=status["numerics"]))
+        valid = server.find_valid(round_)
+        found.append({**valid, "node_id": 1, "numerics": server.status()["numerics"]})
     for group, batch in enumerate(found):
         assert {nonce % 6 for nonce in batch["nonces"]} == {1 + 3 * group}
         for server in servers:

@@ -25,13 +25,8 @@ def test_two_ranks_find_and_validate_and_agree_with_one(node: Node, pair: Node, 
     tolerance = ENGINE_TOLERANCES[dtype, "two ranks"] * distance_std(256)
     assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < tolerance
 
-    pair.poc("/init/generate", FOR_TWO)
-    assert pair.chat().status_code == 503
-    status = pair.wait_for(lambda status: status["total_valid"] >= 50)
-    assert status["numerics"]["tensor_parallel_size"] == 2
-    pair.poc("/phase/validate")
-    status = pair.status()
-    found = proof(FOR_TWO, status["valid_nonces"][:50], status["valid_distances"][:50])
+    found = pair.find_valid(FOR_TWO)
+    assert pair.status()["numerics"]["tensor_parallel_size"] == 2
     verdict = pair.poc("/validate", found)
     assert (verdict["fraud_detected"], verdict["computed_distances"]) == (False, found["dist"])
     # Another number of ranks is another set of last bits, within the tolerance: still honest.

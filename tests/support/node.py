@@ -1,7 +1,6 @@
 """Real servers for the tests: `hallmark serve` on real vLLM, and `hallmark receiver`."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 import httpx
 import torch
+from python_path import with_support
 
 from hallmark.server.models.small import fast_dtype
 from hallmark.server.processes.child import ChildProcess, free_port
@@ -62,6 +62,15 @@ class Node:
             time.sleep(0.1)
         return status
 
+    def find_valid(self, round_: dict[str, Any], count: int = 50) -> dict[str, Any]:
+        """Generate until so many valid nonces are found, and go on to validate; return them as a batch."""
+        self.poc("/init/generate", round_)
+        assert self.chat().status_code == 503
+        self.wait_for(lambda status: status["total_valid"] >= count)
+        self.poc("/phase/validate")
+        status = self.status()
+        return proof(round_, status["valid_nonces"][:count], status["valid_distances"][:count])
+
     def chat(self, text: str = "Tell me about proofs.") -> httpx.Response:
         return self.http.post(
             "/v1/chat/completions",
@@ -110,10 +119,9 @@ def running_node(
         *("--worker-extension-cls", "probe.Probe"),
         *flags,
     ]
-    probe_path = os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")]))
     # The interpreter is for the tests of kernels in this process only.
     variables = {
-        **{"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": probe_path, "TRITON_INTERPRET": "0"},
+        **{"VLLM_SERVER_DEV_MODE": "1", "PYTHONPATH": with_support(), "TRITON_INTERPRET": "0"},
         **environment,
     }
     with (

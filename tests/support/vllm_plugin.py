@@ -1,7 +1,8 @@
 """Plugins of vLLM's that only tests have."""
 
-import os
 from pathlib import Path
+
+from python_path import with_support
 
 
 def install(folder: Path, group: str, module: str) -> str:
@@ -19,5 +20,4 @@ def install(folder: Path, group: str, module: str) -> str:
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text(f"[{group}]\n{module} = {module}:register\n")
-    paths = [str(folder), str(Path(__file__).parent), os.environ.get("PYTHONPATH")]
-    return os.pathsep.join(filter(None, paths))
+    return with_support(folder)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from python_path import with_support
+
 _SCRIPT: Final = Path(__file__).with_name("model_zygote.py")
 _LAST_LINES: Final = 30
 
@@ -28,7 +30,7 @@ class Zygote:
             "VLLM_PLUGINS": "hallmark",
             "OMP_NUM_THREADS": "1",
             # `python -P` adds no folder, and workers of an engine import the script too.
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(_SCRIPT.parent), os.environ.get("PYTHONPATH")])),
+            "PYTHONPATH": with_support(),
         }
         with self._log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
