@@ -4,8 +4,8 @@ import json
 import logging
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final
 
 from hallmark.poc.core.errors import OutboxError
 from hallmark.poc.outbox.database import OutboxDatabase
@@ -14,9 +14,16 @@ from hallmark.poc.protocol.config import PoCConfig, PoCState
 from hallmark.poc.protocol.generated import ComputedSpan, merged_bodies
 from hallmark.poc.protocol.streams import PROTOCOL
 
-__all__ = ["InterruptedRound", "JournalLimits", "RoundJournal"]
+__all__ = ["InterruptedRound", "JournalLimits", "JournaledRound", "RoundJournal", "journaled_rounds"]
 
 logger = logging.getLogger(__name__)
+
+_MAX_ROUNDS: Final = 1_000
+"""Rounds that are remembered, the latest ones."""
+
+_CLOSED: Final = 2
+"""`is_over` of a round that another one has replaced, or that is not to be gone on with: nothing is recorded
+of it any more. 1 is one that was stopped, whose last batch may still come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,37 @@ class InterruptedRound:
     begun_at: float
     updated_at: float
     reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class JournaledRound:
+    """A round of the journal, as it stood when something of it was noted last.
+
+    Attributes:
+        id: Its number in the journal; later rounds have higher ones.
+        config: The request, by the fields of `PoCConfig`; another version of Hallmark may have written it.
+        digest: Of the settings that the request and the model gave.
+        phase: What it was doing.
+        checked: Nonces that were computed.
+        valid: Nonces that counted.
+        failed: Nonces that could not be computed.
+        begun_at: When it began; seconds since the epoch.
+        updated_at: When something of it was noted last; seconds since the epoch.
+        reason: What the engine failed with, where that ended it.
+        is_over: Whether it was stopped or replaced; if not it runs, or its server ended in it.
+    """
+
+    id: int
+    config: Mapping[str, Any]
+    digest: str
+    phase: str
+    checked: int
+    valid: int
+    failed: int
+    begun_at: float
+    updated_at: float
+    reason: str | None
+    is_over: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +122,7 @@ class RoundJournal:
     def begin(
         self, config: PoCConfig, digest: str, template: Mapping[str, Any], phase: PoCState, now: float
     ) -> tuple[int, list[Dropped]]:
-        """Note a round that begins, in the place of any before it.
+        """Note a round that begins; any before it is over.
 
         Args:
             config: The request.
@@ -97,7 +135,7 @@ class RoundJournal:
             Its number, and what had to make room for what those before it had found.
         """
         with self._database.transaction() as connection:
-            dropped = self._clear(connection, now)
+            dropped = self._end_all(connection, now)
             identifier: int = connection.execute(
                 "INSERT INTO rounds (config, digest, url, template, phase, begun_at, updated_at)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id",
@@ -111,6 +149,7 @@ class RoundJournal:
                     now,
                 ),
             ).fetchone()[0]
+            connection.execute("DELETE FROM rounds WHERE id <= ?", (identifier - _MAX_ROUNDS,))
         return identifier, dropped
 
     def resume(self, identifier: int, template: Mapping[str, Any], now: float) -> None:
@@ -139,8 +178,8 @@ class RoundJournal:
                 first, last = batch.covered
                 moved = connection.execute(
                     "UPDATE rounds SET position = ?, valid = valid + ?, failed = failed + ?, updated_at = ?"
-                    " WHERE id = ? AND position = ?",
-                    (last + 1, len(batch.nonces), len(batch.failed_nonces), now, identifier, first),
+                    " WHERE id = ? AND position = ? AND is_over < ?",
+                    (last + 1, len(batch.nonces), len(batch.failed_nonces), now, identifier, first, _CLOSED),
                 ).rowcount
                 if not moved:
                     raise OutboxError(f"the round's journal does not stand at nonce number {first}")
@@ -219,25 +258,24 @@ class RoundJournal:
         """
         with self._database.transaction() as connection:
             connection.execute(
-                "UPDATE rounds SET is_over = ?, reason = ?, updated_at = ? WHERE id = ?",
-                (reason is None, reason, now, identifier),
+                "UPDATE rounds SET is_over = ?, reason = ?, updated_at = ? WHERE id = ? AND is_over < ?",
+                (reason is None, reason, now, identifier, _CLOSED),
             )
 
     def recover(self, now: float) -> tuple[InterruptedRound | None, list[Dropped]]:
-        """What the last server left: its findings are queued, and rounds that are over are forgotten.
+        """What the last server left: its findings are queued.
 
-        So is one that another version of Hallmark has begun by another protocol or so that this one cannot
-        read it, which is logged; what it found is delivered as what it is.
+        A round that another version of Hallmark has begun by another protocol or so that this one cannot read
+        it is forgotten, which is logged; what it found is delivered as what it is.
 
         Returns:
             The round that it was interrupted in, and what had to make room.
         """
         with self._database.transaction() as connection:
             dropped = self._merge_all(connection, now)
-            connection.execute("DELETE FROM rounds WHERE is_over")
             row = connection.execute(
                 "SELECT template, id, config, digest, phase, position, valid, failed, begun_at, updated_at,"
-                " reason FROM rounds ORDER BY id DESC LIMIT 1"
+                " reason FROM rounds WHERE NOT is_over ORDER BY id DESC LIMIT 1"
             ).fetchone()
             if row is None:
                 return None, dropped
@@ -249,30 +287,48 @@ class RoundJournal:
                     protocol,
                     PROTOCOL,
                 )
-                connection.execute("DELETE FROM rounds")
+                connection.execute("DELETE FROM rounds WHERE NOT is_over")
                 return None, dropped
             try:
                 asked, entered = PoCConfig(**json.loads(config)), PoCState(phase)
             except (TypeError, ValueError) as exc:
                 logger.error("A round of another version of Hallmark is not gone on with: %s", exc)
-                connection.execute("DELETE FROM rounds")
+                connection.execute("DELETE FROM rounds WHERE NOT is_over")
                 return None, dropped
         return InterruptedRound(identifier, asked, digest, entered, *rest), dropped
 
     def forget(self, now: float) -> list[Dropped]:
-        """Forget every round, once what it found is queued.
+        """Note that no round is to be gone on with; what they found is queued.
 
         Returns:
             What had to make room.
         """
         with self._database.transaction() as connection:
-            return self._clear(connection, now)
+            return self._end_all(connection, now)
 
-    def _clear(self, connection: sqlite3.Connection, now: float) -> list[Dropped]:
+    def _end_all(self, connection: sqlite3.Connection, now: float) -> list[Dropped]:
         dropped = self._merge_all(connection, now)
-        connection.execute("DELETE FROM rounds")
+        connection.execute("UPDATE rounds SET is_over = ?", (_CLOSED,))
         return dropped
 
     def _merge_all(self, connection: sqlite3.Connection, now: float) -> list[Dropped]:
-        rounds = connection.execute("SELECT id FROM rounds ORDER BY id").fetchall()
+        rounds = connection.execute("SELECT DISTINCT round_id FROM findings ORDER BY round_id").fetchall()
         return [d for (identifier,) in rounds for d in self._merge(connection, identifier, now, ())]
+
+
+def journaled_rounds(database: OutboxDatabase) -> list[JournaledRound]:
+    """The rounds of a database, the latest first.
+
+    Raises:
+        OutboxError: The database cannot be read.
+    """
+    names = [each.name for each in fields(JournaledRound)]
+    with database.reading() as connection:
+        rows = connection.execute(
+            "SELECT id, config, digest, phase, position, valid, failed, begun_at, updated_at, reason, is_over"
+            " FROM rounds ORDER BY id DESC"
+        ).fetchall()
+    return [
+        JournaledRound(**{**found, "config": json.loads(found["config"]), "is_over": bool(found["is_over"])})
+        for found in (dict(zip(names, row, strict=True)) for row in rows)
+    ]

@@ -13,9 +13,15 @@ from hypothesis import strategies as st
 from rounds import make_config
 
 from hallmark.poc.core.errors import OutboxError
+from hallmark.poc.outbox import round_journal
 from hallmark.poc.outbox.database import OutboxDatabase
 from hallmark.poc.outbox.delivery_queue import DeliveryQueue
-from hallmark.poc.outbox.round_journal import InterruptedRound, JournalLimits, RoundJournal
+from hallmark.poc.outbox.round_journal import (
+    InterruptedRound,
+    JournalLimits,
+    RoundJournal,
+    journaled_rounds,
+)
 from hallmark.poc.protocol.config import PoCConfig, PoCState
 from hallmark.poc.protocol.generated import ComputedSpan
 from hallmark.poc.protocol.streams import PROTOCOL
@@ -303,13 +309,13 @@ class TestNextStart:
         interrupted = kept.interrupted()
         assert (interrupted.phase, interrupted.updated_at) == (phase, 1e9 + 3)
 
-    def test_a_round_that_is_over_is_forgotten_once_its_findings_are_queued(self, kept: Kept) -> None:
+    def test_a_round_that_is_over_is_not_gone_on_with_once_its_findings_are_queued(self, kept: Kept) -> None:
         identifier = kept.begin()
         kept.journal.record(identifier, [walked(0, (3,))], 1e9)
         kept.journal.end(identifier, None, 1e9)
         assert kept.recover() is None
         assert [body["nonces"] for body in kept.bodies()] == [[3]]
-        assert (kept.rows("rounds"), kept.rows("findings")) == (0, 0)
+        assert kept.rows("findings") == 0
 
     def test_one_that_failed_is_there_with_its_reason_until_it_goes_on(self, kept: Kept) -> None:
         identifier = kept.begin()
@@ -335,7 +341,17 @@ class TestNextStart:
         assert [body["nonces"] for body in kept.bodies()] == [[3]], "what it had found is not lost"
         interrupted = kept.interrupted()
         assert (interrupted.id, interrupted.config.block_hash, interrupted.position) == (second, "another", 0)
-        assert kept.rows("rounds") == 1
+        listed = journaled_rounds(kept.database)
+        assert [(round_.id, round_.is_over, round_.checked, round_.valid) for round_ in listed] == [
+            (second, False, 0, 0),
+            (first, True, 4, 1),
+        ]
+        assert [round_.config["block_hash"] for round_ in listed] == ["another", CONFIG.block_hash]
+
+    def test_the_latest_rounds_are_remembered(self, kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(round_journal, "_MAX_ROUNDS", 3)
+        identifiers = [kept.begin() for _ in range(5)]
+        assert [round_.id for round_ in journaled_rounds(kept.database)] == identifiers[:1:-1]
 
     def test_and_says_what_had_to_make_room(self) -> None:
         kept = Kept(None, JournalLimits(max_payload_bytes=2**19, max_queued=1))
@@ -352,6 +368,12 @@ class TestNextStart:
             assert [drop.url for drop in dropped] == [URL]
             kept.queue.drop()
         kept.database.close()
+
+    def test_one_that_was_replaced_is_not_gone_on_with_though_it_fails_later(self, kept: Kept) -> None:
+        first, second = kept.begin(), kept.begin()
+        kept.journal.end(first, "CUDA error", 1e9)
+        kept.journal.end(second, None, 1e9)
+        assert kept.recover() is None
 
     def test_forgetting_leaves_what_was_found(self, kept: Kept) -> None:
         identifier = kept.begin()
