@@ -11,14 +11,19 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line; an error ends it with code 2, and with one sentence where it is explained.
 
-    No error may end it with code 1, which is a verdict: fraud.
+    Notes that were added to the error are printed below it, as hints. No error may end it with code 1, which
+    is a verdict: fraud.
     """
     try:
         from hallmark.server.commands import app
 
-        app()
+        app(prog_name="hallmark")
     except HallmarkError as exc:
-        print(f"hallmark: {exc}", file=sys.stderr)
+        from hallmark.server.cli.consoles import say
+
+        say(f"hallmark: {exc}")
+        for note in getattr(exc, "__notes__", ()):
+            say(f"hint: {note}")
         sys.exit(2)
     except Exception as exc:  # noqa: BLE001  # shown in full, and Python's own exit code for it is 1
         traceback.print_exc()

@@ -1,10 +1,18 @@
-"""The tree of commands under `hallmark`."""
+"""The tree of commands under `hallmark`.
+
+Modules of commands import at their top what parses and shows options, and in their functions what does the
+work: a shell asks for completions at each key, and nobody waits a second for a page of help.
+"""
+
+from typing import Annotated
 
 import typer
 
-from hallmark.server.cli import outbox, receiver, secret, target
+from hallmark.server.cli import completion, outbox, secret, target, version
+from hallmark.server.cli.consoles import WIDE
 from hallmark.server.cli.offline import calibrate, verify
-from hallmark.server.cli.round import start, status, stop, validate
+from hallmark.server.cli.receiver import export, listing, run, stats
+from hallmark.server.cli.round import list_, start, status, stop, validate, watch
 from hallmark.server.cli.serve import command as serve
 from hallmark.server.demo import command as demo
 from hallmark.server.models import command as model
@@ -13,10 +21,29 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="hallmark",
-    help="Proof of compute for LLM serving, on a stock vLLM server.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    # Plain help: tables with frames cut the names of long options at 80 columns.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["--help", "-h"], "max_content_width": WIDE},
 )
+
+
+@app.callback()
+def _hallmark(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=version.print_version,
+            is_eager=True,
+            help="Print the versions of Hallmark, its protocol, vLLM, PyTorch and Python.",
+        ),
+    ] = False,
+) -> None:
+    """Prove and check that servers run the model they claim: proof of compute for vLLM."""
+
+
 # Everything after the model is vLLM's, `--help` included.
 app.command(
     context_settings={
@@ -25,12 +52,12 @@ app.command(
         "ignore_unknown_options": True,
     }
 )(serve.serve)
-app.command()(receiver.receiver)
 app.command()(secret.secret)
 app.command()(target.target)
 app.command()(verify.verify)
 app.command()(calibrate.calibrate)
 app.command()(demo.demo)
+app.command()(completion.completion)
 
 _model = typer.Typer(help="Provide a model to try Hallmark with.", no_args_is_help=True)
 _model.command("smollm2")(model.smollm2)
@@ -40,13 +67,20 @@ app.add_typer(_model, name="model")
 _round = typer.Typer(help="Start, watch, stop and validate rounds on a running server.", no_args_is_help=True)
 _round.command("start")(start.start)
 _round.command("status")(status.status)
+_round.command("watch")(watch.watch)
+_round.command("list")(list_.list_)
 _round.command("validate")(validate.validate)
 _round.command("stop")(stop.stop)
 app.add_typer(_round, name="round")
 
-_outbox = typer.Typer(
-    help="Look at the callbacks that a server keeps, and decide about them.", no_args_is_help=True
-)
+_receiver = typer.Typer()
+_receiver.callback(invoke_without_command=True)(run.receiver)
+_receiver.command("list")(listing.list_)
+_receiver.command("export")(export.export)
+_receiver.command("stats")(stats.stats)
+app.add_typer(_receiver, name="receiver")
+
+_outbox = typer.Typer(help="Look at the callbacks of a server, and decide about them.", no_args_is_help=True)
 _outbox.command("list")(outbox.list_)
 _outbox.command("retry")(outbox.retry)
 _outbox.command("drop")(outbox.drop)

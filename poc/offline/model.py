@@ -291,10 +291,9 @@ def import_transformers() -> Any:
     try:
         return import_module("transformers")
     except ModuleNotFoundError as exc:
-        raise UnsupportedError(
-            "recomputing distances without a server needs transformers; "
-            "pip install 'hallmark-poc[verify]' brings it"
-        ) from exc
+        error = UnsupportedError("recomputing distances without a server needs transformers")
+        error.add_note("pip install '.[verify]' in the checkout brings it")
+        raise error from exc
 
 
 def language_model_class(config: Any) -> Any:

@@ -18,7 +18,7 @@ PREFIX = "/api/v1/pow"
 ServerUrl = Annotated[str, typer.Argument(metavar="URL", help="Where the server is: http://HOST:PORT.")]
 ApiKey = Annotated[
     str | None,
-    typer.Option(envvar=API_KEY_VARIABLE, show_envvar=True, help="The server's PoC token."),
+    typer.Option(metavar="TOKEN", envvar=API_KEY_VARIABLE, show_envvar=True, help="The server's PoC token."),
 ]
 
 
@@ -35,10 +35,13 @@ class ServerError(HallmarkError):
         self.status = status
         self.detail = detail
         self.request_id = request_id
-        advice = f"; set {API_KEY_VARIABLE} or --api-key" if status == httpx.codes.UNAUTHORIZED else ""
-        if request_id is not None and status >= httpx.codes.INTERNAL_SERVER_ERROR:
-            advice = f"; the server's log may say more about request {request_id}"
-        super().__init__(f"{request}: {status}: {detail}{advice}")
+        super().__init__(f"{request}: {status}: {detail}")
+        if status == httpx.codes.UNAUTHORIZED:
+            self.add_note(f"set {API_KEY_VARIABLE} or --api-key")
+        elif status == httpx.codes.NOT_FOUND:
+            self.add_note("is this the URL of a server that was started by hallmark serve?")
+        elif request_id is not None and status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            self.add_note(f"the server's log may say more about request {request_id}")
 
 
 class UnreachableError(HallmarkError):
@@ -102,7 +105,10 @@ class PoCClient:
         try:
             response = self.http.request(method, PREFIX + path, json=body)
         except (httpx.TransportError, httpx.InvalidURL) as exc:
-            raise UnreachableError(f"no answer from {self.url}: {exc or type(exc).__name__}") from exc
+            error = UnreachableError(f"no answer from {self.url}: {exc or type(exc).__name__}")
+            if isinstance(exc, httpx.ConnectError):
+                error.add_note("start a server with hallmark serve MODEL, or give the URL of one that runs")
+            raise error from exc
         if not response.is_success:
             raise ServerError(
                 f"{method} {PREFIX}{path}",

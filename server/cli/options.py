@@ -58,11 +58,14 @@ def takes_settings(
         own = inspect.signature(command, eval_str=True).parameters
         [place] = [name for name, parameter in own.items() if parameter.annotation is Stated]
         parameters: list[inspect.Parameter] = []
+        made = [_option(option, taken[field][0]) for option, field in options.items()]
         for name, parameter in own.items():
             if name == place:
-                parameters += [_option(option, taken[field][0]) for option, field in options.items()]
+                parameters += [each for each in made if each.default is inspect.Parameter.empty]
             else:
                 parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        # Help has what most people need before what few do.
+        parameters += [each for each in made if each.default is not inspect.Parameter.empty]
         # What typer reads.
         run.__name__, run.__doc__ = command.__name__, command.__doc__
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -7,43 +7,32 @@ import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from hallmark.poc.core.errors import FieldError
-from hallmark.poc.outbox.database import OutboxDatabase, default_path
-from hallmark.poc.outbox.delivery_queue import Delivery, DeliveryQueue
+from hallmark.server.cli.consoles import WIDE, AsJson, print_or_drop, results, say, show
+from hallmark.server.cli.outbox_file import OutboxFile, OutboxPort, opened
+from hallmark.server.cli.words import counted, size, span
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.table import Table
+    from rich.text import Text
+
+    from hallmark.poc.outbox.delivery_queue import Delivery, DeliveryQueue
 
 __all__ = ["drop", "export", "list_", "retry"]
 
-_DEFAULT_PORT = 8000
-_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
-_COLUMNS = ("id", "kind", "receiver", "age", "attempts", "bytes", "state", "last error")
-_NUMBERS = ("id", "age", "attempts", "bytes")
-
-_Outbox = Annotated[
-    Path | None, typer.Option("--outbox", metavar="PATH", help="The file, where the settings name one.")
-]
-_Port = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        max=65535,
-        help=f"The port of the server whose file it is; neither given: {_DEFAULT_PORT}.",
-    ),
-]
 _Ids = Annotated[list[int] | None, typer.Argument(metavar="ID", help="Which, by their ids.")]
 _All = Annotated[bool, typer.Option("--all", help="All of them, queued and dead letters.")]
 
 
 def list_(
-    outbox: _Outbox = None,
-    port: _Port = None,
+    outbox: OutboxFile = None,
+    port: OutboxPort = None,
     dead: Annotated[
         bool,
         typer.Option(
@@ -52,24 +41,26 @@ def list_(
             help="Only dead letters, at which no more attempts are made. --given-up is its older name.",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print them as one array of JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show the callbacks that a server has not delivered, dead letters too.
+    """Show the callbacks that are not delivered.
 
-    The state is when the next attempt is due or, where no more are made, why: rejected, retries, forbidden.
-    The server may run or not.
+    A receiver gets them in the order of their ids: all but the first wait for an earlier one. Of a dead
+    letter, which is among them, it says why no more attempts are made: rejected, retries, forbidden. The
+    server may run or not.
     """
     with _queue(outbox, port) as queue:
         found = [delivery for delivery in queue.listed() if not dead or delivery.dead_reason is not None]
     if as_json:
-        print(json.dumps([_shown(delivery) for delivery in found]))
+        print_or_drop(json.dumps([_shown(delivery) for delivery in found]))
     elif found:
-        Console(soft_wrap=True).print(_table(found, time.time()))
+        console = results()
+        show(console, *_views(found, time.time(), is_wide=console.width >= WIDE))
     else:
-        typer.echo("there are no dead letters" if dead else "there are no callbacks")
+        print_or_drop("there are no dead letters" if dead else "there are no callbacks")
 
 
-def retry(ids: _Ids = None, every: _All = False, outbox: _Outbox = None, port: _Port = None) -> None:
+def retry(ids: _Ids = None, every: _All = False, outbox: OutboxFile = None, port: OutboxPort = None) -> None:
     """Make callbacks due at once, dead letters too.
 
     A server that runs delivers them within a second or two; else the next one does.
@@ -77,17 +68,17 @@ def retry(ids: _Ids = None, every: _All = False, outbox: _Outbox = None, port: _
     _check_choice(ids, every=every)
     with _queue(outbox, port) as queue:
         count = queue.retry(_known(queue, ids))
-    typer.echo(f"{_counted(count)} due now")
+    print_or_drop(f"{counted(count, 'callback')} due now")
 
 
 def drop(
     ids: _Ids = None,
     every: _All = False,
-    outbox: _Outbox = None,
-    port: _Port = None,
+    outbox: OutboxFile = None,
+    port: OutboxPort = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask whether all may go.")] = False,
 ) -> None:
-    """Delete callbacks: nobody will get them any more.
+    """Delete callbacks; nobody will get them any more.
 
     One that is being sent at the moment may still arrive.
     """
@@ -97,19 +88,19 @@ def drop(
         if every and not yes:
             totals = queue.receivers().values()
             count = sum(receiver.queued + receiver.dead_letters for receiver in totals)
-            _confirm(f"Delete {_counted(count)} for ever?")
+            _confirm(f"Delete {counted(count, 'callback')} for ever?")
         count = queue.drop(chosen)
-    typer.echo(f"{_counted(count)} deleted")
+    print_or_drop(f"{counted(count, 'callback')} deleted")
 
 
 def export(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Where to; - for standard output.")],
-    outbox: _Outbox = None,
-    port: _Port = None,
+    outbox: OutboxFile = None,
+    port: OutboxPort = None,
 ) -> None:
-    """Write callbacks with their bodies to a file, a JSON object on each line; they stay in the outbox.
+    """Write callbacks with their bodies to a file.
 
-    What is there already is replaced.
+    It has a JSON object on each line; the callbacks stay in the outbox. What is there already is replaced.
     """
     with _queue(outbox, port) as queue:
         if file == "-":
@@ -122,17 +113,17 @@ def export(
                 count = _export(queue, target)
         except OSError as exc:
             raise FieldError("FILE", file, f"a path to write to ({exc.strerror})") from exc
-    typer.echo(f"{_counted(count)} written to {file}")
+    say(f"{counted(count, 'callback')} written to {file}")
 
 
 def _confirm(question: str) -> None:
     typer.echo(f"{question} [y/N] ", nl=False, err=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        typer.echo("nothing is deleted; --yes deletes without a question", err=True)
+        say("nothing is deleted; --yes deletes without a question")
         raise typer.Exit(2)
 
 
-def _export(queue: DeliveryQueue, target: TextIO) -> int:
+def _export(queue: "DeliveryQueue", target: TextIO) -> int:
     count = 0
     for delivery, body in queue.exported():
         line = {
@@ -148,24 +139,12 @@ def _export(queue: DeliveryQueue, target: TextIO) -> int:
 
 
 @contextmanager
-def _queue(outbox: Path | None, port: int | None) -> Iterator[DeliveryQueue]:
+def _queue(outbox: "Path | None", port: int | None) -> Iterator["DeliveryQueue"]:
     """The callbacks of the server that the options name."""
-    if outbox is not None and port is not None:
-        raise typer.BadParameter("give --outbox or --port, not both")
-    if outbox is None:
-        port = _DEFAULT_PORT if port is None else port
-        path = default_path(port)
-        if not path.is_file():
-            raise FieldError("--port", port, f"a port with a file {path}; --outbox takes any file")
-    elif outbox.is_file():
-        path = outbox
-    else:
-        raise FieldError("--outbox", str(outbox), "the file that a server keeps its callbacks in")
-    database = OutboxDatabase(path, for_server=False)
-    try:
+    from hallmark.poc.outbox.delivery_queue import DeliveryQueue
+
+    with opened(outbox, port) as database:
         yield DeliveryQueue(database)
-    finally:
-        database.close()
 
 
 def _check_choice(ids: Collection[int] | None, *, every: bool) -> None:
@@ -173,7 +152,7 @@ def _check_choice(ids: Collection[int] | None, *, every: bool) -> None:
         raise typer.BadParameter("give the ids of callbacks, or --all")
 
 
-def _known(queue: DeliveryQueue, ids: Collection[int] | None) -> list[int] | None:
+def _known(queue: "DeliveryQueue", ids: Collection[int] | None) -> list[int] | None:
     """The ids, each once; None for all.
 
     Raises:
@@ -189,43 +168,55 @@ def _known(queue: DeliveryQueue, ids: Collection[int] | None) -> list[int] | Non
     return chosen
 
 
-def _counted(count: int) -> str:
-    return f"{count} callback" if count == 1 else f"{count} callbacks"
+def _views(deliveries: Collection["Delivery"], now: float, *, is_wide: bool) -> Iterator["Table | Text"]:
+    """A heading for each receiver, and a table of what is to go there."""
+    from hallmark.server.cli.tables import text
+
+    for url in dict.fromkeys(delivery.url for delivery in deliveries):
+        its_own = [delivery for delivery in deliveries if delivery.url == url]
+        total = sum(delivery.size for delivery in its_own)
+        yield text(f"{url}: {counted(len(its_own), 'callback')}, {size(total)}", "bold")
+        yield _table(its_own, now, is_wide=is_wide)
 
 
-def _table(deliveries: Collection[Delivery], now: float) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in _COLUMNS:
-        table.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold")
+def _table(deliveries: Collection["Delivery"], now: float, *, is_wide: bool) -> "Table":
+    from hallmark.server.cli.tables import new_table, text
+
+    columns = ["id", "kind", "age", "tries", "size", "next attempt", "last error"]
+    if is_wide:
+        columns.insert(-1, "webhook-id")
+    table = new_table(*columns, numbers=("id", "tries", "size"), folds=("last error",))
+    first = next((delivery for delivery in deliveries if delivery.dead_reason is None), None)
     for delivery in deliveries:
-        table.add_row(
-            str(delivery.id),
-            delivery.kind,
-            escape(delivery.url),
-            _span(now - delivery.created_at),
-            str(delivery.attempts),
-            f"{delivery.size:,}",
-            _state(delivery, now),
-            escape(delivery.last_error or "-"),
-        )
+        cells = {
+            "id": str(delivery.id),
+            "kind": delivery.kind,
+            "age": span(now - delivery.created_at),
+            "tries": str(delivery.attempts),
+            "size": size(delivery.size),
+            "next attempt": _next_attempt(delivery, first, now),
+            "webhook-id": delivery.webhook_id,
+            "last error": delivery.last_error or "-",
+        }
+        table.add_row(*(text(cells[column]) for column in columns))
     return table
 
 
-def _shown(delivery: Delivery) -> dict[str, object]:
+def _shown(delivery: "Delivery") -> dict[str, object]:
     """All fields; `not_before` is when the next attempt is due, and `given_up` older for `dead_reason`."""
     return {**asdict(delivery), "not_before": delivery.due_at, "given_up": delivery.dead_reason}
 
 
-def _state(delivery: Delivery, now: float) -> str:
-    """When the next attempt is due, or the word for why there is none."""
+def _next_attempt(delivery: "Delivery", first: "Delivery | None", now: float) -> str:
+    """Say when a callback is sent, or why it is not.
+
+    Args:
+        delivery: The callback.
+        first: The one that its receiver gets next.
+        now: Seconds since the epoch.
+    """
     if delivery.dead_reason is not None:
-        return delivery.dead_reason
-    return "due" if delivery.due_at <= now else f"in {_span(delivery.due_at - now)}"
-
-
-def _span(seconds: float) -> str:
-    """A time in its largest unit that is not below 1, rounded down."""
-    for unit, length in _UNITS:
-        if seconds >= length:
-            return f"{seconds // length:.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"
+        return f"none: {delivery.dead_reason}"
+    if first is not None and delivery.id != first.id:
+        return f"waits for {first.id}"
+    return "due" if delivery.due_at <= now else f"in {span(delivery.due_at - now)}"

@@ -8,10 +8,10 @@ __all__ = ["secret"]
 
 
 def secret() -> None:
-    """Print a new secret for the signatures of callbacks: 32 random bytes, as Standard Webhooks writes them.
+    """Print a new secret for the signatures of callbacks.
 
-    Give it to the server and to the receiver, each by the variable HALLMARK_WEBHOOK_SECRETS. To replace it,
-    let the receiver know both, separated by a space, then the server; then take the old one from the server,
-    and last from the receiver.
+    It is 32 random bytes, as Standard Webhooks writes them. Give it to the server and to the receiver, each
+    by the variable HALLMARK_WEBHOOK_SECRETS. To replace it, let the receiver know both, separated by a space,
+    then the server; then take the old one from the server, and last from the receiver.
     """
     typer.echo(generate_secret())

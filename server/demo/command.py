@@ -5,33 +5,27 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.padding import Padding
 
 from hallmark.poc.core.errors import FieldError, HallmarkError
-from hallmark.poc.verdict.judge import Verdict
-from hallmark.server.cli.serve.checks import check_vllm
-from hallmark.server.cli.steps import Steps
-from hallmark.server.processes.child import log_tail
+from hallmark.server.cli.consoles import notes, results, say, show
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from hallmark.server.demo.story import Judged, Story
 
-__all__ = ["demo"]
-
-_WIDTH_OFF_A_TERMINAL = 80
+__all__ = ["demo", "shown"]
 
 _INTRODUCTION = (
-    "Hallmark proves that a server runs the model it claims. A block's hash, which",
-    "nobody knows before, seeds random inputs: nonces. A node runs the whole model on",
-    "each and reports what comes out as a few numbers. A validator recomputes them.",
+    "Hallmark proves that a server runs the model it claims. A block's hash, which nobody knows before, "
+    "seeds random inputs: nonces. A node runs the whole model on each and reports what comes out as a few "
+    "numbers. A validator recomputes them."
 )
 
 _SMALLEST = 1e-300
@@ -48,22 +42,29 @@ _TESTS = {
 
 def demo(
     nonces: Annotated[
-        int, typer.Option(min=128, help="Nonces of block 1, to calibrate on; block 2 has half.")
+        int, typer.Option(min=128, metavar="N", help="Nonces of block 1, to calibrate on; block 2 has half.")
     ] = 256,
     directory: Annotated[
         Path | None,
-        typer.Option(help="Where logs and proofs go and stay; else a folder that is removed."),
+        typer.Option(
+            metavar="DIRECTORY", help="Where logs and proofs go and stay; else a folder that is removed."
+        ),
     ] = None,
     small: Annotated[
         bool, typer.Option("--small", help="Serve a small made model; nothing is fetched.")
     ] = False,
 ) -> None:
-    """Show a whole round on real vLLM servers: proofs found, delivered, validated, and cheaters caught.
+    """Show a whole round on real servers, with cheaters caught.
 
-    It needs no GPU and takes a few minutes. The model is SmolLM2-135M-Instruct, as hallmark model smollm2
-    provides it: 93 MB from the package registry the first time. Where that cannot be had it serves a small
-    model with random weights. Exit code 0 only if every verdict is the right one.
+    Proofs are found, delivered and validated on vLLM servers. It needs no GPU and takes a few minutes. The
+    model is SmolLM2-135M-Instruct, as hallmark model smollm2 provides it: 93 MB from the package registry the
+    first time. Where that cannot be had it serves a small model with random weights. Exit code 0 only if
+    every verdict is the right one.
     """
+    from hallmark.server.cli.serve.checks import check_vllm
+    from hallmark.server.cli.steps import Steps
+    from hallmark.server.processes.child import log_tail
+
     warning = check_vllm()
     if directory is not None:
         _make_writable(directory)
@@ -71,36 +72,29 @@ def demo(
     from hallmark.server.demo.story import Story
 
     signal.signal(signal.SIGTERM, _end)
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH_OFF_A_TERMINAL)
     if warning is not None:
-        console.print(escape(warning), soft_wrap=True, highlight=False)
+        say(warning)
     folder = Path(tempfile.mkdtemp(prefix="hallmark-demo-")) if directory is None else directory.resolve()
-    for line in _INTRODUCTION:
-        console.print(line, highlight=False)
-    console.print()
-    story = Story(Steps(console), folder, nonces, small=small)
+    say(f"{_INTRODUCTION}\n")
+    story = Story(Steps(notes()), folder, nonces, small=small)
     try:
         judged = list(story.tell())
     except HallmarkError as exc:
-        console.print(f"[red]✗[/red] {escape(str(exc))}", soft_wrap=True, highlight=False)
         if story.log is not None and story.log.exists():
-            console.print(escape(log_tail(story.log)), soft_wrap=True, highlight=False)
-            console.print(f"The whole log is {story.log}", soft_wrap=True, highlight=False)
-        raise typer.Exit(2) from exc
+            print(log_tail(story.log), file=sys.stderr)
+            exc.add_note(f"the whole log is {story.log}")
+        raise
     except (KeyboardInterrupt, SystemExit):
         if directory is None:
             shutil.rmtree(folder)
         raise
     _write(folder / "verdicts.json", story, judged)
-    _show(console, judged)
-    for problem in (problem for one in judged for problem in one.problems):
-        console.print(f"[red]✗[/red] {escape(problem)}")
+    show(results(), *shown(judged, story.model_name))
     right = all(one.is_right for one in judged)
-    console.print(_conclusion(judged, story.model_name) if right else "[red]Not all came out right.[/red]")
     if right and directory is None:
         shutil.rmtree(folder)
     else:
-        console.print(f"Logs and proofs are in {folder}", soft_wrap=True, highlight=False)
+        say(f"Logs and proofs are in {folder}")
     raise typer.Exit(0 if right else 1)
 
 
@@ -122,32 +116,32 @@ def _write(path: Path, story: "Story", judged: "Sequence[Judged]") -> None:
     path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
-def _show(console: Console, judged: "Sequence[Judged]") -> None:
-    """Print the verdicts, two lines a claim, in 80 columns."""
+def shown(judged: "Sequence[Judged]", model: str) -> "Iterator[Text]":
+    """Yield the verdicts, two lines a claim, in 80 columns, and what they mean."""
+    from rich.text import Text
+
     from hallmark.server.demo.claims import CLAIMED_NONCES
     from hallmark.server.demo.story import FRAUD_THRESHOLD
 
-    console.print()
-    console.print(
-        f"  [bold]{_row('who sent a proof of block 2', 'verdict', 'p-value', 'rejected by')}[/bold]"
-    )
+    heading = _row("who sent a proof of block 2", "verdict", "p-value", "rejected by")
+    yield Text(f"\n  {heading}", style="bold")
     for one in judged:
-        mark = "[green]✓[/green]" if one.is_right else "[red]✗[/red]"
-        console.print(mark, escape(_row(one.claim.title, *_found(one))), highlight=False)
-        console.print(
-            Padding(f"[dim]{escape(one.claim.story)}[/dim]", (0, 0, 0, 4), expand=False), highlight=False
-        )
-    console.print()
+        mark = Text("✓ ", style="green") if one.is_right else Text("✗ ", style="red")
+        yield mark.append(_row(one.claim.title, *_found(one)), style="default")
+        yield Text(f"    {one.claim.story}", style="dim")
     first = len(judged[0].claim.proof.nonces)
-    console.print(
-        f"p-value: how often an honest node would look this bad by chance; below {FRAUD_THRESHOLD:g} it is "
-        f"fraud. By {first} nonces of the first node, {CLAIMED_NONCES} of the others.",
-        highlight=False,
+    yield Text(
+        f"\np-value: how often an honest node would look this bad by chance; below {FRAUD_THRESHOLD:g} it is "
+        f"fraud. By {first} nonces of the first node, {CLAIMED_NONCES} of the others."
     )
     for test, meaning in _TESTS.items():
         if any(test in _found(one) for one in judged):
-            console.print(f"{test:13}{meaning}", highlight=False)
-    console.print()
+            yield Text(f"{test:13}{meaning}")
+    yield Text()
+    for problem in (problem for one in judged for problem in one.problems):
+        yield Text("✗ ", style="red").append(problem, style="default")
+    right = all(one.is_right for one in judged)
+    yield Text(_conclusion(judged, model)) if right else Text("Not all came out right.", style="red")
 
 
 def _row(who: str, verdict: str, p_value: str, rejected_by: str) -> str:
@@ -156,6 +150,8 @@ def _row(who: str, verdict: str, p_value: str, rejected_by: str) -> str:
 
 def _found(one: "Judged") -> tuple[str, str, str]:
     """The verdict, the p-value, and the test that brought it."""
+    from hallmark.poc.verdict.judge import Verdict
+
     if one.answer is None or one.verdict is None:
         return "refused", "", "block height"
     test = one.strongest_test if one.verdict is Verdict.FRAUD else ""
@@ -166,6 +162,8 @@ def _found(one: "Judged") -> tuple[str, str, str]:
 
 def _conclusion(judged: "Sequence[Judged]", model: str) -> str:
     """What all that has shown, where everything came out right."""
+    from hallmark.poc.verdict.judge import Verdict
+
     count = sum(one.claim.deserved is not Verdict.HONEST for one in judged)
     return (
         f"All came out right. The honest node proved that it runs {model}, the validator checked that while "

@@ -174,9 +174,9 @@ def convert(gguf: Path, directory: Path) -> None:
 
 
 def _lacking(package: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"reading a GGUF file needs the package {package}; pip install 'hallmark-poc[demo]' brings it"
-    )
+    error = UnsupportedError(f"reading a GGUF file needs the package {package}")
+    error.add_note("pip install '.[demo]' in the checkout brings it")
+    return error
 
 
 def _as_new(loaded: Any) -> Any:

@@ -234,5 +234,7 @@ def check_port(host: str | None, port: int) -> None:
             probe.listen(1)
         except (OSError, OverflowError) as exc:
             if isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE:
-                raise ProcessError(f"port {port} on {where} is in use; choose another --port") from exc
+                error = ProcessError(f"port {port} on {where} is in use")
+                error.add_note("choose another one with --port")
+                raise error from exc
             raise ProcessError(f"cannot listen on port {port} of {where}: {exc}") from exc

@@ -9,7 +9,8 @@ import json
 import logging
 import math
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
 from hallmark.poc.core.checks import check_bool, check_float, check_integer
 from hallmark.poc.core.errors import DatabaseError, FieldError, SignatureError, StateError
@@ -26,6 +27,7 @@ from hallmark.poc.protocol.config import DEFAULT_THRESHOLD
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.verdict_body import claimed_batch, recomputed_batch
 from hallmark.poc.webhooks.signature import verify
+from hallmark.server.receiver.metrics import CONTENT_TYPE, ReceiverMetrics
 from hallmark.server.receiver.store import BatchStore, Kind
 
 __all__ = ["create_app"]
@@ -40,11 +42,12 @@ class _TooLargeError(Exception):
 
 
 def create_app(database: Path, secrets: Sequence[bytes] = ()) -> FastAPI:
-    """The receiver as an ASGI app.
+    """Return the receiver as an ASGI app.
 
-    `POST /generated` and `POST /validated` take callbacks, and HEAD of them says that it is there; `GET
-    /batches`, `GET /batches/{id}` and `GET /stats` read what came, `GET /provers` what the verdicts about
-    each prover show together.
+    - `POST /generated` and `POST /validated` take callbacks, and HEAD of them says that it is there.
+    - `GET /batches`, `GET /batches/{id}` and `GET /stats` read what came.
+    - `GET /provers` reads what the verdicts about each prover show together.
+    - `GET /health` says whether the database can be read, `GET /metrics` what came since the start.
 
     Args:
         database: The SQLite file that keeps the batches.
@@ -54,6 +57,7 @@ def create_app(database: Path, secrets: Sequence[bytes] = ()) -> FastAPI:
         DatabaseError: The file cannot be used.
     """
     store = BatchStore(database)
+    metrics = ReceiverMetrics()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -61,9 +65,10 @@ def create_app(database: Path, secrets: Sequence[bytes] = ()) -> FastAPI:
         store.close()
 
     app = FastAPI(title="Hallmark receiver", lifespan=lifespan)
-    _answer_errors(app)
+    _answer_errors(app, metrics)
     _answer_heads(app)
     _let_read(app, store)
+    _let_watch(app, store, metrics)
 
     async def take(kind: Kind, check: Callable[[Any], ProofBatch], request: Request) -> dict[str, Any]:
         received = await _read(request)
@@ -75,6 +80,11 @@ def create_app(database: Path, secrets: Sequence[bytes] = ()) -> FastAPI:
         body = {**body, "node_id": proof.node_id}
         webhook_id = request.headers.get("webhook-id")
         identifier, duplicate = await run_in_threadpool(store.add, kind, body, webhook_id)
+        if duplicate:
+            metrics.repeat(kind)
+        else:
+            is_fraud = kind == "validated" and body["fraud_detected"]
+            metrics.take(kind, len(body["nonces"]), time.time(), is_fraud=is_fraud)
         return {"id": identifier, "duplicate": duplicate}
 
     @app.post("/generated")
@@ -121,6 +131,20 @@ def _let_read(app: FastAPI, store: BatchStore) -> None:
     ) -> list[dict[str, Any]]:
         found = store.provers(public_key=public_key, after=after, limit=limit)
         return [record.as_dict(fraud_threshold) for record in found]
+
+
+def _let_watch(app: FastAPI, store: BatchStore, metrics: ReceiverMetrics) -> None:
+    """Answer those who watch over the receiver."""
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        store.check()
+        return {"status": "ok"}
+
+    # On the event loop, where they are counted.
+    @app.get("/metrics", response_class=Response)
+    async def show_metrics() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
 
 
 def _answer_heads(app: FastAPI) -> None:
@@ -194,7 +218,7 @@ def _check_distances(batch: Mapping[str, Any], field: str, vectors: str) -> Proo
         raise FieldError(named, exc.value, exc.allowed) from exc
 
 
-def _answer_errors(app: FastAPI) -> None:
+def _answer_errors(app: FastAPI, metrics: ReceiverMetrics) -> None:
     answers = (
         (FieldError, 400),
         (SignatureError, 401),
@@ -202,22 +226,32 @@ def _answer_errors(app: FastAPI) -> None:
         (_TooLargeError, 413),
     )
     for error, status in answers:
-        app.add_exception_handler(error, _answer_with(status))
-    app.add_exception_handler(DatabaseError, _answer_unwritten)
+        app.add_exception_handler(error, _refuse_with(status, metrics))
     app.add_exception_handler(RequestValidationError, _answer_invalid_query)
 
+    @app.exception_handler(DatabaseError)
+    async def answer_without_database(request: Request, exc: Exception) -> JSONResponse:
+        if request.method == "POST":
+            metrics.refuse(503)
+            logger.error("A batch is not taken: %s", exc)
+            problem = "the batch could not be written"
+        else:
+            logger.error("A request is not answered: %s", exc)
+            problem = "the batches could not be read"
+        # Where the file is, is nobody else's business.
+        return JSONResponse({"detail": f"{problem}; the receiver's log says why"}, 503)
 
-def _answer_with(status: int) -> Callable[[Request, Exception], JSONResponse]:
-    def answer(_: Request, exc: Exception) -> JSONResponse:
+
+def _refuse_with(
+    status: int, metrics: ReceiverMetrics
+) -> Callable[[Request, Exception], Awaitable[JSONResponse]]:
+    """Answer what is raised of deliveries only."""
+
+    async def refuse(_: Request, exc: Exception) -> JSONResponse:
+        metrics.refuse(status)
         return JSONResponse({"detail": str(exc)}, status)
 
-    return answer
-
-
-def _answer_unwritten(_: Request, exc: Exception) -> JSONResponse:
-    # Where the file is, is nobody else's business.
-    logger.error("A batch is not taken: %s", exc)
-    return JSONResponse({"detail": "the batch could not be written; the receiver's log says why"}, 503)
+    return refuse
 
 
 def _answer_invalid_query(_: Request, exc: Exception) -> JSONResponse:

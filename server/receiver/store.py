@@ -3,22 +3,24 @@
 A verdict continues its prover's record in the transaction that stores it: after a kill both are there, or
 neither is, and its sender sends it again. Verdicts that a Hallmark without records has stored continue them
 when the file is opened.
+
+Records are imported where they are needed: whoever lists batches need not wait for numpy.
 """
 
 import hashlib
 import json
 import logging
-import sqlite3
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from hallmark.poc.core.errors import DatabaseError, FieldError, StateError
 from hallmark.poc.core.sqlite import Database, Schema
-from hallmark.poc.verdict.prover_record import ProverRecord, Reason, ScoredBatch
-from hallmark.poc.verdict.sequential_test import Evidence
+
+if TYPE_CHECKING:
+    from hallmark.poc.verdict.prover_record import ProverRecord
 
 __all__ = ["BatchStore", "Kind"]
 
@@ -87,23 +89,24 @@ _SUMMARY = (
 )
 
 
-_RECORD = ("rounds", "batches", "nonces", "log_stakes", "log_largest_wealth", "uncounted")
-
-
 class BatchStore:
     """Batches in the order of their arrival, each once; safe to call from several threads."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, makes: bool = True) -> None:
         """Open the file, or make it with its folder, and read the verdicts that are in no record yet.
 
         Args:
             path: The SQLite file; its write-ahead log lies beside it.
+            makes: Whether that is done where it is missing or old; else the file is there to be read only.
 
         Raises:
-            DatabaseError: The path is no such file, and none can be made there; or a newer Hallmark wrote it.
+            DatabaseError: The path is no such file, and none can be made there; or a newer Hallmark wrote it,
+                or an older one and it is not to be brought up to date.
         """
         self._lock = threading.Lock()
-        self._database = Database(_SCHEMA, path)
+        self._database = Database(_SCHEMA, path, makes=makes)
+        if not makes:
+            return
         try:
             self._read_older()
         except BaseException:
@@ -113,6 +116,14 @@ class BatchStore:
     def close(self) -> None:
         """Close the file."""
         self._database.close()
+
+    def check(self) -> None:
+        """Read the file.
+
+        Raises:
+            DatabaseError: It cannot be read.
+        """
+        self.find(limit=1)
 
     def add(self, kind: Kind, body: Mapping[str, Any], webhook_id: str | None) -> tuple[int, bool]:
         """Store a batch, and continue its prover's record by a verdict; both are on disk when this returns.
@@ -130,6 +141,9 @@ class BatchStore:
             StateError: The webhook-id was used for another batch.
             DatabaseError: The file cannot be written.
         """
+        from hallmark.poc.verdict.prover_record import ScoredBatch
+        from hallmark.server.receiver.records import continue_record
+
         scored = ScoredBatch.of_body(body) if kind == "validated" else None
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))
         content = hashlib.sha256(f"{kind}\n{text}".encode()).hexdigest()
@@ -163,13 +177,13 @@ class BatchStore:
                 ),
             ).fetchone()
             if scored is not None:
-                _read(connection, identifier, scored)
+                continue_record(connection, identifier, scored)
             return identifier, False
 
     def find(
         self,
         *,
-        kind: Kind | None = None,
+        kind: str | None = None,
         public_key: str | None = None,
         block_hash: str | None = None,
         after: int = 0,
@@ -213,7 +227,7 @@ class BatchStore:
 
     def provers(
         self, *, public_key: str | None = None, after: str = "", limit: int = 100
-    ) -> list[ProverRecord]:
+    ) -> "list[ProverRecord]":
         """What the verdicts of each prover show together, in the order of their keys.
 
         Args:
@@ -221,14 +235,10 @@ class BatchStore:
             after: Only keys behind this one, to page through many.
             limit: The most to return.
         """
+        from hallmark.server.receiver.records import find_records
+
         with self._lock, self._database.reading() as connection:
-            rows = connection.execute(
-                f"SELECT public_key, {', '.join(_RECORD)} FROM provers"  # noqa: S608  # constants
-                " WHERE public_key > :after AND (:public_key IS NULL OR public_key = :public_key)"
-                " ORDER BY public_key LIMIT :limit",
-                {"after": after, "public_key": public_key, "limit": limit},
-            ).fetchall()
-        return [_record(*row) for row in rows]
+            return find_records(connection, public_key=public_key, after=after, limit=limit)
 
     def stats(self, *, public_key: str | None = None, block_hash: str | None = None) -> dict[str, Any]:
         """Totals by kind: `batches`, `nonces`, and `duplicates`, deliveries beyond the first.
@@ -259,6 +269,9 @@ class BatchStore:
 
     def _read_older(self) -> None:
         """Continue records by verdicts that were stored before there were any, each in its transaction."""
+        from hallmark.poc.verdict.prover_record import ScoredBatch
+        from hallmark.server.receiver.records import continue_record
+
         select = "SELECT id, body FROM batches WHERE kind = 'validated' AND NOT is_read ORDER BY id LIMIT 1"
         while True:
             with self._database.transaction() as connection:
@@ -273,65 +286,4 @@ class BatchStore:
                     logger.warning("Verdict %d is in no prover's record: %s", identifier, exc)
                     connection.execute("UPDATE batches SET is_read = 1 WHERE id = ?", (identifier,))
                 else:
-                    _read(connection, identifier, scored)
-
-
-def _read(connection: sqlite3.Connection, identifier: int, batch: ScoredBatch) -> None:
-    """Continue the record of a verdict's prover by it."""
-    opens_round, new = _count(connection, batch)
-    row = connection.execute(
-        f"SELECT {', '.join(_RECORD)} FROM provers WHERE public_key = ?",  # noqa: S608  # constants
-        (batch.public_key,),
-    ).fetchone()
-    before = ProverRecord(public_key=batch.public_key) if row is None else _record(batch.public_key, *row)
-    record = before.after(batch, new, opens_round=opens_round)
-    connection.execute(
-        f"INSERT OR REPLACE INTO provers (public_key, {', '.join(_RECORD)})"  # noqa: S608  # constants
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            record.public_key,
-            record.rounds,
-            record.batches,
-            record.evidence.nonces,
-            json.dumps(record.evidence.log_stakes),
-            record.evidence.log_largest_wealth,
-            json.dumps(record.uncounted),
-        ),
-    )
-    connection.execute("UPDATE batches SET is_read = 1 WHERE id = ?", (identifier,))
-
-
-def _count(connection: sqlite3.Connection, batch: ScoredBatch) -> tuple[bool, Collection[int]]:
-    """Enter the nonces that can count; return whether they open a round, and which of them are new in it."""
-    if not batch.ratios:
-        return False, ()
-    key = (batch.public_key, batch.block_hash)
-    entered = connection.execute(
-        "INSERT OR IGNORE INTO counted_rounds (public_key, block_hash) VALUES (?, ?)", key
-    ).rowcount
-    new = connection.execute(
-        "INSERT OR IGNORE INTO counted_nonces (round, nonce)"
-        " SELECT counted_rounds.id, entry.value FROM counted_rounds, json_each(?) AS entry"
-        " WHERE public_key = ? AND block_hash = ? RETURNING nonce",
-        (json.dumps([*batch.ratios]), *key),
-    ).fetchall()
-    return entered == 1, {nonce for (nonce,) in new}
-
-
-def _record(
-    public_key: str,
-    rounds: int,
-    batches: int,
-    nonces: int,
-    log_stakes: str,
-    log_largest_wealth: float,
-    uncounted: str,
-) -> ProverRecord:
-    """A row of `provers`."""
-    return ProverRecord(
-        public_key=public_key,
-        rounds=rounds,
-        batches=batches,
-        evidence=Evidence(nonces, tuple(json.loads(log_stakes)), log_largest_wealth),
-        uncounted={Reason(reason): count for reason, count in json.loads(uncounted).items()},
-    )
+                    continue_record(connection, identifier, scored)

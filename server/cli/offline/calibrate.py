@@ -1,34 +1,27 @@
 """`hallmark calibrate`: how far honest recomputations on two platforms are apart."""
 
 import json
-import math
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
-from hallmark.poc.core.errors import FieldError, StateError
-from hallmark.poc.offline.cases import identity
-from hallmark.poc.offline.proof_files import DeliveredBatch, read_batches
-from hallmark.poc.offline.rounds import check_round, resolve_round
+from hallmark.poc.core.errors import FieldError
 from hallmark.poc.protocol.config import Concern
-from hallmark.poc.protocol.law import distance_of, distance_std
-from hallmark.poc.protocol.proof import Numerics, ProofBatch
-from hallmark.poc.protocol.round import Round
-from hallmark.poc.verdict.calibration import ENOUGH_NONCES, Calibration, check_law
-from hallmark.poc.verdict.hypothesis_tests import number_errors
+from hallmark.server.cli.consoles import AsJson, print_or_drop, results, say, show
 from hallmark.server.cli.offline import recomputing
 from hallmark.server.cli.options import RoundFile, Stated, round_body, takes_settings
+from hallmark.server.cli.words import counted
 
 if TYPE_CHECKING:
-    # It brings the kernels, and with them Triton, which other commands must not wait for.
-    from hallmark.poc.offline.recompute import Recomputation
+    from rich.table import Table
 
-__all__ = ["calibrate"]
+    from hallmark.poc.offline.platforms import PlatformNumbers
+    from hallmark.poc.verdict.calibration import Calibration
+
+__all__ = ["calibrate", "shown"]
 
 
 @takes_settings([Concern.COMPUTATION], {"model": "served_model"})
@@ -36,7 +29,8 @@ def calibrate(
     proofs: Annotated[
         list[Path],
         typer.Argument(
-            help="Honest proofs of one platform, at rate 1; or what `/validated` callbacks carried."
+            metavar="PROOFS",
+            help="Honest proofs of one platform, at rate 1; or what /validated callbacks carried.",
         ),
     ],
     stated: Stated,
@@ -51,7 +45,8 @@ def calibrate(
         typer.Option(metavar="PATH", help="Recompute them here instead, with the model in this directory."),
     ] = None,
     hidden_size: Annotated[
-        int | None, typer.Option(min=2, help="Width of the model's hidden state; needed without --model.")
+        int | None,
+        typer.Option(min=2, metavar="N", help="Width of the model's hidden state; needed without --model."),
     ] = None,
     round_file: RoundFile = None,
     device: recomputing.Device = None,
@@ -59,15 +54,19 @@ def calibrate(
     state: recomputing.StateFile = None,
     no_state: recomputing.NoState = False,
     quiet: recomputing.Quiet = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Measure how far honest distances of two platforms are apart, and say what a round should allow for.
+    """Measure how far honest platforms are apart.
 
-    The platforms are that of the proofs and, with --against, that of other proofs of the same nonces; with
-    --model this machine; and with neither, for bodies of `/validated`, the validator's. Where both sides have
-    vectors, all numbers of a nonce are compared. With fewer than 6,000 nonces only sigma is lowered below its
-    default.
+    It says what a round between them should allow for. The platforms are that of the proofs and, with
+    --against, that of other proofs of the same nonces; with --model this machine; and with neither, for
+    bodies of /validated, the validator's. Where both sides have vectors, all numbers of a nonce are
+    compared. With fewer than 6,000 nonces only sigma is lowered below its default.
     """
+    from hallmark.poc.offline import platforms
+    from hallmark.poc.offline.proof_files import read_batches
+    from hallmark.poc.offline.rounds import check_round, resolve_round
+
     if against and model is not None:
         raise typer.BadParameter("give --against or --model, not both")
     batches = read_batches(proofs)
@@ -83,148 +82,28 @@ def calibrate(
         with recomputing.recomputation(loaded, model, path, quiet=quiet) as recomputation:
             wanted = [(round_, batch.proof.nonces) for round_, batch in zip(rounds, batches, strict=True)]
             recomputing.run(recomputation, wanted, path, quiet=quiet)
-            second = _recomputed(recomputation, rounds, loaded.numerics)
+            second = platforms.recomputed(recomputation, rounds, loaded.numerics)
     else:
-        second = _side(read_batches(against)) if against else _validator(batches)
-    first = _side(batches)
+        second = platforms.claimed(read_batches(against)) if against else platforms.validated(batches)
+    first = platforms.claimed(batches)
     if hidden_size is None:
         raise FieldError("--hidden-size", None, "the width of the model's hidden state, or --model")
     common = [key for key in first.distances if key in second.distances]
-    calibration = _measured(first, second, common, hidden_size)
+    calibration = platforms.measured(first, second, common, hidden_size)
     warnings = [*_warnings(calibration, first, second)]
     if as_json:
-        print(_as_json(calibration, hidden_size, first, second, warnings), flush=True)
+        print_or_drop(_as_json(calibration, hidden_size, first, second, warnings))
     else:
-        print(_as_text(calibration), flush=True)
+        show(results(), *shown(calibration))
         for warning in warnings:
-            print(f"hallmark: {warning}", file=sys.stderr)
+            say(f"hallmark: {warning}")
 
 
-_Key = tuple[str, int, str, int]
-"""Block hash, height, public key and nonce."""
+def _warnings(
+    calibration: "Calibration", first: "PlatformNumbers", second: "PlatformNumbers"
+) -> Iterator[str]:
+    from hallmark.poc.verdict.calibration import ENOUGH_NONCES
 
-
-@dataclass(frozen=True)
-class _Side:
-    """One platform.
-
-    Attributes:
-        distances: What it computed; NaN where that failed.
-        numbers: The nonces' numbers; none of those without vectors.
-        digests: With which round settings, where that is known.
-        numerics: Its fingerprint; empty where it is not known.
-    """
-
-    distances: Mapping[_Key, float]
-    numbers: Mapping[_Key, Sequence[float]]
-    digests: Mapping[_Key, str | None]
-    numerics: Numerics
-
-
-def _side(batches: Sequence[DeliveredBatch]) -> _Side:
-    """The provers' side of proofs, which must be of one platform and of rate 1.
-
-    Raises:
-        StateError: They are of several platforms, or of a round below rate 1.
-    """
-    numerics = [batch.proof.numerics for batch in batches if batch.proof.numerics is not None]
-    if any(other != numerics[0] for other in numerics[1:]):
-        raise StateError("the proofs are of several platforms, by their numerics; calibrate each by itself")
-    distances: dict[_Key, float] = {}
-    numbers: dict[_Key, Sequence[float]] = {}
-    digests: dict[_Key, str | None] = {}
-    for batch in batches:
-        if batch.r_target is not None and batch.r_target < 2.0:
-            raise _below_rate_1(batch.r_target)
-        proof = batch.proof
-        _take(proof, distances, numbers)
-        digests |= {identity(proof, nonce): proof.round_digest for nonce in proof.nonces}
-    return _Side(distances, numbers, digests, dict(numerics[0]) if numerics else {})
-
-
-def _take(proof: ProofBatch, distances: dict[_Key, float], numbers: dict[_Key, Sequence[float]]) -> None:
-    """Note what a batch says of its nonces."""
-    keys = [identity(proof, nonce) for nonce in proof.nonces]
-    distances |= dict(zip(keys, proof.dist, strict=True))
-    vectors = proof.numbers()
-    if vectors is not None:
-        numbers |= dict(zip(keys, vectors.tolist(), strict=True))
-
-
-def _validator(batches: Sequence[DeliveredBatch]) -> _Side:
-    """The validator's side of `/validated` bodies.
-
-    Raises:
-        FieldError: The proofs carry no recomputed distances.
-    """
-    distances: dict[_Key, float] = {}
-    numbers: dict[_Key, Sequence[float]] = {}
-    for batch in batches:
-        if batch.computed is None:
-            raise FieldError(
-                "PROOFS",
-                batch.source,
-                "a body of /validated, which has the distances of both sides; or give --against or --model",
-            )
-        _take(batch.computed, distances, numbers)
-    return _Side(distances, numbers, {}, {})
-
-
-def _recomputed(recomputation: "Recomputation", rounds: Sequence[Round], numerics: Numerics) -> _Side:
-    """This machine's side.
-
-    Raises:
-        StateError: One of the rounds is below rate 1.
-    """
-    distances: dict[_Key, float] = {}
-    numbers: dict[_Key, Sequence[float]] = {}
-    for round_ in rounds:
-        if not round_.every_nonce_counts:
-            raise _below_rate_1(round_.r_target)
-        config = round_.config
-        for nonce, its_own in recomputation.numbers(round_).items():
-            key = (config.block_hash, config.block_height, config.public_key, nonce)
-            failed = not all(map(math.isfinite, its_own))
-            distances[key] = math.nan if failed else distance_of(its_own[0], round_.hidden_size)
-            numbers[key] = its_own
-    return _Side(distances, numbers, {}, numerics)
-
-
-def _measured(first: _Side, second: _Side, common: Sequence[_Key], hidden_size: int) -> Calibration:
-    """Compare what both sides have; a nonce that failed on one of them is left out.
-
-    Raises:
-        FieldError: There are too few, or the width is another one.
-        StateError: The sides' rounds differ, or are below rate 1.
-    """
-    for key in common:
-        digests = first.digests.get(key), second.digests.get(key)
-        if None not in digests and digests[0] != digests[1]:
-            raise StateError(
-                f"nonce {key[3]} was computed with the round settings {digests[0]!r} on one platform and "
-                f"{digests[1]!r} on the other"
-            )
-    keys = [key for key in common if math.isfinite(second.distances[key])]
-    left, right = ([side.distances[key] for key in keys] for side in (first, second))
-    theirs, ours = None, None
-    if keys and all(key in first.numbers and key in second.numbers for key in keys):
-        counts = {len(side.numbers[key]) for side in (first, second) for key in keys}
-        if len(counts) > 1:
-            raise StateError(f"the sides have {' and '.join(map(str, sorted(counts)))} numbers a nonce")
-        theirs, ours = (np.array([side.numbers[key] for key in keys]) for side in (first, second))
-    calibration = Calibration.measure(number_errors(left, right, distance_std(hidden_size), theirs, ours))
-    check_law(left, hidden_size)
-    return calibration
-
-
-def _below_rate_1(r_target: float) -> StateError:
-    return StateError(
-        f"the proofs are of a round with r_target {r_target:.6f}, below rate 1, where only low distances are "
-        "reported and errors are selected with them; calibrate at rate 1"
-    )
-
-
-def _warnings(calibration: Calibration, first: _Side, second: _Side) -> Iterator[str]:
     if calibration.n < ENOUGH_NONCES:
         yield (
             f"{calibration.n} nonces are too few to state less than the defaults of honest_kurtosis, "
@@ -239,7 +118,11 @@ def _warnings(calibration: Calibration, first: _Side, second: _Side) -> Iterator
 
 
 def _as_json(
-    calibration: Calibration, hidden_size: int, first: _Side, second: _Side, warnings: Sequence[str]
+    calibration: "Calibration",
+    hidden_size: int,
+    first: "PlatformNumbers",
+    second: "PlatformNumbers",
+    warnings: Sequence[str],
 ) -> str:
     measured: dict[str, Any] = asdict(calibration)
     settings = calibration.settings
@@ -254,20 +137,29 @@ def _as_json(
     )
 
 
-def _as_text(calibration: Calibration) -> str:
-    found = calibration
-    settings = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in found.settings.items())
+def shown(found: "Calibration") -> "tuple[Table, str]":
+    """Return what was measured as a table, and what its unit is."""
+    from rich.table import Table
+
+    settings = " ".join(f"--{name.replace('_', '-')}={value:g}" for name, value in found.settings.items())
     rows = {
-        "nonces": f"{found.n}, {found.numbers} numbers each",
-        "sigma": f"{found.sigma:.4f} s, at most {found.sigma_bound:.4f} s with 99.9 % confidence",
-        "kurtosis": f"{found.kurtosis:.2f}",
+        "nonces": f"{found.n:,}, of each {counted(found.numbers, 'number')}",
+        "sigma": f"{found.sigma:.4f} s, at most {found.sigma_bound:.4f} s",
+        "kurtosis": f"{found.kurtosis:.2f} (3 is Gaussian)",
         "mean": f"{found.mean:+.4f} s",
         "largest": f"{found.largest:.4f} s",
-        "beyond": f"{found.n_beyond} of {found.n * found.numbers}, at most a share of "
-        f"{found.beyond_bound:.2g} with 99.9 % confidence",
+        "beyond": f"{found.n_beyond:,} of {counted(found.n * found.numbers, 'number')}, at most a share of "
+        f"{found.beyond_bound:.2g}",
         "design effect": "too few are beyond"
         if found.design_effect is None
-        else f"{found.design_effect:.2f}",
+        else f"{found.design_effect:.2f} numbers beyond count as one",
         "settings": settings,
     }
-    return "\n".join(f"{name:15}{value}" for name, value in rows.items())
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return (
+        table,
+        "s: the standard deviation of an unrelated distance or number; bounds hold with 99.9 % confidence.",
+    )

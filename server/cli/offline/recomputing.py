@@ -7,26 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from hallmark.poc.core.errors import FieldError
-from hallmark.poc.offline.proof_files import DeliveredBatch
-from hallmark.poc.protocol.round import Round
+from hallmark.server.cli.consoles import notes, say
+from hallmark.server.cli.words import counted, span
 
 if TYPE_CHECKING:
-    # They bring the kernels, and with them Triton, which other commands must not wait for.
+    from rich.progress import Task
+
     from hallmark.poc.offline.model import OfflineModel
+    from hallmark.poc.offline.proof_files import DeliveredBatch
     from hallmark.poc.offline.recompute import Recomputation
+    from hallmark.poc.protocol.round import Round
 
 __all__ = [
     "Device",
@@ -65,7 +57,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
 def load_model(
-    directory: Path, device: str | None, dtype: str | None, batches: Sequence[DeliveredBatch], *, quiet: bool
+    directory: Path,
+    device: str | None,
+    dtype: str | None,
+    batches: "Sequence[DeliveredBatch]",
+    *,
+    quiet: bool,
 ) -> "OfflineModel":
     """Load the model as the options, and where they leave it open the proofs, ask for it.
 
@@ -125,7 +122,7 @@ def recomputation(
 
 def run(
     recomputation: "Recomputation",
-    wanted: Iterable[tuple[Round, Iterable[int]]],
+    wanted: "Iterable[tuple[Round, Iterable[int]]]",
     state: Path | None,
     *,
     quiet: bool,
@@ -139,37 +136,35 @@ def run(
     for round_, nonces in wanted:
         recomputation.want(round_, nonces)
     if recomputation.reused:
-        print(f"{recomputation.reused} nonces are taken from {state}", file=sys.stderr)
-    total = recomputation.n_open
-    columns: tuple[ProgressColumn, ...] = (
+        say(f"{counted(recomputation.reused, 'nonce')} taken from {state}")
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (
         TextColumn("recomputing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Speed(),
-        TimeRemainingColumn(),
+        BarColumn(bar_width=20),
+        TextColumn("{task.completed:,} of {task.total:,} nonces  {task.fields[rate]}"),
     )
     try:
-        with Progress(
-            *columns, console=Console(stderr=True), transient=True, disable=_is_silent(quiet=quiet)
-        ) as bar:
-            task = bar.add_task("", total=total)
+        with Progress(*columns, console=notes(), transient=True, disable=_is_silent(quiet=quiet)) as bar:
+            task = bar.add_task("", total=recomputation.n_open, rate="")
             for size in recomputation.run():
                 bar.advance(task, size)
+                bar.update(task, rate=_rate(bar.tasks[task]))
     except KeyboardInterrupt:
         kept = (
             "nothing is kept"
             if state is None
             else f"what was computed is kept in {state}; run it again to go on"
         )
-        print(f"interrupted with {recomputation.n_open} nonces to go; {kept}", file=sys.stderr)
+        say(f"interrupted with {counted(recomputation.n_open, 'nonce')} to go; {kept}")
         raise
 
 
-class _Speed(ProgressColumn):
-    """Nonces in a second."""
-
-    def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else f"{task.speed:.3g} nonces/s")
+def _rate(task: "Task") -> str:
+    """How fast it goes, and how long it still takes."""
+    if task.speed is None or task.time_remaining is None:
+        return ""
+    return f"{task.speed:.3g} nonces/s, {span(task.time_remaining)} left"
 
 
 def _is_silent(*, quiet: bool) -> bool:
@@ -181,7 +176,7 @@ def _spinner(what: str, *, quiet: bool) -> Iterator[None]:
     if _is_silent(quiet=quiet):
         yield
         return
-    with Console(stderr=True).status(what):
+    with notes().status(what):
         yield
 
 

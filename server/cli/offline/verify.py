@@ -9,23 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hallmark.poc.core.errors import HallmarkError
-from hallmark.poc.offline.cases import JudgedCase, identity, joined, prover_records, summarize
-from hallmark.poc.offline.proof_files import DeliveredBatch, read_batches
-from hallmark.poc.offline.rounds import check_round, resolve_round, same_round
 from hallmark.poc.protocol.config import Concern
-from hallmark.poc.protocol.proof import Numerics
-from hallmark.poc.protocol.round import Round
-from hallmark.poc.verdict.judge import Verdict, judge
-from hallmark.poc.verdict.sampling import draw_sample
+from hallmark.server.cli.consoles import AsJson, print_or_drop, results
 from hallmark.server.cli.offline import recomputing
-from hallmark.server.cli.offline.report import as_json, as_table
 from hallmark.server.cli.options import RoundFile, Stated, round_body, takes_settings
-from hallmark.server.cli.verdicts import exit_code, print_or_drop
+from hallmark.server.cli.verdicts import exit_code
 
 if TYPE_CHECKING:
-    # They bring the kernels, and with them Triton, which other commands must not wait for.
+    from hallmark.poc.offline.cases import JudgedCase
     from hallmark.poc.offline.model import OfflineModel
+    from hallmark.poc.offline.proof_files import DeliveredBatch
     from hallmark.poc.offline.recompute import Recomputation
+    from hallmark.poc.protocol.proof import Numerics
+    from hallmark.poc.protocol.round import Round
 
 __all__ = ["verify"]
 
@@ -35,8 +31,9 @@ def verify(
     proofs: Annotated[
         list[Path],
         typer.Argument(
+            metavar="PROOFS",
             help="JSON: a ProofBatch, an array of them or one a line, what a receiver gives or an outbox "
-            "exports; - is stdin."
+            "exports; - is stdin.",
         ),
     ],
     model: Annotated[
@@ -46,7 +43,9 @@ def verify(
     round_file: RoundFile = None,
     sample: Annotated[
         int | None,
-        typer.Option(min=1, help="Recompute only so many nonces of each batch, drawn by the seed."),
+        typer.Option(
+            min=1, metavar="N", help="Recompute only so many nonces of each batch, drawn by the seed."
+        ),
     ] = None,
     seed: Annotated[
         str | None,
@@ -57,18 +56,24 @@ def verify(
     state: recomputing.StateFile = None,
     no_state: recomputing.NoState = False,
     quiet: recomputing.Quiet = False,
-    json_lines: Annotated[
-        bool, typer.Option("--json", help="Print a JSON object a line: each verdict, then a summary.")
-    ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Recompute proofs on this machine, by PyTorch and transformers, and judge them; no server is needed.
+    """Recompute proofs on this machine and judge them.
 
-    Block and public key are the proofs' own; what is not given of the round has the server's default, and
-    r_target is the proofs' where they state it. Interrupted, it goes on where it was when it is run again.
-    All that a prover sent, over rounds, is judged together as well.
+    It needs no server: the model runs by PyTorch and transformers. Block and public key are the proofs' own;
+    what is not given of the round has the server's default, and r_target is the proofs' where they state it.
+    Interrupted, it goes on where it was when it is run again. All that a prover sent, over rounds, is judged
+    together as well.
 
-    Exit code: 0 all honest, 1 fraud among them, 2 an error or no verdict among them and no fraud.
+    --json prints an object a line: each verdict, then a summary. Exit code: 0 all honest, 1 fraud among them,
+    2 an error or no verdict among them and no fraud.
     """
+    from hallmark.poc.offline.cases import joined, prover_records, summarize
+    from hallmark.poc.offline.proof_files import read_batches
+    from hallmark.poc.offline.rounds import check_round
+    from hallmark.poc.verdict.sampling import draw_sample
+    from hallmark.server.cli.offline import report
+
     if seed is not None and sample is None:
         raise typer.BadParameter("--seed is of use with --sample only")
     body = round_body(round_file, stated)
@@ -88,17 +93,23 @@ def verify(
     records = prover_records(judged)
     drawn = None if sample is None else {"nonces": sample, "seed": seed}
     summary = summarize(judged, records, threshold, loaded.numerics, drawn)
-    print_or_drop(as_json(judged, summary) if json_lines else as_table(judged, summary))
-    verdicts = [Verdict.NO_VERDICT if each.verdict is None else each.verdict.verdict for each in judged]
+    if as_json:
+        print_or_drop(report.as_json(judged, summary))
+    else:
+        report.show_table(results(), judged, summary)
+    verdicts = ["no_verdict" if each.verdict is None else str(each.verdict.verdict) for each in judged]
     # Evidence that is too little for a conviction is no verdict of honesty, and does not need to be one.
-    verdicts += [Verdict.FRAUD for record in records if record.is_fraud(threshold)]
+    verdicts += ["fraud" for record in records if record.is_fraud(threshold)]
     raise typer.Exit(exit_code(verdicts))
 
 
 def _resolved(
-    batches: Iterable[DeliveredBatch], body: Mapping[str, Any], model: "OfflineModel"
-) -> Iterator[JudgedCase]:
+    batches: "Iterable[DeliveredBatch]", body: Mapping[str, Any], model: "OfflineModel"
+) -> "Iterator[JudgedCase]":
     """Each batch with its round, or with the reason why it is not judged."""
+    from hallmark.poc.offline.cases import JudgedCase, identity
+    from hallmark.poc.offline.rounds import resolve_round, same_round
+
     claimed: set[tuple[str, int, str, int]] = set()
     rounds: dict[tuple[str, str], Round] = {}
     for batch in batches:
@@ -118,7 +129,9 @@ def _resolved(
             yield replace(case, round=round_)
 
 
-def _judged(case: JudgedCase, recomputation: "Recomputation", numerics: Numerics) -> JudgedCase:
+def _judged(case: "JudgedCase", recomputation: "Recomputation", numerics: "Numerics") -> "JudgedCase":
+    from hallmark.poc.verdict.judge import judge
+
     if case.round is None:
         return case
     shape: Numerics = {"batch_size": case.round.batch_size, "seq_len": case.round.config.seq_len}

@@ -10,8 +10,11 @@ import typer
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.protocol.config import Concern
 from hallmark.server.cli.client import ApiKey, PoCClient, ServerUrl
+from hallmark.server.cli.consoles import say
 from hallmark.server.cli.options import Stated, takes_settings
-from hallmark.server.cli.round.watch import Interval, Watch, print_status, watch_status
+from hallmark.server.cli.round.goal import Goal, Until
+from hallmark.server.cli.round.status import print_status
+from hallmark.server.cli.round.watch import Interval, follow
 
 __all__ = ["Phase", "start"]
 
@@ -24,20 +27,27 @@ class Phase(StrEnum):
     NONE = "none"
 
 
+Watch = Annotated[bool, typer.Option("--watch", help="Follow the round until it ends or Ctrl-C.")]
+
+
 @takes_settings([*Concern])
 def start(
     url: ServerUrl,
     stated: Stated,
     phase: Annotated[Phase, typer.Option(help="What to start; none only sets the round.")] = Phase.GENERATE,
-    api_key: ApiKey = None,
+    until: Until = None,
     watch: Watch = False,
     interval: Interval = 1.0,
+    api_key: ApiKey = None,
 ) -> None:
     """Set a round on a server and start it.
 
     What is not given has the server's default: rate 1, threshold 0.01, tolerance 0.35 s, node 0 of 1 when
     generating, 32 nonces of 256 rows, projections on.
+
+    With --until this command stops the round: ended before, by Ctrl-C or kill, it leaves the round running.
     """
+    goal = _goal(until, phase)
     body = dict(stated)
     if phase is Phase.GENERATE and not {"node_id", "node_count"} & body.keys():
         body |= {"node_id": 0, "node_count": 1}
@@ -47,10 +57,26 @@ def start(
         answer = client.post(path, body)
         _say_if_lowered(answer["pow_status"])
         _say_if_unreachable(answer.get("callback"))
-        if watch:
-            watch_status(client, interval)
+        if watch or goal is not None:
+            follow(client, interval, goal=goal)
         else:
             print_status(answer["pow_status"])
+
+
+def _goal(until: str | None, phase: Phase) -> Goal | None:
+    """Return where the round is to be stopped.
+
+    Raises:
+        FieldError: It is no goal, or none of this phase.
+    """
+    if until is None:
+        return None
+    goal = Goal.parse(until)
+    if phase is Phase.NONE:
+        raise FieldError("--until", until, "nothing, with --phase none")
+    if phase is Phase.VALIDATE and not goal.is_time:
+        raise FieldError("--until", until, "a time such as 5min, with --phase validate: nonces are generated")
+    return goal
 
 
 def _check_finite(body: Mapping[str, Any]) -> None:
@@ -66,7 +92,7 @@ def _check_finite(body: Mapping[str, Any]) -> None:
 def _say_if_unreachable(callback: Mapping[str, Any] | None) -> None:
     """Say that the receiver did not answer the server; what is found waits for it."""
     if callback is not None and not callback["reachable"]:
-        typer.echo(f"the receiver of callbacks does not answer the server: {callback['error']}", err=True)
+        say(f"the receiver of callbacks does not answer the server: {callback['error']}")
 
 
 def _say_if_lowered(status: Mapping[str, Any]) -> None:
@@ -74,4 +100,4 @@ def _say_if_lowered(status: Mapping[str, Any]) -> None:
     config = status.get("config") or {}
     taken, asked = config.get("batch_size"), config.get("requested_batch_size")
     if asked is not None and taken != asked:
-        typer.echo(f"batch_size {asked} was lowered to {taken}")
+        say(f"batch_size {asked} was lowered to {taken}")

@@ -3,39 +3,49 @@
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from hallmark.poc.core.errors import HallmarkError
-from hallmark.poc.offline.proof_files import read_bodies
-from hallmark.poc.protocol.proof import ProofBatch
-from hallmark.poc.verdict.judge import Verdict
 from hallmark.server.cli.client import ApiKey, PoCClient, ServerError, ServerUrl
-from hallmark.server.cli.verdicts import STYLES, exit_code, print_or_drop, shortened
+from hallmark.server.cli.consoles import AsJson, print_or_drop, results, say, show
+from hallmark.server.cli.verdicts import VerdictRow, exit_code, legend, rejection, row_notes, verdict_table
 
-__all__ = ["NoVerdictError", "look_up", "submit_and_wait", "validate"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from hallmark.poc.protocol.proof import ProofBatch
+
+__all__ = ["NoVerdictError", "look_up", "show_verdicts", "submit_and_wait", "validate"]
 
 _POLL_SECONDS = 0.5
+_CONFLICT = 409
 
 
 def validate(
     url: ServerUrl,
     proofs: Annotated[
         Path,
-        typer.Argument(help="JSON: a ProofBatch, an array of them, or what a receiver gives; - is stdin."),
+        typer.Argument(
+            metavar="PROOFS",
+            help="JSON: a ProofBatch, an array of them, or what a receiver gives; - is stdin.",
+        ),
     ],
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="The longest to wait for one verdict.")
+    ] = 600.0,
+    as_json: AsJson = False,
     api_key: ApiKey = None,
-    timeout: Annotated[float, typer.Option(help="The longest to wait for one verdict, in seconds.")] = 600.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the server's answers as they are.")] = False,
 ) -> None:
-    """Have a server recompute proofs and judge them; its round must be about the same block.
+    """Have a server recompute proofs and judge them.
 
-    Exit code: 0 all honest, 1 fraud among them, 2 an error or no verdict among them and no fraud.
+    Its round must be about the same block. --json prints the server's answer to each proof on a line. Exit
+    code: 0 all honest, 1 fraud among them, 2 an error or no verdict among them and no fraud.
     """
+    from hallmark.poc.offline.proof_files import read_bodies
+    from hallmark.poc.protocol.proof import ProofBatch
+
     batches = [ProofBatch.parse(proof) for proof in read_bodies(proofs)]
     answers: list[dict[str, Any] | HallmarkError] = []
     with PoCClient(url, api_key, timeout=timeout) as client:
@@ -43,8 +53,15 @@ def validate(
             try:
                 answers.append(submit_and_wait(client, batch, seconds=timeout))
             except (ServerError, NoVerdictError) as exc:
+                if isinstance(exc, ServerError) and exc.status == _CONFLICT:
+                    exc.add_note(f"set a round of its block: hallmark round start {url} --phase validate ...")
                 answers.append(exc)
-    print_or_drop(_as_json(answers) if as_json else _as_table(batches, answers))
+    if as_json:
+        print_or_drop(_as_json(answers))
+    else:
+        show_verdicts(results(), batches, answers)
+    for note in dict.fromkeys(note for answer in answers for note in getattr(answer, "__notes__", ())):
+        say(f"hint: {note}")
     raise typer.Exit(exit_code([_verdict(answer) for answer in answers]))
 
 
@@ -52,7 +69,7 @@ class NoVerdictError(HallmarkError):
     """The server took the batch and came to no verdict."""
 
 
-def submit_and_wait(client: PoCClient, batch: ProofBatch, *, seconds: float) -> dict[str, Any]:
+def submit_and_wait(client: PoCClient, batch: "ProofBatch", *, seconds: float) -> dict[str, Any]:
     """Return the server's verdict; waits too where the round is generating and the batch is only queued.
 
     Raises:
@@ -92,51 +109,54 @@ def _as_json(answers: list[dict[str, Any] | HallmarkError]) -> str:
     )
 
 
-def _as_table(batches: list[ProofBatch], answers: list[dict[str, Any] | HallmarkError]) -> str:
-    """A table of verdicts, and below it each error in full and what was computed otherwise."""
-    console = Console()
-    with console.capture() as shown:
-        console.print(_table(batches, answers))
-        for number, answer in enumerate(answers, start=1):
-            if isinstance(answer, HallmarkError):
-                note = f"error of proof {number}: {answer}"
-            elif answer.get("numerics_differ"):
-                note = f"proof {number} was computed with another {', '.join(answer['numerics_differ'])}"
-            else:
-                continue
-            console.print(escape(note), soft_wrap=True, highlight=False)
-    return shown.get().rstrip("\n")
+def show_verdicts(
+    console: "Console", batches: "list[ProofBatch]", answers: list[dict[str, Any] | HallmarkError]
+) -> None:
+    """Print a table of verdicts, and below it what has no room there, each error in full."""
+    from rich.table import Table
+    from rich.text import Text
 
+    from hallmark.server.cli.tables import text
 
-def _table(batches: list[ProofBatch], answers: list[dict[str, Any] | HallmarkError]) -> Table:
-    table = Table("public key", "nonces", "invalid", "failed", "p-value", "verdict")
-    for batch, answer in zip(batches, answers, strict=True):
-        # What comes from provers is text, not markup.
-        key = escape(shortened(batch.public_key))
+    numbered = enumerate(zip(batches, answers, strict=True), start=1)
+    rows = [_row(number, batch, answer) for number, (batch, answer) in numbered]
+    parts: list[Table | Text] = [verdict_table(rows, console.width), *legend(rows), Text()]
+    for row, answer in zip(rows, answers, strict=True):
+        parts += [text(f"{row.label}: {note}") for note in row_notes(row, console.width)]
         if isinstance(answer, HallmarkError):
-            table.add_row(key, str(len(batch.nonces)), "", "", "", "error", style="yellow")
+            parts.append(text(f"{row.label}: error: {answer}"))
             continue
-        verdict = _verdict(answer)
-        table.add_row(
-            key,
-            str(answer["n_judged"]),
-            str(answer["n_invalid"]),
-            str(len(answer["failed_nonces"])),
-            f"{answer['probability_honest']:.3g}",
-            _in_words(verdict, answer),
-            style=STYLES[verdict],
+        if answer["rejected_by"]:
+            parts.append(text(f"{row.label}: {rejection(answer['rejected_by'])}"))
+        if answer["numerics_differ"]:
+            differ = ", ".join(answer["numerics_differ"])
+            parts.append(text(f"{row.label}: computed with another {differ}"))
+    show(console, *parts)
+
+
+def _row(number: int, batch: "ProofBatch", answer: dict[str, Any] | HallmarkError) -> VerdictRow:
+    if isinstance(answer, HallmarkError):
+        return VerdictRow(
+            label=str(number),
+            public_key=batch.public_key,
+            block_height=batch.block_height,
+            nonces=len(batch.nonces),
+            verdict="error",
         )
-    return table
+    return VerdictRow(
+        label=str(number),
+        public_key=batch.public_key,
+        block_height=batch.block_height,
+        nonces=answer["n_judged"],
+        verdict=_verdict(answer),
+        n_invalid=answer["n_invalid"],
+        n_failed=len(answer["failed_nonces"]),
+        error_rms=answer["error_rms"],
+        tests=answer["tests"],
+        p_value=answer["probability_honest"],
+    )
 
 
-def _in_words(verdict: Verdict, answer: dict[str, Any]) -> str:
-    """The verdict, and where it is fraud the tests that say so."""
-    words = verdict.replace("_", " ")
-    if verdict is not Verdict.FRAUD:
-        return words
-    return f"{words} ({', '.join(test.replace('_', ' ') for test in answer['spoke'])})"
-
-
-def _verdict(answer: dict[str, Any] | HallmarkError) -> Verdict:
+def _verdict(answer: dict[str, Any] | HallmarkError) -> str:
     """A server's verdict; an error is none."""
-    return Verdict.NO_VERDICT if isinstance(answer, HallmarkError) else Verdict(answer["verdict"])
+    return "no_verdict" if isinstance(answer, HallmarkError) else str(answer["verdict"])

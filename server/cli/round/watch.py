@@ -1,130 +1,123 @@
-"""A status on the terminal: once, or followed as it changes."""
+"""`hallmark round watch`: follow a round until it ends."""
 
 import json
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
-from rich.live import Live
-from rich.markup import escape
-from rich.table import Table
 
-from hallmark.server.cli.client import PoCClient
+from hallmark.poc.core.errors import StateError
+from hallmark.server.cli.client import ApiKey, PoCClient, ServerUrl, UnreachableError
+from hallmark.server.cli.consoles import AsJson, print_or_drop, results
+from hallmark.server.cli.round.goal import Goal
 
-__all__ = ["Interval", "Watch", "print_status", "watch_status"]
+__all__ = ["Interval", "follow", "watch"]
 
-Watch = Annotated[bool, typer.Option("--watch", help="Follow the round until it stops or Ctrl-C.")]
-Interval = Annotated[float, typer.Option(min=0.1, help="Seconds between two looks with --watch.")]
+Interval = Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Seconds between two looks.")]
 
-_RUNNING = ("GENERATING", "VALIDATING")
-
-# A table must fit on a screen to be watched; --json shows everything.
-_LEFT_OUT = frozenset(
-    {
-        *("status", "stats", "valid_nonces", "valid_distances", "numerics"),
-        *("callbacks.outbox", "callbacks.receivers", "callbacks.dropped_by_reason", "callbacks.bytes"),
-        *("callbacks.in_flight", "callbacks.next_attempt", "projection.bytes"),
-        *("batches.in_last_call", "batches.host_seconds_each", "inference.connections"),
-        *("inference.quiet_connections", "inference.longest_loop_hold_ms"),
-        *("validation.slices", "validation.slices_concurrent_with_inference", "validation.layer_ms"),
-        *("validation.stall_ms.p50", "validation.failed_nonces"),
-        # Older names of what is shown.
-        *("callbacks.kept", "validation.slices_beside_inference"),
-    }
-)
-_SHOWN_OF_CONFIG = frozenset({"block_hash", "block_height", "public_key", "batch_size", "seq_len"})
+_RUNNING: Final = ("GENERATING", "VALIDATING")
+_PATIENCE_SECONDS: Final = 30.0
 
 
-def print_status(status: Mapping[str, Any], *, as_json: bool = False) -> None:
-    """Print a status.
+def watch(
+    url: ServerUrl,
+    interval: Interval = 1.0,
+    as_json: AsJson = False,
+    api_key: ApiKey = None,
+) -> None:
+    """Follow a round until it ends.
 
-    Args:
-        status: As the server gave it.
-        as_json: All of it, on one line as JSON, instead of a table of what matters to people.
+    On a terminal the view is redrawn, elsewhere each look is a line. Ctrl-C ends the watching; the round goes
+    on. A server that does not answer is asked again for half a minute.
     """
-    if as_json:
-        print(json.dumps(status))
-    else:
-        Console(soft_wrap=True).print(_table(status))
+    with PoCClient(url, api_key) as client:
+        follow(client, interval, as_json=as_json)
 
 
-def watch_status(client: PoCClient, interval: float, *, as_json: bool = False) -> None:
-    """Follow the status until the round has stopped; a table on a terminal, a line at a time elsewhere.
+def follow(client: PoCClient, interval: float, *, as_json: bool = False, goal: Goal | None = None) -> None:
+    """Show the status again and again, until the round has ended.
 
     Args:
         client: Of the server.
         interval: Seconds between two looks.
-        as_json: A line of JSON each time.
+        as_json: Show a line of JSON for each look.
+        goal: Where to stop the round.
+
+    Raises:
+        StateError: The round ended before its goal, or another one has taken its place.
+        UnreachableError: The server has not answered for half a minute.
     """
+    looks = _looks(client, interval, goal)
     try:
-        _show_all(_look(client, interval), as_json=as_json)
+        _show(looks, goal, as_json=as_json)
     except KeyboardInterrupt:
         # Not on standard output, which may be JSON for a program.
         print(f"the round goes on; end it with hallmark round stop {client.url}", file=sys.stderr)
         raise
 
 
-def _show_all(looks: Iterator[Mapping[str, Any]], *, as_json: bool) -> None:
-    if as_json:
+def _show(looks: Iterator[Mapping[str, Any]], goal: Goal | None, *, as_json: bool) -> None:
+    from rich.live import Live
+
+    from hallmark.server.cli.round.trend import Trend
+    from hallmark.server.cli.round.view import line, view
+
+    console = results()
+    if as_json or not console.is_terminal:
         for status in looks:
-            print(json.dumps(status), flush=True)
-    elif sys.stdout.isatty():
-        with Live(_table(next(looks)), console=Console(), auto_refresh=False) as live:
-            for status in looks:
-                live.update(_table(status), refresh=True)
-    else:
+            is_read = print_or_drop(json.dumps(status) if as_json else line(status, goal))
+            # A goal has to be reached though nobody looks on.
+            if not is_read and goal is None:
+                return
+        return
+    trend = Trend()
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         for status in looks:
-            print(_line(status), flush=True)
+            trend.add(status, time.monotonic())
+            live.update(view(status, console, trend=trend, goal=goal), refresh=True)
 
 
-def _look(client: PoCClient, interval: float) -> Iterator[Mapping[str, Any]]:
+def _looks(client: PoCClient, interval: float, goal: Goal | None) -> Iterator[Mapping[str, Any]]:
     """Yield the status again and again, at last the first one that is not of a running round."""
+    first: Mapping[str, Any] | None = None
     while True:
-        status = client.get("/status")
+        status = client.get("/status") if first is None else _patiently(client)
+        if first is None:
+            first = status
+        elif goal is not None and _identity(status) not in (None, _identity(first)):
+            raise StateError("another round has taken the place of the one that --until is about")
+        is_running = status["state"] in _RUNNING
+        if is_running and goal is not None and goal.is_reached(status):
+            status = client.post("/stop")["pow_status"]
+            is_running = False
         yield status
-        if status["state"] not in _RUNNING:
+        if not is_running:
+            if goal is not None and not goal.is_reached(status):
+                raise StateError(f"the round ended before {goal}: {status['reason'] or status['state']}")
             return
         time.sleep(interval)
 
 
-def _line(status: Mapping[str, Any]) -> str:
-    callbacks = status.get("callbacks") or {}
-    parts = [
-        status["state"],
-        f"checked {status.get('total_checked', 0)}",
-        f"valid {status.get('total_valid', 0)}",
-        f"{status.get('rate_per_second', 0.0):.1f}/s",
-        f"callbacks delivered {callbacks.get('delivered', 0)}, queued {callbacks.get('queued', 0)}",
-    ]
-    if status.get("reason"):
-        parts.append(status["reason"])
-    return "  ".join(parts)
+def _patiently(client: PoCClient) -> Mapping[str, Any]:
+    """Ask a server that has answered before, and may be starting again."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            status: Mapping[str, Any] = client.get("/status")
+            return status
+        except UnreachableError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(1.0)
 
 
-def _table(status: Mapping[str, Any]) -> Table:
-    table = Table(show_header=False, box=None)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in _rows(status):
-        table.add_row(name, escape(value))
-    return table
-
-
-def _rows(status: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the fields that change or name the round, as text; those of nested objects with dots."""
-    for field, value in status.items():
-        name = prefix + field
-        if name in _LEFT_OUT or (prefix == "config." and field not in _SHOWN_OF_CONFIG):
-            continue
-        match value:
-            case dict():
-                yield from _rows(value, f"{name}.")
-            case float():
-                yield name, f"{value:.6g}"
-            case None:
-                yield name, "-"
-            case _:
-                yield name, str(value)
+def _identity(status: Mapping[str, Any]) -> tuple[object, ...] | None:
+    """What tells a round from another one."""
+    config = status["config"]
+    if config is None:
+        return None
+    return tuple(
+        config.get(name) for name in ("block_hash", "block_height", "public_key", "node_id", "round")
+    )

@@ -29,7 +29,9 @@ def check_vllm(*, allow_unsupported: bool = False) -> str | None:
     try:
         read = vllm_files()
     except ModuleNotFoundError as exc:
-        raise UnsupportedError(f"vLLM is not installed in the environment of {sys.executable}") from exc
+        error = UnsupportedError(f"vLLM is not installed in the environment of {sys.executable}")
+        error.add_note("pip install vllm puts it there")
+        raise error from exc
     return check_version(version_in(read), read, allow_unsupported=allow_unsupported)
 
 

@@ -68,5 +68,5 @@ def _lost_port(plan: ServePlan) -> str | None:
     try:
         check_port(*plan.address)
     except ProcessError as exc:
-        return f"vLLM ended before it was ready: {exc}"
+        return f"vLLM ended before it was ready: {'; '.join([str(exc), *getattr(exc, '__notes__', ())])}"
     return None

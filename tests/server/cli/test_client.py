@@ -35,9 +35,20 @@ def test_a_url_that_is_none_is_named() -> None:
         PoCClient("http://node:port")
 
 
-@pytest.mark.parametrize(("status", "is_named"), [(400, False), (409, False), (500, True), (503, True)])
-def test_errors_of_the_server_itself_name_the_request_to_look_for(status: int, is_named: bool) -> None:
+ASKED_FOR = "set HALLMARK_API_KEY or --api-key"
+LOG = "the server's log may say more about request 0d1c1ab4"
+URL = "is this the URL of a server that was started by hallmark serve?"
+
+
+@pytest.mark.parametrize(
+    ("status", "hints"), [(400, []), (401, [ASKED_FOR]), (404, [URL]), (409, []), (500, [LOG]), (503, [LOG])]
+)
+def test_an_error_says_what_the_server_said_and_hints_at_what_to_do(status: int, hints: list[str]) -> None:
     error = ServerError("POST /stop", status, "it broke", "0d1c1ab4")
     assert error.request_id == "0d1c1ab4"
-    assert str(error).startswith(f"POST /stop: {status}: it broke")
-    assert str(error).endswith("log may say more about request 0d1c1ab4") is is_named
+    assert str(error) == f"POST /stop: {status}: it broke"
+    assert getattr(error, "__notes__", []) == hints
+
+
+def test_a_log_is_not_spoken_of_where_nothing_can_be_looked_for() -> None:
+    assert not hasattr(ServerError("POST /stop", 500, "it broke"), "__notes__")

@@ -3,9 +3,11 @@
 import asyncio
 import io
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,21 +66,98 @@ def answer(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))
 
 
+@dataclass(frozen=True)
+class Listed:
+    """What is shown of a receiver's callbacks: the heading, and cells by their columns."""
+
+    url: str
+    total: str
+    columns: list[str]
+    rows: list[dict[str, str]]
+
+
+def tables(shown: Result) -> list[Listed]:
+    """A table for each receiver."""
+    assert shown.code == 0, shown.err
+    found: list[Listed] = []
+    for line in shown.out.splitlines():
+        if line.startswith("http"):
+            url, _, total = line.rpartition(": ")
+            found.append(Listed(url, total, [], []))
+            continue
+        cells = re.split(r"\s{2,}", line.strip())
+        if found[-1].columns:
+            found[-1].rows.append(dict(zip(found[-1].columns, cells, strict=True)))
+        else:
+            found[-1].columns.extend(cells)
+    return found
+
+
 class TestList:
     """What there is."""
 
     def test_a_row_says_everything_of_a_callback(self, run: Run, cli: Cli, path: Path) -> None:
         shown = run("list")
         assert shown.code == 0
-        header, *rows = [line.split() for line in shown.out.splitlines()]
-        assert " ".join(header) == "id kind receiver age attempts bytes state last error"
-        texts = [" ".join(row) for row in rows]
-        assert texts[0] == f"1 generated {A} 2 h 1 12 in 2 min HTTP 503"
-        assert texts[1] == f"2 generated {A} 3 min 0 11 due -"
-        assert texts[2].startswith(f"3 generated {B} ")
-        assert texts[2].endswith(" s 1 9 rejected HTTP 404")
-        assert texts[3] == f"4 generated {B} 1 d 1 13 retries no answer within 10 s"
-        assert " validated http://b.example " in texts[4]
+        to_a, to_b = tables(shown)
+        assert (to_a.url, to_a.total, to_b.url, to_b.total) == (
+            *(A, "2 callbacks, 23 B"),
+            *(B, "3 callbacks, 51 B"),
+        )
+        names = ["id", "kind", "age", "tries", "size", "next attempt", "webhook-id", "last error"]
+        assert to_a.columns == to_b.columns == names
+        webhooks = [delivery.webhook_id for delivery in listed(path)]
+        first, second = to_a.rows
+        assert re.fullmatch(r"in 2 min 2\d s", first.pop("next attempt"))
+        assert first == {
+            **{"id": "1", "kind": "generated", "age": "2 h 1 min", "tries": "1", "size": "12 B"},
+            **{"webhook-id": webhooks[0], "last error": "HTTP 503"},
+        }
+        assert re.fullmatch(r"3 min 2\d s", second.pop("age"))
+        assert second == {
+            **{"id": "2", "kind": "generated", "tries": "0", "size": "11 B"},
+            **{"next attempt": "waits for 1", "webhook-id": webhooks[1], "last error": "-"},
+        }
+        third, fourth, fifth = to_b.rows
+        assert re.fullmatch(r"[5-9] s", third.pop("age"))
+        assert third == {
+            **{"id": "3", "kind": "generated", "tries": "1", "size": "9 B"},
+            **{"next attempt": "none: rejected", "webhook-id": webhooks[2], "last error": "HTTP 404"},
+        }
+        assert fourth == {
+            **{"id": "4", "kind": "generated", "age": "1 d 1 h", "tries": "1", "size": "13 B"},
+            **{"next attempt": "none: retries", "webhook-id": webhooks[3]},
+            **{"last error": "no answer within 10 s"},
+        }
+        assert (fifth["kind"], fifth["size"], fifth["next attempt"]) == ("validated", "29 B", "due")
+
+    def test_in_80_columns_nothing_is_lost(
+        self, run: Run, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        database = OutboxDatabase(path)
+        reason = "HTTP 503: " + " ".join(f"word{n}" for n in range(40)) + " [/red] " + "long" * 30
+        DeliveryQueue(database).failed(2, reason, time.time() + 400_000)
+        database.close()
+        monkeypatch.setenv("COLUMNS", "80")
+        lines = run("list").out.splitlines()
+        assert max(map(len, lines)) <= 80
+        assert not any("webhook-id" in line for line in lines), "which has room from 120 columns on"
+        second, heading = (
+            next(n for n, line in enumerate(lines) if line.strip().startswith(begin)) for begin in ("2 ", B)
+        )
+        column = lines[second].index("HTTP 503")
+        told = "".join(line[column:] for line in lines[second:heading])
+        assert "".join(told.split()) == "".join(reason.split())
+
+    def test_the_second_callback_of_a_receiver_waits_for_the_first(self, run: Run, path: Path) -> None:
+        database = OutboxDatabase(path)
+        queue = DeliveryQueue(database)
+        queue.add(B, "generated", [b"{}"], now=time.time(), max_queued=9)
+        database.close()
+        to_a, to_b = tables(run("list"))
+        assert to_a.rows[1]["next attempt"] == "waits for 1"
+        # A dead letter holds nothing up.
+        assert [row["next attempt"] for row in to_b.rows] == ["none: rejected", "due", "waits for 5"]
 
     def test_as_json(self, run: Run, path: Path) -> None:
         shown = run("list", "--json")
@@ -92,25 +171,23 @@ class TestList:
         now = time.time()
         DeliveryQueue(database).leave_alone(A, 500, now)
         database.close()
-        states = [line.split() for line in run("list").out.splitlines()[1:3]]
-        assert [" ".join(state[6:9]) for state in states] == ["12 in 8", "11 in 8"], "whichever is next"
+        attempts = [row["next attempt"] for row in tables(run("list"))[0].rows]
+        assert re.fullmatch(r"in 8 min( \d+ s)?", attempts[0])
+        assert attempts[1] == "waits for 1"
         due = [row["not_before"] for row in json.loads(run("list", "--json").out)[:2]]
         assert due == [now + 500] * 2
         run("retry", 2)
-        assert [" ".join(line.split()[6:9]) for line in run("list").out.splitlines()[1:3]] == [
-            "12 in 2",
-            "11 due -",
-        ]
+        attempts = [row["next attempt"] for row in tables(run("list"))[0].rows]
+        assert re.fullmatch(r"in 2 min 2\d s", attempts[0])
+        assert attempts[1] == "waits for 1"
 
     def test_only_what_was_given_up(self, run: Run) -> None:
         shown = json.loads(run("list", "--dead-letters", "--json").out)
         assert [(row["id"], row["dead_reason"]) for row in shown] == [(3, "rejected"), (4, "retries")]
         assert run("list", "--given-up", "--json").out == json.dumps(shown) + "\n", "the older name"
-        assert [line.split()[0] for line in run("list", "--dead-letters").out.splitlines()] == [
-            "id",
-            "3",
-            "4",
-        ]
+        [to_b] = tables(run("list", "--dead-letters"))
+        assert (to_b.url, to_b.total) == (B, "2 callbacks, 22 B")
+        assert [row["id"] for row in to_b.rows] == ["3", "4"]
 
     def test_nothing_is_said_to_be_nothing(self, run: Run) -> None:
         run("drop", 3, 4)
@@ -211,7 +288,8 @@ class TestExport:
 
     def test_to_a_file_that_nobody_else_reads(self, run: Run, path: Path, tmp_path: Path) -> None:
         target = tmp_path / "callbacks.jsonl"
-        assert run("export", target).out == f"5 callbacks written to {target}\n"
+        told = run("export", target)
+        assert (told.out, told.err) == ("", f"5 callbacks written to {target}\n")
         self.check(target.read_text(), path)
         assert target.stat().st_mode & 0o777 == 0o600
         run("drop", "--all", "--yes")
@@ -238,8 +316,11 @@ class TestFile:
             file = default_path(port)
             missing = cli("outbox", "list", *options)
             assert missing.code == 2
-            expected = f"hallmark: --port: {port} is not allowed; allowed: a port with a file {file}; "
-            assert missing.err == f"{expected}--outbox takes any file\n"
+            assert missing.err == (
+                f"hallmark: --port: {port} is not allowed; allowed: a port with a file {file}; "
+                "--outbox takes any file\n"
+                "hint: hallmark serve makes the file; run this as the server's user\n"
+            )
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(path.read_bytes())
             assert len(json.loads(cli("outbox", "list", "--json", *options).out)) == 5

@@ -1,5 +1,6 @@
 """`hallmark target`, and the command tree around it."""
 
+import json
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from hallmark.poc.protocol.law import r_target_for, valid_rate
 
 def values(result: Result) -> dict[str, float]:
     assert result.code == 0, result.err
-    return {line.split()[0]: float(line.split()[1]) for line in result.out.splitlines()}
+    return {line.split()[0]: float(line.split()[1].rstrip(",")) for line in result.out.splitlines()}
 
 
 def test_a_rate_gives_the_target(cli: Cli) -> None:
@@ -31,6 +32,23 @@ def test_there_and_back_is_the_same(cli: Cli) -> None:
     there = values(cli("target", "--hidden-size", 1024, "--valid-rate", 0.01))
     back = values(cli("target", "--hidden-size", 1024, "--r-target", there["r_target"]))
     assert back["valid_rate"] == pytest.approx(0.01, rel=1e-9)
+
+
+def test_each_number_says_what_it_is_of(cli: Cli) -> None:
+    shown = cli("target", "--hidden-size", 32, "--valid-rate", 0.5).out.splitlines()
+    assert shown == [
+        f"r_target    {math.sqrt(2)!r}",
+        "valid_rate  0.5 of nonces",
+        "s           0.125, standard deviation of a distance",
+        "tolerance   0.04375, the default of 0.35 s",
+    ]
+
+
+def test_as_json(cli: Cli) -> None:
+    arguments = ("target", "--hidden-size", 4096, "--valid-rate", 0.1)
+    found = json.loads(cli(*arguments, "--json").out)
+    assert found == values(cli(*arguments))
+    assert [*found] == ["r_target", "valid_rate", "s", "tolerance"]
 
 
 @pytest.mark.parametrize(
@@ -72,8 +90,11 @@ def test_one_of_the_two_is_needed(cli: Cli, options: tuple[object, ...]) -> None
         "round",
         "round start",
         "round status",
+        "round watch",
+        "round list",
         "round validate",
         "round stop",
+        "completion",
     ],
 )
 def test_every_command_explains_itself(cli: Cli, command: str) -> None:

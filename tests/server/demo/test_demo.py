@@ -16,6 +16,9 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
 DEMO = (sys.executable, "-P", "-m", "hallmark.server", "demo")
 
+NARROW = {"COLUMNS": "80"}
+"""Off a terminal no line ends before its sentence does, if not told to."""
+
 
 def output(process: ChildProcess) -> str:
     assert process.log is not None
@@ -57,7 +60,7 @@ def check(shown: str, layers: int) -> None:
 @pytest.mark.slow
 def test_the_whole_demo_comes_out_right(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
-    environment = {"TMPDIR": str(tmp_path / "tmp")}
+    environment = {"TMPDIR": str(tmp_path / "tmp"), **NARROW}
     with ChildProcess("the demo", DEMO, log=tmp_path / "log", environment=environment) as process:
         assert process.wait(800) == 0, output(process)
     shown = output(process)
@@ -76,6 +79,7 @@ def test_without_a_registry_it_says_so_and_goes_on_with_a_small_model(tmp_path: 
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": "",
+        **NARROW,
     }
     with ChildProcess("the demo", DEMO, log=tmp_path / "log", environment=environment) as process:
         assert process.wait(800) == 0, output(process)
@@ -113,6 +117,10 @@ def test_a_demo_that_fails_shows_the_log_and_where_it_is(tmp_path: Path) -> None
         assert process.wait(300) == 2
     shown = output(process)
     [log] = tmp_path.glob("hallmark-demo-*/node.log")
-    assert "✗ hallmark serve SmolLM2-135M-Instruct ended with code 1 before it was ready" in shown
+    *_, error, hint = shown.splitlines()
+    assert error == (
+        "hallmark: hallmark serve SmolLM2-135M-Instruct ended with code 1 before it was ready; "
+        f"its log is {log}"
+    )
     assert "missing.json" in shown
-    assert f"The whole log is {log}" in shown
+    assert hint == f"hint: the whole log is {log}"

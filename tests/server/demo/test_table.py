@@ -1,14 +1,17 @@
 """The demo's table of verdicts: what a reader sees of each, in 80 columns."""
 
 import io
+from collections.abc import Callable
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.verdict.judge import Verdict
+from hallmark.server.cli.consoles import show
+from hallmark.server.demo import command
 from hallmark.server.demo.claims import Claim
-from hallmark.server.demo.command import _show
 from hallmark.server.demo.story import Judged
 
 PROOF = ProofBatch(
@@ -24,15 +27,23 @@ def answer(verdict: str, probability: float, **tests: float) -> dict[str, Any]:
     return {"verdict": verdict, "probability_honest": probability, "tests": tests}
 
 
-def shown(*judged: Judged) -> list[str]:
-    output = io.StringIO()
-    _show(Console(file=output, width=80), judged)
-    lines = [line.rstrip() for line in output.getvalue().splitlines()]
-    assert max(map(len, lines)) <= 80
-    return lines
+@pytest.fixture
+def shown(capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
+    """Shows verdicts in 80 columns, and returns the lines."""
+
+    def show_verdicts(*judged: Judged) -> list[str]:
+        show(Console(file=io.StringIO(), width=80), *command.shown(judged, "the [model]"))
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 80
+        return lines
+
+    return show_verdicts
 
 
-def test_each_verdict_has_a_row_and_a_sentence() -> None:
+Shown = Callable[..., list[str]]
+
+
+def test_each_verdict_has_a_row_and_a_sentence(shown: Shown) -> None:
     lines = shown(
         Judged(claim(Verdict.HONEST), answer("honest", 0.5, nonces=0.5, rms=0.25)),
         Judged(claim(Verdict.FRAUD), answer("fraud", 4e-20, nonces=1.0, rms=1e-20, signed_mean=0.1)),
@@ -59,6 +70,13 @@ def test_each_verdict_has_a_row_and_a_sentence() -> None:
     assert "\nnonces " not in text
 
 
-def test_a_right_verdict_with_a_problem_is_marked() -> None:
+def test_a_right_verdict_with_a_problem_is_marked(shown: Shown) -> None:
     judged = Judged(claim(Verdict.HONEST), answer("honest", 1.0, nonces=1.0), ("chat was not answered",))
-    assert any(line.startswith("✗ a [node]") for line in shown(judged))
+    lines = shown(judged)
+    assert any(line.startswith("✗ a [node]") for line in lines)
+    assert lines[-2:] == ["✗ chat was not answered", "Not all came out right."]
+
+
+def test_what_came_out_right_is_said_of_the_model(shown: Shown) -> None:
+    text = " ".join(" ".join(shown(Judged(claim(Verdict.HONEST), answer("honest", 1.0, nonces=1.0)))).split())
+    assert "All came out right. The honest node proved that it runs the [model], the validator" in text

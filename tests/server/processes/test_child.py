@@ -168,7 +168,8 @@ def test_a_port_that_somebody_listens_on_is_refused_and_a_free_one_is_not(host: 
         with pytest.raises(ProcessError) as refused:
             check_port(host, port)
         where = host or "every address"
-        assert str(refused.value) == f"port {port} on {where} is in use; choose another --port"
+        assert str(refused.value) == f"port {port} on {where} is in use"
+        assert refused.value.__notes__ == ["choose another one with --port"]
     check_port(host, port)
 
 

@@ -17,6 +17,7 @@ from rounds import KEY, make_round
 
 from hallmark.poc.core.errors import DatabaseError
 from hallmark.poc.verdict.prover_record import ProverRecord, Reason, ScoredBatch
+from hallmark.server.receiver import records as receiver_records
 from hallmark.server.receiver import store as receiver_store
 from hallmark.server.receiver.app import create_app
 from hallmark.server.receiver.store import BatchStore
@@ -194,7 +195,7 @@ def test_the_verdicts_of_an_older_file_are_read_once(
     class Killed(BaseException):
         pass
 
-    real, left = receiver_store._read, [2]
+    real, left = receiver_records.continue_record, [2]
 
     def killed(*arguments: Any) -> None:
         if not left[0]:
@@ -203,7 +204,7 @@ def test_the_verdicts_of_an_older_file_are_read_once(
         real(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(receiver_store, "_read", killed)
+        patched.setattr(receiver_records, "continue_record", killed)
         with pytest.raises(Killed):
             BatchStore(path)
     for _ in range(2):

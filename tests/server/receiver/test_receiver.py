@@ -62,7 +62,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def starter(directory: Path, log: Path | None = None) -> Iterator[Start]:
+def starter(directory: Path) -> Iterator[Start]:
     started: list[tuple[ChildProcess, httpx.Client]] = []
 
     def once(*options: str, secrets: Sequence[str] = ()) -> tuple[ChildProcess, httpx.Client]:
@@ -70,7 +70,7 @@ def starter(directory: Path, log: Path | None = None) -> Iterator[Start]:
         command = [sys.executable, "-P", "-m", "hallmark.server", "receiver", *options]
         command += ["--database", str(directory / "receiver.db"), "--port", str(port)]
         environment = {WEBHOOK_SECRETS_VARIABLE: " ".join(secrets)} if secrets else {}
-        process = ChildProcess("the receiver", command, log=log or directory / "log", environment=environment)
+        process = ChildProcess("the receiver", command, log=directory / "log", environment=environment)
         client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
         started.append((process, client))
         process.wait_until(lambda: answers(client), seconds=60)
@@ -456,9 +456,11 @@ class TestSignatures:
         assert not (tmp_path / "db").exists()
 
     def test_a_file_that_is_not_there_ends_it_with_a_sentence(self, cli: Cli, tmp_path: Path) -> None:
-        result = cli("receiver", "--secrets-file", tmp_path / "missing", "--database", tmp_path / "db")
+        options = ("--secrets-file", tmp_path / "missing", "--database", tmp_path / "db", "--port", 0)
+        result = cli("receiver", *options)
         assert result.code == 2
         assert result.err.startswith("hallmark: --secrets-file: ")
+        assert [*tmp_path.iterdir()] == []
 
     def test_a_command_makes_one(self, cli: Cli) -> None:
         results = [cli("secret"), cli("secret")]
@@ -478,7 +480,7 @@ def test_sigterm_ends_it_cleanly(start: Start) -> None:
 def test_a_path_that_keeps_no_database_is_a_sentence(cli: Cli, tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("no database, and longer than the header of one, so that nobody takes it for empty" * 9)
-    for path in (tmp_path, text, text / "receiver.db", Path("/proc/missing/receiver.db")):
+    for path in (tmp_path, text, Path("/proc/receiver.db")):
         result = cli("receiver", "--database", path, "--port", 0)
         assert result.code == 2
         expected = f"hallmark: --database: '{path}' is not allowed; allowed: a path for a SQLite file ("
@@ -487,7 +489,14 @@ def test_a_path_that_keeps_no_database_is_a_sentence(cli: Cli, tmp_path: Path) -
     assert text.read_text().startswith("no database")
 
 
-def test_the_folder_of_the_database_is_made(tmp_path: Path) -> None:
-    with starter(tmp_path / "new" / "folder", log=tmp_path / "log") as start:
-        start()
-    assert (tmp_path / "new" / "folder" / "receiver.db").exists()
+def test_no_folder_is_made(cli: Cli, tmp_path: Path) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("no folder")
+    for path in (tmp_path / "new" / "folder" / "receiver.db", text / "receiver.db"):
+        result = cli("receiver", "--database", path, "--port", 0)
+        assert result.code == 2
+        assert result.err.splitlines() == [
+            f"hallmark: --database: '{path}' is not allowed; allowed: a path in a folder that is there",
+            "hint: make the folder first, or choose another with --database",
+        ]
+    assert [*tmp_path.iterdir()] == [text]

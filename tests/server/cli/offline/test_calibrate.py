@@ -69,9 +69,23 @@ def test_against_another_platform(cli: Cli, tmp_path: Path) -> None:
     shown = cli("calibrate", files[0], "--against", files[1], *WIDTH)
     assert (shown.code, shown.err) == (0, "")
     settings = found["settings"]
-    options = [f"--{name.replace('_', '-')} {value:g}" for name, value in settings.items()]
-    assert f"settings       {' '.join(options)}" in shown.out.splitlines()
-    assert f"{found['n_beyond']} of 6000, at most a share of" in shown.out
+    options = [f"--{name.replace('_', '-')}={value:g}" for name, value in settings.items()]
+    lines = shown.out.splitlines()
+    assert [line[:15].rstrip() for line in lines[:-1]] == [
+        *("nonces", "sigma", "kurtosis", "mean", "largest", "beyond", "design effect", "settings")
+    ]
+    rows = {line[:15].rstrip(): line[15:] for line in lines[:-1]}
+    assert rows["nonces"] == "6,000, of each 1 number"
+    assert rows["sigma"] == f"{found['sigma']:.4f} s, at most {found['sigma_bound']:.4f} s"
+    assert rows["kurtosis"] == f"{found['kurtosis']:.2f} (3 is Gaussian)"
+    assert rows["mean"] == f"{found['mean']:+.4f} s"
+    assert rows["largest"] == f"{found['largest']:.4f} s"
+    share = f"{found['beyond_bound']:.2g}"
+    assert rows["beyond"] == f"{found['n_beyond']} of 6,000 numbers, at most a share of {share}"
+    assert rows["settings"] == " ".join(options)
+    assert lines[-1] == (
+        "s: the standard deviation of an unrelated distance or number; bounds hold with 99.9 % confidence."
+    )
 
 
 def test_the_proposed_settings_are_those_of_a_round(cli: Cli, tmp_path: Path) -> None:
@@ -133,7 +147,7 @@ class TestWithTheModel:
         # hallmark verify has the same file of recomputed distances.
         verified = cli("verify", path, *options)
         assert verified.code == 0
-        assert verified.err == f"104 nonces are taken from {path}.verified.jsonl\n"
+        assert verified.err == f"104 nonces taken from {path}.verified.jsonl\n"
 
     def test_the_same_machine_twice_is_said(
         self, cli: Cli, directory: Path, honest: ProofBatch, tmp_path: Path

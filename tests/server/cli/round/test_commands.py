@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -12,16 +13,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from command_line import Cli, Result
 from fastapi import FastAPI
 from runtime import (
+    POC,
     QUICK,
     Engine,
     application,
     config,
     eventually,
     honest_proof,
+    request,
     running_manager,
     serving,
     snapshot,
@@ -31,6 +35,8 @@ from hallmark.poc.protocol.config import PoCState
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.specification import PoCManager
+from hallmark.server.cli.round import watch
+from hallmark.server.http.examples import STATUS
 from hallmark.server.processes.child import free_port
 
 ROUND = ("--block-hash", "0x8d3f2a", "--block-height", 7, "--public-key", "02a1b2c3")
@@ -191,15 +197,24 @@ def test_a_number_that_json_has_no_form_for_is_refused(
 async def test_a_batch_size_that_was_lowered_is_told(node: Node) -> None:
     said = "batch_size 100 was lowered to 32"
     lowered = await node.round("start", *ROUND, "--batch-size", 100, "--phase", "none")
-    assert said in lowered.out.splitlines()
+    assert (lowered.code, lowered.err) == (0, f"{said}\n")
+    assert "lowered" not in lowered.out
     kept = await node.round("start", *ROUND, *SHORT, "--phase", "none")
-    assert "lowered" not in kept.out
+    assert (kept.code, kept.err) == (0, "")
 
 
-async def test_watching_that_is_interrupted_says_how_to_end_the_round(node: Node) -> None:
-    await node.round("start", *ROUND, *SHORT)
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [("watch", ()), ("start", (*ROUND, *SHORT, "--watch")), ("start", (*ROUND, *SHORT, "--until", 10**9))],
+    ids=["watch", "start --watch", "start --until"],
+)
+async def test_watching_that_is_interrupted_says_how_to_end_the_round(
+    node: Node, command: str, options: tuple[object, ...]
+) -> None:
+    if command == "watch":
+        await node.round("start", *ROUND, *SHORT)
     watching = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "hallmark.server", "round", "status", node.url, "--watch"),
+        *(sys.executable, "-P", "-m", "hallmark.server", "round", command, node.url, *map(str, options)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -229,16 +244,16 @@ async def test_watching_off_a_terminal_is_a_line_a_look_until_the_round_stops(no
 
 
 async def test_watching_as_json(node: Node) -> None:
-    [look] = (await node.round("status", "--watch", "--json")).out.splitlines()
+    [look] = (await node.round("watch", "--json")).out.splitlines()
     assert json.loads(look)["state"] == "IDLE"
 
 
-async def test_watching_on_a_terminal_redraws_the_table(node: Node) -> None:
+async def test_watching_on_a_terminal_redraws_the_view(node: Node) -> None:
     await node.round("start", *ROUND, *SHORT)
     controller, terminal = pty.openpty()
     watching = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "hallmark.server", "round", "status", node.url),
-        *("--watch", "--interval", "0.1"),
+        *(sys.executable, "-P", "-m", "hallmark.server", "round", "watch", node.url),
+        *("--interval", "0.1"),
         stdout=terminal,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "50"},
     )
@@ -250,7 +265,7 @@ async def test_watching_on_a_terminal_redraws_the_table(node: Node) -> None:
             await node.manager.stop()
     assert await watching.wait() == 0
     os.close(controller)
-    assert b"\x1b[1A" in shown  # the cursor went up, to draw over the last table
+    assert b"\x1b[1A" in shown  # the cursor went up, to draw over the last view
 
 
 async def test_status_and_stop(node: Node) -> None:
@@ -268,12 +283,16 @@ async def test_the_token_comes_from_an_option_or_the_environment(
     async with running(cli, Settings(**{**QUICK.model_dump(), "api_key": "secret"})) as node:
         refused = await node.round("status")
         assert refused.code == 2
-        assert "401: this route needs the header" in refused.err
-        assert "; set HALLMARK_API_KEY or --api-key\n" in refused.err
+        sentence, hint = refused.err.splitlines()
+        assert "401: this route needs the header" in sentence
+        assert hint == "hint: set HALLMARK_API_KEY or --api-key"
         assert (await node.round("status", "--api-key", "secret")).code == 0
         wrong = await node.round("status", "--api-key", "wrong")
         assert wrong.code == 2
-        assert "401: the bearer token is wrong; set HALLMARK_API_KEY or --api-key\n" in wrong.err
+        assert wrong.err == (
+            "hallmark: GET /api/v1/pow/status: 401: the bearer token is wrong\n"
+            "hint: set HALLMARK_API_KEY or --api-key\n"
+        )
         monkeypatch.setenv("HALLMARK_API_KEY", "secret")
         assert (await node.round("status")).code == 0
 
@@ -331,16 +350,12 @@ async def test_fraud_among_several_is_code_1(node: Node, tmp_path: Path) -> None
     await node.round("start", *ROUND, *SHORT, "--phase", "validate")
     result = await node.round("validate", proofs(tmp_path / "p.json", honest, stolen, other_block))
     assert result.code == 1
-    rows = [line for line in result.out.splitlines() if line.startswith("│")]
-    assert [word for row in rows for word in ("honest", "fraud", "error") if word in row] == [
-        "honest",
-        "fraud",
-        "error",
-    ]
+    lines = result.out.splitlines()
+    rows = [line.split() for line in lines[1:4]]
+    assert [(row[0], row[-1]) for row in rows] == [("1", "honest"), ("2", "fraud"), ("3", "error")]
     # The keys' distances are unrelated; whether their mean is too low as well is chance.
-    assert "fraud (nonces, rms" in " ".join(result.out.replace("│", " ").split())
-    below = result.out.splitlines()[-1]
-    assert below.startswith("error of proof 3: POST /api/v1/pow/validate: 409: ")
+    assert any(line.startswith("2: fraud by the test of nonces, rms") for line in lines)
+    assert lines[-1].startswith("3: error: POST /api/v1/pow/validate: 409: ")
 
 
 async def test_an_error_is_shown_in_full_however_narrow_the_terminal_is(
@@ -350,9 +365,12 @@ async def test_an_error_is_shown_in_full_however_narrow_the_terminal_is(
     path = proofs(tmp_path / "p.json", honest)
     [answer] = (await node.round("validate", path, "--json")).out.splitlines()
     monkeypatch.setenv("COLUMNS", "40")
-    shown = (await node.round("validate", path)).out.splitlines()
-    assert shown[-1] == f"error of proof 1: {json.loads(answer)['error']}"
-    assert len(shown[-1]) > 40
+    shown = (await node.round("validate", path)).out
+    assert max(map(len, shown.splitlines())) <= 40
+    told = shown[shown.index("1: error: ") :]
+    # A word may be longer than a line.
+    assert "".join(told.split()) == "".join(f"1: error: {json.loads(answer)['error']}".split())
+    assert len(told.splitlines()) > 1
 
 
 async def test_what_looks_like_markup_is_shown_as_it_is(node: Node, tmp_path: Path) -> None:
@@ -423,13 +441,14 @@ def test_a_file_without_proofs_is_code_2(cli: Cli, tmp_path: Path, content: str 
     assert len(result.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("command", ["status", "stop"])
+@pytest.mark.parametrize("command", ["status", "watch", "stop"])
 def test_a_server_that_is_not_there_is_a_sentence(cli: Cli, command: str) -> None:
     port = free_port()
     result = cli("round", command, f"127.0.0.1:{port}")
     assert result.code == 2
-    assert result.err.startswith(f"hallmark: no answer from http://127.0.0.1:{port}: ")
-    assert len(result.err.splitlines()) == 1
+    sentence, hint = result.err.splitlines()
+    assert sentence.startswith(f"hallmark: no answer from http://127.0.0.1:{port}: ")
+    assert hint == "hint: start a server with hallmark serve MODEL, or give the URL of one that runs"
 
 
 async def test_a_server_without_proof_of_compute_is_a_sentence(cli: Cli) -> None:
@@ -438,7 +457,10 @@ async def test_a_server_without_proof_of_compute_is_a_sentence(cli: Cli) -> None
     async with serving(app) as url:
         result = await asyncio.to_thread(cli, "round", "status", url)
     assert result.code == 2
-    assert result.err == "hallmark: GET /api/v1/pow/status: 404: Not Found\n"
+    assert result.err == (
+        "hallmark: GET /api/v1/pow/status: 404: Not Found\n"
+        "hint: is this the URL of a server that was started by hallmark serve?\n"
+    )
 
 
 async def test_an_error_that_nobody_foresaw_is_no_verdict(cli: Cli, tmp_path: Path) -> None:
@@ -451,3 +473,135 @@ async def test_an_error_that_nobody_foresaw_is_no_verdict(cli: Cli, tmp_path: Pa
     assert result.code == 2
     assert result.err.startswith("Traceback (most recent call last):\n")
     assert result.err.splitlines()[-1].startswith("hallmark: unexpected error: TypeError: ")
+
+
+class TestUntil:
+    """A round that is followed to a goal and stopped there."""
+
+    QUICKLY = (*ROUND, *SHORT, "--interval", 0.1)
+
+    async def test_it_is_stopped_after_so_many_nonces(self, node: Node) -> None:
+        result = await node.round("start", *self.QUICKLY, "--until", 40)
+        assert (result.code, result.err) == (0, "")
+        assert node.manager.state is PoCState.STOPPED
+        checked = snapshot(node.manager)["total_checked"]
+        assert checked >= 40
+        *looks, last = result.out.splitlines()
+        assert all(
+            re.match(r"GENERATING  checked \d+ nonces?  .*  \d+% of 40 nonces  ", look) for look in looks
+        )
+        assert last.startswith(f"STOPPED  checked {checked:,} nonces  valid ")
+        assert "  100% of 40 nonces  " in last
+        assert last.endswith("  stopped by request")
+
+    @pytest.mark.parametrize("phase", ["generate", "validate"])
+    async def test_it_is_stopped_after_so_long(self, node: Node, phase: str) -> None:
+        result = await node.round("start", *self.QUICKLY, "--until", "1s", "--phase", phase)
+        assert (result.code, result.err) == (0, "")
+        assert node.manager.state is PoCState.STOPPED
+        assert 1.0 <= snapshot(node.manager)["elapsed_seconds"] < 30.0
+        assert "  100% of 1 s  " in result.out.splitlines()[-1]
+
+    async def test_another_round_in_its_place_is_not_stopped(self, node: Node) -> None:
+        starting = asyncio.create_task(node.round("start", *self.QUICKLY, "--until", 10**9))
+        await eventually(lambda: snapshot(node.manager)["total_checked"])
+        # The first look is the command's own.
+        await asyncio.sleep(0.5)
+        async with httpx.AsyncClient(base_url=node.url, timeout=60) as client:
+            other = await client.post(f"{POC}/init/generate", json=request(block_hash="another"))
+            other.raise_for_status()
+        result = await starting
+        assert result.code == 2
+        assert result.err == (
+            "hallmark: another round has taken the place of the one that --until is about\n"
+        )
+        assert node.manager.state is PoCState.GENERATING
+
+    @pytest.mark.parametrize(
+        ("goal", "words"), [("1000000", "1,000,000 nonces"), ("2h", "2 h")], ids=["nonces", "time"]
+    )
+    async def test_a_round_that_somebody_else_stops_has_missed_it(
+        self, node: Node, goal: str, words: str
+    ) -> None:
+        starting = asyncio.create_task(node.round("start", *self.QUICKLY, "--until", goal))
+        await eventually(lambda: snapshot(node.manager)["total_checked"])
+        await node.manager.stop("enough seen")
+        result = await starting
+        assert result.code == 2
+        assert result.err == f"hallmark: the round ended before {words}: enough seen\n"
+        assert result.out.splitlines()[-1].startswith("STOPPED  ")
+
+    @pytest.mark.parametrize(
+        ("options", "allowed"),
+        [
+            (("--until", "40", "--phase", "none"), "nothing, with --phase none"),
+            (("--until", "2h", "--phase", "none"), "nothing, with --phase none"),
+            (
+                ("--until", "40", "--phase", "validate"),
+                "a time such as 5min, with --phase validate: nonces are generated",
+            ),
+            *(
+                (
+                    ("--until", text),
+                    "a number of nonces such as 10000, or a time such as 90s, 5min or 2h",
+                )
+                for text in ("0", "-5", "soon", "1.5h", "1d", "")
+            ),
+        ],
+    )
+    def test_what_is_no_goal_is_refused_before_anything_is_asked(
+        self, cli: Cli, options: tuple[str, ...], allowed: str
+    ) -> None:
+        result = cli("round", "start", "http://127.0.0.1:9", *ROUND, *options)
+        assert (result.code, result.out) == (2, "")
+        assert result.err == f"hallmark: --until: {options[1]!r} is not allowed; allowed: {allowed}\n"
+
+
+@asynccontextmanager
+async def forgetful(answers: list[bytes | None]) -> AsyncIterator[str]:
+    """A server that answers requests as it is told to; where that is with None it hangs up."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = answers.pop(0) if answers else None
+        if body is not None:
+            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            writer.write(head.encode() + body)
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def look(state: str, checked: int) -> bytes:
+    return json.dumps({**STATUS, "state": state, "total_checked": checked}).encode()
+
+
+async def test_watching_survives_a_server_that_does_not_answer_for_a_moment(cli: Cli) -> None:
+    answers = [look("GENERATING", 5), None, None, look("GENERATING", 6), None, look("STOPPED", 7)]
+    async with forgetful(answers) as url:
+        result = await asyncio.to_thread(cli, "round", "watch", url, "--interval", 0.1)
+    assert (result.code, result.err) == (0, "")
+    shown = [line.split()[:3] for line in result.out.splitlines()]
+    assert shown == [
+        ["GENERATING", "checked", "5"],
+        ["GENERATING", "checked", "6"],
+        ["STOPPED", "checked", "7"],
+    ]
+
+
+async def test_watching_gives_up_on_a_server_that_is_gone(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "_PATIENCE_SECONDS", 0.5)
+    async with forgetful([look("GENERATING", 5)]) as url:
+        result = await asyncio.to_thread(cli, "round", "watch", url, "--interval", 0.1)
+    assert result.code == 2
+    assert result.err.startswith(f"hallmark: no answer from {url}: ")
+    assert len(result.out.splitlines()) == 1
+
+
+async def test_watching_does_not_wait_for_a_server_that_has_never_answered(cli: Cli) -> None:
+    async with forgetful([None, look("STOPPED", 7)]) as url:
+        result = await asyncio.to_thread(cli, "round", "watch", url)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"hallmark: no answer from {url}: ")

@@ -196,7 +196,10 @@ def test_without_vllm_the_commands_say_so(
     monkeypatch.setitem(sys.modules, "vllm", None)  # Python's own way to have a module missing
     result = cli(*arguments)
     assert result.code == 2
-    assert result.err == f"hallmark: vLLM is not installed in the environment of {sys.executable}\n"
+    assert result.err == (
+        f"hallmark: vLLM is not installed in the environment of {sys.executable}\n"
+        "hint: pip install vllm puts it there\n"
+    )
 
 
 def test_the_command_line_needs_nothing_that_only_vllm_brings() -> None:

@@ -44,11 +44,12 @@ def port() -> int:
     return number
 
 
-def refusal(cli: Cli, model: object, *flags: object) -> str:
-    """What is said, without the name of the command."""
+def refusal(cli: Cli, model: object, *flags: object, hint: str | None = None) -> str:
+    """What is said, without the name of the command; a hint below it is the one that is expected."""
     result = cli("serve", model, "--host", "127.0.0.1", *flags)
     assert (result.code, result.out) == (2, "")
-    [line] = result.err.splitlines()
+    line, *hints = result.err.splitlines()
+    assert hints == ([] if hint is None else [f"hint: {hint}"])
     assert line.startswith("hallmark: ")
     return line.removeprefix("hallmark: ")
 
@@ -56,8 +57,8 @@ def refusal(cli: Cli, model: object, *flags: object) -> str:
 def test_a_port_in_use(cli: Cli, model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        told = refusal(cli, model, "--port", port)
-    assert told == f"port {port} on 127.0.0.1 is in use; choose another --port"
+        told = refusal(cli, model, "--port", port, hint="choose another one with --port")
+    assert told == f"port {port} on 127.0.0.1 is in use"
 
 
 REFUSED = [

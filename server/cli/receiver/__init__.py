@@ -1,0 +1,1 @@
+"""`hallmark receiver`: take the callbacks of servers and keep them, and read what came."""

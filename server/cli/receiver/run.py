@@ -1,0 +1,123 @@
+"""`hallmark receiver`: take the callbacks of servers and keep them."""
+
+import os
+from contextlib import suppress
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hallmark.poc.core.errors import DatabaseError, FieldError
+from hallmark.server.cli.consoles import say
+from hallmark.server.cli.receiver.options import DEFAULT_DATABASE
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+__all__ = ["receiver"]
+
+
+def receiver(
+    context: typer.Context,
+    database: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="The SQLite file that keeps the batches; its folder must be there."
+        ),
+    ] = DEFAULT_DATABASE,
+    host: Annotated[str, typer.Option(metavar="HOST", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="PORT", help="The port; 0 takes a free one.")
+    ] = 8099,
+    secrets_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Take only what is signed with a secret of this file; or set HALLMARK_WEBHOOK_SECRETS.",
+        ),
+    ] = None,
+) -> None:
+    """Receive the callbacks of servers, and read what came.
+
+    It takes POST /generated and POST /validated. A batch is on disk before it is acknowledged. One that is
+    delivered twice is kept once.
+
+    With a secret, from hallmark secret, callbacks that are not signed with it are refused. Without one,
+    whoever reaches the port can deliver. Two are taken while one replaces the other.
+
+    Read the file with list, export and stats below. Over HTTP there are GET /batches, GET /batches/ID,
+    GET /stats, GET /provers, GET /health and GET /metrics. They ask nobody for a token: whoever reaches the
+    port can read.
+    """
+    if context.invoked_subcommand is not None:
+        _check_nothing_given(context)
+        return
+    from hallmark.server.receiver.listening import listening
+
+    with listening(host, port) as (socket, url):
+        import uvicorn
+
+        from hallmark.poc.settings.secret_sources import read_webhook_secrets
+        from hallmark.poc.webhooks.signature import parse_secret
+
+        path = None if secrets_file is None else str(secrets_file)
+        secrets = [
+            parse_secret(secret.get_secret_value())
+            for secret in read_webhook_secrets("--secrets-file", path, os.environ)
+        ]
+        server = uvicorn.Server(uvicorn.Config(_app(database, secrets), log_config=_log_config()))
+        say(f"Callbacks are taken at {url}.")
+        say(
+            "Callbacks are taken where they are signed with the secret."
+            if secrets
+            else "Callbacks are taken from whoever reaches the port, signed or not: no secret is set."
+        )
+        # Ctrl-C ends it; uvicorn raises it once more when all is closed.
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[socket])
+
+
+def _check_nothing_given(context: typer.Context) -> None:
+    """Refuse the receiver's own options before a subcommand, which has its own.
+
+    Raises:
+        BadParameter: One is given.
+    """
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if (source := context.get_parameter_source(parameter.name or "")) and source.name == "COMMANDLINE"
+    ]
+    if given:
+        name = context.invoked_subcommand
+        raise typer.BadParameter(
+            f"{', '.join(given)} before {name} is for the receiver itself; options of {name} come after it"
+        )
+
+
+def _log_config() -> dict[str, Any]:
+    """Return uvicorn's settings of its log, with requests on standard error too."""
+    from uvicorn.config import LOGGING_CONFIG
+
+    config = deepcopy(LOGGING_CONFIG)
+    config["handlers"]["access"]["stream"] = "ext://sys.stderr"
+    return config
+
+
+def _app(database: Path, secrets: list[bytes]) -> "FastAPI":
+    """Make the application.
+
+    Raises:
+        FieldError: The database cannot be used, or its folder is not there.
+    """
+    from hallmark.server.receiver.app import create_app
+
+    if not database.absolute().parent.is_dir():
+        missing = FieldError("--database", str(database), "a path in a folder that is there")
+        missing.add_note("make the folder first, or choose another with --database")
+        raise missing
+    try:
+        return create_app(database, secrets)
+    except DatabaseError as exc:
+        raise FieldError("--database", str(database), f"a path for a SQLite file ({exc})") from exc
