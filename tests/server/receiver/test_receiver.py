@@ -13,19 +13,12 @@ from typing import Any
 import httpx
 import pytest
 from command_line import Cli
+from received import BATCH
 
 from hallmark.poc.settings.secret_sources import WEBHOOK_SECRETS_VARIABLE
 from hallmark.poc.webhooks.signature import generate_secret, parse_secret, signature
 from hallmark.server.processes.child import ChildProcess, free_port
 
-BATCH: dict[str, Any] = {
-    "public_key": "a key",
-    "block_hash": "a block",
-    "block_height": 7,
-    "node_id": 0,
-    "nonces": [0, 1, 2],
-    "dist": [1.41, 1.39, 1.4],
-}
 VERDICT: dict[str, Any] = {
     **BATCH,
     "received_dist": [1.41, 1.39, 1.4],

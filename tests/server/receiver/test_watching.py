@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 from judged import judged_batch, validated_body
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
+from received import BATCH
 from rounds import make_round
 
 from hallmark.poc.webhooks.signature import generate_secret, parse_secret
@@ -20,14 +21,6 @@ from hallmark.server.receiver.store import BatchStore
 
 ROUND = make_round(honest_sigma=0.1, numbers=2, fraud_threshold=1e-7)
 HONEST = {**validated_body(judged_batch(ROUND, range(16), 1.0)), "node_id": 0}
-BATCH = {
-    "public_key": "a key",
-    "block_hash": "a block",
-    "block_height": 7,
-    "node_id": 0,
-    "nonces": [0, 1, 2],
-    "dist": [1.41, 1.39, 1.4],
-}
 
 
 @pytest.fixture

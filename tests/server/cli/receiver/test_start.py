@@ -16,6 +16,7 @@ import httpx
 import pytest
 from command_line import Cli
 from judged import judged_batch, validated_body
+from received import BATCH
 from rounds import make_round
 
 from hallmark.poc.outbox.database import OutboxDatabase
@@ -23,14 +24,6 @@ from hallmark.server.processes.child import ChildProcess, ProcessError, free_por
 from hallmark.server.receiver.listening import listening
 
 HALLMARK = (sys.executable, "-P", "-m", "hallmark.server")
-BATCH: dict[str, Any] = {
-    "public_key": "a key",
-    "block_hash": "a block",
-    "block_height": 7,
-    "node_id": 0,
-    "nonces": [0, 1, 2],
-    "dist": [1.41, 1.39, 1.4],
-}
 HEAVY = ("torch", "triton", "scipy", "vllm", "transformers")
 
 
