@@ -1,5 +1,6 @@
 """The `hallmark` command, which is `python -P -m hallmark.server` too."""
 
+import io
 import sys
 import traceback
 
@@ -14,10 +15,21 @@ def main() -> None:
     Notes that were added to the error are printed below it, as hints. No error may end it with code 1, which
     is a verdict: fraud.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A locale without some sign of a table must not cost a verdict.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         from hallmark.server.commands import app
 
         app(prog_name="hallmark")
+    except SystemExit as exc:
+        # Libraries end with 1 where a reader has gone away.
+        if isinstance(exc.__context__, BrokenPipeError):
+            sys.exit(2)
+        raise
+    except BrokenPipeError:
+        sys.exit(2)
     except HallmarkError as exc:
         from hallmark.server.cli.consoles import say
 

@@ -44,7 +44,7 @@ class PlatformNumbers:
 
 
 def claimed(batches: Sequence[DeliveredBatch]) -> PlatformNumbers:
-    """What the provers of some proofs have computed, which must be one platform at rate 1.
+    """Return what the provers of some proofs have computed, which must be one platform at rate 1.
 
     Raises:
         StateError: They are of several platforms, or of a round below rate 1.
@@ -74,7 +74,7 @@ def _take(proof: ProofBatch, distances: dict[_Key, float], numbers: dict[_Key, S
 
 
 def validated(batches: Sequence[DeliveredBatch]) -> PlatformNumbers:
-    """What the validator of some `/validated` bodies has computed.
+    """Return what the validator of some `/validated` bodies has computed.
 
     Raises:
         FieldError: The proofs carry no recomputed distances.
@@ -95,7 +95,7 @@ def validated(batches: Sequence[DeliveredBatch]) -> PlatformNumbers:
 def recomputed(
     recomputation: "Recomputation", rounds: Sequence[Round], numerics: Numerics
 ) -> PlatformNumbers:
-    """What this machine has computed of some rounds.
+    """Return what this machine has computed of some rounds.
 
     Raises:
         StateError: One of the rounds is below rate 1.

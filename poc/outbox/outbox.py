@@ -99,7 +99,7 @@ class Outbox:
     async def begin_round(
         self, config: PoCConfig, digest: str, template: Mapping[str, Any], phase: PoCState
     ) -> int:
-        """Note a round that begins, in the place of any before it.
+        """Note a round that begins; any before it is over.
 
         Args:
             config: The request.

@@ -1,4 +1,4 @@
-"""The running round and what it has found, so that a crash loses neither."""
+"""The rounds of a server and what the running one has found, so that a crash loses neither."""
 
 import json
 import logging
@@ -258,15 +258,16 @@ class RoundJournal:
         """
         with self._database.transaction() as connection:
             connection.execute(
-                "UPDATE rounds SET is_over = ?, reason = ?, updated_at = ? WHERE id = ? AND is_over < ?",
+                "UPDATE rounds SET is_over = max(is_over, ?), reason = coalesce(?, reason), updated_at = ?"
+                " WHERE id = ? AND is_over < ?",
                 (reason is None, reason, now, identifier, _CLOSED),
             )
 
     def recover(self, now: float) -> tuple[InterruptedRound | None, list[Dropped]]:
-        """What the last server left: its findings are queued.
+        """Take over what the last server left: its findings are queued.
 
         A round that another version of Hallmark has begun by another protocol or so that this one cannot read
-        it is forgotten, which is logged; what it found is delivered as what it is.
+        it is over, which is logged; what it found is delivered as what it is.
 
         Returns:
             The round that it was interrupted in, and what had to make room.
@@ -287,13 +288,13 @@ class RoundJournal:
                     protocol,
                     PROTOCOL,
                 )
-                connection.execute("DELETE FROM rounds WHERE NOT is_over")
+                _close(connection)
                 return None, dropped
             try:
                 asked, entered = PoCConfig(**json.loads(config)), PoCState(phase)
             except (TypeError, ValueError) as exc:
                 logger.error("A round of another version of Hallmark is not gone on with: %s", exc)
-                connection.execute("DELETE FROM rounds WHERE NOT is_over")
+                _close(connection)
                 return None, dropped
         return InterruptedRound(identifier, asked, digest, entered, *rest), dropped
 
@@ -308,7 +309,7 @@ class RoundJournal:
 
     def _end_all(self, connection: sqlite3.Connection, now: float) -> list[Dropped]:
         dropped = self._merge_all(connection, now)
-        connection.execute("UPDATE rounds SET is_over = ?", (_CLOSED,))
+        _close(connection)
         return dropped
 
     def _merge_all(self, connection: sqlite3.Connection, now: float) -> list[Dropped]:
@@ -317,7 +318,7 @@ class RoundJournal:
 
 
 def journaled_rounds(database: OutboxDatabase) -> list[JournaledRound]:
-    """The rounds of a database, the latest first.
+    """Return the rounds of a database, the latest first; of a request that is not JSON nothing is known.
 
     Raises:
         OutboxError: The database cannot be read.
@@ -325,10 +326,15 @@ def journaled_rounds(database: OutboxDatabase) -> list[JournaledRound]:
     names = [each.name for each in fields(JournaledRound)]
     with database.reading() as connection:
         rows = connection.execute(
-            "SELECT id, config, digest, phase, position, valid, failed, begun_at, updated_at, reason, is_over"
-            " FROM rounds ORDER BY id DESC"
+            "SELECT id, iif(json_valid(config), config, '{}'), digest, phase, position, valid, failed,"
+            " begun_at, updated_at, reason, is_over FROM rounds ORDER BY id DESC"
         ).fetchall()
     return [
         JournaledRound(**{**found, "config": json.loads(found["config"]), "is_over": bool(found["is_over"])})
         for found in (dict(zip(names, row, strict=True)) for row in rows)
     ]
+
+
+def _close(connection: sqlite3.Connection) -> None:
+    """Let nothing more be recorded of the rounds that there are."""
+    connection.execute("UPDATE rounds SET is_over = ?", (_CLOSED,))

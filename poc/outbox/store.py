@@ -175,7 +175,7 @@ class OutboxStore:
         return self._run(self._journal.end, identifier, reason, now)
 
     def forget_rounds(self, now: float) -> asyncio.Future[list[Dropped]]:
-        """Forget every round, once what it found is queued; the result is what had to make room."""
+        """Close every round, once what it found is queued; the result is what had to make room."""
         return self._run(self._journal.forget, now)
 
     def receivers(self) -> Mapping[str, ReceiverTotals]:

@@ -35,10 +35,11 @@ class ServerError(HallmarkError):
         self.status = status
         self.detail = detail
         self.request_id = request_id
-        super().__init__(f"{request}: {status}: {detail}")
+        # A server's words are one sentence, whatever lines they came in.
+        super().__init__(f"{request}: {status}: {' '.join(detail.split())}")
         if status == httpx.codes.UNAUTHORIZED:
             self.add_note(f"set {API_KEY_VARIABLE} or --api-key")
-        elif status == httpx.codes.NOT_FOUND:
+        elif status == httpx.codes.NOT_FOUND and "/validate/" not in request:
             self.add_note("is this the URL of a server that was started by hallmark serve?")
         elif request_id is not None and status >= httpx.codes.INTERNAL_SERVER_ERROR:
             self.add_note(f"the server's log may say more about request {request_id}")

@@ -1,5 +1,6 @@
 """Where commands write: results to standard output, everything else to standard error."""
 
+import io
 import os
 import sys
 from typing import IO, Annotated, Final
@@ -7,9 +8,10 @@ from typing import IO, Annotated, Final
 import typer
 from rich.console import Console, RenderableType
 
+from hallmark.poc.core.errors import StateError
 from hallmark.server.cli.words import printable
 
-__all__ = ["WIDE", "AsJson", "notes", "print_or_drop", "results", "say", "show"]
+__all__ = ["WIDE", "AsJson", "is_terminal", "notes", "print_or_drop", "results", "say", "show"]
 
 WIDE: Final = 120
 """Columns from which on views show more; in 80 they show what matters."""
@@ -17,6 +19,14 @@ WIDE: Final = 120
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 _OFF_A_TERMINAL: Final = 100_000
+
+
+class _Console(Console):
+    """A console whose reader may go away: the exit code stays the command's, where rich's is a verdict."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        _drop(self.file)
 
 
 def results() -> Console:
@@ -44,20 +54,37 @@ def print_or_drop(text: str) -> bool:
     """Print what may be piped into a command that does not read on; return whether anybody reads.
 
     The exit code stays the command's then: libraries would exit with 1, which is a verdict, Python with 120.
+
+    Raises:
+        StateError: Standard output cannot be written, as on a full disk.
     """
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop(sys.stdout)
         return False
+    except OSError as exc:
+        _drop(sys.stdout)
+        raise StateError(f"standard output cannot be written: {exc.strerror}") from exc
     return True
 
 
 def say(sentence: str) -> None:
     """Write a sentence to standard error: on a terminal wrapped between words, else on one line."""
-    notes().print(printable(sentence), markup=False, soft_wrap=not sys.stderr.isatty())
+    notes().print(printable(sentence), markup=False, soft_wrap=not is_terminal(sys.stderr))
 
 
-def _console(file: IO[str]) -> Console:
-    is_sized = file.isatty() or "COLUMNS" in os.environ
-    return Console(file=file, highlight=False, width=None if is_sized else _OFF_A_TERMINAL)
+def is_terminal(file: IO[str] | None) -> bool:
+    """Tell whether somebody looks on, whatever variables say of colours; None is a stream that is closed."""
+    return file is not None and file.isatty()
+
+
+def _console(file: IO[str] | None) -> Console:
+    is_sized = is_terminal(file) or "COLUMNS" in os.environ
+    width = None if is_sized else _OFF_A_TERMINAL
+    return _Console(file=io.StringIO() if file is None else file, highlight=False, width=width)
+
+
+def _drop(file: IO[str]) -> None:
+    """Let what is still written to a stream go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())

@@ -1,24 +1,23 @@
 """`hallmark outbox`: look at the callbacks that a server keeps, and decide about them."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, TextIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hallmark.poc.core.errors import FieldError
 from hallmark.server.cli.consoles import WIDE, AsJson, print_or_drop, results, say, show
+from hallmark.server.cli.json_lines import write_lines
 from hallmark.server.cli.outbox_file import OutboxFile, OutboxPort, opened
 from hallmark.server.cli.words import counted, size, span
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.table import Table
     from rich.text import Text
 
@@ -102,18 +101,11 @@ def export(
 
     It has a JSON object on each line; the callbacks stay in the outbox. What is there already is replaced.
     """
-    with _queue(outbox, port) as queue:
-        if file == "-":
-            _export(queue, sys.stdout)
-            return
-        try:
-            # Proofs are nobody else's business.
-            descriptor = os.open(file, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
-            with open(descriptor, "w", encoding="utf-8") as target:
-                count = _export(queue, target)
-        except OSError as exc:
-            raise FieldError("FILE", file, f"a path to write to ({exc.strerror})") from exc
-    say(f"{counted(count, 'callback')} written to {file}")
+    from hallmark.poc.outbox.delivery_queue import DeliveryQueue
+
+    with opened(outbox, port) as database:
+        count = write_lines(file, _exported(DeliveryQueue(database)), Path(str(database)))
+    say(f"{counted(count, 'callback')} written to {'standard output' if file == '-' else file}")
 
 
 def _confirm(question: str) -> None:
@@ -123,24 +115,21 @@ def _confirm(question: str) -> None:
         raise typer.Exit(2)
 
 
-def _export(queue: "DeliveryQueue", target: TextIO) -> int:
-    count = 0
+def _exported(queue: "DeliveryQueue") -> Iterator[dict[str, object]]:
+    """Yield callbacks with their bodies, as they are written to files."""
     for delivery, body in queue.exported():
-        line = {
+        yield {
             "webhook_id": delivery.webhook_id,
             "url": delivery.url,
             "kind": delivery.kind,
             "created_at": delivery.created_at,
             "body": body,
         }
-        print(json.dumps(line), file=target)
-        count += 1
-    return count
 
 
 @contextmanager
-def _queue(outbox: "Path | None", port: int | None) -> Iterator["DeliveryQueue"]:
-    """The callbacks of the server that the options name."""
+def _queue(outbox: Path | None, port: int | None) -> Iterator["DeliveryQueue"]:
+    """Open the callbacks of the server that the options name."""
     from hallmark.poc.outbox.delivery_queue import DeliveryQueue
 
     with opened(outbox, port) as database:
@@ -169,7 +158,7 @@ def _known(queue: "DeliveryQueue", ids: Collection[int] | None) -> list[int] | N
 
 
 def _views(deliveries: Collection["Delivery"], now: float, *, is_wide: bool) -> Iterator["Table | Text"]:
-    """A heading for each receiver, and a table of what is to go there."""
+    """Yield a heading for each receiver, and a table of what is to go there."""
     from hallmark.server.cli.tables import text
 
     for url in dict.fromkeys(delivery.url for delivery in deliveries):

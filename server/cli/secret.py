@@ -1,8 +1,7 @@
 """`hallmark secret`: make a secret that callbacks are signed with."""
 
-import typer
-
 from hallmark.poc.webhooks.signature import generate_secret
+from hallmark.server.cli.consoles import print_or_drop
 
 __all__ = ["secret"]
 
@@ -14,4 +13,4 @@ def secret() -> None:
     by the variable HALLMARK_WEBHOOK_SECRETS. To replace it, let the receiver know both, separated by a space,
     then the server; then take the old one from the server, and last from the receiver.
     """
-    typer.echo(generate_secret())
+    print_or_drop(generate_secret())

@@ -31,4 +31,4 @@ def new_table(*headings: str, numbers: Collection[str] = (), folds: Collection[s
 
 def text(value: str, style: str = "") -> Text:
     """Return what somebody sent as it may be shown: no markup, and nothing that a terminal obeys."""
-    return Text(printable(value), style)
+    return Text(printable(value).replace("\n", "\\n"), style)

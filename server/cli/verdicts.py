@@ -131,7 +131,7 @@ def p_value(value: float | None) -> str:
 
 
 def exit_code(verdicts: Collection[str]) -> int:
-    """0 where all are honest, 1 with fraud among them, else 2; an error is to be given as no verdict."""
+    """Return 0 where all are honest, 1 with fraud among them, else 2; an error counts as no verdict."""
     if "fraud" in verdicts:
         return 1
     return 0 if set(verdicts) == {"honest"} else 2

@@ -5,6 +5,8 @@ from importlib.metadata import version
 
 import typer
 
+from hallmark.server.cli.consoles import print_or_drop
+
 __all__ = ["print_version"]
 
 
@@ -22,7 +24,7 @@ def print_version(wanted: bool) -> None:
         "python": platform.python_version(),
     }
     for name, found in rows.items():
-        typer.echo(f"{name:10}{found}")
+        print_or_drop(f"{name:10}{found}")
     raise typer.Exit
 
 

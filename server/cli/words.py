@@ -3,7 +3,7 @@
 from itertools import pairwise
 from typing import Final
 
-__all__ = ["counted", "printable", "size", "span", "yes_or_no"]
+__all__ = ["counted", "explained", "printable", "size", "span", "yes_or_no"]
 
 _UNITS: Final = (("d", 86_400), ("h", 3_600), ("min", 60))
 
@@ -39,6 +39,11 @@ def size(count: int) -> str:
 def yes_or_no(value: bool) -> str:
     """Return what a truth value is in a table."""
     return "yes" if value else "no"
+
+
+def explained(error: BaseException) -> str:
+    """Return what an error says, and after it what was noted as a next step."""
+    return "; ".join([str(error), *getattr(error, "__notes__", ())])
 
 
 def printable(value: str) -> str:

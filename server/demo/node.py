@@ -17,7 +17,19 @@ from hallmark.server.cli.client import PoCClient, UnreachableError
 from hallmark.server.models.small import fast_dtype
 from hallmark.server.processes.child import ChildProcess, free_port
 
-__all__ = ["BATCH_SIZE", "SEQ_LEN", "DemoError", "Node", "Receiver", "running_node", "running_receiver"]
+__all__ = [
+    "BATCH_SIZE",
+    "SEQ_LEN",
+    "STALL_SECONDS",
+    "DemoError",
+    "Node",
+    "Receiver",
+    "running_node",
+    "running_receiver",
+]
+
+STALL_SECONDS: Final = 180.0
+"""The longest that anything is waited for: a verdict takes a minute where the cores are slow and busy."""
 
 BATCH_SIZE: Final = 32
 SEQ_LEN: Final = 64
@@ -172,7 +184,10 @@ def running_node(model: Path, log: Path, api_key: str) -> Iterator[Node]:
         log=log,
         environment={**_ENVIRONMENT, API_KEY_VARIABLE: api_key},
     )
-    with process, PoCClient(f"http://127.0.0.1:{port}", api_key, use_proxies=False) as poc:
+    with (
+        process,
+        PoCClient(f"http://127.0.0.1:{port}", api_key, timeout=STALL_SECONDS, use_proxies=False) as poc,
+    ):
 
         def is_up() -> bool:
             try:

@@ -21,10 +21,12 @@ from hallmark.poc.verdict.judge import Verdict
 from hallmark.server.cli.client import ServerError, explain
 from hallmark.server.cli.round.validate import look_up, submit_and_wait
 from hallmark.server.cli.steps import Steps
+from hallmark.server.cli.words import explained
 from hallmark.server.demo.claims import Claim, claims
 from hallmark.server.demo.node import (
     BATCH_SIZE,
     SEQ_LEN,
+    STALL_SECONDS,
     DemoError,
     Node,
     Receiver,
@@ -47,7 +49,6 @@ _COMPUTED: Final = {"seq_len": SEQ_LEN, "batch_size": BATCH_SIZE}
 _QUESTION: Final = "What is the capital of France?"
 _POLL_SECONDS: Final = 0.5
 _CHAT_PAUSE_SECONDS: Final = 1.0  # chat comes first: without pauses the validation would wait for it
-_STALL_SECONDS: Final = 180.0
 _CONFLICT: Final = 409
 
 # A fast machine may give the verdict before it answers the first chat request: then the proof is sent again.
@@ -152,7 +153,7 @@ class Story:
                 with self._steps.step(f"Provide {SMOLLM2.name}, a really trained model") as update:
                     return SMOLLM2.ensure(update)
             except (ModelUnavailableError, UnsupportedError) as exc:
-                self._steps.warn(f"{exc}. The demo goes on with a small model that is made here.")
+                self._steps.warn(f"{explained(exc)}. The demo goes on with a small model that is made here.")
         model = self._folder / "model"
         self.model_name = "the small made model"
         with self._steps.step("Make a small model with random weights, which says nothing sensible"):
@@ -254,8 +255,8 @@ def _deliveries(receiver: Receiver, block_hash: str) -> Iterator[int]:
         delivered = receiver.count("honest", block_hash)
         if delivered > most:
             most, last_growth = delivered, time.monotonic()
-        if time.monotonic() - last_growth > _STALL_SECONDS:
-            raise DemoError(f"the receiver has {most} nonces and has got none for {_STALL_SECONDS:g} s")
+        if time.monotonic() - last_growth > STALL_SECONDS:
+            raise DemoError(f"the receiver has {most} nonces and has got none for {STALL_SECONDS:g} s")
         yield delivered
         time.sleep(_POLL_SECONDS)
 
@@ -263,7 +264,7 @@ def _deliveries(receiver: Receiver, block_hash: str) -> Iterator[int]:
 def _validate(node: Node, claim: Claim) -> Judged:
     """Have a proof judged, which the server may refuse as not of its round."""
     try:
-        return Judged(claim, submit_and_wait(node.poc, claim.proof, seconds=_STALL_SECONDS))
+        return Judged(claim, submit_and_wait(node.poc, claim.proof, seconds=STALL_SECONDS))
     except ServerError as exc:
         if exc.status != _CONFLICT:
             raise

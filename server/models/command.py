@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from hallmark.server.cli.consoles import notes, print_or_drop
+
 __all__ = ["small", "smollm2"]
 
 _DIRECTORY = typer.Argument(
@@ -31,7 +33,6 @@ def smollm2(
     up with. Its SHA-256 is checked, the model in it converted to bf16 (270 MB) and kept in the user's cache.
     By Hugging Face, Apache-2.0.
     """
-    from hallmark.server.cli.consoles import notes
     from hallmark.server.cli.steps import Steps
     from hallmark.server.models.smollm2 import SMOLLM2
     from hallmark.server.models.trained import check_vacant, writing_to
@@ -50,7 +51,7 @@ def smollm2(
     if directory is not None:
         with writing_to(directory) as empty:
             shutil.copytree(found, empty, dirs_exist_ok=True)
-    typer.echo(directory or found)
+    print_or_drop(str(directory or found))
 
 
 def small(
@@ -66,4 +67,4 @@ def small(
 
     with writing_to(directory) as empty:
         build_small_model(empty)
-    typer.echo(directory)
+    print_or_drop(str(directory))

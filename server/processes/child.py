@@ -235,6 +235,6 @@ def check_port(host: str | None, port: int) -> None:
         except (OSError, OverflowError) as exc:
             if isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE:
                 error = ProcessError(f"port {port} on {where} is in use")
-                error.add_note("choose another one with --port")
+                error.add_note("choose another with --port")
                 raise error from exc
             raise ProcessError(f"cannot listen on port {port} of {where}: {exc}") from exc

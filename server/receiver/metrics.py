@@ -16,7 +16,7 @@ CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
 
 class ReceiverMetrics(Collector):
-    """Counts what one application takes, in a registry of its own; used by one thread at a time."""
+    """Count what one application takes, in a registry of its own; used by one thread at a time."""
 
     def __init__(self) -> None:
         self._batches = _by_kind()

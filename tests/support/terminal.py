@@ -51,6 +51,8 @@ def _show(run: Callable[[], None], columns: int, lines: int) -> None:
         for name in ("COLUMNS", "LINES"):
             os.environ.pop(name, None)
         os.environ["TERM"] = "xterm-256color"
+        # Those of this process know where they stood in the files that they wrote to.
+        sys.stdout, sys.stderr = map(os.fdopen, (1, 2), "ww")
         run()
     except SystemExit:
         pass

@@ -161,7 +161,7 @@ def run(
 
 
 def _rate(task: "Task") -> str:
-    """How fast it goes, and how long it still takes."""
+    """Return how fast it goes, and how long it still takes."""
     if task.speed is None or task.time_remaining is None:
         return ""
     return f"{task.speed:.3g} nonces/s, {span(task.time_remaining)} left"

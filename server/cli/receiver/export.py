@@ -1,17 +1,14 @@
 """`hallmark receiver export`: batches with their bodies, for hallmark verify and others."""
 
-import json
-import os
-import stat
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from itertools import chain
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hallmark.poc.core.errors import FieldError, StateError
-from hallmark.server.cli.consoles import print_or_drop, say
+from hallmark.server.cli.consoles import say
+from hallmark.server.cli.json_lines import write_lines
 from hallmark.server.cli.receiver.options import (
     DEFAULT_DATABASE,
     BlockHash,
@@ -54,15 +51,7 @@ def export(
             nothing.add_note("hallmark receiver list shows what there is")
             raise nothing
         batches = filter(None, map(store.get, chain((first,), matching)))
-        if file == "-":
-            count = _write(batches, print_or_drop)
-        else:
-            _check_target(Path(file), database)
-            try:
-                with open(file, "w", encoding="utf-8", opener=_open_private) as target:
-                    count = _write(batches, lambda line: print(line, file=target))
-            except OSError as exc:
-                raise FieldError("FILE", file, f"a path to write to ({exc.strerror})") from exc
+        count = write_lines(file, batches, database)
     say(f"{counted(count, 'batch')} written to {'standard output' if file == '-' else file}")
 
 
@@ -88,28 +77,3 @@ def _matches(store: "BatchStore", identifier: int, wanted: "Filters") -> bool:
         return False
     found = store.find(**wanted, after=identifier - 1, limit=1)
     return [batch["id"] for batch in found] == [identifier]
-
-
-def _check_target(target: Path, database: Path) -> None:
-    """Refuse to write over the batches themselves.
-
-    Raises:
-        FieldError: The target is the database.
-    """
-    if target.exists() and target.samefile(database):
-        raise FieldError("FILE", str(target), "another file than that of the receiver")
-
-
-def _open_private(path: str, flags: int) -> int:
-    """Open a file for this user's eyes only, one that was there too: proofs are nobody else's business."""
-    descriptor = os.open(path, flags, 0o600)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.fchmod(descriptor, 0o600)
-    return descriptor
-
-
-def _write(batches: Iterable[dict[str, Any]], write: Callable[[str], object]) -> int:
-    count = 0
-    for count, batch in enumerate(batches, start=1):  # noqa: B007  # it is returned
-        write(json.dumps(batch))
-    return count

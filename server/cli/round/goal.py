@@ -16,8 +16,8 @@ Until = Annotated[
     str | None,
     typer.Option(
         metavar="N|TIME",
-        help="Follow the round and stop it after so many checked nonces (10000), or so long since its start "
-        "(90s, 5min, 2h).",
+        help="Follow the round and stop it after so many checked nonces (10000), or so long since it, or "
+        "its server, was started (90s, 5min, 2h).",
     ),
 ]
 
@@ -58,7 +58,7 @@ class Goal:
         return float(status["elapsed_seconds" if self.is_time else "total_checked"])
 
     def is_reached(self, status: Mapping[str, Any]) -> bool:
-        """Whether a round is to be stopped now."""
+        """Tell whether a round is to be stopped now."""
         return self.reached(status) >= self.amount
 
     def seconds_left(self, status: Mapping[str, Any], rate: float) -> float | None:

@@ -58,7 +58,7 @@ def start(
         _say_if_lowered(answer["pow_status"])
         _say_if_unreachable(answer.get("callback"))
         if watch or goal is not None:
-            follow(client, interval, goal=goal)
+            follow(client, interval, goal=goal, first=answer["pow_status"])
         else:
             print_status(answer["pow_status"])
 

@@ -42,7 +42,7 @@ class Trend:
 
     @property
     def rate(self) -> float | None:
-        """Nonces in a second, lately; None before the second look."""
+        """Return the nonces in a second, lately; None before the second look."""
         return self._rates[-1] if self._rates else None
 
     def curve(self, *, is_ascii: bool) -> str:

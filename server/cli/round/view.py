@@ -25,8 +25,8 @@ _Row = tuple[str, RenderableType]
 def line(status: Mapping[str, Any], goal: Goal | None = None) -> str:
     """Return a status as one line, for a log."""
     parts = [status["state"]]
-    if status["state"] == "VALIDATING":
-        parts += [f"{name} {text}" for name, text in _verdicts(status)]
+    if _is_about_verdicts(status):
+        parts += [f"{name} {shown}" for name, shown in _verdicts(status)]
     else:
         parts += [
             f"checked {counted(status['total_checked'], 'nonce')}",
@@ -38,7 +38,7 @@ def line(status: Mapping[str, Any], goal: Goal | None = None) -> str:
     parts.append(f"callbacks {_callbacks(status['callbacks'])}")
     if status["reason"]:
         parts.append(status["reason"])
-    return printable(" ".join("  ".join(parts).split("\n")))
+    return printable("  ".join(parts)).replace("\n", "\\n")
 
 
 def view(
@@ -93,13 +93,11 @@ def _round(status: Mapping[str, Any]) -> Iterator[_Row]:
 def _progress(
     status: Mapping[str, Any], trend: Trend | None, goal: Goal | None, *, is_ascii: bool
 ) -> Iterator[_Row]:
-    """What the phase has done; of the other phase nothing."""
+    """Yield what the phase has done; of the other phase nothing."""
     if status["config"] is None:
         return
     queue = status["validation"]
-    # One that has stopped shows what it was about.
-    has_judged = queue["completed_jobs"] and not status["total_checked"]
-    is_validating = status["state"] == "VALIDATING" or (status["state"] == "STOPPED" and has_judged)
+    is_validating = _is_about_verdicts(status)
     if is_validating:
         for name, shown in _verdicts(status):
             yield name, f"{shown} since the server's start" if name == "judged" else shown
@@ -115,6 +113,12 @@ def _progress(
         yield "rate", f"{rate:,.1f} nonces/s{curve.rstrip()}"
     if goal is not None:
         yield "until", _goal(status, goal, rate or 0.0)
+
+
+def _is_about_verdicts(status: Mapping[str, Any]) -> bool:
+    """Tell whether a round validates, or has: one that has stopped shows what it was about."""
+    has_judged = bool(status["validation"]["completed_jobs"]) and not status["total_checked"]
+    return status["state"] == "VALIDATING" or (status["state"] == "STOPPED" and has_judged)
 
 
 def _generated(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -145,7 +149,7 @@ def _verdicts(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _stalls(slices: Mapping[str, Any]) -> Iterator[_Row]:
-    """What chat feels of it; nothing before there was any."""
+    """Yield what chat feels of it; nothing before there was any."""
     if slices["share_used"] is not None:
         yield (
             "beside chat",
@@ -204,7 +208,7 @@ def _callbacks(callbacks: Mapping[str, Any]) -> str:
 
 
 def _details(status: Mapping[str, Any]) -> Iterator[_Row]:
-    """What a wide terminal has room for."""
+    """Yield what a wide terminal has room for."""
     config = status["config"]
     if config is not None:
         yield "batches", f"{counted(config['batch_size'], 'nonce')} of {counted(config['seq_len'], 'row')}"

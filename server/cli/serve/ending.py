@@ -4,6 +4,7 @@ import signal
 from collections.abc import Sequence
 
 from hallmark.server.cli.serve.plan import ServePlan
+from hallmark.server.cli.words import explained
 from hallmark.server.processes.child import ProcessError, check_port
 from hallmark.server.processes.endings import how_it_ended
 
@@ -68,5 +69,5 @@ def _lost_port(plan: ServePlan) -> str | None:
     try:
         check_port(*plan.address)
     except ProcessError as exc:
-        return f"vLLM ended before it was ready: {'; '.join([str(exc), *getattr(exc, '__notes__', ())])}"
+        return f"vLLM ended before it was ready: {explained(exc)}"
     return None

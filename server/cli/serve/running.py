@@ -2,7 +2,6 @@
 
 import math
 import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import httpx
 from hallmark.poc.core.errors import UnsupportedError
 from hallmark.poc.core.last_words import LAST_WORDS_VARIABLE
 from hallmark.server.cli.client import PREFIX, explain
+from hallmark.server.cli.consoles import say
 from hallmark.server.cli.serve.ending import exit_code, why_it_ended
 from hallmark.server.cli.serve.plan import ServePlan
 from hallmark.server.processes.child import ChildProcess
@@ -120,4 +120,4 @@ def _probe(client: httpx.Client) -> bool:
 
 
 def _say(sentence: str) -> None:
-    print(f"hallmark: {sentence}", file=sys.stderr, flush=True)
+    say(f"hallmark: {sentence}")

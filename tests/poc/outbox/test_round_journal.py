@@ -369,6 +369,22 @@ class TestNextStart:
             kept.queue.drop()
         kept.database.close()
 
+    def test_why_one_has_failed_is_remembered_when_it_is_over(self, kept: Kept) -> None:
+        first = kept.begin()
+        kept.journal.end(first, "CUDA error", 1e9)
+        kept.journal.end(first, None, 1e9 + 1)
+        kept.begin()
+        reasons = [(round_.reason, round_.is_over) for round_ in journaled_rounds(kept.database)]
+        assert reasons == [(None, False), ("CUDA error", True)]
+
+    def test_one_that_was_stopped_is_not_gone_on_with_though_its_failure_is_noted_later(
+        self, kept: Kept
+    ) -> None:
+        identifier = kept.begin()
+        kept.journal.end(identifier, None, 1e9)
+        kept.journal.end(identifier, "CUDA error", 1e9)
+        assert kept.recover() is None
+
     def test_one_that_was_replaced_is_not_gone_on_with_though_it_fails_later(self, kept: Kept) -> None:
         first, second = kept.begin(), kept.begin()
         kept.journal.end(first, "CUDA error", 1e9)
@@ -410,7 +426,9 @@ class TestNextStart:
         assert problem in caplog.text
         caplog.clear()
         assert kept.journal.recover(1e9) == (None, [])
-        assert caplog.text == "", "it is forgotten"
+        assert caplog.text == "", "it is over"
+        [listed] = journaled_rounds(kept.database)
+        assert listed.is_over
         kept.database.close()
 
     @pytest.mark.parametrize("protocol", ["hallmark/0", None])

@@ -296,6 +296,21 @@ class TestExport:
         run("export", target)
         assert target.read_text() == ""
 
+    def test_never_over_the_outbox_itself(self, run: Run, path: Path) -> None:
+        result = run("export", path)
+        assert result.code == 2
+        allowed = "another file than the one that is read"
+        assert result.err == f"hallmark: FILE: '{path}' is not allowed; allowed: {allowed}\n"
+        assert len(listed(path)) == 5
+
+    def test_a_file_that_others_could_read_is_closed_to_them(
+        self, run: Run, path: Path, tmp_path: Path
+    ) -> None:
+        target = tmp_path / "callbacks.jsonl"
+        target.touch(0o644)
+        assert run("export", target).code == 0
+        assert target.stat().st_mode & 0o777 == 0o600
+
     def test_a_path_that_cannot_be_written(self, run: Run, tmp_path: Path) -> None:
         result = run("export", tmp_path)
         assert result.code == 2

@@ -169,7 +169,7 @@ def test_a_port_that_somebody_listens_on_is_refused_and_a_free_one_is_not(host: 
             check_port(host, port)
         where = host or "every address"
         assert str(refused.value) == f"port {port} on {where} is in use"
-        assert refused.value.__notes__ == ["choose another one with --port"]
+        assert refused.value.__notes__ == ["choose another with --port"]
     check_port(host, port)
 
 

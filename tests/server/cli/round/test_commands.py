@@ -17,6 +17,7 @@ import httpx
 import pytest
 from command_line import Cli, Result
 from fastapi import FastAPI
+from fastapi.responses import JSONResponse
 from runtime import (
     POC,
     QUICK,
@@ -502,13 +503,41 @@ class TestUntil:
         assert 1.0 <= snapshot(node.manager)["elapsed_seconds"] < 30.0
         assert "  100% of 1 s  " in result.out.splitlines()[-1]
 
-    async def test_another_round_in_its_place_is_not_stopped(self, node: Node) -> None:
+    async def test_a_goal_in_time_is_not_missed_by_a_long_interval(self, node: Node) -> None:
+        result = await node.round("start", *ROUND, *SHORT, "--interval", 60, "--until", "1s")
+        assert (result.code, result.err) == (0, "")
+        assert snapshot(node.manager)["elapsed_seconds"] < 30.0
+
+    async def test_a_goal_is_reached_though_nobody_looks_on(self, node: Node) -> None:
+        reading, writing = os.pipe()
+        os.close(reading)
+        starting = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "hallmark.server", "round", "start", node.url),
+            *map(str, self.QUICKLY),
+            *("--until", "40"),
+            stdout=writing,
+            # Some log collectors say that they take colours; they are no terminal.
+            env={**os.environ, "FORCE_COLOR": "1"},
+        )
+        os.close(writing)
+        assert await starting.wait() == 0
+        assert node.manager.state is PoCState.STOPPED
+        assert snapshot(node.manager)["total_checked"] >= 40
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"block_hash": "another"}, {"node_count": 8}, {"callback_url": "http://127.0.0.1:9"}],
+        ids=str,
+    )
+    async def test_another_round_in_its_place_is_not_stopped(
+        self, node: Node, changes: dict[str, Any]
+    ) -> None:
         starting = asyncio.create_task(node.round("start", *self.QUICKLY, "--until", 10**9))
         await eventually(lambda: snapshot(node.manager)["total_checked"])
         # The first look is the command's own.
         await asyncio.sleep(0.5)
         async with httpx.AsyncClient(base_url=node.url, timeout=60) as client:
-            other = await client.post(f"{POC}/init/generate", json=request(block_hash="another"))
+            other = await client.post(f"{POC}/init/generate", json=request(**changes))
             other.raise_for_status()
         result = await starting
         assert result.code == 2
@@ -583,12 +612,13 @@ async def test_watching_survives_a_server_that_does_not_answer_for_a_moment(cli:
     async with forgetful(answers) as url:
         result = await asyncio.to_thread(cli, "round", "watch", url, "--interval", 0.1)
     assert (result.code, result.err) == (0, "")
-    shown = [line.split()[:3] for line in result.out.splitlines()]
-    assert shown == [
-        ["GENERATING", "checked", "5"],
-        ["GENERATING", "checked", "6"],
-        ["STOPPED", "checked", "7"],
+    lines = result.out.splitlines()
+    shown = [
+        (state, int(checked)) for state, checked in re.findall(r"^(.+?)  checked (\d+)", result.out, re.M)
     ]
+    silent = ("NO ANSWER", 5), ("NO ANSWER", 5), ("NO ANSWER", 6)
+    assert shown == [("GENERATING", 5), *silent[:2], ("GENERATING", 6), silent[2], ("STOPPED", 7)]
+    assert f"  asked again for 0 s: no answer from {url}: " in lines[1]
 
 
 async def test_watching_gives_up_on_a_server_that_is_gone(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -597,7 +627,23 @@ async def test_watching_gives_up_on_a_server_that_is_gone(cli: Cli, monkeypatch:
         result = await asyncio.to_thread(cli, "round", "watch", url, "--interval", 0.1)
     assert result.code == 2
     assert result.err.startswith(f"hallmark: no answer from {url}: ")
-    assert len(result.out.splitlines()) == 1
+    assert [line.partition("  ")[0] for line in result.out.splitlines()] == ["GENERATING", "NO ANSWER"]
+
+
+async def test_a_goal_outlives_a_proxy_that_has_no_server_for_a_moment(cli: Cli) -> None:
+    app, looks = FastAPI(), iter([503, 502, 200])
+
+    def answer() -> JSONResponse:
+        status = next(looks)
+        return JSONResponse(look("STOPPED", 50) if status == 200 else {"detail": "no server"}, status)
+
+    app.add_api_route("/api/v1/pow/status", answer, methods=["GET"])
+    begun = {"pow_status": look("GENERATING", 5)}
+    app.add_api_route("/api/v1/pow/init/generate", lambda: begun, methods=["POST"])
+    async with serving(app) as url:
+        options = (*ROUND, "--until", 40, "--interval", 0.1)
+        result = await asyncio.to_thread(cli, "round", "start", url, *options)
+    assert (result.code, result.err) == (0, "")
 
 
 async def test_watching_does_not_wait_for_a_server_that_has_never_answered(cli: Cli) -> None:

@@ -86,7 +86,7 @@ def test_a_port_that_was_lost_while_it_started_is_named() -> None:
         port = other.getsockname()[1]
         sentence = why_it_ended(planned(port=port), 1, [], "", was_ready=False)
     assert sentence == (
-        f"vLLM ended before it was ready: port {port} on 127.0.0.1 is in use; choose another one with --port"
+        f"vLLM ended before it was ready: port {port} on 127.0.0.1 is in use; choose another with --port"
     )
 
 

@@ -57,7 +57,7 @@ def refusal(cli: Cli, model: object, *flags: object, hint: str | None = None) ->
 def test_a_port_in_use(cli: Cli, model: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        told = refusal(cli, model, "--port", port, hint="choose another one with --port")
+        told = refusal(cli, model, "--port", port, hint="choose another with --port")
     assert told == f"port {port} on 127.0.0.1 is in use"
 
 
