@@ -635,10 +635,12 @@ async def test_a_goal_outlives_a_proxy_that_has_no_server_for_a_moment(cli: Cli)
 
     def answer() -> JSONResponse:
         status = next(looks)
-        return JSONResponse(look("STOPPED", 50) if status == 200 else {"detail": "no server"}, status)
+        return JSONResponse(
+            json.loads(look("STOPPED", 50)) if status == 200 else {"detail": "no server"}, status
+        )
 
     app.add_api_route("/api/v1/pow/status", answer, methods=["GET"])
-    begun = {"pow_status": look("GENERATING", 5)}
+    begun = {"pow_status": json.loads(look("GENERATING", 5))}
     app.add_api_route("/api/v1/pow/init/generate", lambda: begun, methods=["POST"])
     async with serving(app) as url:
         options = (*ROUND, "--until", 40, "--interval", 0.1)
