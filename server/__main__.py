@@ -3,6 +3,7 @@
 import io
 import sys
 import traceback
+from contextlib import suppress
 
 from hallmark.poc.core.errors import HallmarkError
 
@@ -38,9 +39,11 @@ def main() -> None:
             say(f"hint: {note}")
         sys.exit(2)
     except Exception as exc:  # noqa: BLE001  # shown in full, and Python's own exit code for it is 1
-        traceback.print_exc()
         reason = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
-        print(f"hallmark: unexpected error: {reason}", file=sys.stderr)
+        # Where standard error cannot be written either, nobody can be told.
+        with suppress(OSError):
+            traceback.print_exc()
+            print(f"hallmark: unexpected error: {reason}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -8,12 +8,13 @@ from typing import Annotated, Any, Self
 import httpx
 import typer
 
-from hallmark.poc.core.errors import HallmarkError
+from hallmark.poc.core.errors import FieldError, HallmarkError
 from hallmark.poc.settings.settings import API_KEY_VARIABLE
 
 __all__ = ["PREFIX", "ApiKey", "PoCClient", "ServerError", "ServerUrl", "UnreachableError", "explain"]
 
 PREFIX = "/api/v1/pow"
+_MAX_PORT = 65_535
 
 ServerUrl = Annotated[str, typer.Argument(metavar="URL", help="Where the server is: http://HOST:PORT.")]
 ApiKey = Annotated[
@@ -72,6 +73,10 @@ class PoCClient:
             )
         except httpx.InvalidURL as exc:
             raise UnreachableError(f"{url} is not a URL: {exc}") from exc
+        port = self.http.base_url.port
+        if port is not None and not 0 < port <= _MAX_PORT:
+            # Libraries take it modulo 65536, and would show the token to another server.
+            raise FieldError("URL", url, f"http://HOST:PORT with a port from 1 to {_MAX_PORT}")
 
     def __enter__(self) -> Self:
         return self
@@ -118,13 +123,18 @@ class PoCClient:
                 response.headers.get("X-Request-Id"),
             )
         try:
-            return response.json()
+            answer = response.json()
         except json.JSONDecodeError as exc:
             raise UnreachableError(f"{self.url} answers {method} {PREFIX}{path} without JSON") from exc
+        if not isinstance(answer, dict):
+            raise UnreachableError(f"{self.url} answers {method} {PREFIX}{path} without a JSON object")
+        return answer
 
 
 def explain(response: httpx.Response) -> str:
-    """What an error response says, as a sentence."""
+    """Return what an error response says, as a sentence; a page for browsers says nothing."""
+    if "html" in response.headers.get("Content-Type", ""):
+        return response.reason_phrase
     try:
         body = response.json()
     except ValueError:

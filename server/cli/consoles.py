@@ -7,6 +7,7 @@ from typing import IO, Annotated, Final
 
 import typer
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from hallmark.poc.core.errors import StateError
 from hallmark.server.cli.words import printable
@@ -18,6 +19,7 @@ WIDE: Final = 120
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
+_NARROWEST: Final = 80
 _OFF_A_TERMINAL: Final = 100_000
 
 
@@ -32,9 +34,12 @@ class _Console(Console):
 def results() -> Console:
     """Return the console for what a command was asked for.
 
-    Off a terminal it is wide, so that a program finds each row on one line; COLUMNS says otherwise.
+    Off a terminal it is wide, so that a program finds each row on one line; COLUMNS folds tables there too.
     """
-    return _console(sys.stdout)
+    console = _console(sys.stdout)
+    # A table that is narrower would lose digits; a terminal breaks its lines instead.
+    console.width = max(console.width, _NARROWEST)
+    return console
 
 
 def notes() -> Console:
@@ -43,10 +48,11 @@ def notes() -> Console:
 
 
 def show(console: Console, *shown: RenderableType) -> None:
-    """Print results on a console, without spaces at the ends of lines."""
+    """Print results without spaces at the ends of lines; off a terminal no sentence is folded."""
     with console.capture() as captured:
         for each in shown:
-            console.print(each)
+            is_sentence = isinstance(each, Text | str)
+            console.print(each, soft_wrap=is_sentence and not is_terminal(sys.stdout))
     print_or_drop("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
@@ -71,7 +77,11 @@ def print_or_drop(text: str) -> bool:
 
 def say(sentence: str) -> None:
     """Write a sentence to standard error: on a terminal wrapped between words, else on one line."""
-    notes().print(printable(sentence), markup=False, soft_wrap=not is_terminal(sys.stderr))
+    try:
+        notes().print(printable(sentence), markup=False, soft_wrap=not is_terminal(sys.stderr))
+    except OSError:
+        # A log on a full disk must not cost a verdict, and there is nowhere else to tell it.
+        _drop(sys.stderr)
 
 
 def is_terminal(file: IO[str] | None) -> bool:

@@ -31,7 +31,9 @@ def write_lines(file: str, entries: Iterable[Any], source: Path) -> int:
                 break
             count += 1
         return count
-    if os.path.exists(file) and os.path.samefile(file, source):
+    # SQLite's own files beside it belong to it.
+    sources = [f"{source}{end}" for end in ("", "-wal", "-shm")]
+    if os.path.exists(file) and any(os.path.samefile(file, each) for each in filter(os.path.exists, sources)):
         raise FieldError("FILE", file, "another file than the one that is read")
     try:
         with open(file, "w", encoding="utf-8", opener=_open_private) as target:

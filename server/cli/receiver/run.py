@@ -13,9 +13,13 @@ from hallmark.server.cli.consoles import say
 from hallmark.server.cli.receiver.options import DEFAULT_DATABASE
 
 if TYPE_CHECKING:
+    import uvicorn
     from fastapi import FastAPI
 
 __all__ = ["receiver"]
+
+_ENDING_SECONDS = 5
+"""How long requests that are under way may take when it is asked to end; senders send again."""
 
 
 def receiver(
@@ -53,6 +57,8 @@ def receiver(
     if context.invoked_subcommand is not None:
         _check_nothing_given(context)
         return
+    if not host:
+        raise FieldError("--host", host, "an address such as 127.0.0.1, or 0.0.0.0 for every one")
     from hallmark.server.receiver.listening import listening
 
     with listening(host, port) as (socket, url):
@@ -66,7 +72,7 @@ def receiver(
             parse_secret(secret.get_secret_value())
             for secret in read_webhook_secrets("--secrets-file", path, os.environ)
         ]
-        server = uvicorn.Server(uvicorn.Config(_app(database, secrets), log_config=_log_config()))
+        server = uvicorn.Server(_config(_app(database, secrets)))
         say(f"Callbacks are taken at {url}.")
         say(
             "Callbacks are taken where they are signed with the secret."
@@ -96,13 +102,14 @@ def _check_nothing_given(context: typer.Context) -> None:
         )
 
 
-def _log_config() -> dict[str, Any]:
-    """Return uvicorn's settings of its log, with requests on standard error too."""
+def _config(app: "FastAPI") -> "uvicorn.Config":
+    """Return uvicorn's settings: requests are logged on standard error, and none keeps it from ending."""
+    import uvicorn
     from uvicorn.config import LOGGING_CONFIG
 
-    config = deepcopy(LOGGING_CONFIG)
-    config["handlers"]["access"]["stream"] = "ext://sys.stderr"
-    return config
+    log: dict[str, Any] = deepcopy(LOGGING_CONFIG)
+    log["handlers"]["access"]["stream"] = "ext://sys.stderr"
+    return uvicorn.Config(app, log_config=log, timeout_graceful_shutdown=_ENDING_SECONDS)
 
 
 def _app(database: Path, secrets: list[bytes]) -> "FastAPI":

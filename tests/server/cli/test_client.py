@@ -3,6 +3,7 @@
 import httpx
 import pytest
 
+from hallmark.poc.core.errors import FieldError
 from hallmark.server.cli.client import PoCClient, ServerError, UnreachableError, explain
 
 
@@ -52,3 +53,13 @@ def test_an_error_says_what_the_server_said_and_hints_at_what_to_do(status: int,
 
 def test_a_log_is_not_spoken_of_where_nothing_can_be_looked_for() -> None:
     assert not hasattr(ServerError("POST /stop", 500, "it broke"), "__notes__")
+
+
+def test_a_port_that_is_none_reaches_no_other_server() -> None:
+    with pytest.raises(FieldError, match="a port from 1 to 65535"):
+        PoCClient("http://127.0.0.1:83635")
+
+
+def test_a_page_for_browsers_is_no_sentence() -> None:
+    response = httpx.Response(404, html="<html>a page</html>")
+    assert explain(response) == "Not Found"

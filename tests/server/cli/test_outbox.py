@@ -302,6 +302,11 @@ class TestExport:
         allowed = "another file than the one that is read"
         assert result.err == f"hallmark: FILE: '{path}' is not allowed; allowed: {allowed}\n"
         assert len(listed(path)) == 5
+        for end in ("-wal", "-shm"):
+            beside = path.with_name(f"{path.name}{end}")
+            if beside.exists():
+                assert run("export", beside).code == 2
+                assert len(listed(path)) == 5
 
     def test_a_file_that_others_could_read_is_closed_to_them(
         self, run: Run, path: Path, tmp_path: Path

@@ -56,6 +56,11 @@ def test_output_that_is_closed_goes_nowhere() -> None:
     assert run("target --hidden-size 64 --valid-rate 1 >&-").returncode == 0
 
 
+def test_a_log_on_a_full_disk_costs_no_verdict() -> None:
+    for line in ("round status http://127.0.0.1:1", "rond", "verify missing.json --model missing"):
+        assert run(f"{line} 2>/dev/full").returncode == 2, line
+
+
 def test_errors_that_are_closed_go_nowhere() -> None:
     assert run("round status http://127.0.0.1:1 2>&-").returncode == 2
 

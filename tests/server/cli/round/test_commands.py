@@ -367,11 +367,7 @@ async def test_an_error_is_shown_in_full_however_narrow_the_terminal_is(
     [answer] = (await node.round("validate", path, "--json")).out.splitlines()
     monkeypatch.setenv("COLUMNS", "40")
     shown = (await node.round("validate", path)).out
-    assert max(map(len, shown.splitlines())) <= 40
-    told = shown[shown.index("1: error: ") :]
-    # A word may be longer than a line.
-    assert "".join(told.split()) == "".join(f"1: error: {json.loads(answer)['error']}".split())
-    assert len(told.splitlines()) > 1
+    assert f"1: error: {json.loads(answer)['error']}" in shown.splitlines()
 
 
 async def test_what_looks_like_markup_is_shown_as_it_is(node: Node, tmp_path: Path) -> None:
@@ -467,13 +463,13 @@ async def test_a_server_without_proof_of_compute_is_a_sentence(cli: Cli) -> None
 async def test_an_error_that_nobody_foresaw_is_no_verdict(cli: Cli, tmp_path: Path) -> None:
     """Exit code 1 would say fraud."""
     app = FastAPI()
-    app.add_api_route("/api/v1/pow/validate", lambda: 5, methods=["POST"])
+    app.add_api_route("/api/v1/pow/validate", lambda: {}, methods=["POST"])
     path = proofs(tmp_path / "p.json", await honest_proof(config(), range(2)))
     async with serving(app) as url:
         result = await asyncio.to_thread(cli, "round", "validate", url, path)
     assert result.code == 2
     assert result.err.startswith("Traceback (most recent call last):\n")
-    assert result.err.splitlines()[-1].startswith("hallmark: unexpected error: TypeError: ")
+    assert result.err.splitlines()[-1].startswith("hallmark: unexpected error: KeyError: ")
 
 
 class TestUntil:
