@@ -668,9 +668,11 @@ class TestOverTime:
         monkeypatch.setenv("COLUMNS", "80")
         result = verify(rounds, *self.STRICT)
         assert result.code == 1
-        assert max(map(len, result.out.splitlines())) <= 80
         heading = "Over time: all that a prover sent\n"
         shown = result.out[result.out.index(heading) :].splitlines()
+        rows = [line for line in result.out.splitlines() if re.match(r"proof |\d+ +\S+ .*\d s ", line)]
+        assert len(rows) > 24
+        assert max(map(len, [*rows, *shown[:4]])) <= 80
         cells = [re.split(r"\s{2,}", row) for row in shown[1:4]]
         names = ["public key", "rounds", "batches", "nonces", "wealth", "p-value", "verdict"]
         assert cells[0] == names, "no heading is broken"
