@@ -8,22 +8,29 @@ from pathlib import Path
 from typing import Any
 
 from hallmark.poc.core.errors import FieldError
-from hallmark.server.cli.consoles import print_or_drop
+from hallmark.server.cli.consoles import print_or_drop, say
+from hallmark.server.cli.words import counted
 
 __all__ = ["write_lines"]
 
 
-def write_lines(file: str, entries: Iterable[Any], source: Path) -> int:
-    """Write entries to a file, in the place of what is in it; return how many there were.
+def write_lines(file: str, entries: Iterable[Any], source: Path, noun: str) -> None:
+    """Write entries to a file, in the place of what is in it, and say how many there were.
 
     Args:
         file: Its path; - is standard output, as long as somebody reads it.
         entries: The objects.
         source: The file that they are read from.
+        noun: What one of them is called.
 
     Raises:
         FieldError: The file cannot be written, or is the source itself.
     """
+    count = _write(file, entries, source)
+    say(f"{counted(count, noun)} written to {'standard output' if file == '-' else file}")
+
+
+def _write(file: str, entries: Iterable[Any], source: Path) -> int:
     count = 0
     if file == "-":
         for entry in entries:

@@ -104,8 +104,7 @@ def export(
     from hallmark.poc.outbox.delivery_queue import DeliveryQueue
 
     with opened(outbox, port) as database:
-        count = write_lines(file, _exported(DeliveryQueue(database)), Path(str(database)))
-    say(f"{counted(count, 'callback')} written to {'standard output' if file == '-' else file}")
+        write_lines(file, _exported(DeliveryQueue(database)), Path(str(database)), "callback")
 
 
 def _confirm(question: str) -> None:

@@ -1,7 +1,7 @@
 """The file of a server's outbox and journal, as commands open it: beside the server, or without it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -53,8 +53,5 @@ def opened(outbox: Path | None, port: int | None) -> Iterator["OutboxDatabase"]:
         path = outbox
     else:
         raise FieldError("--outbox", str(outbox), "the file that a server keeps its callbacks in")
-    database = OutboxDatabase(path, for_server=False)
-    try:
+    with closing(OutboxDatabase(path, for_server=False)) as database:
         yield database
-    finally:
-        database.close()

@@ -1,13 +1,14 @@
 """Tables that fold what is too long, of texts that somebody else may have chosen."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from hallmark.server.cli.words import printable
 
-__all__ = ["new_table", "text"]
+__all__ = ["name_table", "new_table", "text"]
 
 
 def new_table(*headings: str, numbers: Collection[str] = (), folds: Collection[str] = ()) -> Table:
@@ -26,6 +27,16 @@ def new_table(*headings: str, numbers: Collection[str] = (), folds: Collection[s
             overflow="fold",
             no_wrap=heading not in folds,
         )
+    return table
+
+
+def name_table(rows: Iterable[tuple[str, RenderableType]]) -> Table:
+    """Return a table of names and values; texts are shown as `text` has them."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, text(value) if isinstance(value, str) else value)
     return table
 
 

@@ -139,7 +139,7 @@ def _as_json(
 
 def shown(found: "Calibration") -> "tuple[Table, str]":
     """Return what was measured as a table, and what its unit is."""
-    from rich.table import Table
+    from hallmark.server.cli.tables import name_table
 
     settings = " ".join(f"--{name.replace('_', '-')}={value:g}" for name, value in found.settings.items())
     rows = {
@@ -155,11 +155,7 @@ def shown(found: "Calibration") -> "tuple[Table, str]":
         else f"{found.design_effect:.2f} numbers beyond count as one",
         "settings": settings,
     }
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    for name, value in rows.items():
-        table.add_row(name, value)
     return (
-        table,
+        name_table(rows.items()),
         "s: the standard deviation of an unrelated distance or number; bounds hold with 99.9 % confidence.",
     )

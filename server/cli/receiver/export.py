@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hallmark.poc.core.errors import FieldError, StateError
-from hallmark.server.cli.consoles import say
 from hallmark.server.cli.json_lines import write_lines
 from hallmark.server.cli.receiver.options import (
     DEFAULT_DATABASE,
@@ -16,7 +15,6 @@ from hallmark.server.cli.receiver.options import (
     KindOption,
     PublicKey,
 )
-from hallmark.server.cli.words import counted
 
 if TYPE_CHECKING:
     from hallmark.server.cli.receiver.batch_file import Filters
@@ -51,8 +49,7 @@ def export(
             nothing.add_note("hallmark receiver list shows what there is")
             raise nothing
         batches = filter(None, map(store.get, chain((first,), matching)))
-        count = write_lines(file, batches, database)
-    say(f"{counted(count, 'batch')} written to {'standard output' if file == '-' else file}")
+        write_lines(file, batches, database, "batch")
 
 
 def _matching(store: "BatchStore", ids: Collection[int] | None, wanted: "Filters") -> Iterator[int]:

@@ -11,8 +11,8 @@ from rich.text import Text
 from hallmark.server.cli.consoles import WIDE
 from hallmark.server.cli.round.goal import Goal
 from hallmark.server.cli.round.trend import Trend
-from hallmark.server.cli.tables import text
-from hallmark.server.cli.words import counted, printable, size, span, yes_or_no
+from hallmark.server.cli.tables import name_table, text
+from hallmark.server.cli.words import counted, size, span, yes_or_no
 
 __all__ = ["line", "view"]
 
@@ -38,7 +38,7 @@ def line(status: Mapping[str, Any], goal: Goal | None = None) -> str:
     parts.append(f"callbacks {_callbacks(status['callbacks'])}")
     if status["reason"]:
         parts.append(status["reason"])
-    return printable("  ".join(parts)).replace("\n", "\\n")
+    return text("  ".join(parts)).plain
 
 
 def view(
@@ -52,16 +52,11 @@ def view(
         trend: Of the looks before it, where it is watched.
         goal: Where the round is to be stopped.
     """
-    table = Table.grid(padding=(0, 2, 0, 0))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
     is_ascii = console.options.ascii_only
     rows = [*_round(status), *_progress(status, trend, goal, is_ascii=is_ascii), *_delivery(status)]
     if console.width >= WIDE:
         rows += _details(status)
-    for name, value in rows:
-        table.add_row(name, text(value) if isinstance(value, str) else value)
-    return table
+    return name_table(rows)
 
 
 def _round(status: Mapping[str, Any]) -> Iterator[_Row]:
