@@ -15,7 +15,7 @@ FAST_TESTS := tests/poc/core tests/poc/offline tests/poc/outbox tests/poc/protoc
 	$(addprefix server/http/test_,documented_requests plugin plugin_outbox real_server smuggling))
 EXPERIMENTS := law streams honest_noise thresholds detection shortcuts forging grinding caching resistance games
 
-.PHONY: help setup demo test test-fast test-all test-next check bench gpu gpu-parts soundness clean
+.PHONY: help setup browser demo test test-fast test-all test-next check bench gpu gpu-parts soundness clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,8 +34,11 @@ $(STAMP): requirements/cpu.txt pyproject.toml
 demo: setup ## A trained model on real servers: it chats, proves itself, and cheaters are caught
 	$(BIN)/hallmark demo
 
+browser: setup ## Find a browser for the tests of the live pages, or install one
+	$(BIN)/python -P tools/install_browser.py
+
 # Real servers take both cores; all other tests share them among two processes of one thread each.
-test: setup ## The tests that CI runs (15 to 35 minutes on 2 cores)
+test: browser ## The tests that CI runs (15 to 35 minutes on 2 cores)
 	$(PYTEST) -m "not slow and not gpu" tests/e2e
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu" --numprocesses 2 --dist loadgroup --ignore tests/e2e
 
@@ -43,11 +46,11 @@ test: setup ## The tests that CI runs (15 to 35 minutes on 2 cores)
 test-fast: setup ## The tests of the protocol, the outbox, rounds, routes and verdicts, without any server
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu and not server" --numprocesses 2 $(FAST_TESTS)
 
-test-all: setup ## Every test, the slow and the GPU ones included
+test-all: browser ## Every test, the slow and the GPU ones included
 	$(PYTEST) --hypothesis-profile=exploring
 
 # The release's Python files over the installed build for CPUs. What is slow but for other reasons is left out.
-test-next: setup $(OVERLAY)/.made ## Real servers on a newer vLLM: make test-next VERSION=0.33.0
+test-next: browser $(OVERLAY)/.made ## Real servers on a newer vLLM: make test-next VERSION=0.33.0
 	PYTHONPATH=$(CURDIR)/$(OVERLAY) $(PYTEST) -m "not gpu and (not slow or next)" tests/e2e tests/poc/engine tests/kernels
 
 $(OVERLAY)/.made: tools/vllm_overlay.py tools/_release.py requirements/next.txt | $(STAMP)

@@ -352,8 +352,9 @@ class ActiveRound:
         ]
         # What is told, by the status or to those who wait, is kept already.
         await self._outbox.record(self._journal_number, self.round.config.callback_url, walked)
-        for batch in walked:
+        for batch, numbers in zip(walked, computed, strict=True):
             self.statistics.record(batch)
+            self.statistics.first_numbers.add(of_nonce[0] for of_nonce in numbers)
             self._log.compute(batch)
             for waiter in self._batch_waiters:
                 if not waiter.done():

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable
 
 from hallmark.poc.protocol.generated import ComputedSpan
+from hallmark.poc.rounds.number_histogram import NumberHistogram
 
 __all__ = ["MAX_SHOWN", "RoundStatistics"]
 
@@ -19,12 +20,14 @@ class RoundStatistics:
         total_checked: Nonces computed, the failed ones included.
         total_valid: Nonces that count.
         total_failed: Nonces that could not be computed.
+        first_numbers: Those by which nonces count or do not, of all that this server computed.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.total_checked = 0
         self.total_valid = 0
         self.total_failed = 0
+        self.first_numbers = NumberHistogram()
         self._resumed_at = 0
         self._latest: deque[tuple[int, float]] = deque(maxlen=MAX_SHOWN)
         self._clock = clock

@@ -3,6 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from hallmark.poc.core.errors import FieldError, HallmarkError, QueueFullError, UnknownRequestError
 from hallmark.poc.protocol.status import QueueStats
@@ -102,6 +103,11 @@ class ValidationQueue:
             f"request {request_id!r} is not known; results are kept for {RESULT_LIFETIME / 60:.0f} minutes, "
             f"the latest {MAX_RESULTS}"
         )
+
+    def recent(self, count: int) -> list[SettledJob]:
+        """What is kept of the jobs that were settled last, the latest first; at most `count` of them."""
+        self._expire()
+        return [job for _, job in islice(reversed(self._settled.values()), count)]
 
     def take(self, count: int) -> list[tuple[ValidationJob, int]]:
         """The next `count` nonces, each with its job; fewer only where no more wait."""

@@ -1,6 +1,7 @@
 """A batch on its way to a verdict."""
 
 import asyncio
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ class SettledJob:
 
     Attributes:
         request_id: As of the job.
+        public_key: Whose batch it was.
+        block_hash: The block it was about.
+        settled_at: When, in seconds since the epoch.
         status: `completed` or `failed`.
         n_claims: As of the job.
         size: As of the job.
@@ -34,6 +38,9 @@ class SettledJob:
     """
 
     request_id: str
+    public_key: str
+    block_hash: str
+    settled_at: float
     status: JobStatus
     n_claims: int
     size: int
@@ -159,6 +166,9 @@ class ValidationJob:
         failed = self.error is not None
         return SettledJob(
             request_id=self.request_id,
+            public_key=self.proof.public_key,
+            block_hash=self.proof.block_hash,
+            settled_at=time.time(),
             status=self.status,
             n_claims=self.n_claims,
             size=self.size,

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Self
+from typing import Annotated, Final, Self
 
 from pydantic import ConfigDict, Field, SecretStr, ValidationError, model_validator
 
@@ -20,7 +20,17 @@ from hallmark.poc.settings.secret_sources import (
 )
 from hallmark.poc.webhooks.url import canonical_host
 
-__all__ = ["API_KEY_VARIABLE", "NEVER_IN_THE_SECTION", "SECTION", "WEBHOOK_SECRETS_VARIABLE", "Settings"]
+__all__ = [
+    "API_KEY_VARIABLE",
+    "NEVER_IN_THE_SECTION",
+    "NO_PAGE_VARIABLE",
+    "SECTION",
+    "WEBHOOK_SECRETS_VARIABLE",
+    "Settings",
+]
+
+NO_PAGE_VARIABLE: Final = "HALLMARK_NO_PAGE"
+"""Where it is set to anything but nothing, there is no page: `hallmark serve --no-page` sets it."""
 
 NEVER_IN_THE_SECTION = MappingProxyType(
     {
@@ -57,6 +67,7 @@ class Settings(EngineLimits):
         description="A file with the token of the control routes, instead of HALLMARK_API_KEY.",
     )
     allow_unauthenticated: bool = Field(False, description="Serve a network without a token.")
+    page: bool = Field(True, description="Serve the live page at /poc.")
     max_body_bytes: Count = Field(8 * 2**20, description="Largest body of a control request.")
 
     max_stall_ms: _Milliseconds = Field(
@@ -157,7 +168,7 @@ class Settings(EngineLimits):
         Args:
             additional_config: What vLLM made of `--additional-config`; anything but a mapping with our
                 section leaves the defaults.
-            environment: Where `HALLMARK_API_KEY` and `HALLMARK_WEBHOOK_SECRETS` are looked up.
+            environment: Where `HALLMARK_API_KEY`, `HALLMARK_WEBHOOK_SECRETS` and `HALLMARK_NO_PAGE` are.
 
         Raises:
             FieldError: A setting is unknown, has a value that is not allowed or is a secret, or a secret
@@ -176,7 +187,7 @@ class Settings(EngineLimits):
         except ValidationError as exc:
             error = _field_error(exc, cls)
         else:
-            return settings._with_secrets(environment)
+            return settings._with_secrets(environment)._without_page(environment)
         # Here, not while the other is handled: pydantic's error has the inputs, and one may be a secret.
         raise error
 
@@ -188,6 +199,9 @@ class Settings(EngineLimits):
             ),
         }
         return self.model_copy(update=secrets)
+
+    def _without_page(self, environment: Mapping[str, str]) -> Self:
+        return self.model_copy(update={"page": False}) if environment.get(NO_PAGE_VARIABLE) else self
 
 
 def _field_error(error: ValidationError, settings: type[Settings]) -> FieldError:

@@ -6,6 +6,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +19,7 @@ from hallmark.server.cli.consoles import notes, results, say, show
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from hallmark.server.demo.story import Judged, Story
+    from hallmark.server.demo.story import Judged, Story, Told
 
 __all__ = ["demo", "shown"]
 
@@ -53,6 +54,10 @@ def demo(
     small: Annotated[
         bool, typer.Option("--small", help="Serve a small made model; nothing is fetched.")
     ] = False,
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Leave validator and receiver up, with their pages, until Ctrl-C."),
+    ] = False,
 ) -> None:
     """Show a whole round on real servers, with cheaters caught.
 
@@ -78,7 +83,13 @@ def demo(
     say(f"{_INTRODUCTION}\n")
     story = Story(Steps(notes()), folder, nonces, small=small)
     try:
-        judged = list(story.tell())
+        with ExitStack() as stack:
+            told = stack.enter_context(story.told())
+            if not keep:
+                stack.close()
+            right = _show(told.judged, story, folder)
+            if keep:
+                _wait(told)
     except HallmarkError as exc:
         if story.log is not None and story.log.exists():
             print(log_tail(story.log), file=sys.stderr)
@@ -88,14 +99,28 @@ def demo(
         if directory is None:
             shutil.rmtree(folder)
         raise
-    _write(folder / "verdicts.json", story, judged)
-    show(results(), *shown(judged, story.model_name))
-    right = all(one.is_right for one in judged)
     if right and directory is None:
         shutil.rmtree(folder)
     else:
         say(f"Logs and proofs are in {folder}")
     raise typer.Exit(0 if right else 1)
+
+
+def _show(judged: "Sequence[Judged]", story: "Story", folder: Path) -> bool:
+    """Print the verdicts and write them; return whether all are right."""
+    _write(folder / "verdicts.json", story, judged)
+    show(results(), *shown(judged, story.model_name))
+    return all(one.is_right for one in judged)
+
+
+def _wait(told: "Told") -> None:
+    """Say where validator and receiver are, and wait for Ctrl-C."""
+    say(f"\nThe validator is up: {told.node_url}/poc")
+    say(f"Log in with the token {told.api_key}")
+    say(f"The receiver is up: {told.receiver_url}/poc")
+    say("Ctrl-C ends both.")
+    with suppress(KeyboardInterrupt):
+        signal.pause()
 
 
 def _write(path: Path, story: "Story", judged: "Sequence[Judged]") -> None:

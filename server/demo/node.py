@@ -66,10 +66,12 @@ class Node:
     """A running server.
 
     Attributes:
+        url: Where it answers.
         process: Of `hallmark serve`.
         poc: A client of its control routes.
     """
 
+    url: str
     process: ChildProcess
     poc: PoCClient
 
@@ -169,6 +171,7 @@ def running_node(model: Path, log: Path, api_key: str) -> Iterator[Node]:
         ProcessError: It does not get ready.
     """
     port = free_port()
+    url = f"http://127.0.0.1:{port}"
     settings = {
         "max_batch_size": BATCH_SIZE,
         "seq_len": SEQ_LEN,
@@ -186,7 +189,7 @@ def running_node(model: Path, log: Path, api_key: str) -> Iterator[Node]:
     )
     with (
         process,
-        PoCClient(f"http://127.0.0.1:{port}", api_key, timeout=STALL_SECONDS, use_proxies=False) as poc,
+        PoCClient(url, api_key, timeout=STALL_SECONDS, use_proxies=False) as poc,
     ):
 
         def is_up() -> bool:
@@ -196,4 +199,4 @@ def running_node(model: Path, log: Path, api_key: str) -> Iterator[Node]:
                 return False
 
         process.wait_until(is_up, seconds=_START_SECONDS)
-        yield Node(process, poc)
+        yield Node(url, process, poc)

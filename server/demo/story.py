@@ -4,7 +4,7 @@ import hashlib
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ from hallmark.server.models.small import build_small_model, fast_dtype
 from hallmark.server.models.smollm2 import SMOLLM2
 from hallmark.server.models.wheel import ModelUnavailableError
 
-__all__ = ["FRAUD_THRESHOLD", "Judged", "Story"]
+__all__ = ["FRAUD_THRESHOLD", "Judged", "Story", "Told"]
 
 FRAUD_THRESHOLD: Final = 1e-7
 """The p-value below which the validator says fraud."""
@@ -88,6 +88,23 @@ class Judged:
         return min(tests, key=tests.__getitem__, default="")
 
 
+@dataclass(frozen=True)
+class Told:
+    """What came of the story, and what is still up.
+
+    Attributes:
+        judged: The claims, the honest ones first.
+        node_url: Of the validator.
+        receiver_url: Of the receiver.
+        api_key: The validator's token.
+    """
+
+    judged: Sequence[Judged]
+    node_url: str
+    receiver_url: str
+    api_key: str
+
+
 class Story:
     """A whole round on real servers.
 
@@ -115,8 +132,12 @@ class Story:
         self._nonces = nonces
         self._api_key = secrets.token_urlsafe(16)
 
-    def tell(self) -> Iterator[Judged]:
-        """Run it; yields each claim once it is judged, the honest ones first.
+    @contextmanager
+    def told(self) -> Iterator[Told]:
+        """Run it, and leave the validator and the receiver up until the block ends.
+
+        Yields:
+            What came of it.
 
         Raises:
             HallmarkError: Something did not work as it should.
@@ -136,15 +157,16 @@ class Story:
                     "/init/validate",
                     {
                         **_round("validator", height=2),
+                        "callback_url": receiver.url,
                         "fraud_threshold": FRAUD_THRESHOLD,
                         **calibration.settings,
                     },
                 )
-                yield self._validate_during_chat(node, claimed[0])
+                judged = [self._validate_during_chat(node, claimed[0])]
                 for claim in claimed[1:]:
                     with self._steps.step(f"Validate: {claim.title}"):
-                        judged = _validate(node, claim)
-                    yield judged
+                        judged.append(_validate(node, claim))
+                yield Told(judged, node.url, receiver.url, self._api_key)
                 node.poc.post("/stop")
 
     def _provide_model(self) -> Path:

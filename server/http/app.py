@@ -1,5 +1,6 @@
 """Putting Hallmark on a FastAPI app: vLLM's, or any other."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -7,7 +8,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.datastructures import State
 
 from hallmark.poc.rounds.manager import PoCManager
-from hallmark.server.http import readiness, round_routes, status_routes, validation_routes
+from hallmark.server.http import page_routes, readiness, round_routes, status_routes, validation_routes
 from hallmark.server.http.gate import InferenceGate
 from hallmark.server.http.named_answers import NamedAnswers
 from hallmark.server.http.request_log import RepeatedRefusals
@@ -16,12 +17,13 @@ __all__ = ["attach_manager", "attach_manager_to_state", "mount"]
 
 
 def mount(app: FastAPI) -> None:
-    """Add the control routes and the inference gate; before the app starts."""
-    hallmark = APIRouter(lifespan=_shut_down_at_the_end)
-    for part in (round_routes, validation_routes, status_routes, readiness):
+    """Add the control routes, the page and the inference gate; before the app starts."""
+    hallmark = APIRouter(lifespan=_running)
+    for part in (round_routes, validation_routes, status_routes, readiness, page_routes):
         hallmark.include_router(part.router)
     app.include_router(hallmark)
     app.state.hallmark_refusals = RepeatedRefusals()
+    app.state.hallmark_page = page_routes.NodePage()
     app.add_middleware(InferenceGate)
     app.add_middleware(NamedAnswers)
 
@@ -37,10 +39,12 @@ def attach_manager_to_state(state: State, manager: PoCManager) -> None:
 
 
 @asynccontextmanager
-async def _shut_down_at_the_end(app: FastAPI) -> AsyncIterator[None]:
+async def _running(app: FastAPI) -> AsyncIterator[None]:
+    watching = asyncio.create_task(app.state.hallmark_page.run(app), name="hallmark page")
     try:
         yield
     finally:
+        watching.cancel()
         manager: PoCManager | None = getattr(app.state, "hallmark", None)
         if manager is not None:
             await manager.shutdown()

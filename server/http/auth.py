@@ -5,12 +5,13 @@ import hmac
 import ipaddress
 
 from fastapi import Request
+from pydantic import SecretStr
 
 from hallmark.poc.core.errors import UnsupportedError
 from hallmark.poc.settings.settings import API_KEY_VARIABLE, Settings
 from hallmark.server.http.errors import UnauthorizedError
 
-__all__ = ["authenticate", "check_exposure"]
+__all__ = ["authenticate", "check_exposure", "is_token"]
 
 
 def authenticate(request: Request, settings: Settings) -> None:
@@ -22,13 +23,17 @@ def authenticate(request: Request, settings: Settings) -> None:
     if settings.api_key is None:
         return
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    # Digests have one length: a comparison of them tells nothing about the key's, in time or otherwise.
-    given = hashlib.sha256(token.strip().encode("latin-1")).digest()  # as the bytes came
-    expected = hashlib.sha256(settings.api_key.get_secret_value().encode("utf-8")).digest()
     if scheme.lower() != "bearer" or not token.strip():
         raise UnauthorizedError("this route needs the header `Authorization: Bearer <API key>`")
-    if not hmac.compare_digest(given, expected):
+    if not is_token(token.strip().encode("latin-1"), settings.api_key):  # as the bytes came
         raise UnauthorizedError("the bearer token is wrong")
+
+
+def is_token(given: bytes, expected: SecretStr) -> bool:
+    """Return whether a token, in UTF-8, is the expected one."""
+    # Digests have one length: a comparison of them tells nothing about the key's, in time or otherwise.
+    digests = (hashlib.sha256(each).digest() for each in (given, expected.get_secret_value().encode("utf-8")))
+    return hmac.compare_digest(*digests)
 
 
 def check_exposure(settings: Settings, host: str | None, unix_socket: str | None = None) -> None:

@@ -40,6 +40,7 @@ from hallmark.poc.core.models import field_error
 from hallmark.server.http.request_log import REQUEST_ID_HEADER, log_request, request_id
 
 __all__ = [
+    "IS_HEAD",
     "STATUS_CODES",
     "BodyTooLargeError",
     "HallmarkRoute",
@@ -52,6 +53,9 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _NOT_READY_RETRY_AFTER = 5
+
+IS_HEAD: Final = "hallmark.is_head"
+"""In the scope of a request by HEAD, which routes see as GET; for those whose answer has no end."""
 
 _CHANGING_NOTHING = frozenset({"validate"})
 """Names of the routes that are asked by POST and leave the state as it is."""
@@ -147,7 +151,7 @@ class HallmarkRoute(APIRoute):
         return {"HEAD"} if "GET" in (self.methods or ()) else set()
 
     def _without_head(self, scope: Scope) -> Scope:
-        return {**scope, "method": "GET"} if scope.get("method") in self._head else scope
+        return {**scope, "method": "GET", IS_HEAD: True} if scope.get("method") in self._head else scope
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler that FastAPI calls."""

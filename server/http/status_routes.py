@@ -1,7 +1,5 @@
 """The routes that only tell, and the stop that the oldest clients know."""
 
-from importlib.metadata import version
-
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
@@ -15,6 +13,7 @@ from hallmark.server.http.control import PREFIX, Manager, ManagerOfWholeRequest,
 from hallmark.server.http.errors import HallmarkRoute
 from hallmark.server.http.examples import STATUS, VERSIONS
 from hallmark.server.http.status import snapshot
+from hallmark.server.http.versions import versions_at_work
 
 __all__ = ["router"]
 
@@ -54,14 +53,11 @@ async def status(manager: Manager) -> JSONResponse:
 @router.get(f"{PREFIX}/versions", responses=answers({200: ("The versions.", Versions, VERSIONS)}))
 async def versions(manager: Manager) -> JSONResponse:
     """Tell which versions are at work, and that inference is served beside validation."""
-    hallmark = version("hallmark-poc")
-    numerics = manager.engine.numerics
+    found = versions_at_work(manager)
     return JSONResponse(
         {
-            "version": hallmark,
-            "hallmark_version": hallmark,
-            "vllm_version": numerics.get("vllm"),
-            "torch_version": numerics.get("torch"),
+            "version": found["hallmark_version"],
+            **found,
             "protocol": PROTOCOL,
             "poc_validation_inference": True,
         }

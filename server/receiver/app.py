@@ -10,15 +10,15 @@ import logging
 import math
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from hallmark.poc.core.checks import check_bool, check_float, check_integer
 from hallmark.poc.core.errors import DatabaseError, FieldError, SignatureError, StateError
@@ -28,6 +28,7 @@ from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.verdict_body import claimed_batch, recomputed_batch
 from hallmark.poc.webhooks.signature import verify
 from hallmark.server.receiver.metrics import CONTENT_TYPE, ReceiverMetrics
+from hallmark.server.receiver.page_routes import ReceiverPage
 from hallmark.server.receiver.store import BatchStore, Kind
 
 __all__ = ["create_app"]
@@ -35,23 +36,27 @@ __all__ = ["create_app"]
 logger = logging.getLogger(__name__)
 
 _MAX_BODY_BYTES = 64 * 2**20
+_EXPORT_PAGE = 100
 
 
 class _TooLargeError(Exception):
     """The body is longer than `_MAX_BODY_BYTES`."""
 
 
-def create_app(database: Path, secrets: Sequence[bytes] = ()) -> FastAPI:
+def create_app(database: Path, secrets: Sequence[bytes] = (), *, has_page: bool = True) -> FastAPI:
     """Return the receiver as an ASGI app.
 
     - `POST /generated` and `POST /validated` take callbacks, and HEAD of them says that it is there.
     - `GET /batches`, `GET /batches/{id}` and `GET /stats` read what came.
     - `GET /provers` reads what the verdicts about each prover show together.
+    - `GET /export` reads matching batches with their bodies, a JSON object a line.
+    - `GET /poc` is a live page of all that.
     - `GET /health` says whether the database can be read, `GET /metrics` what came since the start.
 
     Args:
         database: The SQLite file that keeps the batches.
         secrets: The keys that callbacks may be signed with; with none, they need no signature.
+        has_page: Whether there is the page.
 
     Raises:
         DatabaseError: The file cannot be used.
@@ -61,10 +66,12 @@ def create_app(database: Path, secrets: Sequence[bytes] = ()) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with nullcontext() if page is None else page.running():
+            yield
         store.close()
 
     app = FastAPI(title="Hallmark receiver", lifespan=lifespan)
+    page = ReceiverPage(app, store) if has_page else None
     _answer_errors(app, metrics)
     _answer_heads(app)
     _let_read(app, store)
@@ -118,6 +125,17 @@ def _let_read(app: FastAPI, store: BatchStore) -> None:
             return JSONResponse({"detail": f"no batch has the id {identifier}"}, 404)
         return JSONResponse(found)
 
+    @app.get("/export", response_class=StreamingResponse)
+    def export(
+        # A form sends what was left empty as well.
+        kind: Kind | Literal[""] = "",
+        public_key: str = "",
+        block_hash: str = "",
+    ) -> StreamingResponse:
+        lines = _lines(store, kind=kind or None, public_key=public_key or None, block_hash=block_hash or None)
+        headers = {"Content-Disposition": 'attachment; filename="batches.jsonl"'}
+        return StreamingResponse(lines, media_type="application/x-ndjson", headers=headers)
+
     @app.get("/stats")
     def stats(public_key: str | None = None, block_hash: str | None = None) -> dict[str, Any]:
         return store.stats(public_key=public_key, block_hash=block_hash)
@@ -131,6 +149,15 @@ def _let_read(app: FastAPI, store: BatchStore) -> None:
     ) -> list[dict[str, Any]]:
         found = store.provers(public_key=public_key, after=after, limit=limit)
         return [record.as_dict(fraud_threshold) for record in found]
+
+
+def _lines(store: BatchStore, **wanted: str | None) -> Iterator[str]:
+    """Yield each batch that matches, with its body, as a line of JSON."""
+    last = 0
+    while summaries := store.find(**wanted, after=last, limit=_EXPORT_PAGE):
+        for summary in summaries:
+            last = summary["id"]
+            yield json.dumps(store.get(last)) + "\n"
 
 
 def _let_watch(app: FastAPI, store: BatchStore, metrics: ReceiverMetrics) -> None:

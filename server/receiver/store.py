@@ -87,6 +87,11 @@ _SUMMARY = (
     "node_id",
     "n_nonces",
 )
+_OUTCOME: Final = ("fraud_detected", "probability_honest", "n_invalid")
+
+
+def _of_verdict(field: str) -> str:
+    return f"CASE WHEN kind = 'validated' THEN json_extract(body, '$.{field}') END"
 
 
 class BatchStore:
@@ -213,6 +218,33 @@ class BatchStore:
                 },
             ).fetchall()
         return [dict(zip(_SUMMARY, row, strict=True)) for row in rows]
+
+    def totals(self) -> tuple[int, dict[str, tuple[int, int]]]:
+        """Return the latest id, 0 where there is none, and batches and nonces by kind.
+
+        A nonce counts as often as it was delivered, which takes no batch to be read; `stats` counts it once.
+        """
+        with self._lock, self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT kind, max(id), count(*), sum(n_nonces) FROM batches GROUP BY kind"
+            ).fetchall()
+        latest = max((row[1] for row in rows), default=0)
+        return latest, {kind: (batches, nonces) for kind, _, batches, nonces in rows}
+
+    def outlines(self, *, after: int, limit: int) -> list[dict[str, Any]]:
+        """Return summaries of batches, and of verdicts what they came to, in the order of their arrival.
+
+        Args:
+            after: Only ids above this one.
+            limit: The most to return.
+        """
+        with self._lock, self._database.reading() as connection:
+            rows = connection.execute(
+                f"SELECT {', '.join(_SUMMARY)}, {', '.join(map(_of_verdict, _OUTCOME))} FROM batches"  # noqa: S608
+                " WHERE id > ? ORDER BY id LIMIT ?",
+                (after, limit),
+            ).fetchall()
+        return [dict(zip(_SUMMARY + _OUTCOME, row, strict=True)) for row in rows]
 
     def get(self, identifier: int) -> dict[str, Any] | None:
         """A batch's summary with its `body`; None where there is no such id."""

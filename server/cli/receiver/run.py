@@ -41,6 +41,7 @@ def receiver(
             help="Take only what is signed with a secret of this file; or set HALLMARK_WEBHOOK_SECRETS.",
         ),
     ] = None,
+    no_page: Annotated[bool, typer.Option("--no-page", help="Do not serve the live page at /poc.")] = False,
 ) -> None:
     """Receive the callbacks of servers, and read what came.
 
@@ -50,9 +51,9 @@ def receiver(
     With a secret, from hallmark secret, callbacks that are not signed with it are refused. Without one,
     whoever reaches the port can deliver. Two are taken while one replaces the other.
 
-    Read the file with list, export and stats below. Over HTTP there are GET /batches, GET /batches/ID,
-    GET /stats, GET /provers, GET /health and GET /metrics. They ask nobody for a token: whoever reaches the
-    port can read.
+    Read the file with list, export and stats below, or look at the live page, /poc. Over HTTP there are
+    GET /batches, GET /batches/ID, GET /export, GET /stats, GET /provers, GET /health and GET /metrics. They
+    ask nobody for a token: whoever reaches the port can read.
     """
     if context.invoked_subcommand is not None:
         _check_nothing_given(context)
@@ -72,8 +73,13 @@ def receiver(
             parse_secret(secret.get_secret_value())
             for secret in read_webhook_secrets("--secrets-file", path, os.environ)
         ]
-        server = uvicorn.Server(_config(_app(database, secrets)))
+        app = _app(database, secrets, has_page=not no_page)
+        server = uvicorn.Server(_config(app))
+        # By which the page's streams see that it ends.
+        app.state.server = server
         say(f"Callbacks are taken at {url}.")
+        if not no_page:
+            say(f"Look at what comes at {url}/poc.")
         say(
             "Callbacks are taken where they are signed with the secret."
             if secrets
@@ -112,7 +118,7 @@ def _config(app: "FastAPI") -> "uvicorn.Config":
     return uvicorn.Config(app, log_config=log, timeout_graceful_shutdown=_ENDING_SECONDS)
 
 
-def _app(database: Path, secrets: list[bytes]) -> "FastAPI":
+def _app(database: Path, secrets: list[bytes], *, has_page: bool) -> "FastAPI":
     """Make the application.
 
     Raises:
@@ -125,6 +131,6 @@ def _app(database: Path, secrets: list[bytes]) -> "FastAPI":
         missing.add_note("make the folder first, or choose another with --database")
         raise missing
     try:
-        return create_app(database, secrets)
+        return create_app(database, secrets, has_page=has_page)
     except DatabaseError as exc:
         raise FieldError("--database", str(database), f"a path for a SQLite file ({exc})") from exc

@@ -1,7 +1,7 @@
 """`hallmark serve`: vLLM's own API server, with proof of compute in it."""
 
 import os
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -9,15 +9,18 @@ from hallmark.server.cli.consoles import say
 
 __all__ = ["serve"]
 
+_NO_PAGE: Final = "--no-page"
+
 
 def serve(
     context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model, as vLLM takes it.")],
+    no_page: Annotated[bool, typer.Option(_NO_PAGE, help="Do not serve the live page at /poc.")] = False,
 ) -> None:
     """Start vLLM's API server with proof of compute.
 
-    Every flag after MODEL goes to vLLM untouched; hallmark serve MODEL --help lists them. Settings of
-    proof of compute are part of one of these flags:
+    Every flag after MODEL goes to vLLM untouched, but for --no-page; hallmark serve MODEL --help lists them.
+    Settings of proof of compute are part of one of these flags:
 
     \b
       --additional-config '{"hallmark": {"max_batch_size": 64}}'
@@ -35,7 +38,9 @@ def serve(
 
     if model.startswith("-"):
         raise typer.BadParameter("the model comes first: hallmark serve MODEL, then vLLM's flags")
-    planned = plan(model, context.args, os.environ)
+    # Among vLLM's flags too, where it would be taken for one of them.
+    flags = [argument for argument in context.args if argument != _NO_PAGE]
+    planned = plan(model, flags, os.environ, has_page=not no_page and flags == context.args)
     warning = check_vllm(allow_unsupported=planned.settings.allow_unsupported_vllm)
     if warning is not None:
         say(f"hallmark: {warning}")

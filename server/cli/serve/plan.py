@@ -9,7 +9,7 @@ from pathlib import Path
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.engine.unsupported import check_developer_mode, check_flags
 from hallmark.poc.outbox.store import outbox_path
-from hallmark.poc.settings.settings import SECTION, Settings
+from hallmark.poc.settings.settings import NO_PAGE_VARIABLE, SECTION, Settings
 from hallmark.server.cli.serve.vllm_flags import VllmFlags
 from hallmark.server.http.auth import check_exposure
 
@@ -62,19 +62,27 @@ class ServePlan:
     notes: tuple[str, ...]
 
     @property
+    def has_page(self) -> bool:
+        """Whether it serves the live page, where a browser finds it."""
+        return self.settings.page and self.socket is None
+
+    @property
     def api_key(self) -> str | None:
         """The token of its control routes."""
         key = self.settings.api_key
         return None if key is None else key.get_secret_value()
 
 
-def plan(model: str, arguments: Sequence[str], environment: Mapping[str, str]) -> ServePlan:
+def plan(
+    model: str, arguments: Sequence[str], environment: Mapping[str, str], *, has_page: bool = True
+) -> ServePlan:
     """Decide how to start vLLM's API server with our plugins.
 
     Args:
         model: The model as vLLM takes it.
         arguments: vLLM's flags as the user wrote them; they are passed on as they are.
         environment: The present environment.
+        has_page: Whether to serve the live page, where the settings do not say otherwise.
 
     Raises:
         FieldError: A setting, or a flag that PoC depends on, has a value that is not allowed.
@@ -82,6 +90,8 @@ def plan(model: str, arguments: Sequence[str], environment: Mapping[str, str]) -
             a network without a token.
     """
     flags = VllmFlags(arguments)
+    without_page = {} if has_page else {NO_PAGE_VARIABLE: "1"}
+    environment = {**environment, **without_page}
     settings = Settings.from_additional_config(flags.get_mapping("additional-config"), environment)
     host = flags.get("host")
     socket = flags.get("uds")
@@ -114,7 +124,7 @@ def plan(model: str, arguments: Sequence[str], environment: Mapping[str, str]) -
             *arguments,
         ),
         # The engine's processes must not find the working directory's modules either.
-        environment={"VLLM_PLUGINS": ",".join(plugins), "PYTHONSAFEPATH": "1"},
+        environment={"VLLM_PLUGINS": ",".join(plugins), "PYTHONSAFEPATH": "1", **without_page},
         is_help=is_help,
         is_headless=is_headless,
         address=None if is_help or is_headless or socket else (host, port),

@@ -72,6 +72,8 @@ def _watch(
                 ready = _probe(client)
                 if ready:
                     _say(f"ready: {plan.socket or plan.url}, chat at /v1, proof of compute at {PREFIX}")
+                    if plan.has_page:
+                        _say(f"look at it: {plan.url}/poc")
                 next_probe = time.monotonic() + _PROBE_SECONDS
     return code, ready
 

@@ -1,0 +1,196 @@
+"""The live page of a node, at `/poc`: it shows, and changes nothing.
+
+Whoever logs in with the token of the control routes gets a session, whose cookie is read here only: the
+control routes know the token and nothing else. The cookie has no path of its own, so that the browser takes
+the folder of the login's, behind a proxy's prefix too.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Annotated, Any, Final
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+
+from hallmark.poc.core.errors import NotReadyError
+from hallmark.poc.rounds.manager import PoCManager
+from hallmark.server.http.auth import is_token
+from hallmark.server.http.body import read_body
+from hallmark.server.http.errors import IS_HEAD, HallmarkRoute, UnauthorizedError, UnknownPathError
+from hallmark.server.http.node_history import ROW_SECONDS, NodeHistory
+from hallmark.server.http.node_view import view
+from hallmark.server.http.request_log import log_request, request_id
+from hallmark.server.pages.files import HEADERS, file_answer, html_answer, html_text
+from hallmark.server.pages.live_feed import LiveFeed, event_stream, is_ending, server_sent_event
+from hallmark.server.pages.sessions import SESSION_SECONDS, PageSessions
+
+__all__ = ["NodePage", "router"]
+
+logger = logging.getLogger(__name__)
+
+_PATH: Final = "/poc"
+_TICK_SECONDS: Final = 1.0
+_MAX_FORM_BYTES: Final = 4096
+
+router = APIRouter(route_class=HallmarkRoute, include_in_schema=False)
+
+
+class NodePage:
+    """What is behind the page of one app: its sessions, its history and its feed."""
+
+    def __init__(self) -> None:
+        self.sessions = PageSessions()
+        self.history = NodeHistory()
+        self.feed = LiveFeed()
+
+    async def run(self, app: FastAPI) -> None:
+        """Note what the node does, and tell it to those who look, until cancelled."""
+        ticks = 0
+        while True:
+            manager: PoCManager | None = getattr(app.state, "hallmark", None)
+            if manager is not None and manager.settings.page:
+                try:
+                    self._tick(manager, ticks)
+                except Exception:
+                    # A page that cannot be shown must not cost the server; the next tick may be better.
+                    logger.exception("The page cannot show the node")
+                ticks += 1
+            await asyncio.sleep(_TICK_SECONDS)
+
+    def moment(self, manager: PoCManager) -> dict[str, Any]:
+        """Return what the page shows now."""
+        return {**view(manager), "row": self.history.latest}
+
+    def _tick(self, manager: PoCManager, ticks: int) -> None:
+        if ticks % ROW_SECONDS == 0:
+            self.history.note(manager)
+        if self.feed.followers:
+            self.feed.publish(server_sent_event("moment", self.moment(manager)))
+
+
+async def _node(request: Request) -> PoCManager:
+    """Return the manager of a server that has a page."""
+    manager: PoCManager | None = getattr(request.app.state, "hallmark", None)
+    if manager is None:
+        raise NotReadyError("the engine is not ready yet")
+    if not manager.settings.page:
+        raise UnknownPathError("this server was started without its page")
+    return manager
+
+
+_Node = Annotated[PoCManager, Depends(_node)]
+
+
+def _page(request: Request) -> NodePage:
+    page: NodePage = request.app.state.hallmark_page
+    return page
+
+
+def _cookie(request: Request) -> str:
+    """Return the cookie's name: browsers keep one jar for all ports of a host."""
+    return f"hallmark_page_{request.url.port or request.url.scheme}"
+
+
+def _may_look(request: Request, manager: PoCManager) -> bool:
+    secret = request.cookies.get(_cookie(request))
+    return manager.settings.api_key is None or _page(request).sessions.is_open(secret)
+
+
+async def _reader(request: Request, manager: _Node) -> PoCManager:
+    """Return the manager for a request of the page's script.
+
+    Raises:
+        UnauthorizedError: Nobody has logged in, or the page is another site's, or another port's.
+    """
+    if (
+        not _may_look(request, manager)
+        or request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin"
+    ):
+        raise UnauthorizedError("log in at /poc with the token of the control routes")
+    return manager
+
+
+_Reader = Annotated[PoCManager, Depends(_reader)]
+
+
+@router.get(_PATH)
+async def page(request: Request, manager: _Node) -> Response:
+    """Show the page, or the form to log in."""
+    if not _may_look(request, manager):
+        return _login_form("This is not the token." if "wrong" in request.query_params else "")
+    return html_answer(html_text("node.html").replace("{log out}", _log_out(manager)))
+
+
+@router.post(f"{_PATH}/login")
+async def log_in(request: Request, manager: _Node) -> Response:
+    """Begin a session for whoever has the token."""
+    form = parse_qs((await read_body(request, _MAX_FORM_BYTES)).decode("ascii", "replace"))
+    given = form.get("token", [""])[0].strip()
+    expected = manager.settings.api_key
+    if expected is not None and not is_token(given.encode("utf-8", "surrogatepass"), expected):
+        log_request(request, request_id(request), 401, "a wrong token was given to the page")
+        return RedirectResponse("../poc?wrong", 303, HEADERS)
+    answer = RedirectResponse("../poc", 303, HEADERS)
+    if expected is not None:
+        answer.set_cookie(
+            _cookie(request),
+            _page(request).sessions.begin(),
+            max_age=SESSION_SECONDS,
+            path=None,
+            secure=request.url.scheme == "https",
+            httponly=True,
+            samesite="strict",
+        )
+    return answer
+
+
+@router.post(f"{_PATH}/logout")
+async def log_out(request: Request, _: _Node) -> Response:
+    """End a session."""
+    name = _cookie(request)
+    _page(request).sessions.end(request.cookies.get(name))
+    answer = RedirectResponse("../poc", 303, HEADERS)
+    answer.set_cookie(name, "", max_age=0, path=None, httponly=True, samesite="strict")
+    return answer
+
+
+@router.get(f"{_PATH}/moment")
+async def moment(request: Request, manager: _Reader) -> JSONResponse:
+    """Tell what the page shows now."""
+    return JSONResponse(_page(request).moment(manager), headers={**HEADERS, "Cache-Control": "no-store"})
+
+
+@router.get(f"{_PATH}/events")
+async def events(request: Request, manager: _Reader) -> StreamingResponse:
+    """Tell the history, and then every second what the page shows."""
+    page = _page(request)
+    if request.scope.get(IS_HEAD):
+        return event_stream(iter(()))
+    opening = server_sent_event("history", page.history.as_dict())
+    opening += server_sent_event("moment", page.moment(manager))
+    return event_stream(page.feed.follow(opening, _is_over(request, manager)))
+
+
+# Not a coroutine: it reads and packs a large file, beside the event loop.
+@router.get(f"{_PATH}/files/{{name}}")
+def static_file(request: Request, name: str, _: _Node) -> Response:
+    """Answer with a style or a script; they are no secret, and the form to log in has one."""
+    return file_answer(request, name)
+
+
+def _is_over(request: Request, manager: PoCManager) -> Callable[[], bool]:
+    return lambda: is_ending(request.app) or not _may_look(request, manager)
+
+
+def _log_out(manager: PoCManager) -> str:
+    """Return the button to log out, where there is something to log out of."""
+    if manager.settings.api_key is None:
+        return ""
+    return '<form method="post" action="poc/logout"><button type="submit">Log out</button></form>'
+
+
+def _login_form(problem: str) -> Response:
+    shown = f'<p class="problem" role="alert">{problem}</p>' if problem else ""
+    return html_answer(html_text("login.html").replace("{problem}", shown), 401)

@@ -1,0 +1,17 @@
+"""Which versions are at work on a node."""
+
+from importlib.metadata import version
+
+from hallmark.poc.rounds.manager import PoCManager
+
+__all__ = ["versions_at_work"]
+
+
+def versions_at_work(manager: PoCManager) -> dict[str, str | int | bool | None]:
+    """Return the versions of Hallmark, vLLM and PyTorch; None of what the engine does not have."""
+    numerics = manager.engine.numerics
+    return {
+        "hallmark_version": version("hallmark-poc"),
+        "vllm_version": numerics.get("vllm"),
+        "torch_version": numerics.get("torch"),
+    }

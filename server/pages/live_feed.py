@@ -1,0 +1,72 @@
+"""A feed of server-sent events, made once for everybody who looks."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+
+from hallmark.poc.core.compact_json import compact_json
+from hallmark.server.pages.files import HEADERS
+
+__all__ = ["LiveFeed", "event_stream", "is_ending", "server_sent_event"]
+
+
+class LiveFeed:
+    """Hand each event to all followers; whoever is slow gets the latest one, and none that it missed.
+
+    Belongs to one event loop.
+    """
+
+    def __init__(self) -> None:
+        self._followers = 0
+        self._latest = b""
+        self._published = asyncio.Event()
+
+    @property
+    def followers(self) -> int:
+        """How many follow."""
+        return self._followers
+
+    def publish(self, event: bytes) -> None:
+        """Hand an event, in its form on the wire, to all followers."""
+        self._latest = event
+        self._published.set()
+        self._published = asyncio.Event()
+
+    async def follow(self, opening: bytes, is_over: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
+        """Yield the opening and then events as they come, until it is over.
+
+        Args:
+            opening: What is to be known before the first event.
+            is_over: Whether to stop; asked at each event.
+        """
+        self._followers += 1
+        try:
+            yield opening
+            while not is_over():
+                await self._published.wait()
+                yield self._latest
+        finally:
+            self._followers -= 1
+
+
+def server_sent_event(name: str, data: Mapping[str, Any]) -> bytes:
+    """Return an event as the wire has it."""
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), compact_json(data))
+
+
+def event_stream(events: AsyncIterator[bytes] | Iterable[bytes]) -> StreamingResponse:
+    """Return the answer that streams events."""
+    # nginx would keep events back to fill its buffer.
+    headers = {**HEADERS, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+
+
+def is_ending(app: FastAPI) -> bool:
+    """Return whether the app's uvicorn server ends: it waits for all streams, and tells none of them.
+
+    vLLM puts its server into `app.state`, and so does the receiver.
+    """
+    return bool(getattr(getattr(app.state, "server", None), "should_exit", False))

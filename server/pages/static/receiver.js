@@ -1,0 +1,125 @@
+// The page of a receiver.
+
+import { chart, times } from "./charts.js";
+import { count, counted, follow, moment, pValue, short, table, terms } from "./live.js";
+
+const at = (id) => document.getElementById(id);
+
+const COLOURS = ["first", "second", "third", "good", "bad", "faint", "text"];
+
+follow({
+  moment: (told) => {
+    showTotals(told);
+    showProvers(told.provers);
+    showBlocks(told.blocks);
+    showBatches(told.batches);
+    drawWhenNew(told);
+  },
+});
+
+function showTotals({ totals, batches }) {
+  const of = ({ batches, nonces }) => `${counted(batches, "batch", "batches")}, ${counted(nonces, "nonce")}`;
+  terms(at("totals"), [
+    ["Proofs", of(totals.generated)],
+    ["Verdicts", of(totals.validated)],
+    ["Last", batches.length ? moment(batches[0].received_at) : "nothing yet"],
+  ]);
+}
+
+function showProvers(provers) {
+  table(
+    at("provers"),
+    "Provers of the latest batches, with what their verdicts show together",
+    [
+      ["Prover", (prover) => short(prover.public_key)],
+      ["Last", (prover) => moment(prover.last_at)],
+      ["Proved", (prover) => count(prover.generated), "number"],
+      ["Verdicts", (prover) => count(prover.verdicts), "number"],
+      ["Of fraud", (prover) => [count(prover.fraud), prover.fraud ? "bad" : ""], "number"],
+      ["Judged together", (prover) => together(prover.record)],
+      ["p-value", (prover) => pValue(prover.record?.p_value), "number"],
+      ["Nonces judged", (prover) => count(prover.record?.nonces), "number"],
+      ["Rounds", (prover) => count(prover.record?.rounds), "number"],
+    ],
+    provers,
+    "Nothing has come yet.",
+  );
+}
+
+function together(record) {
+  if (record === null) return "not yet";
+  return record.fraud_detected ? ["fraud", "bad"] : ["honest", "good"];
+}
+
+function showBlocks(blocks) {
+  table(
+    at("blocks"),
+    "Blocks of the latest batches",
+    [
+      ["Height", (block) => count(block.block_height), "number"],
+      ["Hash", (block) => short(block.block_hash)],
+      ["Last", (block) => moment(block.last_at)],
+      ["Provers", (block) => count(block.provers), "number"],
+      ["Batches", (block) => count(block.batches), "number"],
+      ["Nonces", (block) => count(block.nonces), "number"],
+      ["Verdicts", (block) => count(block.verdicts), "number"],
+      ["Of fraud", (block) => [count(block.fraud), block.fraud ? "bad" : ""], "number"],
+    ],
+    blocks,
+    "Nothing has come yet.",
+  );
+}
+
+function showBatches(batches) {
+  table(
+    at("batches"),
+    "The latest batches",
+    [
+      ["Id", (batch) => String(batch.id), "number"],
+      ["When", (batch) => moment(batch.received_at)],
+      ["Kind", (batch) => batch.kind],
+      ["Prover", (batch) => short(batch.public_key)],
+      ["Block", (batch) => count(batch.block_height), "number"],
+      ["Node", (batch) => String(batch.node_id), "number"],
+      ["Nonces", (batch) => count(batch.n_nonces), "number"],
+      ["Invalid", (batch) => count(batch.n_invalid), "number"],
+      ["Verdict", verdictOf],
+      ["p-value", (batch) => pValue(batch.probability_honest), "number"],
+    ],
+    batches,
+    "Nothing has come yet.",
+  );
+}
+
+function verdictOf({ fraud_detected: isFraud }) {
+  if (isFraud === null) return "";
+  return isFraud ? ["fraud", "bad"] : ["honest", "good"];
+}
+
+let drawn = "";
+
+function drawWhenNew({ minutes, verdicts, rates }) {
+  const key = JSON.stringify([minutes, verdicts, rates]);
+  if (key === drawn) return;
+  drawn = key;
+  const x = times(minutes);
+  const sum = (numbers) => numbers.reduce((total, each) => total + each, 0);
+  chart(
+    at("verdict-times"),
+    `Verdicts in each minute of the last three hours: ${sum(verdicts.honest)} honest, ${sum(verdicts.fraud)} fraud`,
+    [
+      { name: "honest", x, y: verdicts.honest, type: "bar", colour: "good" },
+      { name: "fraud", x, y: verdicts.fraud, type: "bar", colour: "bad" },
+    ],
+  );
+  chart(
+    at("rates"),
+    `Nonces per second of ${counted(rates.length, "prover")} in each minute of the last three hours`,
+    rates.map((each, place) => ({
+      name: each.public_key === null ? "others" : short(each.public_key),
+      x,
+      y: each.rates,
+      colour: COLOURS[place],
+    })),
+  );
+}
