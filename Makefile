@@ -15,7 +15,7 @@ FAST_TESTS := tests/poc/core tests/poc/offline tests/poc/outbox tests/poc/protoc
 	$(addprefix server/http/test_,documented_requests plugin plugin_outbox real_server smuggling))
 EXPERIMENTS := law streams honest_noise thresholds detection shortcuts forging grinding caching resistance games
 
-.PHONY: help setup browser demo test test-fast test-all test-next check bench gpu gpu-parts soundness clean
+.PHONY: help setup browser pictures demo test test-fast test-all test-next check bench gpu gpu-parts soundness clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -41,6 +41,9 @@ browser: setup ## Find a browser for the tests of the live pages, or install one
 test: browser ## The tests that CI runs (15 to 35 minutes on 2 cores)
 	$(PYTEST) -m "not slow and not gpu" tests/e2e
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu" --numprocesses 2 --dist loadgroup --ignore tests/e2e
+
+pictures: browser ## Take the pictures of the live pages in docs/figures anew, by their test
+	HALLMARK_PICTURES=docs/figures $(PYTEST) tests/e2e/test_page.py
 
 # What starts no server, no kernel's interpreter and no vLLM: for the loop of an editor.
 test-fast: setup ## The tests of the protocol, the outbox, rounds, routes and verdicts, without any server

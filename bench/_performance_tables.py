@@ -120,6 +120,30 @@ PERFORMANCE = {
             ("host, ms", "host_ms", number(1)),
         ),
     ),
+    "page": Table(
+        "page",
+        (
+            ("viewers", "viewers", number(0)),
+            ("tokens/s without", "tokens_s_without", number(1)),
+            ("with", "tokens_s_with", number(1)),
+            ("quotient", "quotient", number(3)),
+            ("spread without, %", "spread_percent", number(1)),
+            ("request's p99 without, s", "p99_s_without", number(2)),
+            ("with, s", "p99_s_with", number(2)),
+            ("API server idle, % of a core", "core_percent_without", number(1)),
+            ("with", "core_percent_with", number(1)),
+        ),
+    ),
+    "page-open": Table(
+        "page",
+        (
+            ("after seconds of events", "seconds", number(0)),
+            ("heap, MiB", "heap_mib", number(1)),
+            ("nodes of the document", "nodes", number(0)),
+            ("event listeners", "listeners", number(0)),
+        ),
+        rows="looked",
+    ),
     "coexist": Table(
         "coexist",
         (

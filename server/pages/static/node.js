@@ -22,6 +22,7 @@ follow({
 });
 
 at("span").addEventListener("change", () => drawTimes());
+document.addEventListener("visibilitychange", draw);
 
 /** Add a row to the history, once, and let go of those that are too old. */
 function note(row) {
@@ -33,7 +34,7 @@ function note(row) {
   if (history.rows.length > most) history.rows.splice(0, history.rows.length - most);
 }
 
-function show({ status, gate_closed, histogram, verdicts, node }) {
+function show({ status, gate_closed, verdicts, node }) {
   const name = node.models[0] ?? "";
   at("model").textContent = name;
   document.title = `${status.state} · ${name} · Hallmark`;
@@ -45,12 +46,16 @@ function show({ status, gate_closed, histogram, verdicts, node }) {
   showCallbacks(status.callbacks);
   showVerdicts(verdicts);
   showNode(status, node);
-  drawNumbers(histogram);
+  draw();
+}
+
+/** Draw the charts where there is a new row, and somebody to see it. */
+function draw() {
   const row = history.rows.at(-1);
-  if (row !== undefined && row[0] !== drawnRow) {
-    drawnRow = row[0];
-    drawTimes();
-  }
+  if (latest === null || row === undefined || row[0] === drawnRow || document.hidden) return;
+  drawnRow = row[0];
+  drawTimes();
+  drawNumbers(latest.histogram);
 }
 
 function trouble(status) {
@@ -196,7 +201,9 @@ function drawTimes() {
     return rows.map((row) => row[place]);
   };
   const last = (name) => column(name).at(-1) ?? 0;
-  const range = [localTime(end - seconds), localTime(end)];
+  // A young history fills the chart.
+  const begin = Math.max(end - seconds, Math.min(rows[0]?.[0] ?? end, end - 60));
+  const range = [localTime(begin), localTime(end)];
   chart(
     at("rate"),
     `Nonces per second over time: ${rate(last("generated_per_second")) || 0} generated and ${rate(last("validated_per_second")) || 0} validated now`,
@@ -226,12 +233,7 @@ function drawTimes() {
   );
 }
 
-let drawnNumbers = "";
-
 function drawNumbers(histogram) {
-  const key = JSON.stringify(histogram);
-  if (key === drawnNumbers) return;
-  drawnNumbers = key;
   const counts = histogram?.counts ?? [];
   const total = counts.reduce((sum, each) => sum + each, 0);
   const x = counts.map((_, place) => histogram.first_edge + (place + 0.5) * histogram.bin_width);

@@ -99,6 +99,7 @@ function verdictOf({ fraud_detected: isFraud }) {
 let drawn = "";
 
 function drawWhenNew({ minutes, verdicts, rates }) {
+  if (document.hidden) return;
   const key = JSON.stringify([minutes, verdicts, rates]);
   if (key === drawn) return;
   drawn = key;
