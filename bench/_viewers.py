@@ -1,6 +1,6 @@
 """Viewers of a live page: each reads the stream of events, and nothing else.
 
-    python -P bench/_viewers.py URL TOKEN COUNT
+    python -P bench/_viewers.py URL COUNT
 
 It says `looking` once each has had an event, and goes on until it is ended.
 """
@@ -11,11 +11,9 @@ import sys
 import httpx
 
 
-async def main(url: str, token: str, count: int) -> None:
+async def main(url: str, count: int) -> None:
     limits = httpx.Limits(max_connections=None)
     async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60, trust_env=False) as http:
-        answer = await http.post("/poc/login", data={"token": token})
-        assert answer.headers["location"] == "../poc", answer.headers["location"]
         begun = asyncio.Barrier(count + 1)
         async with asyncio.TaskGroup() as viewers:
             for _ in range(count):
@@ -36,4 +34,4 @@ async def look(http: httpx.AsyncClient, begun: asyncio.Barrier) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    asyncio.run(main(sys.argv[1], int(sys.argv[2])))

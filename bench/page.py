@@ -2,14 +2,13 @@
 
 A client chats, one request at a time, in blocks that have viewers or have none, by turns. Viewers and client
 share the machine with the server. The two kinds of blocks are compared, and those without viewers with each
-other: what differs less than these cannot be seen. How much of a core the API server takes for viewers alone is
-read off its process while nobody chats.
+other: what differs less than these cannot be seen. How much of a core the API server takes for viewers alone
+is read off its process while nobody chats.
 
 A browser is told of an hour of made-up seconds, as fast as it can draw them. What its heap and its document
 hold is read after garbage was collected.
 """
 
-import secrets
 import statistics
 import subprocess
 import sys
@@ -36,7 +35,6 @@ PAIRS: Final = 8
 BLOCK_SECONDS: Final = 12.0
 IDLE_SECONDS: Final = 20.0
 TOKENS: Final = 48
-TOKEN: Final = secrets.token_urlsafe()
 SECONDS_TOLD: Final = (1200, 2400, 3600)
 """From the first on the page's history is full, and it should hold no more."""
 
@@ -44,9 +42,7 @@ _PATIENCE_MS: Final = 600_000
 
 
 def main() -> None:
-    with running_server(
-        SHAPES["demo"], "--enforce-eager", settings={"outbox_path": "memory"}, HALLMARK_API_KEY=TOKEN
-    ) as server:
+    with running_server(SHAPES["demo"], "--enforce-eager", settings={"outbox_path": "memory"}) as server:
         row = beside_viewers(server)
     looked = list(looking_for_an_hour())
     print_table([row])
@@ -117,7 +113,7 @@ def viewers(server: Server, count: int) -> Iterator[None]:
         yield
         return
     script = Path(__file__).parent / "_viewers.py"
-    command = [sys.executable, "-P", str(script), str(server.poc.http.base_url), TOKEN, str(count)]
+    command = [sys.executable, "-P", str(script), str(server.poc.http.base_url), str(count)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         if process.stdout.readline() != "looking\n":

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from hallmark.poc.core.errors import NotReadyError
 from hallmark.poc.rounds.manager import PoCManager
@@ -22,7 +22,7 @@ from hallmark.server.http.errors import IS_HEAD, HallmarkRoute, UnauthorizedErro
 from hallmark.server.http.node_history import ROW_SECONDS, NodeHistory
 from hallmark.server.http.node_view import view
 from hallmark.server.http.request_log import log_request, request_id
-from hallmark.server.pages.files import HEADERS, file_answer, html_answer, html_text
+from hallmark.server.pages.files import HEADERS, file_answer, html_answer, html_text, json_answer
 from hallmark.server.pages.live_feed import LiveFeed, event_stream, is_ending, server_sent_event
 from hallmark.server.pages.sessions import SESSION_SECONDS, PageSessions
 
@@ -44,6 +44,7 @@ class NodePage:
         self.sessions = PageSessions()
         self.history = NodeHistory()
         self.feed = LiveFeed()
+        self._is_failing = False
 
     async def run(self, app: FastAPI) -> None:
         """Note what the node does, and tell it to those who look, until cancelled."""
@@ -51,17 +52,24 @@ class NodePage:
         while True:
             manager: PoCManager | None = getattr(app.state, "hallmark", None)
             if manager is not None and manager.settings.page:
-                try:
-                    self._tick(manager, ticks)
-                except Exception:
-                    # A page that cannot be shown must not cost the server; the next tick may be better.
-                    logger.exception("The page cannot show the node")
+                self._try_tick(manager, ticks)
                 ticks += 1
             await asyncio.sleep(_TICK_SECONDS)
 
     def moment(self, manager: PoCManager) -> dict[str, Any]:
         """Return what the page shows now."""
         return {**view(manager), "row": self.history.latest}
+
+    def _try_tick(self, manager: PoCManager, ticks: int) -> None:
+        try:
+            self._tick(manager, ticks)
+        except Exception:
+            # A page that cannot be shown must not cost the server, and the next tick may be better.
+            if not self._is_failing:
+                logger.exception("The page cannot show the node")
+            self._is_failing = True
+        else:
+            self._is_failing = False
 
     def _tick(self, manager: PoCManager, ticks: int) -> None:
         if ticks % ROW_SECONDS == 0:
@@ -157,9 +165,9 @@ async def log_out(request: Request, _: _Node) -> Response:
 
 
 @router.get(f"{_PATH}/moment")
-async def moment(request: Request, manager: _Reader) -> JSONResponse:
+async def moment(request: Request, manager: _Reader) -> Response:
     """Tell what the page shows now."""
-    return JSONResponse(_page(request).moment(manager), headers={**HEADERS, "Cache-Control": "no-store"})
+    return json_answer(_page(request).moment(manager))
 
 
 @router.get(f"{_PATH}/events")

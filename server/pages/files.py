@@ -13,7 +13,9 @@ from typing import Final
 from fastapi import Request
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
-__all__ = ["HEADERS", "file_answer", "html_answer", "html_text"]
+from hallmark.poc.core.compact_json import compact_json
+
+__all__ = ["HEADERS", "file_answer", "html_answer", "html_text", "json_answer"]
 
 HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -66,6 +68,12 @@ def html_text(name: str) -> str:
 def html_answer(text: str, status: int = 200) -> HTMLResponse:
     """Answer with a page."""
     return HTMLResponse(text, status, {**HEADERS, "Cache-Control": "no-store"})
+
+
+def json_answer(value: object) -> Response:
+    """Answer with JSON, in ASCII: keys of provers may have no UTF-8 form."""
+    headers = {**HEADERS, "Cache-Control": "no-store"}
+    return Response(compact_json(value), headers=headers, media_type="application/json")
 
 
 @cache

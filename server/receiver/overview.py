@@ -19,7 +19,7 @@ _CHARTED_PROVERS: Final = 6
 _MINUTE: Final = 60
 _MINUTES: Final = 180
 _PROVERS_A_MINUTE: Final = 100
-_PAGE: Final = 500
+_PAGE: Final = 100
 
 
 class Overview:
@@ -37,6 +37,7 @@ class Overview:
         self._now = now
         self._lock = threading.Lock()
         self._last: int | None = None
+        self._counted = 0
         self._totals: dict[str, list[int]] = {"generated": [0, 0], "validated": [0, 0]}
         self._latest: deque[dict[str, Any]] = deque(maxlen=_READ_BATCHES)
         self._nonces: OrderedDict[int, Counter[str]] = OrderedDict()
@@ -71,19 +72,17 @@ class Overview:
 
     def _read_on(self) -> None:
         if self._last is None:
-            latest, totals = self._store.totals()
+            self._counted, totals = self._store.totals()
             for kind, (batches, nonces) in totals.items():
                 self._totals[kind] = [batches, nonces]
-            # What is counted in the totals and shown too; ids are not without gaps, but nearly.
-            for outline in self._store.outlines(after=max(0, latest - _READ_BATCHES), limit=_READ_BATCHES):
-                if outline["id"] <= latest:
-                    self._show(outline)
-            self._last = latest
+            self._last = max(0, self._counted - _READ_BATCHES)
+        # A few at a time: batches that come meanwhile wait for the file.
         while page := self._store.outlines(after=self._last, limit=_PAGE):
             for outline in page:
-                total = self._totals[outline["kind"]]
-                total[0] += 1
-                total[1] += outline["n_nonces"]
+                if outline["id"] > self._counted:
+                    total = self._totals[outline["kind"]]
+                    total[0] += 1
+                    total[1] += outline["n_nonces"]
                 self._show(outline)
             self._last = page[-1]["id"]
         self._forget()

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from hallmark.poc.core.errors import DatabaseError
-from hallmark.server.pages.files import HEADERS, file_answer, html_answer, html_text
+from hallmark.server.pages.files import HEADERS, file_answer, html_answer, html_text, json_answer
 from hallmark.server.pages.live_feed import LiveFeed, event_stream, is_ending, server_sent_event
 from hallmark.server.receiver.overview import Overview
 from hallmark.server.receiver.store import BatchStore
@@ -69,8 +69,8 @@ class ReceiverPage:
     async def _page(self) -> Response:
         return html_answer(html_text("receiver.html"))
 
-    async def _moment(self) -> JSONResponse:
-        return JSONResponse(await self._read(), headers={**HEADERS, "Cache-Control": "no-store"})
+    async def _moment(self) -> Response:
+        return json_answer(await self._read())
 
     async def _events(self, request: Request) -> StreamingResponse:
         opening = server_sent_event("moment", await self._read())

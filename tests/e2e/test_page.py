@@ -71,6 +71,8 @@ def picture(shown: Page | Locator, name: str) -> None:
 
 
 def test_a_wrong_token_is_kept_out_and_the_right_one_lets_in(tab: Watched, guarded: Node) -> None:
+    assert guarded.process.log is not None
+    assert f"hallmark: look at it: {guarded.url}/poc\n" in guarded.process.log.read_text(errors="replace")
     log_in(tab, guarded, "another token")
     expect(tab.page.get_by_role("alert")).to_have_text("This is not the token.")
     assert tab.barriers() == []

