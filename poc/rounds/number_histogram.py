@@ -20,7 +20,7 @@ class NumberHistogram:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """How many numbers each bin has, from the lowest."""
+        """Return how many numbers each bin has, from the lowest."""
         return tuple(self._counts)
 
     def add(self, numbers: Iterable[float]) -> None:

@@ -105,7 +105,7 @@ class ValidationQueue:
         )
 
     def recent(self, count: int) -> list[SettledJob]:
-        """What is kept of the jobs that were settled last, the latest first; at most `count` of them."""
+        """Return what is kept of the jobs that were settled last, the latest first, at most `count`."""
         self._expire()
         return [job for _, job in islice(reversed(self._settled.values()), count)]
 

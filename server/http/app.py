@@ -45,6 +45,7 @@ async def _running(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         watching.cancel()
+        await asyncio.wait({watching})
         manager: PoCManager | None = getattr(app.state, "hallmark", None)
         if manager is not None:
             await manager.shutdown()

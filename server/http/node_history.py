@@ -4,8 +4,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from hallmark.poc.core.compact_json import compact_json
 from hallmark.poc.rounds.active_round import ActiveRound
 from hallmark.poc.rounds.manager import PoCManager
 from hallmark.server.http.inference_tokens import generated_tokens
@@ -18,14 +19,11 @@ _KEPT_SECONDS: Final = 3 * 3600
 
 COLUMNS: Final = (
     "time",
-    "total_checked",
-    "total_valid",
     "generated_per_second",
     "validated_per_second",
     "tokens_per_second",
     "connections",
     "share_used",
-    "stall_p99_ms",
     "queued_nonces",
     "callbacks_queued",
     "callbacks_oldest_age",
@@ -33,7 +31,7 @@ COLUMNS: Final = (
 """What a row has: the time in seconds since the epoch, rates over the time since the row before, and what
 `/status` said then."""
 
-Row = tuple[float | None, ...]
+Row = list[float | None]
 
 
 class NodeHistory:
@@ -43,6 +41,9 @@ class NodeHistory:
         clock: Seconds on a clock that never goes back.
         now: Seconds since the epoch.
         tokens: Tokens that inference has generated so far; None where nobody counts them.
+
+    Attributes:
+        latest: The latest row; None before the first.
     """
 
     def __init__(
@@ -54,13 +55,10 @@ class NodeHistory:
         self._clock = clock
         self._now = now
         self._tokens = tokens
-        self._rows: deque[Row] = deque(maxlen=_KEPT_SECONDS // ROW_SECONDS)
+        self.latest: Row | None = None
+        # As JSON: whoever begins to look is told all of them.
+        self._rows: deque[bytes] = deque(maxlen=_KEPT_SECONDS // ROW_SECONDS)
         self._before: _Totals | None = None
-
-    @property
-    def latest(self) -> Row | None:
-        """The latest row."""
-        return self._rows[-1] if self._rows else None
 
     def note(self, manager: PoCManager) -> None:
         """Add a row."""
@@ -77,28 +75,27 @@ class NodeHistory:
         validation, callbacks = status["validation"], status["callbacks"]
         row = (
             self._now(),
-            status["total_checked"],
-            status["total_valid"],
             generated,
             validated,
             tokens,
             status["inference"]["connections"],
             validation["share_used"],
-            validation["stall_ms"]["p99"],
             validation["queued_nonces"],
             callbacks["queued"],
             callbacks["oldest_age"],
         )
-        self._rows.append(tuple(value if value is None else round(value, 3) for value in row))
+        self.latest = [value if value is None else round(value, 3) for value in row]
+        self._rows.append(compact_json(self.latest))
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return all rows, for JSON."""
-        return {
+    def encoded(self) -> bytes:
+        """Return all rows as JSON, with what they are; they are only put together here, beside chat."""
+        head = {
             "columns": list(COLUMNS),
             "row_seconds": ROW_SECONDS,
             "kept_seconds": _KEPT_SECONDS,
-            "rows": [list(row) for row in self._rows],
+            "rows": 0,
         }
+        return compact_json(head).removesuffix(b"0}") + b"[" + b",".join(self._rows) + b"]}"
 
 
 @dataclass(frozen=True)

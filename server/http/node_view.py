@@ -24,6 +24,9 @@ def view(manager: PoCManager) -> dict[str, Any]:
     """Return the status without its lists, how the round's numbers are spread, verdicts and the node."""
     status: dict[str, Any] = {**snapshot(manager)}
     del status["valid_nonces"], status["valid_distances"]
+    if status["config"] is not None:
+        # As text: it may be larger than the numbers of a browser are exact.
+        status["config"] = {**status["config"], "block_height": str(status["config"]["block_height"])}
     model = manager.engine.model
     return {
         "now": time.time(),
@@ -43,7 +46,7 @@ def view(manager: PoCManager) -> dict[str, Any]:
 
 
 def _histogram(active: ActiveRound) -> dict[str, Any]:
-    """The counts, what the law expects of as many, and the number above which a nonce counts."""
+    """Return the counts, what the law expects of as many, and the number above which a nonce counts."""
     counts = active.statistics.first_numbers.counts
     total = sum(counts)
     round_ = active.round
@@ -59,7 +62,7 @@ def _histogram(active: ActiveRound) -> dict[str, Any]:
 
 @cache
 def _shares(hidden_size: int) -> tuple[float, ...]:
-    """The share of numbers that the law has in each bin, those beyond them in the outermost ones."""
+    """Return the share of numbers that the law has in each bin, those beyond them in the outermost ones."""
     edges = [FIRST_EDGE + BIN_WIDTH * place for place in range(1, BINS)]
     # Distances fall as numbers rise.
     above = distance_cdf([distance_of(edge, hidden_size) for edge in edges], hidden_size)
@@ -68,13 +71,12 @@ def _shares(hidden_size: int) -> tuple[float, ...]:
 
 
 def _verdict(job: SettledJob) -> dict[str, Any]:
-    shown = ("verdict", "probability_honest", "tests", "rejected_by", "n_invalid", "n_judged", "numbers")
+    shown = ("verdict", "probability_honest", "tests", "rejected_by")
     verdict = (
         None if job.verdict is None else {name: value for name, value in job.verdict.items() if name in shown}
     )
     return {
         "at": job.settled_at,
-        "request_id": job.request_id,
         "public_key": job.public_key,
         "block_hash": job.block_hash,
         "n_claims": job.n_claims,

@@ -18,7 +18,13 @@ from hallmark.poc.core.errors import NotReadyError
 from hallmark.poc.rounds.manager import PoCManager
 from hallmark.server.http.auth import is_token
 from hallmark.server.http.body import read_body
-from hallmark.server.http.errors import IS_HEAD, HallmarkRoute, UnauthorizedError, UnknownPathError
+from hallmark.server.http.errors import (
+    IS_HEAD,
+    BodyTooLargeError,
+    HallmarkRoute,
+    UnauthorizedError,
+    UnknownPathError,
+)
 from hallmark.server.http.node_history import ROW_SECONDS, NodeHistory
 from hallmark.server.http.node_view import view
 from hallmark.server.http.request_log import log_request, request_id
@@ -31,6 +37,7 @@ __all__ = ["NodePage", "router"]
 logger = logging.getLogger(__name__)
 
 _PATH: Final = "/poc"
+_STYLE: Final = "page.css"
 _TICK_SECONDS: Final = 1.0
 _MAX_FORM_BYTES: Final = 4096
 
@@ -134,7 +141,10 @@ async def page(request: Request, manager: _Node) -> Response:
 @router.post(f"{_PATH}/login")
 async def log_in(request: Request, manager: _Node) -> Response:
     """Begin a session for whoever has the token."""
-    form = parse_qs((await read_body(request, _MAX_FORM_BYTES)).decode("ascii", "replace"))
+    try:
+        form = parse_qs((await read_body(request, _MAX_FORM_BYTES)).decode("ascii", "replace"))
+    except BodyTooLargeError:
+        form = {}  # no token is so long
     given = form.get("token", [""])[0].strip()
     expected = manager.settings.api_key
     if expected is not None and not is_token(given.encode("utf-8", "surrogatepass"), expected):
@@ -156,7 +166,13 @@ async def log_in(request: Request, manager: _Node) -> Response:
 
 @router.post(f"{_PATH}/logout")
 async def log_out(request: Request, _: _Node) -> Response:
-    """End a session."""
+    """End a session.
+
+    Raises:
+        UnauthorizedError: Another site asks for it.
+    """
+    if not _is_of_the_page(request):
+        raise UnauthorizedError("log out at /poc")
     name = _cookie(request)
     _page(request).sessions.end(request.cookies.get(name))
     answer = RedirectResponse("../poc", 303, HEADERS)
@@ -176,15 +192,21 @@ async def events(request: Request, manager: _Reader) -> StreamingResponse:
     page = _page(request)
     if request.scope.get(IS_HEAD):
         return event_stream(iter(()))
-    opening = server_sent_event("history", page.history.as_dict())
+    opening = server_sent_event("history", page.history.encoded())
     opening += server_sent_event("moment", page.moment(manager))
     return event_stream(page.feed.follow(opening, _is_over(request, manager)))
 
 
 # Not a coroutine: it reads and packs a large file, beside the event loop.
 @router.get(f"{_PATH}/files/{{name}}")
-def static_file(request: Request, name: str, _: _Node) -> Response:
-    """Answer with a style or a script; they are no secret, and the form to log in has one."""
+def static_file(request: Request, name: str, manager: _Node) -> Response:
+    """Answer with a style or a script; without a session, with what the form to log in needs.
+
+    Raises:
+        UnauthorizedError: Nobody has logged in.
+    """
+    if name != _STYLE and not _may_look(request, manager):
+        raise UnauthorizedError("log in at /poc with the token of the control routes")
     return file_answer(request, name)
 
 

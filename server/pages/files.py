@@ -2,7 +2,7 @@
 
 import gzip
 import hashlib
-import mimetypes
+import threading
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -31,25 +31,30 @@ plotly.js has a style for maps, which no chart here needs, in a string: the brow
 kept out.
 """
 
+_MEDIA_TYPES: Final = {"css": "text/css", "js": "text/javascript"}
 _FILES: Final = frozenset({"charts.js", "live.js", "node.js", "page.css", "plotly.css", "receiver.js"})
 _PLOTLY: Final = "plotly.min.js"
+
+_packing = threading.Lock()
 
 
 @dataclass(frozen=True)
 class _File:
     media_type: str
+    plain: bytes
     compressed: bytes
     tag: str
 
 
 def file_answer(request: Request, name: str) -> Response:
     """Answer a request for a style or a script; the first time it may take a second."""
-    found = _file(name) if name in _FILES or name == _PLOTLY else None
+    found = None
+    if name in _FILES or name == _PLOTLY:
+        with _packing:  # once, however many ask at first
+            found = _file(name)
     if found is None:
-        missing = (
-            "plotly is not installed: pip install plotly" if name == _PLOTLY else "there is no such file"
-        )
-        return PlainTextResponse(missing, 404, HEADERS)
+        reason = "plotly is not installed: pip install plotly" if name == _PLOTLY else "there is no such file"
+        return PlainTextResponse(reason, 404, HEADERS)
     # A browser asks each time, and is told where the file is still the same.
     headers = {**HEADERS, "Cache-Control": "no-cache", "ETag": found.tag, "Vary": "Accept-Encoding"}
     if request.headers.get("If-None-Match") == found.tag:
@@ -57,7 +62,7 @@ def file_answer(request: Request, name: str) -> Response:
     if "gzip" in request.headers.get("Accept-Encoding", ""):
         headers["Content-Encoding"] = "gzip"
         return Response(found.compressed, headers=headers, media_type=found.media_type)
-    return Response(gzip.decompress(found.compressed), headers=headers, media_type=found.media_type)
+    return Response(found.plain, headers=headers, media_type=found.media_type)
 
 
 def html_text(name: str) -> str:
@@ -83,8 +88,12 @@ def _file(name: str) -> _File | None:
     )
     if content is None:
         return None
-    media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return _File(media_type, gzip.compress(content, mtime=0), f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+    return _File(
+        _MEDIA_TYPES[name.rpartition(".")[2]],
+        content,
+        gzip.compress(content, mtime=0),
+        f'"{hashlib.sha256(content).hexdigest()[:32]}"',
+    )
 
 
 def _plotly() -> bytes | None:

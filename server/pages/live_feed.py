@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
@@ -11,6 +11,9 @@ from hallmark.poc.core.compact_json import compact_json
 from hallmark.server.pages.files import HEADERS
 
 __all__ = ["LiveFeed", "event_stream", "is_ending", "server_sent_event"]
+
+
+_ASK_SECONDS: Final = 1.0
 
 
 class LiveFeed:
@@ -26,7 +29,7 @@ class LiveFeed:
 
     @property
     def followers(self) -> int:
-        """How many follow."""
+        """Return how many follow."""
         return self._followers
 
     def publish(self, event: bytes) -> None:
@@ -40,21 +43,29 @@ class LiveFeed:
 
         Args:
             opening: What is to be known before the first event.
-            is_over: Whether to stop; asked at each event.
+            is_over: Whether to stop; asked at each event, and every second without any.
         """
         self._followers += 1
         try:
             yield opening
+            del opening  # it may be long, and so may the look
             while not is_over():
-                await self._published.wait()
+                try:
+                    async with asyncio.timeout(_ASK_SECONDS):
+                        await self._published.wait()
+                except TimeoutError:
+                    continue
                 yield self._latest
         finally:
             self._followers -= 1
 
 
-def server_sent_event(name: str, data: Mapping[str, Any]) -> bytes:
-    """Return an event as the wire has it."""
-    return b"event: %s\ndata: %s\n\n" % (name.encode(), compact_json(data))
+def server_sent_event(name: str, data: Mapping[str, Any] | bytes) -> bytes:
+    """Return an event as the wire has it; its data may be JSON already."""
+    return b"event: %s\ndata: %s\n\n" % (
+        name.encode(),
+        data if isinstance(data, bytes) else compact_json(data),
+    )
 
 
 def event_stream(events: AsyncIterator[bytes] | Iterable[bytes]) -> StreamingResponse:

@@ -18,8 +18,7 @@ _MAX_SESSIONS: Final = 1_000
 class PageSessions:
     """Sessions of one process: a restart ends them all.
 
-    They are kept by the hash of their secret, so a copy of the memory opens none. Beyond 1,000 the oldest one
-    ends.
+    Beyond 1,000 the oldest one ends.
 
     Args:
         clock: Seconds on a clock that never goes back.
