@@ -9,6 +9,8 @@ from typing import Any, Final
 import uvicorn
 from fastapi import FastAPI, Request, Response
 
+from hallmark.poc.core.compact_json import compact_json
+from hallmark.poc.rounds.number_histogram import BIN_WIDTH, BINS, FIRST_EDGE
 from hallmark.server.http.examples import STATUS, VERDICT
 from hallmark.server.http.node_history import COLUMNS, ROW_SECONDS
 from hallmark.server.pages.files import file_answer, html_answer, html_text
@@ -18,7 +20,6 @@ from hallmark.server.processes.child import free_port
 BEGIN: Final = 1_800_000_000
 KEPT_SECONDS: Final = 1200
 
-_BINS: Final = 40
 _PAUSE: Final = 0.05
 
 
@@ -39,6 +40,7 @@ class SimulatedNode:
         self.app.add_api_route("/poc", self._page, response_model=None)
         self.app.add_api_route("/poc/files/{name}", self._file, response_model=None)
         self.app.add_api_route("/poc/events", self._events, response_model=None)
+        self.app.add_api_route("/poc/moment", lambda: moment(self.allowed))
 
     def _page(self) -> Response:
         return html_answer(html_text("node.html").replace("{log out}", ""))
@@ -57,13 +59,13 @@ class SimulatedNode:
             "kept_seconds": KEPT_SECONDS,
             "rows": [],
         }
-        yield server_sent_event("history", history)
+        yield server_sent_event("history", compact_json(history))
         second = 0
         while True:
             if second >= self.allowed:
                 await asyncio.sleep(_PAUSE)
                 continue
-            yield server_sent_event("moment", moment(second))
+            yield server_sent_event("moment", compact_json(moment(second)))
             second += 1
 
 
@@ -73,6 +75,7 @@ def moment(second: int) -> dict[str, Any]:
     row_at = second - second % ROW_SECONDS
     status: dict[str, Any] = {
         **STATUS,
+        "config": {**STATUS["config"], "block_height": str(STATUS["config"]["block_height"])},
         "total_checked": checked,
         "total_valid": checked // 2,
         "callbacks": {**STATUS["callbacks"], "delivered": second, "receivers": _receivers(second)},
@@ -81,21 +84,19 @@ def moment(second: int) -> dict[str, Any]:
         "now": BEGIN + second,
         "row": [
             BEGIN + row_at,
-            checked,
-            checked // 2,
             100 + row_at % 7,
             row_at % 5,
             40.0,
             row_at % 3,
-            *[0.2] * 5,
+            *[0.2] * 4,
         ],
         "status": status,
         "gate_closed": second % 600 < 300,
         "histogram": {
-            "first_edge": -5.0,
-            "bin_width": 0.25,
-            "counts": [second + place for place in range(_BINS)],
-            "expected": [float(second)] * _BINS,
+            "first_edge": FIRST_EDGE,
+            "bin_width": BIN_WIDTH,
+            "counts": [second + place for place in range(BINS)],
+            "expected": [float(second)] * BINS,
             "r_target": 1.4,
             "target": 0.3,
         },
@@ -121,7 +122,6 @@ def _receivers(second: int) -> dict[str, Any]:
 def _verdict(second: int) -> dict[str, Any]:
     return {
         "at": BEGIN + second,
-        "request_id": str(second),
         "public_key": f"{second % 16:02x}" * 33,
         "block_hash": f"{second:064x}",
         "n_claims": second,

@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from hallmark.poc.core.errors import HallmarkError
@@ -40,7 +40,7 @@ class SettledJob:
     request_id: str
     public_key: str
     block_hash: str
-    settled_at: float
+    settled_at: float = field(compare=False)
     status: JobStatus
     n_claims: int
     size: int

@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ _INTRODUCTION = (
     "numbers. A validator recomputes them."
 )
 
+_LOOK_SECONDS = 0.5
 _SMALLEST = 1e-300
 """p-values below come out as 0, which none is."""
 
@@ -114,13 +116,21 @@ def _show(judged: "Sequence[Judged]", story: "Story", folder: Path) -> bool:
 
 
 def _wait(told: "Told") -> None:
-    """Say where validator and receiver are, and wait for Ctrl-C."""
+    """Say where validator and receiver are, and wait for Ctrl-C.
+
+    Raises:
+        DemoError: The validator has ended.
+    """
+    from hallmark.server.demo.node import DemoError
+
     say(f"\nThe validator is up: {told.node_url}/poc")
     say(f"Log in with the token {told.api_key}")
     say(f"The receiver is up: {told.receiver_url}/poc")
     say("Ctrl-C ends both.")
     with suppress(KeyboardInterrupt):
-        signal.pause()
+        while told.is_up():
+            time.sleep(_LOOK_SECONDS)
+        raise DemoError("the validator has ended by itself")
 
 
 def _write(path: Path, story: "Story", judged: "Sequence[Judged]") -> None:

@@ -97,12 +97,14 @@ class Told:
         node_url: Of the validator.
         receiver_url: Of the receiver.
         api_key: The validator's token.
+        is_up: Whether the validator still runs.
     """
 
     judged: Sequence[Judged]
     node_url: str
     receiver_url: str
     api_key: str
+    is_up: Callable[[], bool]
 
 
 class Story:
@@ -166,7 +168,7 @@ class Story:
                 for claim in claimed[1:]:
                     with self._steps.step(f"Validate: {claim.title}"):
                         judged.append(_validate(node, claim))
-                yield Told(judged, node.url, receiver.url, self._api_key)
+                yield Told(judged, node.url, receiver.url, self._api_key, lambda: node.process.running)
                 node.poc.post("/stop")
 
     def _provide_model(self) -> Path:

@@ -89,13 +89,8 @@ class NodeHistory:
 
     def encoded(self) -> bytes:
         """Return all rows as JSON, with what they are; they are only put together here, beside chat."""
-        head = {
-            "columns": list(COLUMNS),
-            "row_seconds": ROW_SECONDS,
-            "kept_seconds": _KEPT_SECONDS,
-            "rows": 0,
-        }
-        return compact_json(head).removesuffix(b"0}") + b"[" + b",".join(self._rows) + b"]}"
+        head = {"columns": list(COLUMNS), "row_seconds": ROW_SECONDS, "kept_seconds": _KEPT_SECONDS}
+        return compact_json(head)[:-1] + b',"rows":[' + b",".join(self._rows) + b"]}"
 
 
 @dataclass(frozen=True)

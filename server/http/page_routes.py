@@ -8,12 +8,13 @@ the folder of the login's, behind a proxy's prefix too.
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
+from hallmark.poc.core.compact_json import compact_json
 from hallmark.poc.core.errors import NotReadyError
 from hallmark.poc.rounds.manager import PoCManager
 from hallmark.server.http.auth import is_token
@@ -63,9 +64,9 @@ class NodePage:
                 ticks += 1
             await asyncio.sleep(_TICK_SECONDS)
 
-    def moment(self, manager: PoCManager) -> dict[str, Any]:
-        """Return what the page shows now."""
-        return {**view(manager), "row": self.history.latest}
+    def moment(self, manager: PoCManager) -> bytes:
+        """Return what the page shows now, as JSON."""
+        return compact_json({**view(manager), "row": self.history.latest})
 
     def _try_tick(self, manager: PoCManager, ticks: int) -> None:
         try:
@@ -113,16 +114,20 @@ def _may_look(request: Request, manager: PoCManager) -> bool:
     return manager.settings.api_key is None or _page(request).sessions.is_open(secret)
 
 
+def _is_of_the_page(request: Request) -> bool:
+    """Return whether nothing tells that the request is of another site's page, or another port's."""
+    return request.headers.get("Sec-Fetch-Site", "same-origin") == "same-origin"
+
+
 async def _reader(request: Request, manager: _Node) -> PoCManager:
     """Return the manager for a request of the page's script.
 
     Raises:
         UnauthorizedError: Nobody has logged in, or the page is another site's, or another port's.
     """
-    if (
-        not _may_look(request, manager)
-        or request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin"
-    ):
+    # Browsers name an origin when they ask another one; without HTTPS that is all they tell.
+    is_of_the_page = _is_of_the_page(request) and "Origin" not in request.headers
+    if not _may_look(request, manager) or not is_of_the_page:
         raise UnauthorizedError("log in at /poc with the token of the control routes")
     return manager
 

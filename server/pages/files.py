@@ -13,8 +13,6 @@ from typing import Final
 from fastapi import Request
 from fastapi.responses import HTMLResponse, PlainTextResponse, Response
 
-from hallmark.poc.core.compact_json import compact_json
-
 __all__ = ["HEADERS", "file_answer", "html_answer", "html_text", "json_answer"]
 
 HEADERS: Final = {
@@ -75,10 +73,10 @@ def html_answer(text: str, status: int = 200) -> HTMLResponse:
     return HTMLResponse(text, status, {**HEADERS, "Cache-Control": "no-store"})
 
 
-def json_answer(value: object) -> Response:
-    """Answer with JSON, in ASCII: keys of provers may have no UTF-8 form."""
+def json_answer(encoded: bytes) -> Response:
+    """Answer with JSON."""
     headers = {**HEADERS, "Cache-Control": "no-store"}
-    return Response(compact_json(value), headers=headers, media_type="application/json")
+    return Response(encoded, headers=headers, media_type="application/json")
 
 
 @cache

@@ -1,13 +1,12 @@
 """A feed of server-sent events, made once for everybody who looks."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
-from typing import Any, Final
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from typing import Final
 
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
 
-from hallmark.poc.core.compact_json import compact_json
 from hallmark.server.pages.files import HEADERS
 
 __all__ = ["LiveFeed", "event_stream", "is_ending", "server_sent_event"]
@@ -60,12 +59,9 @@ class LiveFeed:
             self._followers -= 1
 
 
-def server_sent_event(name: str, data: Mapping[str, Any] | bytes) -> bytes:
-    """Return an event as the wire has it; its data may be JSON already."""
-    return b"event: %s\ndata: %s\n\n" % (
-        name.encode(),
-        data if isinstance(data, bytes) else compact_json(data),
-    )
+def server_sent_event(name: str, data: bytes) -> bytes:
+    """Return an event, whose data is JSON on one line, as the wire has it."""
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), data)
 
 
 def event_stream(events: AsyncIterator[bytes] | Iterable[bytes]) -> StreamingResponse:

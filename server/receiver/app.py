@@ -36,7 +36,6 @@ __all__ = ["create_app"]
 logger = logging.getLogger(__name__)
 
 _MAX_BODY_BYTES = 64 * 2**20
-_EXPORT_PAGE = 100
 
 
 class _TooLargeError(Exception):
@@ -153,11 +152,8 @@ def _let_read(app: FastAPI, store: BatchStore) -> None:
 
 def _lines(store: BatchStore, **wanted: str | None) -> Iterator[str]:
     """Yield each batch that matches, with its body, as a line of JSON."""
-    last = 0
-    while summaries := store.find(**wanted, after=last, limit=_EXPORT_PAGE):
-        for summary in summaries:
-            last = summary["id"]
-            yield json.dumps(store.get(last)) + "\n"
+    for summary in store.summaries(**wanted):
+        yield json.dumps(store.get(summary["id"])) + "\n"
 
 
 def _let_watch(app: FastAPI, store: BatchStore, metrics: ReceiverMetrics) -> None:

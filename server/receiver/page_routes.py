@@ -2,15 +2,17 @@
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
-from hallmark.poc.core.errors import DatabaseError
+from hallmark.poc.core.compact_json import compact_json
 from hallmark.server.pages.files import HEADERS, file_answer, html_answer, html_text, json_answer
 from hallmark.server.pages.live_feed import LiveFeed, event_stream, is_ending, server_sent_event
 from hallmark.server.receiver.overview import Overview
@@ -32,6 +34,10 @@ class ReceiverPage:
         self._app = app
         self._overview = Overview(store)
         self._feed = LiveFeed()
+        self._reading = asyncio.Lock()
+        self._read_at = -math.inf
+        self._latest = b""
+        self._is_failing = False
         for path, answer in (
             ("/", self._lead),
             (_PATH, self._page),
@@ -49,19 +55,36 @@ class ReceiverPage:
             yield
         finally:
             telling.cancel()
+            # It may be in the middle of reading the file.
+            await asyncio.wait({telling})
 
     async def _tell(self) -> None:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             if self._feed.followers:
-                try:
-                    self._feed.publish(server_sent_event("moment", await self._read()))
-                except DatabaseError as exc:
-                    # The page shows that nothing comes; the next time the file may be readable.
-                    logger.error("The page is not told: %s", exc)
+                await self._try_to_tell()
 
-    async def _read(self) -> dict[str, Any]:
-        return await run_in_threadpool(self._overview.read)
+    async def _try_to_tell(self) -> None:
+        try:
+            self._feed.publish(await self._event())
+        except Exception:
+            # The page shows that nothing comes, and the next time all may be well.
+            if not self._is_failing:
+                logger.exception("The page cannot show what came")
+            self._is_failing = True
+        else:
+            self._is_failing = False
+
+    async def _moment_now(self) -> bytes:
+        """Return what the page shows, as JSON; read once in a while, however many ask."""
+        async with self._reading:
+            if time.monotonic() - self._read_at >= _TICK_SECONDS / 2:
+                self._latest = await run_in_threadpool(lambda: compact_json(self._overview.read()))
+                self._read_at = time.monotonic()
+            return self._latest
+
+    async def _event(self) -> bytes:
+        return server_sent_event("moment", await self._moment_now())
 
     async def _lead(self) -> RedirectResponse:
         return RedirectResponse("poc", 303, HEADERS)
@@ -70,11 +93,10 @@ class ReceiverPage:
         return html_answer(html_text("receiver.html"))
 
     async def _moment(self) -> Response:
-        return json_answer(await self._read())
+        return json_answer(await self._moment_now())
 
     async def _events(self, request: Request) -> StreamingResponse:
-        opening = server_sent_event("moment", await self._read())
-        return event_stream(self._feed.follow(opening, lambda: is_ending(request.app)))
+        return event_stream(self._feed.follow(await self._event(), lambda: is_ending(request.app)))
 
     # Not a coroutine: it reads and packs a large file, beside the event loop.
     def _file(self, request: Request, name: str) -> Response:

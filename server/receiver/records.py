@@ -7,7 +7,7 @@ from collections.abc import Collection
 from hallmark.poc.verdict.prover_record import ProverRecord, Reason, ScoredBatch
 from hallmark.poc.verdict.sequential_test import Evidence
 
-__all__ = ["continue_record", "find_records"]
+__all__ = ["continue_record", "find_records", "records_of"]
 
 _RECORD = ("rounds", "batches", "nonces", "log_stakes", "log_largest_wealth", "uncounted")
 
@@ -59,6 +59,21 @@ def find_records(
         " WHERE public_key > :after AND (:public_key IS NULL OR public_key = :public_key)"
         " ORDER BY public_key LIMIT :limit",
         {"after": after, "public_key": public_key, "limit": limit},
+    ).fetchall()
+    return [_record(*row) for row in rows]
+
+
+def records_of(connection: sqlite3.Connection, public_keys: Collection[str]) -> list[ProverRecord]:
+    """Return the records of provers, of those who have one.
+
+    Args:
+        connection: To read with.
+        public_keys: Their keys.
+    """
+    rows = connection.execute(
+        f"SELECT public_key, {', '.join(_RECORD)} FROM provers"  # noqa: S608  # constants
+        " WHERE public_key IN (SELECT value FROM json_each(?))",
+        (json.dumps([*public_keys]),),
     ).fetchall()
     return [_record(*row) for row in rows]
 

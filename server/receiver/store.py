@@ -12,7 +12,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -87,6 +87,7 @@ _SUMMARY = (
     "node_id",
     "n_nonces",
 )
+_PAGE: Final = 1000
 _OUTCOME: Final = ("fraud_detected", "probability_honest", "n_invalid")
 
 
@@ -222,7 +223,7 @@ class BatchStore:
     def totals(self) -> tuple[int, dict[str, tuple[int, int]]]:
         """Return the latest id, 0 where there is none, and batches and nonces by kind.
 
-        A nonce counts as often as it was delivered, which takes no batch to be read; `stats` counts it once.
+        A nonce counts for each batch that has it, so no batch has to be read; `stats` counts it once.
         """
         with self._lock, self._database.reading() as connection:
             rows = connection.execute(
@@ -245,6 +246,17 @@ class BatchStore:
                 (after, limit),
             ).fetchall()
         return [dict(zip(_SUMMARY + _OUTCOME, row, strict=True)) for row in rows]
+
+    def summaries(self, **wanted: str | None) -> Iterator[dict[str, Any]]:
+        """Yield the summaries of all batches that match, in the order of their arrival.
+
+        Args:
+            **wanted: By the names of `find`.
+        """
+        last = 0
+        while page := self.find(**wanted, after=last, limit=_PAGE):
+            yield from page
+            last = page[-1]["id"]
 
     def get(self, identifier: int) -> dict[str, Any] | None:
         """A batch's summary with its `body`; None where there is no such id."""
@@ -271,6 +283,13 @@ class BatchStore:
 
         with self._lock, self._database.reading() as connection:
             return find_records(connection, public_key=public_key, after=after, limit=limit)
+
+    def provers_of(self, public_keys: Collection[str]) -> "list[ProverRecord]":
+        """Return what the verdicts of each of these provers show together, of those who have any."""
+        from hallmark.server.receiver.records import records_of
+
+        with self._lock, self._database.reading() as connection:
+            return records_of(connection, public_keys)
 
     def stats(self, *, public_key: str | None = None, block_hash: str | None = None) -> dict[str, Any]:
         """Totals by kind: `batches`, `nonces`, and `duplicates`, deliveries beyond the first.

@@ -18,6 +18,9 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
 KEY = "a token of the tests"
+THIEF = '<a href="%">x</a>'
+"""A key that would be markup, where anything took it for that."""
+
 PATIENCE = 60_000
 """Milliseconds: what a page shows comes within seconds, and the machine may be busy."""
 
@@ -123,13 +126,14 @@ def test_a_round_is_seen_from_its_first_nonce_to_its_verdicts(
     claims = found["valid_nonces"][:32], found["valid_distances"][:32]
     guarded.poc("/init/validate", round_)
     honest = guarded.poc("/validate", proof(round_, *claims))
-    forged = guarded.poc("/validate", proof(round_, claims[0], [1.38] * 32, public_key="a thief"))
+    forged = guarded.poc("/validate", proof(round_, claims[0], [1.38] * 32, public_key=THIEF))
     check_verdicts(tab, [forged, honest])
     check_inference(tab, guarded)
     assert tab.barriers() == []
     picture(tab.page.locator("section", has=tab.page.locator("#verdicts")), "page-verdicts")
 
     receiver.wait_for("validated", lambda bodies: len(bodies) == 2)
+    receiver.http.post("/generated", json=proof(round_, [0], [1.4], public_key=THIEF)).raise_for_status()
     check_receiver(tab, receiver)
     guarded.poc("/stop")
 
@@ -196,6 +200,7 @@ def check_receiver(tab: Watched, receiver: Receiver) -> None:
     tab.wait_until("document.getElementById('verdict-times').data?.length === 2")
     assert [sum(tab.points("verdict-times", place)) for place in (0, 1)] == [1, 1]
     assert sum(tab.points("rates")) > 0
+    expect(tab.page.locator("#provers tbody tr").first).to_contain_text(THIEF)
     assert tab.barriers() == []
     picture(tab.page, "page-receiver")
     tab.page.get_by_label("Kind").select_option("validated")

@@ -3,18 +3,15 @@
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Final
 
 from hallmark.poc.core.errors import DatabaseError, FieldError
 from hallmark.server.cli.receiver.options import BatchKind
 from hallmark.server.receiver.store import BatchStore
 
-__all__ = ["Filters", "filters", "opened", "summaries"]
+__all__ = ["Filters", "filters", "opened"]
 
 Filters = dict[str, str | None]
 """What batches are to match, by the names of `BatchStore.find`."""
-
-_PAGE: Final = 1000
 
 
 @contextmanager
@@ -45,11 +42,3 @@ def filters(kind: BatchKind | None, public_key: str | None, block_hash: str | No
         "public_key": public_key,
         "block_hash": block_hash,
     }
-
-
-def summaries(store: BatchStore, wanted: Filters) -> Iterator[dict[str, Any]]:
-    """Yield the summaries of the batches that match, in the order of their arrival."""
-    last = 0
-    while page := store.find(**wanted, after=last, limit=_PAGE):
-        yield from page
-        last = page[-1]["id"]

@@ -58,10 +58,8 @@ def _matching(store: "BatchStore", ids: Collection[int] | None, wanted: "Filters
     Raises:
         FieldError: There are others among the ids than those of batches.
     """
-    from hallmark.server.cli.receiver.batch_file import summaries
-
     if not ids:
-        return (batch["id"] for batch in summaries(store, wanted))
+        return (batch["id"] for batch in store.summaries(**wanted))
     chosen = sorted({*ids})
     unknown = [identifier for identifier in chosen if not _matches(store, identifier, {})]
     if unknown:

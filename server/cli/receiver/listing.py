@@ -26,11 +26,11 @@ def list_(
     Duplicates are deliveries beyond the first. A wide terminal shows the block's hash, the node and the id of
     the first delivery too. The receiver may run or not.
     """
-    from hallmark.server.cli.receiver.batch_file import filters, opened, summaries
+    from hallmark.server.cli.receiver.batch_file import filters, opened
 
     wanted = filters(kind, public_key, block_hash)
     with opened(database) as store:
-        found = [*summaries(store, wanted)]
+        found = [*store.summaries(**wanted)]
     if as_json:
         print_or_drop(json.dumps(found))
     elif found:

@@ -32,7 +32,7 @@ function drawn(place, words, series, { left = "", right = "", range = null, line
   const data = series.map((each) => ({
     type: each.type === "bar" ? "bar" : "scatter",
     mode: each.type === "bar" ? undefined : each.type === "points" ? "markers" : "lines",
-    name: each.name,
+    name: plain(each.name),
     x: each.x,
     y: each.y,
     yaxis: each.right ? "y2" : "y",
@@ -70,7 +70,7 @@ function drawn(place, words, series, { left = "", right = "", range = null, line
       yref: "paper",
       yanchor: "bottom",
       showarrow: false,
-      text: line.words,
+      text: plain(line.words),
       font: { color: colour(line.colour) },
     })),
   };
@@ -79,6 +79,9 @@ function drawn(place, words, series, { left = "", right = "", range = null, line
   }
   window.Plotly.react(place, data, layout, { displayModeBar: false, responsive: true });
 }
+
+// plotly.js takes names for markup, and keys of provers are anybody's.
+const plain = (text) => text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 
 /** Times in the form that plotly shows in the reader's own zone. */
 export const times = (seconds) => seconds.map(localTime);

@@ -3,7 +3,7 @@
 const STALE_MILLISECONDS = 8000;
 const RETRY_MILLISECONDS = 3000;
 
-/** Follow the events of a server that comes and goes; `handlers` has a function for each event's name. */
+/** Follow the events of a server that comes and goes, while the page is seen; `handlers` has one for each name. */
 export function follow(handlers) {
   let source = null;
   let heardAt = Date.now();
@@ -16,6 +16,7 @@ export function follow(handlers) {
 
   function connect() {
     retry = null;
+    heardAt = Date.now();
     source = new EventSource("poc/events");
     for (const [name, handle] of Object.entries(handlers)) {
       source.addEventListener(name, (event) => {
@@ -23,39 +24,56 @@ export function follow(handlers) {
         handle(JSON.parse(event.data));
       });
     }
-    source.onerror = () => {
-      source.close();
-      lost();
-      retry ??= setTimeout(ask, RETRY_MILLISECONDS);
-    };
+    source.onerror = lose;
+  }
+
+  function close() {
+    source?.close();
+    source = null;
+    clearTimeout(retry);
+    retry = null;
   }
 
   // An event source does not say why it was refused; this does.
   async function ask() {
     retry = null;
     try {
-      const answer = await fetch("poc/moment", { cache: "no-store" });
+      const patience = AbortSignal.timeout(STALE_MILLISECONDS);
+      const answer = await fetch("poc/moment", { cache: "no-store", signal: patience });
       if (answer.status === 401) {
         location.reload();
         return;
       }
-      if (answer.ok) {
+      if (answer.ok && !document.hidden) {
         connect();
         return;
       }
     } catch {
       // The server is not there. That is shown already.
     }
-    retry = setTimeout(ask, RETRY_MILLISECONDS);
+    askLater();
   }
 
-  function lost() {
+  function askLater() {
+    if (!document.hidden) retry ??= setTimeout(ask, RETRY_MILLISECONDS);
+  }
+
+  function lose() {
+    source?.close();
+    source = null;
     connected(false, `No word from the server since ${clock(heardAt / 1000)}; what is shown is of then`);
+    askLater();
   }
 
+  // A connection may end without a word, as after a sleep.
   setInterval(() => {
-    if (Date.now() - heardAt > STALE_MILLISECONDS) lost();
+    if (source !== null && Date.now() - heardAt > STALE_MILLISECONDS) lose();
   }, 1000);
+  // Of a host a browser opens few connections: a page that nobody sees holds none.
+  document.addEventListener("visibilitychange", () => {
+    close();
+    if (!document.hidden) connect();
+  });
   connect();
 }
 
@@ -99,6 +117,7 @@ export function table(place, caption, columns, rows, nothing) {
     region.setAttribute("role", "region");
     region.setAttribute("aria-label", caption);
     const made = document.createElement("table");
+    made.createCaption().textContent = caption;
     const heading = made.createTHead().insertRow();
     for (const [name, , className] of columns) {
       const cell = element("th", name, className);
@@ -137,6 +156,9 @@ function element(name, text, className = "") {
 
 export const count = (value) => (value === null || value === undefined ? "" : value.toLocaleString("en"));
 
+/** A whole number that comes as text, since it may be too large for a number here. */
+export const large = (text) => BigInt(text).toLocaleString("en");
+
 export const counted = (value, noun, plural = `${noun}s`) => `${count(value)} ${value === 1 ? noun : plural}`;
 
 export function rate(value) {
@@ -145,7 +167,7 @@ export function rate(value) {
 }
 
 export const percent = (value) =>
-  value === null || value === undefined ? "" : `${(100 * value).toLocaleString("en", { maximumFractionDigits: 1 })}%`;
+  value === null || value === undefined ? "" : `${(100 * value).toLocaleString("en", { maximumSignificantDigits: 4 })}%`;
 
 export function pValue(value) {
   if (value === null || value === undefined) return "";
@@ -178,5 +200,5 @@ export function moment(seconds) {
   return isToday ? clock(seconds) : `${at.toLocaleDateString("en-CA")} ${clock(seconds)}`;
 }
 
-/** A long key or hash with its middle left out. */
+/** A long key with its middle left out, for charts. */
 export const short = (text) => (text.length > 22 ? `${text.slice(0, 12)}…${text.slice(-6)}` : text);

@@ -1,7 +1,7 @@
 // The page of a node.
 
 import { chart, localTime, times } from "./charts.js";
-import { alarm, bytes, count, counted, duration, follow, moment, percent, pValue, rate, short, table, terms } from "./live.js";
+import { alarm, bytes, count, counted, duration, follow, large, moment, percent, pValue, rate, table, terms } from "./live.js";
 
 const at = (id) => document.getElementById(id);
 
@@ -22,13 +22,12 @@ follow({
 });
 
 at("span").addEventListener("change", () => drawTimes());
-document.addEventListener("visibilitychange", draw);
 
 /** Add a row to the history, once, and let go of those that are too old. */
 function note(row) {
   if (row === null) return;
   const last = history.rows.at(-1);
-  if (last !== undefined && last[0] >= row[0]) return;
+  if (last !== undefined && last[0] === row[0]) return;
   history.rows.push(row);
   const most = history.kept_seconds / history.row_seconds;
   if (history.rows.length > most) history.rows.splice(0, history.rows.length - most);
@@ -49,10 +48,10 @@ function show({ status, gate_closed, verdicts, node }) {
   draw();
 }
 
-/** Draw the charts where there is a new row, and somebody to see it. */
+/** Draw the charts where there is a new row. */
 function draw() {
   const row = history.rows.at(-1);
-  if (latest === null || row === undefined || row[0] === drawnRow || document.hidden) return;
+  if (latest === null || row === undefined || row[0] === drawnRow) return;
   drawnRow = row[0];
   drawTimes();
   drawNumbers(latest.histogram);
@@ -60,7 +59,7 @@ function draw() {
 
 function trouble(status) {
   if (status.is_stuck) {
-    return `The engine has work and has not answered for ${duration(status.seconds_since_progress)}.`;
+    return "The engine has work, and does not answer.";
   }
   const interrupted = status.interrupted_round;
   if (interrupted !== null && !interrupted.is_resumed) {
@@ -83,7 +82,8 @@ function showRound(status) {
   terms(at("round"), [
     ["State", status.state],
     ["Ended", status.reason],
-    ["Block", `${count(config.block_height)}, ${config.block_hash}`],
+    ["No answer for", status.is_stuck ? duration(status.seconds_since_progress) : null, "bad"],
+    ["Block", `${large(config.block_height)}, ${config.block_hash}`],
     ["Public key", config.public_key],
     ["Node", node],
     ["Checked", counted(status.total_checked, "nonce")],
@@ -158,8 +158,8 @@ function showVerdicts(verdicts) {
     "The latest verdicts, with the p-value of each test",
     [
       ["When", (job) => moment(job.at)],
-      ["Prover", (job) => short(job.public_key)],
-      ["Block", (job) => short(job.block_hash)],
+      ["Prover", (job) => job.public_key, "key"],
+      ["Block", (job) => job.block_hash, "key"],
       ["Nonces", (job) => count(job.n_claims), "number"],
       ["Verdict", (job) => (job.verdict === null ? ["none", "bad"] : verdictOf(job.verdict))],
       ["p-value", (job) => pValue(job.verdict?.probability_honest), "number"],
@@ -228,6 +228,15 @@ function drawTimes() {
     [
       { name: "nonces waiting", x, y: column("queued_nonces"), colour: "second" },
       { name: "share, %", x, y: column("share_used").map((share) => (share === null ? null : 100 * share)), colour: "third", dash: "dash", right: true },
+    ],
+    { range },
+  );
+  chart(
+    at("waiting"),
+    `Callbacks waiting and the age of the oldest over time: ${last("callbacks_queued")} waiting now`,
+    [
+      { name: "waiting", x, y: column("callbacks_queued"), colour: "first" },
+      { name: "oldest, s", x, y: column("callbacks_oldest_age"), colour: "second", dash: "dash", right: true },
     ],
     { range },
   );

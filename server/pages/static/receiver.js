@@ -1,7 +1,7 @@
 // The page of a receiver.
 
 import { chart, localTime, times } from "./charts.js";
-import { count, counted, follow, moment, pValue, short, table, terms } from "./live.js";
+import { count, counted, follow, large, moment, pValue, short, table, terms } from "./live.js";
 
 const at = (id) => document.getElementById(id);
 
@@ -31,8 +31,8 @@ function showProvers(provers) {
     at("provers"),
     "Provers of the latest batches, with what their verdicts show together",
     [
-      ["Prover", (prover) => short(prover.public_key)],
-      ["Last", (prover) => moment(prover.last_at)],
+      ["Prover", (prover) => prover.public_key, "key"],
+      ["Last", (prover) => moment(prover.received_at)],
       ["Proved", (prover) => count(prover.generated), "number"],
       ["Verdicts", (prover) => count(prover.verdicts), "number"],
       ["Of fraud", (prover) => [count(prover.fraud), prover.fraud ? "bad" : ""], "number"],
@@ -59,9 +59,9 @@ function showBlocks(blocks) {
     at("blocks"),
     "Blocks of the latest batches",
     [
-      ["Height", (block) => count(block.block_height), "number"],
-      ["Hash", (block) => short(block.block_hash)],
-      ["Last", (block) => moment(block.last_at)],
+      ["Height", (block) => large(block.block_height), "number"],
+      ["Hash", (block) => block.block_hash, "key"],
+      ["Last", (block) => moment(block.received_at)],
       ["Provers", (block) => count(block.provers), "number"],
       ["Batches", (block) => count(block.batches), "number"],
       ["Nonces", (block) => count(block.nonces), "number"],
@@ -81,9 +81,9 @@ function showBatches(batches) {
       ["Id", (batch) => String(batch.id), "number"],
       ["When", (batch) => moment(batch.received_at)],
       ["Kind", (batch) => batch.kind],
-      ["Prover", (batch) => short(batch.public_key)],
-      ["Block", (batch) => count(batch.block_height), "number"],
-      ["Node", (batch) => String(batch.node_id), "number"],
+      ["Prover", (batch) => batch.public_key, "key"],
+      ["Block", (batch) => large(batch.block_height), "number"],
+      ["Node", (batch) => batch.node_id, "number"],
       ["Nonces", (batch) => count(batch.n_nonces), "number"],
       ["Invalid", (batch) => count(batch.n_invalid), "number"],
       ["Verdict", verdictOf],
@@ -108,10 +108,8 @@ function beginning(minutes, columns) {
 let drawn = "";
 
 function drawWhenNew({ minutes, verdicts, rates }) {
-  if (document.hidden) return;
   const key = JSON.stringify([minutes, verdicts, rates]);
   if (key === drawn) return;
-  drawn = key;
   const x = times(minutes);
   const range = [localTime(beginning(minutes, [verdicts.honest, verdicts.fraud, ...rates.map((each) => each.rates)])), x.at(-1)];
   const sum = (numbers) => numbers.reduce((total, each) => total + each, 0);
@@ -135,4 +133,5 @@ function drawWhenNew({ minutes, verdicts, rates }) {
     })),
     { range },
   );
+  drawn = key;
 }

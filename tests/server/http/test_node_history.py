@@ -1,5 +1,6 @@
 """The history of a node: rates between rows, through new rounds and restarts, and no more rows than hours."""
 
+import json
 from typing import Any
 
 import pytest
@@ -43,7 +44,6 @@ async def test_rates_are_of_the_time_between_two_rows(manager: PoCManager, clock
     tokens[0] += 60
     history.note(manager)
     checked = active.statistics.total_checked
-    assert row(history)["total_checked"] == checked
     assert row(history)["generated_per_second"] == pytest.approx(checked / 5, abs=1e-3)
     assert row(history)["tokens_per_second"] == 12
     assert row(history)["time"] == 1e9 + clock.now
@@ -73,7 +73,7 @@ async def test_three_hours_are_kept(manager: PoCManager, clock: Clock) -> None:
     for _ in range(3 * 3600 // ROW_SECONDS + 7):
         clock.now += ROW_SECONDS
         history.note(manager)
-    told = history.as_dict()
+    told = json.loads(history.encoded())
     assert len(told["rows"]) == 3 * 3600 // ROW_SECONDS == told["kept_seconds"] // told["row_seconds"]
     assert told["rows"][-1][0] == clock.now
     assert all(len(each) == len(told["columns"]) for each in told["rows"])

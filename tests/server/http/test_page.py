@@ -48,7 +48,10 @@ async def test_without_a_session_there_is_a_form_and_nothing_else(guarded: httpx
     assert 'type="password"' in page.text
     for path in LOOKED_AT:
         assert (await guarded.get(path)).status_code == 401
+    # What the form needs, and no script.
     assert (await guarded.get("/poc/files/page.css")).status_code == 200
+    for script in ("node.js", "plotly.min.js"):
+        assert (await guarded.get(f"/poc/files/{script}")).status_code == 401
 
 
 async def test_a_wrong_token_opens_nothing_and_is_logged(
@@ -106,6 +109,15 @@ async def test_another_port_of_the_host_reads_nothing_through_the_browser(
     for path in LOOKED_AT:
         assert (await guarded.get(path, headers={"Sec-Fetch-Site": site})).status_code == 401
     assert (await guarded.get("/poc/moment", headers={"Sec-Fetch-Site": "same-origin"})).status_code == 200
+    assert (await guarded.post("/poc/logout", headers={"Sec-Fetch-Site": site})).status_code == 401
+    assert (await guarded.get("/poc/moment")).status_code == 200
+
+
+async def test_nor_does_it_where_the_browser_names_only_its_origin(guarded: httpx.AsyncClient) -> None:
+    """As browsers do without HTTPS."""
+    await log_in(guarded)
+    for path in LOOKED_AT:
+        assert (await guarded.get(path, headers={"Origin": "http://node:9999"})).status_code == 401
 
 
 async def test_logging_out_ends_the_session_itself(guarded: httpx.AsyncClient) -> None:
@@ -129,8 +141,8 @@ async def test_sessions_of_two_servers_on_one_host_do_not_meet(engine: Engine) -
     assert names == {"hallmark_page_8000", "hallmark_page_8001"}
 
 
-async def test_a_form_that_is_too_long_is_refused(guarded: httpx.AsyncClient) -> None:
-    assert (await log_in(guarded, "x" * 5000)).status_code == 413
+async def test_a_form_that_is_too_long_has_a_wrong_token(guarded: httpx.AsyncClient) -> None:
+    assert (await log_in(guarded, "x" * 5000)).headers["location"] == "../poc?wrong"
 
 
 async def test_without_a_token_everybody_may_look(http: httpx.AsyncClient) -> None:
@@ -173,7 +185,7 @@ async def test_it_is_shown_while_a_round_generates_and_counts_as_no_inference(
             assert answer.headers["content-type"].startswith("text/event-stream")
             lines = answer.aiter_lines()
             history = await event(lines, "history")
-            assert len(history["columns"]) == 12
+            assert len(history["columns"]) == 9
             moment = await event(lines, "moment")
             assert moment["status"]["state"] == "GENERATING"
             assert moment["gate_closed"] is True
@@ -215,7 +227,7 @@ async def test_the_latest_verdicts_come_with_their_tests(
     assert verdicts[0]["verdict"]["probability_honest"] == answer.json()["probability_honest"]
     assert verdicts[0]["public_key"] == request()["public_key"]
     assert verdicts[0]["at"] >= verdicts[-1]["at"]
-    assert manager.queue.recent(3)[0].request_id == verdicts[0]["request_id"]
+    assert manager.queue.recent(1)[0].settled_at == verdicts[0]["at"]
 
 
 async def test_a_batch_that_was_given_up_is_shown_with_its_reason(
@@ -251,23 +263,34 @@ async def test_a_stream_ends_with_its_session(engine: Engine) -> None:
                 assert [line async for line in lines]
 
 
-async def test_a_stream_ends_with_the_server(manager: PoCManager) -> None:
-    """uvicorn waits for every answer to end; it is told for no longer than a stream is open."""
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_stream_ends_with_the_server(
+    manager: PoCManager, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """uvicorn waits for every answer to end, and tells none that it should."""
     app = application(manager)
+    server = Ending()
     async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
-        app.state.server = Ending()
+        app.state.server = server
         async with http.stream("GET", "/poc/events") as answer:
             lines = answer.aiter_lines()
             await event(lines, "history")
-            Ending.should_exit = True
-            async with asyncio.timeout(10):
+            if fails:
+                monkeypatch.setattr(app.state.hallmark_page, "moment", fail)
+            server.should_exit = True
+            async with asyncio.timeout(30):
                 assert [line async for line in lines]
 
 
 class Ending:
     """What vLLM has in the app's state: its uvicorn server."""
 
-    should_exit = False
+    def __init__(self) -> None:
+        self.should_exit = False
+
+
+def fail(_: PoCManager) -> None:
+    raise RuntimeError("not today")
 
 
 async def test_asked_by_head_the_stream_has_no_body_to_wait_for(http: httpx.AsyncClient) -> None:
@@ -281,13 +304,17 @@ async def test_a_page_that_cannot_be_shown_costs_no_server(
     manager: PoCManager, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = application(manager)
-
-    def fail(_: PoCManager) -> None:
-        raise RuntimeError("no row today")
-
     async with serving(app) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
-        monkeypatch.setattr(app.state.hallmark_page.history, "note", fail)
-        await eventually(lambda: "The page cannot show the node" in caplog.text)
+        page = app.state.hallmark_page
+        ticks: list[int] = []
+
+        def fail_again(_: PoCManager, tick: int) -> None:
+            ticks.append(tick)
+            raise RuntimeError("not today")
+
+        monkeypatch.setattr(page, "_tick", fail_again)
+        await eventually(lambda: len(ticks) == 3)
+        assert caplog.text.count("The page cannot show the node") == 1
         monkeypatch.undo()
         assert (await http.get(f"{POC}/status")).status_code == 200
         await eventually(lambda: app.state.hallmark_page.history.latest is not None)

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 
+from hallmark.poc.core.compact_json import compact_json
 from hallmark.server.pages.live_feed import LiveFeed, server_sent_event
 
 
@@ -51,8 +52,20 @@ async def test_it_ends_at_the_event_after_it_is_over_and_counts_nobody_who_left(
     assert feed.followers == 0
 
 
+async def test_it_ends_though_nothing_is_published_any_more() -> None:
+    feed = LiveFeed()
+    over: list[bool] = []
+    follower = feed.follow(b"opening", lambda: bool(over))
+    await anext(follower)
+    waiting = asyncio.ensure_future(rest_of(follower))
+    await asyncio.sleep(0)
+    over.append(True)
+    async with asyncio.timeout(30):
+        assert await waiting == []
+
+
 def test_an_event_is_one_line_of_json_below_its_name() -> None:
-    text = server_sent_event("moment", {"words": "two\nlines"}).decode()
+    text = server_sent_event("moment", compact_json({"words": "two\nlines"})).decode()
     name, data, *end = text.split("\n")
     assert name == "event: moment"
     assert json.loads(data.removeprefix("data: ")) == {"words": "two\nlines"}

@@ -39,6 +39,14 @@ def look_until(tab: Watched, node: SimulatedNode, second: int) -> int:
     return elements
 
 
+def test_a_connection_that_ends_without_a_word_is_made_anew(node: SimulatedNode, tab: Watched) -> None:
+    look_until(tab, node, 10)
+    # Nothing is told any more, and nothing says why: as after a sleep.
+    expect(tab.page.locator("#connection")).to_contain_text("No word from the server", timeout=PATIENCE)
+    tab.wait_until("document.getElementById('connection').textContent === 'Live'")
+    assert node.streams >= 2
+
+
 @pytest.mark.parametrize("seconds", [1500, pytest.param(3600, marks=pytest.mark.slow)])
 def test_hours_leave_no_more_on_the_page_than_minutes(
     node: SimulatedNode, tab: Watched, seconds: int

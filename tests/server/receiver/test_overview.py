@@ -1,5 +1,7 @@
 """What the page of a receiver shows: the latest, and no more than a page holds."""
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -41,7 +43,8 @@ def test_nothing_has_come(store: BatchStore) -> None:
 
 
 def test_what_comes_is_read_on_from_where_it_was(store: BatchStore) -> None:
-    seen = Overview(store)
+    now = time.time()
+    seen = Overview(store, lambda: now)
     store.add("generated", batch(0), None)
     assert seen.read()["totals"]["generated"] == {"batches": 1, "nonces": 3}
     store.add("generated", batch(1), None)
@@ -49,7 +52,7 @@ def test_what_comes_is_read_on_from_where_it_was(store: BatchStore) -> None:
     shown = seen.read()
     assert shown["totals"]["generated"] == {"batches": 2, "nonces": 6}
     assert [each["id"] for each in shown["batches"]] == [2, 1]
-    assert shown == {**Overview(store).read(), "now": shown["now"]}
+    assert shown == Overview(store, lambda: now).read()
 
 
 def test_verdicts_count_for_their_block_and_their_prover(store: BatchStore) -> None:
@@ -77,14 +80,59 @@ def test_rates_are_by_prover_and_minute_and_those_of_few_are_one(store: BatchSto
     for prover in range(8):
         for number in range(8 - prover):
             store.add("generated", batch(number, public_key=f"key {prover}"), None)
-    rates = Overview(store).read()["rates"]
+    # Two minutes later all of it is in minutes that are over.
+    rates = Overview(store, lambda: time.time() + 120).read()["rates"]
     assert [each["public_key"] for each in rates] == [*(f"key {place}" for place in range(6)), None]
     assert [round(60 * sum(each["rates"])) for each in rates] == [24, 21, 18, 15, 12, 9, 9]
 
 
-def test_what_is_older_than_three_hours_is_not_charted(
+def test_the_minute_that_is_not_over_is_no_whole_one(store: BatchStore) -> None:
+    store.add("generated", batch(0), None)
+    came = store.find()[0]["received_at"]
+    minute = came // 60 * 60
+    [rate] = Overview(store, lambda: minute + 30).read()["rates"]
+    assert rate["rates"][-1] == 0.1
+
+
+def test_of_very_many_provers_in_a_minute_none_is_left_out(store: BatchStore) -> None:
+    for prover in range(120):
+        store.add("generated", batch(0, public_key=f"key {prover}"), None)
+    rates = Overview(store, lambda: time.time() + 120).read()["rates"]
+    assert round(60 * sum(sum(each["rates"]) for each in rates)) == pytest.approx(360, abs=1)
+
+
+def test_a_verdict_of_before_there_were_rules_is_neither_honest_nor_fraud(
+    store: BatchStore, tmp_path: Path
+) -> None:
+    store.add("validated", HONEST, None)
+    with closing(sqlite3.connect(tmp_path / "receiver.db")) as connection, connection:
+        connection.execute("UPDATE batches SET body = json_set(body, '$.fraud_detected', NULL)")
+    shown = Overview(store).read()
+    assert shown["batches"][0]["fraud_detected"] is None
+    assert not any(shown["verdicts"]["honest"] + shown["verdicts"]["fraud"])
+    assert (shown["provers"][0]["verdicts"], shown["provers"][0]["fraud"]) == (1, 0)
+
+
+def test_a_record_is_shown_though_its_verdicts_are_long_ago(
     store: BatchStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(overview, "_READ_BATCHES", 3)
+    store.add("validated", FRAUD, None)
+    for number in range(5):
+        store.add("generated", batch(number, public_key=FRAUD["public_key"]), None)
+    [prover] = Overview(store).read()["provers"]
+    assert prover["verdicts"] == 0
+    assert prover["record"]["batches"] == 1
+
+
+def test_large_numbers_are_told_as_text_and_long_keys_are_cut(store: BatchStore) -> None:
+    store.add("generated", batch(0, block_height=2**63 - 1, public_key="k" * 5000), None)
+    shown = Overview(store).read()
+    assert shown["batches"][0]["block_height"] == shown["blocks"][0]["block_height"] == str(2**63 - 1)
+    assert shown["provers"][0]["public_key"] == "k" * 200
+
+
+def test_what_is_older_than_three_hours_is_not_charted(store: BatchStore) -> None:
     now = [0.0]
     seen = Overview(store, now=lambda: now[0])
     store.add("generated", batch(0), None)
@@ -104,11 +152,11 @@ def test_of_many_batches_the_latest_are_read_and_all_are_counted(
     monkeypatch.setattr(overview, "_READ_BATCHES", 40)
     for number in range(100):
         store.add("generated", batch(number, block_height=number), None)
-    seen = Overview(store)
+    seen = Overview(store, lambda: time.time() + 120)
     shown = seen.read()
     assert shown["totals"]["generated"] == {"batches": 100, "nonces": 300}
     assert [each["id"] for each in shown["batches"]] == [*range(100, 75, -1)]
-    assert [each["block_height"] for each in shown["blocks"]] == [*range(99, 79, -1)]
+    assert [each["block_height"] for each in shown["blocks"]] == [str(height) for height in range(99, 79, -1)]
     assert sum(round(60 * sum(each["rates"])) for each in shown["rates"]) == 120
     for number in range(100, 700):
         store.add("generated", batch(number), None)

@@ -66,7 +66,7 @@ async def test_a_file_that_cannot_be_read_is_logged_and_the_page_stays(
     ):
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("DROP TABLE batches")
-        await eventually(lambda: "The page is not told" in caplog.text)
+        await eventually(lambda: "The page cannot show what came" in caplog.text)
         assert (await http.get("/poc/moment")).status_code == 503
         assert (await http.get("/poc")).status_code == 200
 
