@@ -106,7 +106,11 @@ def _page(request: Request) -> NodePage:
 
 def _cookie(request: Request) -> str:
     """Return the cookie's name: browsers keep one jar for all ports of a host."""
-    return f"hallmark_page_{request.url.port or request.url.scheme}"
+    try:
+        port = request.url.port
+    except ValueError:  # what the client sent as Host has none
+        port = None
+    return f"hallmark_page_{port or request.url.scheme}"
 
 
 def _may_look(request: Request, manager: PoCManager) -> bool:

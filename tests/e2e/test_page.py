@@ -74,8 +74,11 @@ def picture(shown: Page | Locator, name: str) -> None:
 
 
 def test_a_wrong_token_is_kept_out_and_the_right_one_lets_in(tab: Watched, guarded: Node) -> None:
-    assert guarded.process.log is not None
-    assert f"hallmark: look at it: {guarded.url}/poc\n" in guarded.process.log.read_text(errors="replace")
+    log = guarded.process.log
+    assert log is not None
+    said = f"hallmark: look at it: {guarded.url}/poc\n"
+    # The command asks the server now and then whether it is ready.
+    guarded.process.wait_until(lambda: said in log.read_text(errors="replace"), seconds=60)
     log_in(tab, guarded, "another token")
     expect(tab.page.get_by_role("alert")).to_have_text("This is not the token.")
     assert tab.barriers() == []

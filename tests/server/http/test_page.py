@@ -141,6 +141,11 @@ async def test_sessions_of_two_servers_on_one_host_do_not_meet(engine: Engine) -
     assert names == {"hallmark_page_8000", "hallmark_page_8001"}
 
 
+@pytest.mark.parametrize("host", ["node:port", "node:99999", "[::1]:8000", "node"])
+async def test_whatever_host_is_asked_for_the_form_comes(guarded: httpx.AsyncClient, host: str) -> None:
+    assert (await guarded.get("/poc", headers={"Host": host})).status_code == 401
+
+
 async def test_a_form_that_is_too_long_has_a_wrong_token(guarded: httpx.AsyncClient) -> None:
     assert (await log_in(guarded, "x" * 5000)).headers["location"] == "../poc?wrong"
 
