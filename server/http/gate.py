@@ -9,11 +9,13 @@ from hallmark.poc.rounds.inference_activity import InferenceConnection
 from hallmark.poc.rounds.manager import PoCManager
 from hallmark.server.http.routing import is_routed, route_path
 
-__all__ = ["RETRY_AFTER", "InferenceGate", "stays_open"]
+__all__ = ["PAGE_PATH", "RETRY_AFTER", "InferenceGate", "stays_open"]
 
-_CONTROL_PREFIX: Final = "/api/v1/pow/"
-_PAGE_PATH: Final = "/poc"
-_CONTROL_PATHS: Final = frozenset({"/api/v1/state", "/api/v1/stop"})
+PAGE_PATH: Final = "/poc"
+"""Where the live page is; what belongs to it is below."""
+
+_OUR_PREFIXES: Final = ("/api/v1/pow/", f"{PAGE_PATH}/")
+_OUR_PATHS: Final = frozenset({"/api/v1/state", "/api/v1/stop", PAGE_PATH})
 RETRY_AFTER: Final = 5
 """Seconds after which to ask again while the gate is closed."""
 
@@ -41,7 +43,7 @@ _OPEN_PATHS: Final = frozenset(
 def stays_open(scope: Scope) -> bool:
     """Whether a request is served in every state: it does not reach the engine, or it is for Hallmark."""
     path = route_path(scope)
-    if path.startswith((_CONTROL_PREFIX, f"{_PAGE_PATH}/")) or path in _CONTROL_PATHS | {_PAGE_PATH}:
+    if path.startswith(_OUR_PREFIXES) or path in _OUR_PATHS:
         return True
     # SageMaker asks for health by POST.
     return path in _OPEN_PATHS and (scope.get("method") in ("GET", "HEAD") or path == "/ping")

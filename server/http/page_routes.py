@@ -26,18 +26,24 @@ from hallmark.server.http.errors import (
     UnauthorizedError,
     UnknownPathError,
 )
+from hallmark.server.http.gate import PAGE_PATH
 from hallmark.server.http.node_history import ROW_SECONDS, NodeHistory
 from hallmark.server.http.node_view import view
 from hallmark.server.http.request_log import log_request, request_id
 from hallmark.server.pages.files import HEADERS, file_answer, html_answer, html_text, json_answer
-from hallmark.server.pages.live_feed import LiveFeed, event_stream, is_ending, server_sent_event
+from hallmark.server.pages.live_feed import (
+    LiveFeed,
+    RepeatedFailures,
+    event_stream,
+    is_ending,
+    server_sent_event,
+)
 from hallmark.server.pages.sessions import SESSION_SECONDS, PageSessions
 
 __all__ = ["NodePage", "router"]
 
 logger = logging.getLogger(__name__)
 
-_PATH: Final = "/poc"
 _STYLE: Final = "page.css"
 _TICK_SECONDS: Final = 1.0
 _MAX_FORM_BYTES: Final = 4096
@@ -52,7 +58,7 @@ class NodePage:
         self.sessions = PageSessions()
         self.history = NodeHistory()
         self.feed = LiveFeed()
-        self._is_failing = False
+        self._failures = RepeatedFailures(logger, "The page cannot show the node")
 
     async def run(self, app: FastAPI) -> None:
         """Note what the node does, and tell it to those who look, until cancelled."""
@@ -60,24 +66,14 @@ class NodePage:
         while True:
             manager: PoCManager | None = getattr(app.state, "hallmark", None)
             if manager is not None and manager.settings.page:
-                self._try_tick(manager, ticks)
+                with self._failures.logged():
+                    self._tick(manager, ticks)
                 ticks += 1
             await asyncio.sleep(_TICK_SECONDS)
 
     def moment(self, manager: PoCManager) -> bytes:
         """Return what the page shows now, as JSON."""
         return compact_json({**view(manager), "row": self.history.latest})
-
-    def _try_tick(self, manager: PoCManager, ticks: int) -> None:
-        try:
-            self._tick(manager, ticks)
-        except Exception:
-            # A page that cannot be shown must not cost the server, and the next tick may be better.
-            if not self._is_failing:
-                logger.exception("The page cannot show the node")
-            self._is_failing = True
-        else:
-            self._is_failing = False
 
     def _tick(self, manager: PoCManager, ticks: int) -> None:
         if ticks % ROW_SECONDS == 0:
@@ -139,7 +135,7 @@ async def _reader(request: Request, manager: _Node) -> PoCManager:
 _Reader = Annotated[PoCManager, Depends(_reader)]
 
 
-@router.get(_PATH)
+@router.get(PAGE_PATH)
 async def page(request: Request, manager: _Node) -> Response:
     """Show the page, or the form to log in."""
     if not _may_look(request, manager):
@@ -147,7 +143,7 @@ async def page(request: Request, manager: _Node) -> Response:
     return html_answer(html_text("node.html").replace("{log out}", _log_out(manager)))
 
 
-@router.post(f"{_PATH}/login")
+@router.post(f"{PAGE_PATH}/login")
 async def log_in(request: Request, manager: _Node) -> Response:
     """Begin a session for whoever has the token."""
     try:
@@ -173,7 +169,7 @@ async def log_in(request: Request, manager: _Node) -> Response:
     return answer
 
 
-@router.post(f"{_PATH}/logout")
+@router.post(f"{PAGE_PATH}/logout")
 async def log_out(request: Request, _: _Node) -> Response:
     """End a session.
 
@@ -189,13 +185,13 @@ async def log_out(request: Request, _: _Node) -> Response:
     return answer
 
 
-@router.get(f"{_PATH}/moment")
+@router.get(f"{PAGE_PATH}/moment")
 async def moment(request: Request, manager: _Reader) -> Response:
     """Tell what the page shows now."""
     return json_answer(_page(request).moment(manager))
 
 
-@router.get(f"{_PATH}/events")
+@router.get(f"{PAGE_PATH}/events")
 async def events(request: Request, manager: _Reader) -> StreamingResponse:
     """Tell the history, and then every second what the page shows."""
     page = _page(request)
@@ -207,7 +203,7 @@ async def events(request: Request, manager: _Reader) -> StreamingResponse:
 
 
 # Not a coroutine: it reads and packs a large file, beside the event loop.
-@router.get(f"{_PATH}/files/{{name}}")
+@router.get(f"{PAGE_PATH}/files/{{name}}")
 def static_file(request: Request, name: str, manager: _Node) -> Response:
     """Answer with a style or a script; without a session, with what the form to log in needs.
 

@@ -1,7 +1,9 @@
 """A feed of server-sent events, made once for everybody who looks."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from fastapi import FastAPI
@@ -9,7 +11,7 @@ from fastapi.responses import StreamingResponse
 
 from hallmark.server.pages.files import HEADERS
 
-__all__ = ["LiveFeed", "event_stream", "is_ending", "server_sent_event"]
+__all__ = ["LiveFeed", "RepeatedFailures", "event_stream", "is_ending", "server_sent_event"]
 
 
 _ASK_SECONDS: Final = 1.0
@@ -57,6 +59,34 @@ class LiveFeed:
                 yield self._latest
         finally:
             self._followers -= 1
+
+
+class RepeatedFailures:
+    """Log what fails again and again once, until it has gone well in between.
+
+    A page that cannot be shown must not cost its server, and the next time may be better.
+
+    Args:
+        logger: Where to.
+        words: What fails.
+    """
+
+    def __init__(self, logger: logging.Logger, words: str) -> None:
+        self._logger = logger
+        self._words = words
+        self._is_failing = False
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """End the block where it fails, and go on behind it."""
+        try:
+            yield
+        except Exception:
+            if not self._is_failing:
+                self._logger.exception(self._words)
+            self._is_failing = True
+        else:
+            self._is_failing = False
 
 
 def server_sent_event(name: str, data: bytes) -> bytes:

@@ -14,7 +14,13 @@ from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from hallmark.poc.core.compact_json import compact_json
 from hallmark.server.pages.files import HEADERS, file_answer, html_answer, html_text, json_answer
-from hallmark.server.pages.live_feed import LiveFeed, event_stream, is_ending, server_sent_event
+from hallmark.server.pages.live_feed import (
+    LiveFeed,
+    RepeatedFailures,
+    event_stream,
+    is_ending,
+    server_sent_event,
+)
 from hallmark.server.receiver.overview import Overview
 from hallmark.server.receiver.store import BatchStore
 
@@ -37,7 +43,7 @@ class ReceiverPage:
         self._reading = asyncio.Lock()
         self._read_at = -math.inf
         self._latest = b""
-        self._is_failing = False
+        self._failures = RepeatedFailures(logger, "The page cannot show what came")
         for path, answer in (
             ("/", self._lead),
             (_PATH, self._page),
@@ -62,18 +68,8 @@ class ReceiverPage:
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             if self._feed.followers:
-                await self._try_to_tell()
-
-    async def _try_to_tell(self) -> None:
-        try:
-            self._feed.publish(await self._event())
-        except Exception:
-            # The page shows that nothing comes, and the next time all may be well.
-            if not self._is_failing:
-                logger.exception("The page cannot show what came")
-            self._is_failing = True
-        else:
-            self._is_failing = False
+                with self._failures.logged():
+                    self._feed.publish(await self._event())
 
     async def _moment_now(self) -> bytes:
         """Return what the page shows, as JSON; read once in a while, however many ask."""

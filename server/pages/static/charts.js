@@ -13,7 +13,7 @@ export function chart(place, words, series, options = {}) {
   draw();
 }
 
-function drawn(place, words, series, { left = "", right = "", range = null, lines = [], isTime = true }) {
+function drawn(place, words, series, { title = "", range = null, lines = [], isTime = true }) {
   place.setAttribute("role", "img");
   place.setAttribute("aria-label", words);
   if (!window.Plotly) {
@@ -31,7 +31,7 @@ function drawn(place, words, series, { left = "", right = "", range = null, line
   };
   const data = series.map((each) => ({
     type: each.type === "bar" ? "bar" : "scatter",
-    mode: each.type === "bar" ? undefined : each.type === "points" ? "markers" : "lines",
+    mode: each.type === "bar" ? undefined : "lines",
     name: plain(each.name),
     x: each.x,
     y: each.y,
@@ -53,8 +53,8 @@ function drawn(place, words, series, { left = "", right = "", range = null, line
     dragmode: false,
     barmode: "stack",
     bargap: 0.05,
-    xaxis: { ...axis, type: isTime ? "date" : "linear", range: range ?? undefined, autorange: range === null, title: { text: isTime ? "" : left } },
-    yaxis: { ...axis, rangemode: "tozero", title: { text: isTime ? left : "" } },
+    xaxis: { ...axis, type: isTime ? "date" : "linear", range: range ?? undefined, autorange: range === null, title: { text: title } },
+    yaxis: { ...axis, rangemode: "tozero" },
     shapes: lines.map((line) => ({
       type: "line",
       x0: line.x,
@@ -75,7 +75,7 @@ function drawn(place, words, series, { left = "", right = "", range = null, line
     })),
   };
   if (series.some((each) => each.right)) {
-    layout.yaxis2 = { ...axis, rangemode: "tozero", overlaying: "y", side: "right", showgrid: false, tickmode: "auto", title: { text: right } };
+    layout.yaxis2 = { ...axis, rangemode: "tozero", overlaying: "y", side: "right", showgrid: false, tickmode: "auto" };
   }
   window.Plotly.react(place, data, layout, { displayModeBar: false, responsive: true });
 }

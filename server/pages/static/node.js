@@ -257,7 +257,7 @@ function drawNumbers(histogram) {
       { name: "found", x, y: counts, type: "bar", colour: "first" },
       { name: "law", x, y: histogram?.expected ?? [], colour: "second", shape: "spline" },
     ],
-    { lines, isTime: false, left: "number, in standard deviations of the law" },
+    { lines, isTime: false, title: "number, in standard deviations of the law" },
   );
   const side = lines.length ? " Nonces to the right of the dotted line count." : "";
   at("numbers-note").textContent = total
