@@ -15,7 +15,7 @@ FAST_TESTS := tests/poc/core tests/poc/offline tests/poc/outbox tests/poc/protoc
 	$(addprefix server/http/test_,documented_requests plugin plugin_outbox real_server smuggling))
 EXPERIMENTS := law streams honest_noise thresholds detection shortcuts forging grinding caching resistance games
 
-.PHONY: help setup browser pictures demo test test-fast test-all test-next check bench gpu gpu-parts soundness clean
+.PHONY: help setup programs pictures demo test test-fast test-all test-next check bench gpu gpu-parts soundness clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,26 +34,27 @@ $(STAMP): requirements/cpu.txt pyproject.toml
 demo: setup ## A trained model on real servers: it chats, proves itself, and cheaters are caught
 	$(BIN)/hallmark demo
 
-browser: setup ## Find a browser for the tests of the live pages, or install one
+programs: setup ## Find the programs that tests run beside Python's, or fetch them: a browser, Prometheus, systemd's
 	$(BIN)/python -P tools/install_browser.py
+	$(BIN)/python -P tools/debian_programs.py
 
 # Real servers take both cores; all other tests share them among two processes of one thread each.
-test: browser ## The tests that CI runs (15 to 35 minutes on 2 cores)
+test: programs ## The tests that CI runs (15 to 35 minutes on 2 cores)
 	$(PYTEST) -m "not slow and not gpu" tests/e2e
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu" --numprocesses 2 --dist loadgroup --ignore tests/e2e
 
-pictures: browser ## Take the pictures of the live pages in docs/figures anew, by their test
+pictures: programs ## Take the pictures of the live pages in docs/figures anew, by their test
 	HALLMARK_PICTURES=docs/figures $(PYTEST) tests/e2e/test_page.py
 
 # What starts no server, no kernel's interpreter and no vLLM: for the loop of an editor.
 test-fast: setup ## The tests of the protocol, the outbox, rounds, routes and verdicts, without any server
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu and not server" --numprocesses 2 $(FAST_TESTS)
 
-test-all: browser ## Every test, the slow and the GPU ones included
+test-all: programs ## Every test, the slow and the GPU ones included
 	$(PYTEST) --hypothesis-profile=exploring
 
 # The release's Python files over the installed build for CPUs. What is slow but for other reasons is left out.
-test-next: browser $(OVERLAY)/.made ## Real servers on a newer vLLM: make test-next VERSION=0.33.0
+test-next: programs $(OVERLAY)/.made ## Real servers on a newer vLLM: make test-next VERSION=0.33.0
 	PYTHONPATH=$(CURDIR)/$(OVERLAY) $(PYTEST) -m "not gpu and (not slow or next)" tests/e2e tests/poc/engine tests/kernels
 
 $(OVERLAY)/.made: tools/vllm_overlay.py tools/_release.py requirements/next.txt | $(STAMP)
@@ -70,7 +71,7 @@ check: setup ## Lint, format, the direction of imports, types
 	MYPYPATH=$(TYPED_FOLDERS) $(BIN)/mypy -p hallmark.kernels -p hallmark.poc -p hallmark.server
 	MYPYPATH=$(TYPED_FOLDERS) $(BIN)/mypy bench tools tests
 
-bench: browser ## Every bench on this machine's CPU, small sizes (half an hour on 2 cores)
+bench: programs ## Every bench on this machine's CPU, small sizes (half an hour on 2 cores)
 	$(BIN)/python -P bench/draw.py
 	$(BIN)/python -P bench/numerics.py
 	$(BIN)/python -P bench/predict.py

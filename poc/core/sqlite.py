@@ -1,6 +1,7 @@
 """SQLite files of Hallmark's: nobody else's business, checked, brought up to date, written whole."""
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -106,6 +107,15 @@ class Database:
             yield self._reader or self._writer
         except sqlite3.Error as exc:
             raise self._error(f"cannot be read: {exc}") from exc
+
+    def free_bytes(self) -> int | None:
+        """Return what is free on the file system of the file; None in memory, or where the folder is gone."""
+        if self.path is None:
+            return None
+        try:
+            return shutil.disk_usage(self.path.absolute().parent).free
+        except OSError:
+            return None
 
     def close(self) -> None:
         """Close the file."""

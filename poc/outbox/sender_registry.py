@@ -141,8 +141,14 @@ class SenderRegistry:
         reasons = Counter(self._forgotten.dropped)
         for stats in each:
             reasons.update(stats["dropped_by_reason"])
+        in_all = sum(receiver.bytes for receiver in totals.values())
+        longest = max((receiver.queued for receiver in totals.values()), default=0)
         return {
             "outbox": str(self._store),
+            "used_ratio": max(
+                in_all / self._settings.outbox_max_bytes, longest / self._settings.callback_max_queue
+            ),
+            "free_bytes": self._store.free_bytes(),
             "queued": sum(receiver.queued for receiver in totals.values()),
             "in_flight": sum(stats["in_flight"] for stats in each),
             "delivered": self._forgotten.delivered + sum(stats["delivered"] for stats in each),
@@ -151,7 +157,7 @@ class SenderRegistry:
             "dropped_by_reason": {reason: reasons[reason] for reason in DROP_REASONS},
             "dead_letters": (dead := sum(receiver.dead_letters for receiver in totals.values())),
             "kept": dead,  # its older name
-            "bytes": sum(receiver.bytes for receiver in totals.values()),
+            "bytes": in_all,
             "oldest_age": max(ages, default=None),
             "next_attempt": min(attempts, default=None),
             "last_error": errors[-1] if errors else None,

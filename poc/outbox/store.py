@@ -186,6 +186,10 @@ class OutboxStore:
         """
         return self._queue.receivers()
 
+    def free_bytes(self) -> int | None:
+        """Return what is free on the file system that it lies on, as `Database.free_bytes` does."""
+        return self._database.free_bytes()
+
     def listed(self) -> list[Delivery]:
         """Read at once all callbacks, without their bodies.
 

@@ -72,12 +72,14 @@ class QueueStats(TypedDict):
     cancelled_jobs: int
     checked_nonces: int
     failed_nonces: int
+    fraud_verdicts: int
 
 
 class ValidationStats(QueueStats, SliceStats):
     """Validation's queue, and what its slices take of the engine."""
 
     share: Annotated[float, Field(description="Share of engine time that it may take while inference is.")]
+    max_stall_ms: Annotated[float, Field(description="The setting that stall_ms is to keep within.")]
 
 
 class ProjectionStats(TypedDict):
@@ -138,6 +140,17 @@ class OutboxStats(_DeliveryStats):
     """The sums over all receivers, and each recent one by its URL."""
 
     outbox: str
+    used_ratio: Annotated[
+        float,
+        Field(
+            description="How full it is: bytes of outbox_max_bytes, or the longest queue of "
+            "callback_max_queue, whichever is nearer. At 1 the oldest callbacks are dropped."
+        ),
+    ]
+    free_bytes: Annotated[
+        int | None,
+        Field(description="Free on the file system of the outbox; null in memory, or where that is gone."),
+    ]
     receivers: dict[str, CallbackStats]
 
 
@@ -181,6 +194,9 @@ class RoundStatus(TypedDict):
     state: str
     is_model_initialized: bool
     reason: str | None
+    has_failed: Annotated[
+        bool, Field(description="Whether the round ended by a failure, which reason tells.")
+    ]
     total_checked: int
     total_valid: int
     total_failed: int

@@ -55,6 +55,7 @@ class ActiveRound:
         round: The round.
         state: Where it stands; STOPPED once it has ended.
         reason: Why it has ended.
+        has_failed: Whether it ended by itself, with an error.
         statistics: Its counters.
         watch: Whether the engine gets on with it.
         loop_holds: How long the event loop was held beside inference.
@@ -86,6 +87,7 @@ class ActiveRound:
         self.round = round_
         self.state = state
         self.reason: str | None = None
+        self.has_failed = False
         self.statistics = RoundStatistics()
         self._log = RoundLog(round_, self.statistics)
         self.watch = EngineWatch(round_.config.block_hash, settings.stuck_after)
@@ -262,12 +264,14 @@ class ActiveRound:
                     self._wake.clear()
                     await self._wake.wait()
         except HallmarkError as exc:
+            self.has_failed = not self.ended
             self._log.fail(exc)
             # An engine or a disk may be in order after a restart; a walk at its end stays there.
             self.end(str(exc), exc, is_over=not isinstance(exc, EngineError | OutboxError))
         except Exception as exc:  # noqa: BLE001  # logged with its traceback
             # Whatever it was, the gate must not stay shut with nobody at work behind it.
             reason = f"{type(exc).__name__}: {exc}"
+            self.has_failed = not self.ended
             self._log.fail(reason, with_traceback=True)
             self.end(reason, EngineError(reason), is_over=False)
         finally:

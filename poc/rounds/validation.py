@@ -41,6 +41,7 @@ class ValidationQueue:
         self._unsettled_size = self._settled_size = 0
         self._seconds_per_nonce = _SECONDS_PER_NONCE
         self._completed_jobs = self._cancelled_jobs = self._checked_nonces = self._failed_nonces = 0
+        self._fraud_verdicts = 0
         self._queued_nonces = 0
 
     @property
@@ -59,6 +60,7 @@ class ValidationQueue:
             cancelled_jobs=self._cancelled_jobs,
             checked_nonces=self._checked_nonces,
             failed_nonces=self._failed_nonces,
+            fraud_verdicts=self._fraud_verdicts,
         )
 
     def submit(self, job: ValidationJob) -> None:
@@ -166,7 +168,9 @@ class ValidationQueue:
         """
         if job.has_verdict:
             self._completed_jobs += 1
-            self._failed_nonces += len(job.outcome().failed_nonces)
+            verdict = job.outcome()
+            self._failed_nonces += len(verdict.failed_nonces)
+            self._fraud_verdicts += verdict.fraud_detected
             job.settle()
         else:
             self._cancelled_jobs += 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -74,6 +75,7 @@ def _families(manager: PoCManager) -> list[Metric]:
     validation, callbacks = status["validation"], status["callbacks"]
     return [
         _state(manager.state),
+        _gauge("round_failed", "Whether the latest round ended by a failure.", status["has_failed"]),
         _gauge("gate_closed", "Whether inference is refused.", manager.gate_closed),
         _gauge("inference_connections", "Inference served at present.", status["inference"]["connections"]),
         _gauge(
@@ -111,6 +113,7 @@ def _families(manager: PoCManager) -> list[Metric]:
             validation["slices_beside_inference"],
         ),
         _stalls(validation["stall_ms"]),
+        _gauge("max_stall_seconds", "The setting `max_stall_ms`.", _seconds(validation["max_stall_ms"])),
         _gauge("layer_seconds", "What a layer of a batch takes.", _seconds(validation["layer_ms"])),
         _gauge(
             "max_stall_met",
@@ -138,6 +141,9 @@ def _families(manager: PoCManager) -> list[Metric]:
             "Nonces that validation could not compute, in batches with a verdict.",
             validation["failed_nonces"],
         ),
+        _counter(
+            "validation_fraud_verdicts", "Verdicts that a batch is no proof.", validation["fraud_verdicts"]
+        ),
         # Without the receivers: their URLs are without bound, and nobody else's business.
         _gauge("callbacks_queued", "Callbacks still to be delivered.", callbacks["queued"]),
         _gauge("callbacks_in_flight", "Callbacks being delivered.", callbacks["in_flight"]),
@@ -146,6 +152,12 @@ def _families(manager: PoCManager) -> list[Metric]:
         ),
         _gauge("callbacks_kept", "The older name of callbacks_dead_letters.", callbacks["kept"]),
         _gauge("callbacks_bytes", "Bytes of callbacks in the outbox.", callbacks["bytes"]),
+        _gauge(
+            "outbox_used_ratio",
+            "How full the outbox is: at 1 the oldest callbacks are dropped.",
+            callbacks["used_ratio"],
+        ),
+        _gauge("outbox_free_bytes", "Free on the file system of the outbox.", callbacks["free_bytes"]),
         _gauge("callbacks_oldest_age_seconds", "Age of the oldest one queued.", callbacks["oldest_age"]),
         _gauge("callbacks_next_attempt_seconds", "Until the next attempt is due.", callbacks["next_attempt"]),
         _counter("callbacks_delivered", "Callbacks delivered.", callbacks["delivered"]),
@@ -156,6 +168,8 @@ def _families(manager: PoCManager) -> list[Metric]:
             "Whether a round that the last server's end interrupted waits for a decision.",
             status["interrupted_round"] is not None and not status["interrupted_round"]["is_resumed"],
         ),
+        # Prometheus compares it with its own clock at the scrape.
+        _gauge("clock_seconds", "What this machine's clock says, since the epoch.", time.time()),
     ]
 
 

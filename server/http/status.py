@@ -28,6 +28,7 @@ def snapshot(manager: PoCManager) -> RoundStatus:
         "state": manager.state.value,
         "is_model_initialized": active is not None and active.is_open,
         "reason": active.reason if active is not None else None,
+        "has_failed": active is not None and active.has_failed,
         "total_checked": checked,
         "total_valid": statistics.total_valid if statistics is not None else 0,
         "total_failed": statistics.total_failed if statistics is not None else 0,
@@ -53,6 +54,7 @@ def snapshot(manager: PoCManager) -> RoundStatus:
         "validation": {
             **manager.queue.stats,
             "share": settings.validation_share,
+            "max_stall_ms": settings.max_stall_ms,
             **(active.scheduler.stats if active is not None else SliceTimes().stats(settings.max_stall_ms)),
         },
         "inference": {

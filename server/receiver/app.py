@@ -61,7 +61,7 @@ def create_app(database: Path, secrets: Sequence[bytes] = (), *, has_page: bool 
         DatabaseError: The file cannot be used.
     """
     store = BatchStore(database)
-    metrics = ReceiverMetrics()
+    metrics = ReceiverMetrics(store.free_bytes)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -1,7 +1,8 @@
 """What a receiver has taken and refused since it started, for Prometheus."""
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, get_args
 
 from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily, Metric
@@ -10,19 +11,28 @@ from prometheus_client.registry import Collector
 
 from hallmark.server.receiver.store import Kind
 
-__all__ = ["CONTENT_TYPE", "ReceiverMetrics"]
+__all__ = ["CONTENT_TYPE", "REFUSALS", "ReceiverMetrics"]
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
+REFUSALS: Final = (400, 401, 409, 413, 503)
+"""The statuses that deliveries are refused with."""
+
 
 class ReceiverMetrics(Collector):
-    """Count what one application takes, in a registry of its own; used by one thread at a time."""
+    """Count what one application takes, in a registry of its own; used by one thread at a time.
 
-    def __init__(self) -> None:
+    Args:
+        free_bytes: Tells what is free where its batches are kept.
+    """
+
+    def __init__(self, free_bytes: Callable[[], int | None]) -> None:
+        self._free_bytes = free_bytes
         self._batches = _by_kind()
         self._nonces = _by_kind()
         self._duplicates = _by_kind()
-        self._refused: Counter[str] = Counter()
+        # From the start: Prometheus sees an increase only of what it has seen before.
+        self._refused = Counter(dict.fromkeys(map(str, REFUSALS), 0))
         self._fraud = 0
         self._last_taken: float | None = None
         self._registry = CollectorRegistry()
@@ -66,6 +76,17 @@ class ReceiverMetrics(Collector):
                 "hallmark_receiver_last_batch_timestamp_seconds",
                 "When the last batch since the start was taken, since the epoch.",
                 self._last_taken,
+            ),
+            GaugeMetricFamily(
+                "hallmark_receiver_free_bytes",
+                "Free on the file system of the database.",
+                self._free_bytes(),
+            ),
+            # Prometheus compares it with its own clock at the scrape.
+            GaugeMetricFamily(
+                "hallmark_receiver_clock_seconds",
+                "What this machine's clock says, since the epoch.",
+                time.time(),
             ),
         ]
 

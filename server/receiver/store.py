@@ -119,6 +119,10 @@ class BatchStore:
             self._database.close()
             raise
 
+    def free_bytes(self) -> int | None:
+        """Return what is free on the file system that it lies on, as `Database.free_bytes` does."""
+        return self._database.free_bytes()
+
     def close(self) -> None:
         """Close the file."""
         self._database.close()

@@ -203,6 +203,7 @@ def test_cancelled_jobs_say_why_and_late_distances_change_nothing() -> None:
         "cancelled_jobs": 2,
         "checked_nonces": 0,
         "failed_nonces": 0,
+        "fraud_verdicts": 0,
     }
     submit(queue, proof(*range(10)))
 

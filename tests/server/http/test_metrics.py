@@ -2,8 +2,11 @@
 
 import asyncio
 import re
+import shutil
 import threading
+import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,9 @@ from runtime import (
     snapshot,
 )
 
+from hallmark.poc.core.errors import EngineError
+from hallmark.poc.outbox.outbox import Outbox
+from hallmark.poc.outbox.store import OutboxStore
 from hallmark.poc.protocol.config import PoCState
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.specification import PoCManager
@@ -43,7 +49,7 @@ async def registry(manager: PoCManager) -> CollectorRegistry:
 
 
 def scrape(registry: CollectorRegistry) -> dict[str, float]:
-    """Every sample that Prometheus reads, by its name without the prefix and with its labels."""
+    """Every sample but the clock, as Prometheus reads it: by its name without the prefix, with its labels."""
     return samples(parse(generate_latest(registry).decode()))
 
 
@@ -53,17 +59,19 @@ def samples(families: Iterable[Metric]) -> dict[str, float]:
         for sample in family.samples:
             labels = ",".join(f'{name}="{value}"' for name, value in sample.labels.items())
             found[sample.name.removeprefix("hallmark_") + (f"{{{labels}}}" if labels else "")] = sample.value
+    del found["clock_seconds"]
     return found
 
 
 def told(manager: PoCManager) -> dict[str, Any]:
-    """What the status has for every sample but `time_since_progress_seconds`."""
+    """What the status has for every sample but the clock and `time_since_progress_seconds`."""
     status = snapshot(manager)
     validation, callbacks = status["validation"], status["callbacks"]
     stalls, layer_ms = validation["stall_ms"], validation["layer_ms"]
     hold_ms = status["inference"]["longest_loop_hold_ms"]
     values = {
         **{f'state{{state="{state}"}}': status["state"] == state for state in PoCState},
+        "round_failed": status["has_failed"],
         "gate_closed": manager.gate_closed,
         "inference_connections": status["inference"]["connections"],
         "inference_quiet_connections": status["inference"]["quiet_connections"],
@@ -77,6 +85,7 @@ def told(manager: PoCManager) -> dict[str, Any]:
         "round_slices_concurrent_with_inference_total": validation["slices_concurrent_with_inference"],
         "round_slices_beside_inference_total": validation["slices_concurrent_with_inference"],
         "layer_seconds": None if layer_ms is None else layer_ms / 1000,
+        "max_stall_seconds": manager.settings.max_stall_ms / 1e3,
         "max_stall_met": validation["max_stall_is_met"],
         "share_allowed_ratio": validation["share"],
         "share_used_ratio": validation["share_used"],
@@ -87,6 +96,9 @@ def told(manager: PoCManager) -> dict[str, Any]:
         "validation_cancelled_jobs_total": validation["cancelled_jobs"],
         "validation_checked_nonces_total": validation["checked_nonces"],
         "validation_failed_nonces_total": validation["failed_nonces"],
+        "validation_fraud_verdicts_total": validation["fraud_verdicts"],
+        "outbox_used_ratio": callbacks["used_ratio"],
+        "outbox_free_bytes": callbacks["free_bytes"],
         **{f"callbacks_{key}_total": callbacks[key] for key in ("delivered", "retried")},
         **{
             f'callbacks_dropped_total{{reason="{reason}"}}': count
@@ -119,6 +131,7 @@ async def test_before_any_round_what_is_not_known_is_left_out(
     assert {name: value for name, value in scraped.items() if value} == {
         'state{state="IDLE"}': 1,
         "share_allowed_ratio": 0.25,
+        "max_stall_seconds": 0.01,
     }
     unknown = {"layer_seconds", "max_stall_met", "share_used_ratio", "validation_nonces_per_second"}
     assert not scraped.keys() & {*STALLS, *unknown, "time_since_progress_seconds"}
@@ -184,6 +197,57 @@ async def test_an_engine_that_does_not_answer_is_stuck(engine: Engine) -> None:
         await eventually(lambda: not scrape(registry)["stuck"])
 
 
+async def test_a_round_that_fails_is_told_from_one_that_is_stopped(
+    manager: PoCManager, registry: CollectorRegistry, engine: Engine
+) -> None:
+    await manager.start_round(config())
+    await manager.stop()
+    assert (snapshot(manager)["state"], scrape(registry)["round_failed"]) == ("STOPPED", 0)
+    await manager.start_round(config())
+    engine.fail_compute = EngineError("the device is lost")
+    await eventually(lambda: snapshot(manager)["state"] == "STOPPED")
+    assert (snapshot(manager)["reason"], scrape(registry)["round_failed"]) == ("the device is lost", 1)
+    await manager.init(config(block_hash="another"))
+    assert scrape(registry)["round_failed"] == 0
+
+
+async def test_verdicts_of_fraud_are_counted(manager: PoCManager, registry: CollectorRegistry) -> None:
+    await manager.start_round(config(), PoCState.VALIDATING)
+    honest = await honest_proof(config(), range(12))
+    forged = replace(honest, dist=tuple(distance / 2 for distance in honest.dist), vectors=None)
+    await manager.validate(honest)
+    assert scrape(registry)["validation_fraud_verdicts_total"] == 0
+    await manager.validate(forged)
+    assert scrape(registry)["validation_fraud_verdicts_total"] == 1
+
+
+async def test_the_clock_is_the_machines(registry: CollectorRegistry) -> None:
+    before = time.time()
+    [family] = [f for f in parse(generate_latest(registry).decode()) if f.name == "hallmark_clock_seconds"]
+    assert before <= family.samples[0].value <= time.time()
+
+
+async def test_the_outbox_is_as_full_as_its_bytes_or_its_longest_queue(
+    engine: Engine, tmp_path: Path
+) -> None:
+    registry = CollectorRegistry()
+    settings = Settings(outbox_max_bytes=2**16, callback_max_queue=10, callback_backoff_base=60.0)
+    store = OutboxStore(tmp_path / "outbox.db", max_bytes=2**16, max_queued=10)
+    outbox = Outbox(settings, store)
+    manager = PoCManager(engine, settings, outbox)
+    register(manager, registry)
+    async with running_receiver() as receiver:
+        receiver.answers = [503] * 9
+        for _ in range(4):
+            await outbox.post(receiver.url, "generated", b"{}")
+        assert scrape(registry)["outbox_used_ratio"] == 4 / 10
+        await outbox.post(receiver.url, "generated", b"x" * 2**15)
+        assert scrape(registry)["outbox_used_ratio"] == (2**15 + 8) / 2**16
+        free = shutil.disk_usage(tmp_path).total
+        assert 0 < scrape(registry)["outbox_free_bytes"] < free
+    await manager.shutdown()
+
+
 async def test_a_new_round_counts_anew(manager: PoCManager, registry: CollectorRegistry) -> None:
     await manager.start_round(config())
     await eventually(lambda: scrape(registry)["round_checked_nonces_total"])
@@ -191,7 +255,7 @@ async def test_a_new_round_counts_anew(manager: PoCManager, registry: CollectorR
     scraped = scrape(registry)
     ours = {name: value for name, value in scraped.items() if name.startswith("round_")}
     assert ours == dict.fromkeys(ours, 0)
-    assert len(ours) == 7
+    assert len(ours) == 8
 
 
 async def test_callbacks_are_counted_and_no_receiver_is_named(

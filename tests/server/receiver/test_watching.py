@@ -1,6 +1,7 @@
 """What a receiver says of itself to those who watch over it."""
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -35,7 +36,7 @@ def client(path: Path) -> Iterator[TestClient]:
 
 
 def samples(client: TestClient) -> dict[str, float]:
-    """Every sample of `/metrics`, by its name without the prefix and its label."""
+    """Every sample of `/metrics` but those of the machine, by its name without the prefix and its label."""
     answer = client.get("/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=")
@@ -45,6 +46,7 @@ def samples(client: TestClient) -> dict[str, float]:
             assert sample.name.startswith("hallmark_receiver_")
             name = sample.name.removeprefix("hallmark_receiver_")
             found[" ".join([name, *sample.labels.values()])] = sample.value
+    del found["clock_seconds"], found["free_bytes"]
     return found
 
 
@@ -53,6 +55,7 @@ NOTHING = {
     for name in ("batches", "nonces", "duplicates")
     for kind in ("generated", "validated")
 } | {"fraud_verdicts_total": 0.0}
+NOTHING |= {f"refused_total {status}": 0.0 for status in (400, 401, 409, 413, 503)}
 
 
 def test_nothing_has_come(client: TestClient) -> None:
@@ -73,6 +76,7 @@ def test_what_comes_is_counted_by_kind_and_a_duplicate_apart(client: TestClient)
     found = samples(client)
     assert before <= found.pop("last_batch_timestamp_seconds") <= time.time()
     assert found == {
+        **NOTHING,
         "batches_total generated": 2,
         "batches_total validated": 2,
         "nonces_total generated": 6,
@@ -104,8 +108,10 @@ def test_what_is_refused_is_counted_by_its_status(
     found = samples(client)
     assert {name: value for name, value in found.items() if "refused" in name} == {
         "refused_total 400": 2,
+        "refused_total 401": 0,
         "refused_total 409": 1,
         "refused_total 413": 1,
+        "refused_total 503": 0,
     }
     assert found["batches_total generated"] == 1
 
@@ -121,6 +127,13 @@ def test_each_application_counts_for_itself_and_from_its_start(client: TestClien
     with TestClient(create_app(path)) as another:
         assert samples(another) == NOTHING
     assert not [each for each in REGISTRY.collect() if each.name.startswith("hallmark_receiver")]
+
+
+def test_the_machine_is_told_of(client: TestClient, tmp_path: Path) -> None:
+    before = time.time()
+    told = dict(line.split() for line in client.get("/metrics").text.splitlines() if line[0] != "#")
+    assert before <= float(told["hallmark_receiver_clock_seconds"]) <= time.time()
+    assert 0 < float(told["hallmark_receiver_free_bytes"]) < shutil.disk_usage(tmp_path).total
 
 
 def test_it_is_healthy(client: TestClient) -> None:
