@@ -15,6 +15,7 @@ from hallmark.server.cli.receiver import export, listing, run, stats
 from hallmark.server.cli.round import list_, start, status, stop, validate, watch
 from hallmark.server.cli.serve import command as serve
 from hallmark.server.demo import command as demo
+from hallmark.server.doctor import command as doctor
 from hallmark.server.models import command as model
 
 __all__ = ["app"]
@@ -57,6 +58,7 @@ app.command()(target.target)
 app.command()(verify.verify)
 app.command()(calibrate.calibrate)
 app.command()(demo.demo)
+app.command()(doctor.doctor)
 app.command()(completion.completion)
 
 _model = typer.Typer(help="Provide a model to try Hallmark with.", no_args_is_help=True)

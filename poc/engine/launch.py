@@ -14,9 +14,10 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vllm.config import VllmConfig
     from vllm.entrypoints.cli.serve import ServeSubcommand
 
-__all__ = ["main"]
+__all__ = ["checked_config", "main", "parse", "serve_subcommand"]
 
 
 def main() -> None:
@@ -24,23 +25,30 @@ def main() -> None:
 
     What is refused, early or by the plugin once the engine is up, ends it with one sentence and code 2.
     """
-    from vllm.entrypoints.cli.serve import ServeSubcommand, cmd_init
-
     from hallmark.poc.core.errors import HallmarkError
 
     # What vLLM's command does: fork would copy what an accelerator's driver has set up.
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    [subcommand] = [found for found in cmd_init() if isinstance(found, ServeSubcommand)]
+    subcommand = serve_subcommand()
     try:
-        _refuse_early(_parse(subcommand))
+        checked_config(parse(subcommand))
         # Parsed anew: making a configuration may have changed what the first arguments hold.
-        subcommand.cmd(_parse(subcommand))
+        subcommand.cmd(parse(subcommand))
     except HallmarkError as exc:
         print(f"hallmark: {exc}", file=sys.stderr)
         sys.exit(2)
 
 
-def _parse(subcommand: "ServeSubcommand") -> Namespace:
+def serve_subcommand() -> "ServeSubcommand":
+    """Return what is behind vLLM's command `serve`."""
+    from vllm.entrypoints.cli.serve import ServeSubcommand, cmd_init
+
+    [subcommand] = [found for found in cmd_init() if isinstance(found, ServeSubcommand)]
+    return subcommand
+
+
+def parse(subcommand: "ServeSubcommand") -> Namespace:
+    """Return the arguments of this process as vLLM has them."""
     from vllm import logger
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -55,8 +63,8 @@ def _parse(subcommand: "ServeSubcommand") -> Namespace:
     return args
 
 
-def _refuse_early(args: Namespace) -> None:
-    """Refuse what the arguments, or the configuration that vLLM makes of them, show to be unsupported.
+def checked_config(args: Namespace) -> "VllmConfig":
+    """Return the configuration that vLLM makes of the arguments, where neither shows what is unsupported.
 
     The engine's start makes the same configuration again, and logs the same about it.
 
@@ -76,6 +84,7 @@ def _refuse_early(args: Namespace) -> None:
     config = AsyncEngineArgs.from_cli_args(args).create_engine_config(headless=args.headless)
     check_config(config)
     check_limits(config, EngineLimits.from_additional_config(config.additional_config))
+    return config
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from hallmark.poc.outbox.database import OutboxDatabase
 from hallmark.server.cli.serve.plan import ServePlan
 from hallmark.server.processes.child import check_port
 
-__all__ = ["check_plan", "check_vllm"]
+__all__ = ["check_model", "check_plan", "check_vllm"]
 
 
 def check_vllm(*, allow_unsupported: bool = False) -> str | None:
@@ -48,7 +48,7 @@ def check_plan(plan: ServePlan) -> None:
     """
     if plan.is_help:
         return
-    _check_model(plan.model)
+    check_model(plan.model)
     if plan.address is not None:
         # Another server on the port would answer in the place of ours, and make it look ready.
         check_port(*plan.address)
@@ -56,7 +56,7 @@ def check_plan(plan: ServePlan) -> None:
         OutboxDatabase(plan.outbox).close()
 
 
-def _check_model(model: str) -> None:
+def check_model(model: str) -> None:
     """Refuse a path where nothing is; whether a hub has a model of some name is for vLLM to find out.
 
     Raises:

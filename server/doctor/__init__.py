@@ -1,0 +1,1 @@
+"""`hallmark doctor`: what keeps a node from proving itself, and what to do about it."""

@@ -1,0 +1,162 @@
+"""`hallmark doctor`: look at an installation, and at a running server."""
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from hallmark.server.cli.client import ApiKey
+from hallmark.server.cli.consoles import AsJson, print_or_drop, results, show
+
+if TYPE_CHECKING:
+    from hallmark.server.doctor.configuration import Configuration
+    from hallmark.server.doctor.finding import Finding
+
+__all__ = ["doctor"]
+
+_WIDTH: Final = 4096
+"""Of hidden states, where no model says another."""
+
+
+def doctor(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[URL] [-- FLAGS...]",
+            help="A running server, http://HOST:PORT, to look at; after -- the flags of hallmark serve.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Look whether this model can be served; takes half a minute."),
+    ] = None,
+    receiver: Annotated[
+        str | None, typer.Option(metavar="URL", help="Look whether callbacks get to this receiver.")
+    ] = None,
+    as_json: AsJson = False,
+    api_key: ApiKey = None,
+) -> None:
+    """Look what keeps a node from proving itself, and say what to do about it.
+
+    It looks at this installation: vLLM and the plugins, device, kernels, memory, caches, clock, token,
+    secrets and outbox, with the settings of the flags after --. Given a URL, it looks at that server too.
+
+    \b
+      hallmark doctor --model Qwen/Qwen3-8B -- --config node.yaml
+      hallmark doctor http://127.0.0.1:8000
+
+    Nothing is changed, and no secret is shown. The exit code is 0 where there is no problem, warnings or not,
+    1 where there is one, and 2 where it could not look.
+    """  # noqa: D301  # the sign by which help keeps lines as they are
+    from hallmark.poc.core.errors import HallmarkError
+    from hallmark.server.doctor.configuration import Configuration
+    from hallmark.server.doctor.finding import Finding, Outcome
+    from hallmark.server.doctor.report import as_json as in_json
+    from hallmark.server.doctor.report import view
+
+    given = arguments or []
+    url = given[0] if given and not given[0].startswith("-") else None
+    flags = given if url is None else given[1:]
+    if flags and not flags[0].startswith("-"):
+        raise typer.BadParameter(f"one server at a time, and vLLM's flags after --: {flags[0]!r} is neither")
+    findings = []
+    try:
+        configuration = Configuration(flags, os.environ)
+    except HallmarkError as exc:
+        findings.append(
+            Finding.problem("settings", str(exc), "correct it; docs/operations.md lists the settings")
+        )
+        configuration = Configuration([], {})
+    findings += _installation(configuration, flags, model, receiver)
+    if url is not None:
+        token = configuration.settings.api_key
+        findings += _server(url, api_key or (None if token is None else token.get_secret_value()))
+    passed = not any(finding.outcome is Outcome.PROBLEM for finding in findings)
+    if as_json:
+        print_or_drop(in_json(findings, passed=passed))
+    else:
+        show(results(), view(findings))
+    raise typer.Exit(0 if passed else 1)
+
+
+def _installation(
+    configuration: "Configuration", flags: list[str], model: str | None, receiver: str | None
+) -> Iterator["Finding"]:
+    import torch
+
+    from hallmark.poc.core.errors import HallmarkError
+    from hallmark.server.doctor import configuration as configured
+    from hallmark.server.doctor import installation, machine
+    from hallmark.server.doctor.finding import Finding, examine
+    from hallmark.server.doctor.model import examine_model, inspect, weight_bytes
+    from hallmark.server.doctor.receiver import examine_receiver
+
+    environment = dict(os.environ)
+    settings = configuration.settings
+    reinstall = "install Hallmark anew, into the environment that has vLLM"
+    yield from examine("hallmark", installation.examine_hallmark, reinstall)
+    allow = settings.allow_unsupported_vllm
+    yield from examine("vllm", lambda: installation.examine_vllm(allow_unsupported=allow), reinstall)
+    yield from examine("plugins", lambda: installation.examine_plugins(environment), reinstall)
+    yield from examine(
+        "device", lambda: machine.examine_device(machine.Device.of_this_machine()), "look at the driver"
+    )
+    dtype, width, ranks = torch.bfloat16, _WIDTH, configuration.tensor_parallel_size
+    if model is None:
+        yield Finding.skipped("model", "give --model MODEL to look whether it can be served")
+    else:
+        try:
+            inspected = inspect(model, flags, environment)
+        except HallmarkError as exc:
+            yield Finding.problem("model", str(exc), "docs/models.md lists what can be served, and how")
+        else:
+            dtype, width = getattr(torch, inspected["dtype"]), inspected["hidden_size"]
+            yield from examine_model(inspected)
+    yield from examine(
+        "kernels",
+        lambda: machine.examine_kernels(dtype, width),
+        "do not prove on this machine: try another version of PyTorch and Triton, and report both",
+    )
+    weights = 0 if model is None else weight_bytes(model)
+    yield from examine("memory", lambda: machine.examine_memory(ranks, weights), "look at the driver")
+    yield from examine("caches", lambda: installation.examine_caches(environment), "make the folders")
+    yield from examine("clock", machine.examine_clock, "run a time service")
+    yield from examine("token", lambda: configured.examine_token(configuration), "correct the setting")
+    yield from examine("secrets", lambda: configured.examine_secrets(configuration), "correct the setting")
+    yield from examine(
+        "outbox",
+        lambda: configured.examine_outbox(configuration.outbox),
+        "move the file away, or name another with the setting outbox_path",
+    )
+    if receiver is None:
+        yield Finding.skipped("receiver", "give --receiver URL to look whether callbacks get there")
+    else:
+        hosts = settings.callback_allowed_hosts
+        yield from examine(
+            "receiver",
+            lambda: examine_receiver(receiver, hosts),
+            "give another URL, or allow its host with the setting callback_allowed_hosts",
+        )
+
+
+def _server(url: str, api_key: str | None) -> list["Finding"]:
+    from contextlib import closing
+
+    from hallmark.server.doctor.finding import Outcome, examine
+    from hallmark.server.doctor.running_server import RunningServer
+
+    start = "start it by hallmark serve MODEL, or give the URL of one that runs"
+    with closing(RunningServer(url, api_key)) as server:
+        findings = examine("server", server.examine_engine, start)
+        if findings[0].outcome is Outcome.PROBLEM:
+            return findings
+        for name, examination in (
+            ("plugin", server.examine_plugin),
+            ("round", server.examine_round),
+            ("numerics", server.examine_numerics),
+            ("callbacks", server.examine_callbacks),
+            ("metrics", server.examine_metrics),
+        ):
+            findings += examine(name, examination, "look at the server's log")
+    return findings

@@ -1,0 +1,22 @@
+"""Whether something could be kept in a folder that may not be there yet."""
+
+import os
+from pathlib import Path
+
+__all__ = ["writable_folder"]
+
+
+def writable_folder(folder: Path) -> tuple[Path, str | None]:
+    """Find the folder that is there, this one or the nearest above it, and whether it can be written.
+
+    Returns:
+        That folder, and what is wrong with it; None where nothing is.
+    """
+    held = folder.absolute()
+    while not held.exists() and held != held.parent:
+        held = held.parent
+    if not held.is_dir():
+        return held.parent, f"{held} is no folder"
+    if not os.access(held, os.W_OK | os.X_OK):
+        return held, f"{held} cannot be written by this user"
+    return held, None

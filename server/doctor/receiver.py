@@ -1,0 +1,57 @@
+"""Whether a receiver of callbacks can be reached from here, by the rules that callbacks are sent by."""
+
+import asyncio
+import time
+from collections.abc import Collection, Iterator
+from email.utils import parsedate_to_datetime
+
+import httpx
+
+from hallmark.poc.webhooks.reach import why_unreachable
+from hallmark.poc.webhooks.transport import callback_client
+from hallmark.poc.webhooks.url import check_callback_url
+from hallmark.server.cli.words import span
+from hallmark.server.doctor.finding import Finding
+from hallmark.server.doctor.running_server import MAX_CLOCK_DIFFERENCE
+
+__all__ = ["examine_receiver"]
+
+
+def examine_receiver(url: str, allowed_hosts: Collection[str] | None) -> Iterator[Finding]:
+    """Ask a receiver once, without sending it anything, and compare its clock with this one.
+
+    Args:
+        url: Its base URL, as a round's callback_url.
+        allowed_hosts: The setting `callback_allowed_hosts`.
+
+    Raises:
+        FieldError: Callbacks would not be sent there.
+    """
+    check_callback_url(url, allowed_hosts)
+    error, date = asyncio.run(_ask(url))
+    if error is not None:
+        yield Finding.problem(
+            "receiver", f"{url}: {error}", "start it, or look at what lies between: firewall, name, TLS"
+        )
+        return
+    yield Finding.ok("receiver", f"{url} answers")
+    difference = 0.0 if date is None else abs(parsedate_to_datetime(date).timestamp() - time.time())
+    if difference > MAX_CLOCK_DIFFERENCE:
+        yield Finding.problem(
+            "clock of the receiver",
+            f"{span(difference)} from this one: signatures are refused from 5 min on",
+            "run a time service on both machines",
+        )
+
+
+async def _ask(url: str) -> tuple[str | None, str | None]:
+    """Return what kept an answer away, and the date of the answer."""
+    dates: list[str] = []
+
+    async def note(response: httpx.Response) -> None:
+        dates.extend(response.headers.get_list("Date"))
+
+    async with callback_client() as client:
+        client.event_hooks["response"].append(note)
+        error = await why_unreachable(client, url)
+    return error, dates[0] if dates else None
