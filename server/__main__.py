@@ -1,6 +1,7 @@
 """The `hallmark` command, which is `python -P -m hallmark.server` too."""
 
 import io
+import logging
 import sys
 import traceback
 from contextlib import suppress
@@ -34,9 +35,9 @@ def main() -> None:
     except HallmarkError as exc:
         from hallmark.server.cli.consoles import say
 
-        say(f"hallmark: {exc}")
+        say(f"hallmark: {exc}", logging.ERROR)
         for note in getattr(exc, "__notes__", ()):
-            say(f"hint: {note}")
+            say(f"hint: {note}", logging.ERROR)
         sys.exit(2)
     except Exception as exc:  # noqa: BLE001  # shown in full, and Python's own exit code for it is 1
         reason = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__

@@ -8,6 +8,7 @@ does not.
 Each of vLLM's processes imports this module too, so that nothing is imported here but in functions.
 """
 
+import logging
 import os
 import sys
 from argparse import Namespace
@@ -26,6 +27,7 @@ def main() -> None:
     What is refused, early or by the plugin once the engine is up, ends it with one sentence and code 2.
     """
     from hallmark.poc.core.errors import HallmarkError
+    from hallmark.poc.core.json_logs import COMMAND_LOGGER
 
     # What vLLM's command does: fork would copy what an accelerator's driver has set up.
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
@@ -35,7 +37,11 @@ def main() -> None:
         # Parsed anew: making a configuration may have changed what the first arguments hold.
         subcommand.cmd(parse(subcommand))
     except HallmarkError as exc:
-        print(f"hallmark: {exc}", file=sys.stderr)
+        command = logging.getLogger(COMMAND_LOGGER)
+        if command.handlers:
+            command.error("%s", exc)
+        else:
+            print(f"hallmark: {exc}", file=sys.stderr)
         sys.exit(2)
 
 

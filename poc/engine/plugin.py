@@ -2,7 +2,7 @@
 
 
 def register() -> None:
-    """Attach Hallmark's RPC methods to vLLM's worker class, and let the process end with its parent.
+    """Attach Hallmark's RPC methods to vLLM's worker class, and let the process log and end as it should.
 
     vLLM calls this once in every process, engine and workers included, before a model is loaded; calling it
     again changes nothing. The methods are new names on `WorkerBase`: nothing of vLLM's own is replaced.
@@ -12,9 +12,11 @@ def register() -> None:
     """
     from vllm.v1.worker.worker_base import WorkerBase
 
+    from hallmark.poc.engine.log_lines import log_where_vllm_does
     from hallmark.poc.engine.orphan import end_with_parent
     from hallmark.poc.engine.worker_methods import RPC_METHODS
 
+    log_where_vllm_does()
     end_with_parent()
     for method in RPC_METHODS:
         present = getattr(WorkerBase, method.__name__, None)

@@ -88,7 +88,12 @@ CREATE TABLE left_alone (
     seconds REAL NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
-_MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3)
+# The HTTP request that a callback comes of, or a round and all its callbacks.
+_VERSION_4: Final = """
+ALTER TABLE deliveries ADD COLUMN request_id TEXT;
+ALTER TABLE rounds ADD COLUMN request_id TEXT;
+"""
+_MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 _SCHEMA: Final = Schema("outbox", OutboxError, 0x484C4D4B, _MIGRATIONS, is_transient=True)
 
 

@@ -14,7 +14,7 @@ __all__ = ["Delivery", "DeliveryQueue", "Dropped", "ReceiverTotals"]
 
 _FIELDS = (
     "id, webhook_id, url, kind, created_at, attempts, not_before, last_error, given_up, length(body),"
-    " coalesce((SELECT until FROM left_alone WHERE left_alone.url = deliveries.url), 0)"
+    " coalesce((SELECT until FROM left_alone WHERE left_alone.url = deliveries.url), 0), request_id"
 )
 
 
@@ -34,6 +34,7 @@ class Delivery:
         dead_reason: Why it is a dead letter, at which no more are made; None while it is queued.
         size: Bytes of its body.
         left_alone_until: Until when its receiver has asked not to be called; seconds since the epoch.
+        request_id: Of the HTTP request that it comes of; None where that is not known.
     """
 
     id: int
@@ -47,6 +48,7 @@ class Delivery:
     dead_reason: str | None
     size: int
     left_alone_until: float = 0.0
+    request_id: str | None = None
 
     @property
     def due_at(self) -> float:
@@ -106,6 +108,7 @@ class DeliveryQueue:
         now: float,
         max_queued: int,
         in_flight: Collection[int] = (),
+        request_id: str | None = None,
         connection: sqlite3.Connection | None = None,
     ) -> tuple[list[int], list[Dropped]]:
         """Queue callbacks for a receiver; one that is larger than all may be is dropped itself.
@@ -117,6 +120,7 @@ class DeliveryQueue:
             now: Seconds since the epoch.
             max_queued: Callbacks that the receiver may have waiting.
             in_flight: Ids that do not make room, since they are being delivered.
+            request_id: Of the HTTP request that they come of.
             connection: A transaction that this is to be part of.
 
         Returns:
@@ -124,8 +128,8 @@ class DeliveryQueue:
         """
         if connection is None:
             with self._database.transaction() as own:
-                return self._add(own, url, kind, bodies, now, max_queued, in_flight)
-        return self._add(connection, url, kind, bodies, now, max_queued, in_flight)
+                return self._add(own, url, kind, bodies, now, max_queued, in_flight, request_id)
+        return self._add(connection, url, kind, bodies, now, max_queued, in_flight, request_id)
 
     def _add(
         self,
@@ -136,6 +140,7 @@ class DeliveryQueue:
         now: float,
         max_queued: int,
         in_flight: Collection[int],
+        request_id: str | None,
     ) -> tuple[list[int], list[Dropped]]:
         connection.execute(
             "DELETE FROM deliveries WHERE given_up IS NOT NULL AND created_at < ?", (now - self._max_age,)
@@ -148,9 +153,9 @@ class DeliveryQueue:
                 dropped.append(Dropped(url, webhook_id))
                 continue
             [identifier] = connection.execute(
-                "INSERT INTO deliveries (webhook_id, url, kind, created_at, body) VALUES (?, ?, ?, ?, ?)"
-                " RETURNING id",
-                (webhook_id, url, kind, now, body),
+                "INSERT INTO deliveries (webhook_id, url, kind, created_at, body, request_id)"
+                " VALUES (?, ?, ?, ?, ?, ?) RETURNING id",
+                (webhook_id, url, kind, now, body, request_id),
             ).fetchone()
             added.append(identifier)
         made_room = [*self._make_room(connection, url, max_queued, in_flight)]

@@ -12,6 +12,7 @@ import httpx
 from hallmark.poc.core.clock import SettableClock
 from hallmark.poc.core.errors import OutboxError
 from hallmark.poc.core.repeated_errors import RepeatedErrors
+from hallmark.poc.core.request_id import REQUEST_ID
 from hallmark.poc.outbox.delivery_queue import Dropped
 from hallmark.poc.outbox.round_journal import InterruptedRound
 from hallmark.poc.outbox.sender import Backoff
@@ -88,18 +89,24 @@ class Outbox:
         await self._senders.recover()
         return interrupted
 
-    async def post(self, url: str, kind: CallbackKind, body: bytes) -> None:
+    async def post(self, url: str, kind: CallbackKind, body: bytes, request_id: str | None = None) -> None:
         """Take a body of JSON for a receiver; once this returns it is delivered in the background.
+
+        Args:
+            url: The receiver's base URL.
+            kind: What is appended to it.
+            body: What it is sent.
+            request_id: Of the HTTP request that it comes of, which the receiver is told.
 
         Raises:
             OutboxError: It cannot be kept.
         """
-        await self._senders.post(url, kind, body)
+        await self._senders.post(url, kind, body, request_id)
 
     async def begin_round(
         self, config: PoCConfig, digest: str, template: Mapping[str, Any], phase: PoCState
     ) -> int:
-        """Note a round that begins; any before it is over.
+        """Note a round that begins, and the HTTP request that it comes of; any before it is over.
 
         Args:
             config: The request.
@@ -113,7 +120,9 @@ class Outbox:
         Raises:
             OutboxError: It cannot be kept.
         """
-        identifier, dropped = await self._store.begin_round(config, digest, template, phase, self._clock())
+        identifier, dropped = await self._store.begin_round(
+            config, digest, template, phase, REQUEST_ID.get(), self._clock()
+        )
         self._senders.note_dropped(dropped)
         return identifier
 

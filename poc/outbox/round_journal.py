@@ -120,7 +120,14 @@ class RoundJournal:
         self._limits = limits
 
     def begin(
-        self, config: PoCConfig, digest: str, template: Mapping[str, Any], phase: PoCState, now: float
+        self,
+        config: PoCConfig,
+        digest: str,
+        template: Mapping[str, Any],
+        phase: PoCState,
+        now: float,
+        *,
+        request_id: str | None = None,
     ) -> tuple[int, list[Dropped]]:
         """Note a round that begins; any before it is over.
 
@@ -130,6 +137,7 @@ class RoundJournal:
             template: What every callback of it says beside what was found.
             phase: The phase it begins with.
             now: Seconds since the epoch.
+            request_id: Of the HTTP request that it comes of, which its callbacks come of too.
 
         Returns:
             Its number, and what had to make room for what those before it had found.
@@ -137,8 +145,8 @@ class RoundJournal:
         with self._database.transaction() as connection:
             dropped = self._end_all(connection, now)
             identifier: int = connection.execute(
-                "INSERT INTO rounds (config, digest, url, template, phase, begun_at, updated_at)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING id",
+                "INSERT INTO rounds (config, digest, url, template, phase, begun_at, updated_at, request_id)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
                 (
                     json.dumps(asdict(config)),
                     digest,
@@ -147,6 +155,7 @@ class RoundJournal:
                     phase,
                     now,
                     now,
+                    request_id,
                 ),
             ).fetchone()[0]
             connection.execute("DELETE FROM rounds WHERE id <= ?", (identifier - _MAX_ROUNDS,))
@@ -209,11 +218,11 @@ class RoundJournal:
         self, connection: sqlite3.Connection, identifier: int, now: float, in_flight: Collection[int]
     ) -> list[Dropped]:
         row = connection.execute(
-            "SELECT url, template, reported, position FROM rounds WHERE id = ?", (identifier,)
+            "SELECT url, template, reported, position, request_id FROM rounds WHERE id = ?", (identifier,)
         ).fetchone()
         if row is None:
             return []
-        url, template, reported, position = row
+        url, template, reported, position, request_id = row
         found = [
             (last, *json.loads(text), json.loads(vectors or "[]"))
             for last, text, vectors in connection.execute(
@@ -242,6 +251,7 @@ class RoundJournal:
             now=now,
             max_queued=self._limits.max_queued,
             in_flight=in_flight,
+            request_id=request_id,
             connection=connection,
         )
         connection.execute("DELETE FROM findings WHERE round_id = ?", (identifier,))

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,6 +16,7 @@ import httpx
 
 from hallmark.poc.core.errors import OutboxError
 from hallmark.poc.core.repeated_errors import RepeatedErrors
+from hallmark.poc.core.request_id import REQUEST_ID
 from hallmark.poc.outbox.delivery_queue import Delivery, ReceiverTotals
 from hallmark.poc.outbox.store import OutboxStore
 from hallmark.poc.protocol.status import CallbackStats
@@ -189,7 +191,10 @@ class CallbackSender:
         self._woken.set()
         self.at_rest.clear()
         if not self.is_working:
-            self._delivering = asyncio.create_task(self._deliver_all(), name="hallmark callbacks")
+            # In a context of its own: whoever wakes it is not who asked for what is delivered.
+            self._delivering = asyncio.create_task(
+                self._deliver_all(), name="hallmark callbacks", context=Context()
+            )
 
     def note_dropped(self, webhook_ids: Iterable[str], reason: str = "full") -> None:
         """Count and log deliveries that are gone from the queue."""
@@ -263,6 +268,7 @@ class CallbackSender:
                 self._not_before = None
                 return None
             delivery, body = found
+            REQUEST_ID.set(delivery.request_id)
             if now - delivery.created_at > self._max_age:
                 await self._store.remove(delivery.id)
                 self.note_dropped([delivery.webhook_id], "expired")
@@ -280,6 +286,7 @@ class CallbackSender:
                         delivery.kind,
                         body,
                         webhook_id=delivery.webhook_id,
+                        request_id=delivery.request_id,
                         timestamp=int(self._clock()),
                         secrets=self._secrets,
                         timeout=self._timeout,
@@ -322,7 +329,7 @@ class CallbackSender:
                 "Callback %s/%s (%s, %d attempts) dropped: %s",
                 self.callback_url,
                 delivery.kind,
-                delivery.webhook_id,
+                _named(delivery),
                 attempts,
                 failure.reason,
             )
@@ -337,7 +344,7 @@ class CallbackSender:
             "Callback %s/%s (%s) failed: %s; retry %d%s in %.1f s",
             self.callback_url,
             delivery.kind,
-            delivery.webhook_id,
+            _named(delivery),
             failure.reason,
             attempts,
             "" if self.max_retries is None else f" of {self.max_retries}",
@@ -346,3 +353,9 @@ class CallbackSender:
         self._is_failing = True
         # Never 0, which would say that it is out of the queue.
         return pause or math.ulp(0.0)
+
+
+def _named(delivery: Delivery) -> str:
+    """Name a callback in the log: by its own id, and by the request that it comes of."""
+    of_request = "" if delivery.request_id is None else f" of request {delivery.request_id}"
+    return f"{delivery.webhook_id}{of_request}"

@@ -109,8 +109,14 @@ class SenderRegistry:
         self.wake(url)
         return True
 
-    async def post(self, url: str, kind: CallbackKind, body: bytes) -> None:
+    async def post(self, url: str, kind: CallbackKind, body: bytes, request_id: str | None) -> None:
         """Take a body of JSON for a receiver; once this returns it is delivered in the background.
+
+        Args:
+            url: The receiver's base URL.
+            kind: What is appended to it.
+            body: What it is sent.
+            request_id: Of the HTTP request that it comes of.
 
         Raises:
             OutboxError: It cannot be kept.
@@ -122,6 +128,7 @@ class SenderRegistry:
             now=self._clock(),
             max_queued=self._settings.callback_max_queue,
             in_flight=self.in_flight(),
+            request_id=request_id,
         )
         self.note_dropped(dropped)
         self.wake(url)

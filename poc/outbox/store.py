@@ -106,10 +106,18 @@ class OutboxStore:
         now: float,
         max_queued: int,
         in_flight: Collection[int] = (),
+        request_id: str | None = None,
     ) -> asyncio.Future[tuple[list[int], list[Dropped]]]:
         """Queue callbacks, as `DeliveryQueue.add` does."""
         return self._run(
-            self._queue.add, url, kind, bodies, now=now, max_queued=max_queued, in_flight=in_flight
+            self._queue.add,
+            url,
+            kind,
+            bodies,
+            now=now,
+            max_queued=max_queued,
+            in_flight=in_flight,
+            request_id=request_id,
         )
 
     def oldest(self, url: str) -> asyncio.Future[tuple[Delivery, bytes] | None]:
@@ -149,10 +157,16 @@ class OutboxStore:
         return self._run(self._journal.recover, now)
 
     def begin_round(
-        self, config: PoCConfig, digest: str, template: Mapping[str, Any], phase: PoCState, now: float
+        self,
+        config: PoCConfig,
+        digest: str,
+        template: Mapping[str, Any],
+        phase: PoCState,
+        request_id: str | None,
+        now: float,
     ) -> asyncio.Future[tuple[int, list[Dropped]]]:
         """Note a round that begins, as `RoundJournal.begin` does."""
-        return self._run(self._journal.begin, config, digest, template, phase, now)
+        return self._run(self._journal.begin, config, digest, template, phase, now, request_id=request_id)
 
     def resume_round(self, identifier: int, template: Mapping[str, Any], now: float) -> asyncio.Future[None]:
         """Note that an interrupted round goes on."""

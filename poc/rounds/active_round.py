@@ -14,6 +14,7 @@ from hallmark.poc.core.errors import (
     OutboxError,
     RoundCancelledError,
 )
+from hallmark.poc.core.request_id import REQUEST_ID
 from hallmark.poc.outbox.outbox import Outbox
 from hallmark.poc.outbox.round_journal import InterruptedRound
 from hallmark.poc.protocol.config import PoCConfig, PoCState
@@ -195,6 +196,7 @@ class ActiveRound:
             QueueFullError: There is no room for it now.
         """
         had_work = self.state is PoCState.GENERATING or self._queue.stats["queued_jobs"] > 0
+        job.asked_by = REQUEST_ID.get()
         self._queue.submit(job)
         if not had_work:
             self.watch.note_progress()
@@ -422,7 +424,7 @@ class ActiveRound:
             body = await self._offload.run(
                 job.size, lambda: compact_json(validated_payload(validated, job.request_id))
             )
-            await self._outbox.post(url, "validated", body)
+            await self._outbox.post(url, "validated", body, job.asked_by)
 
 
 def _walk(config: PoCConfig) -> NonceSchedule | None:

@@ -3,6 +3,7 @@
 import logging
 from urllib.parse import urlsplit
 
+from hallmark.poc.core.request_id import REQUEST_ID
 from hallmark.poc.protocol.config import PoCState
 from hallmark.poc.protocol.generated import ComputedSpan
 from hallmark.poc.protocol.round import Round
@@ -34,9 +35,11 @@ class RoundLog:
         """Tell that the engine is ready for it."""
         config = self._config
         node = "" if config.node_id is None else f", node {config.node_id} of {config.node_count}"
+        asked_by = REQUEST_ID.get()
+        asked = "" if asked_by is None else f", asked for by request {asked_by}"
         to = "nowhere" if config.callback_url is None else urlsplit(config.callback_url).netloc
         logger.info(
-            "%s at height %d has started in %s after %.1f s: key %s%s, callbacks to %s",
+            "%s at height %d has started in %s after %.1f s: key %s%s, callbacks to %s%s",
             self._name,
             config.block_height,
             phase,
@@ -44,6 +47,7 @@ class RoundLog:
             _shortened(config.public_key, _MAX_KEY),
             node,
             to,
+            asked,
         )
 
     def compute(self, span: ComputedSpan) -> None:

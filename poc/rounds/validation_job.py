@@ -62,6 +62,7 @@ class ValidationJob:
         released: Set when waiting on a connection is of no use any more: it is settled, or the phase has
             turned to GENERATING.
         error: What took the verdict's place.
+        asked_by: The id of the HTTP request that brought it; None where none did.
     """
 
     def __init__(self, proof: ProofBatch, round_: Round, numerics: Numerics | None) -> None:
@@ -77,6 +78,7 @@ class ValidationJob:
         self._computed: dict[int, Sequence[float]] = {}
         self._verdict: tuple[ValidatedBatch, VerdictBody] | None = None
         self.error: HallmarkError | None = None
+        self.asked_by: str | None = None
 
     @property
     def status(self) -> JobStatus:

@@ -12,6 +12,7 @@ from typing import Final
 
 import httpx
 
+from hallmark.poc.core.request_id import REQUEST_ID_HEADER
 from hallmark.poc.webhooks.signature import signature
 from hallmark.poc.webhooks.url import CallbackKind, request_target, without_secrets
 
@@ -60,6 +61,7 @@ async def attempt(
     webhook_id: str,
     timestamp: int,
     secrets: Sequence[bytes],
+    request_id: str | None = None,
     timeout: float,  # noqa: ASYNC109  # of the attempt alone, and a failure like another
 ) -> Failure | None:
     """Make one HTTP request; None where it was answered with 2xx.
@@ -72,6 +74,7 @@ async def attempt(
         webhook_id: The idempotency key.
         timestamp: The present time, in seconds since the epoch.
         secrets: The keys to sign with; none to send unsigned.
+        request_id: Of the HTTP request that the callback comes of, sent along where it is known.
         timeout: Seconds from connecting to the answer's headers.
     """
     headers = {
@@ -79,6 +82,8 @@ async def attempt(
         "webhook-id": webhook_id,
         "webhook-timestamp": str(timestamp),
     }
+    if request_id is not None:
+        headers[REQUEST_ID_HEADER] = request_id
     if secrets:
         headers["webhook-signature"] = signature(secrets, webhook_id, timestamp, body)
     try:

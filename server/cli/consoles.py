@@ -1,23 +1,39 @@
 """Where commands write: results to standard output, everything else to standard error."""
 
 import io
+import logging
+import logging.config
 import os
 import sys
-from typing import IO, Annotated, Final
+from typing import IO, Annotated, Any, Final
 
 import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
 
 from hallmark.poc.core.errors import StateError
+from hallmark.poc.core.json_logs import COMMAND_LOGGER
 from hallmark.server.cli.words import printable
 
-__all__ = ["WIDE", "AsJson", "is_terminal", "notes", "print_or_drop", "results", "say", "show"]
+__all__ = [
+    "WIDE",
+    "AsJson",
+    "JsonLogs",
+    "is_terminal",
+    "log_as_json",
+    "notes",
+    "print_or_drop",
+    "results",
+    "say",
+    "show",
+]
 
 WIDE: Final = 120
 """Columns from which on views show more; in 80 they show what matters."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+JsonLogs = Annotated[bool, typer.Option("--json-logs", help="Log lines of JSON, for programs.")]
 
 _NARROWEST: Final = 80
 _OFF_A_TERMINAL: Final = 100_000
@@ -75,13 +91,27 @@ def print_or_drop(text: str) -> bool:
     return True
 
 
-def say(sentence: str) -> None:
-    """Write a sentence to standard error: on a terminal wrapped between words, else on one line."""
+def say(sentence: str, level: int = logging.INFO) -> None:
+    """Write a sentence to standard error: on a terminal wrapped between words, else on one line.
+
+    Args:
+        sentence: What to say.
+        level: How it counts where the command logs as JSON, which is one line of that then.
+    """
+    command = logging.getLogger(COMMAND_LOGGER)
+    if command.handlers:
+        command.log(level, "%s", sentence.removeprefix("hallmark: "))
+        return
     try:
         notes().print(printable(sentence), markup=False, soft_wrap=not is_terminal(sys.stderr))
     except OSError:
         # A log on a full disk must not cost a verdict, and there is nowhere else to tell it.
         _drop(sys.stderr)
+
+
+def log_as_json(configuration: dict[str, Any]) -> None:
+    """Let this command's own sentences be lines of JSON from now on, as its server's are."""
+    logging.config.dictConfig(configuration)
 
 
 def is_terminal(file: IO[str] | None) -> bool:

@@ -119,6 +119,7 @@ def _exported(queue: "DeliveryQueue") -> Iterator[dict[str, object]]:
     for delivery, body in queue.exported():
         yield {
             "webhook_id": delivery.webhook_id,
+            "request_id": delivery.request_id,
             "url": delivery.url,
             "kind": delivery.kind,
             "created_at": delivery.created_at,

@@ -13,11 +13,12 @@ from typing_extensions import TypedDict
 
 from hallmark.poc.core.errors import NotReadyError
 from hallmark.poc.core.models import unknown_names
+from hallmark.poc.core.request_id import REQUEST_ID_HEADER
 from hallmark.poc.protocol.status import CallbackReach, RoundStatus
 from hallmark.poc.rounds.manager import PoCManager
 from hallmark.server.http.auth import authenticate
 from hallmark.server.http.body import read_body
-from hallmark.server.http.request_log import REQUEST_ID_HEADER, request_id
+from hallmark.server.http.request_log import request_id
 
 __all__ = [
     "PREFIX",

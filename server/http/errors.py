@@ -37,7 +37,8 @@ from hallmark.poc.core.errors import (
     UnknownRequestError,
 )
 from hallmark.poc.core.models import field_error
-from hallmark.server.http.request_log import REQUEST_ID_HEADER, log_request, request_id
+from hallmark.poc.core.request_id import REQUEST_ID, REQUEST_ID_HEADER
+from hallmark.server.http.request_log import log_request, request_id
 
 __all__ = [
     "IS_HEAD",
@@ -159,6 +160,7 @@ class HallmarkRoute(APIRoute):
 
         async def handle_and_answer_errors(request: Request) -> Response:
             identifier = request_id(request)
+            REQUEST_ID.set(identifier)
             detail: str | None
             try:
                 response, detail = await handle(request), None

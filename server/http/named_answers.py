@@ -4,9 +4,10 @@ from fastapi import Request
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hallmark.poc.core.request_id import REQUEST_ID_HEADER
 from hallmark.server.http.control import PREFIX
 from hallmark.server.http.errors import UnknownPathError, error_response
-from hallmark.server.http.request_log import REQUEST_ID_HEADER, log_request, request_id
+from hallmark.server.http.request_log import log_request, request_id
 from hallmark.server.http.routing import is_known, route_path
 
 __all__ = ["NamedAnswers"]

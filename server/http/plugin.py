@@ -61,7 +61,6 @@ class HallmarkPlugin:
         """
         if engine_client is None:
             raise UnsupportedError("proof of compute needs an engine, and this server has none")
-        _log_where_vllm_does()
         settings = Settings.from_additional_config(engine_client.vllm_config.additional_config)
         check_exposure(settings, args.host, args.uds)
         # Before the engine is set up, which takes its time: what is wrong with the file is said at once.
@@ -107,17 +106,6 @@ def _tell_of(engines: Sequence[BaseProcess]) -> None:
             # Nothing but vLLM's log tells the two apart.
             words += ", and what vLLM does where another process sends its API server SIGTERM"
         leave_last_words(words)
-
-
-def _log_where_vllm_does() -> None:
-    """Show Hallmark's log lines as vLLM shows its own, where nobody has said otherwise.
-
-    vLLM sets up only the logger `vllm`; without this our warnings would come bare and the rest not at all.
-    """
-    ours, vllms = logging.getLogger("hallmark"), logging.getLogger("vllm")
-    if not ours.hasHandlers():
-        ours.handlers[:] = vllms.handlers
-        ours.setLevel(vllms.level)
 
 
 def create_plugin() -> HallmarkPlugin:

@@ -11,16 +11,15 @@ from typing import Final
 
 from fastapi import Request
 
-__all__ = ["REQUEST_ID_HEADER", "RepeatedRefusals", "log_request", "request_id"]
+from hallmark.poc.core.request_id import REQUEST_ID_HEADER, usable_id
+
+__all__ = ["RepeatedRefusals", "log_request", "request_id"]
 
 logger = logging.getLogger(__name__)
-
-REQUEST_ID_HEADER: Final = "X-Request-Id"
 
 _REPEAT_SECONDS: Final = 60.0
 _MAX_REFUSALS: Final = 256
 _SCOPE_KEY: Final = "hallmark.request_id"
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _MAX_PATH: Final = 200
 _MAX_DETAIL: Final = 400
 _CREDENTIALS = re.compile(r"//[^/\s]*@")
@@ -34,8 +33,7 @@ def request_id(request: Request) -> str:
     known: str | None = request.scope.get(_SCOPE_KEY)
     if known is None:
         given = request.headers.getlist(REQUEST_ID_HEADER)
-        usable = len(given) == 1 and _REQUEST_ID.fullmatch(given[0])
-        known = request.scope[_SCOPE_KEY] = given[0] if usable else uuid.uuid4().hex
+        known = request.scope[_SCOPE_KEY] = usable_id(given) or uuid.uuid4().hex
     return known
 
 

@@ -71,14 +71,16 @@ CREATE TABLE counted_nonces (
     PRIMARY KEY (round, nonce)
 ) STRICT, WITHOUT ROWID;
 """
-_SCHEMA: Final = Schema(
-    "store of batches", DatabaseError, 0x484C4D52, (_VERSION_1, _VERSION_2), unmarked_table="batches"
-)
+# The request at the sending server that a batch comes of.
+_VERSION_3: Final = "ALTER TABLE batches ADD COLUMN request_id TEXT"
+_MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3)
+_SCHEMA: Final = Schema("store of batches", DatabaseError, 0x484C4D52, _MIGRATIONS, unmarked_table="batches")
 
 _SUMMARY = (
     "id",
     "kind",
     "webhook_id",
+    "request_id",
     "received_at",
     "deliveries",
     "public_key",
@@ -135,13 +137,16 @@ class BatchStore:
         """
         self.find(limit=1)
 
-    def add(self, kind: Kind, body: Mapping[str, Any], webhook_id: str | None) -> tuple[int, bool]:
+    def add(
+        self, kind: Kind, body: Mapping[str, Any], webhook_id: str | None, request_id: str | None = None
+    ) -> tuple[int, bool]:
         """Store a batch, and continue its prover's record by a verdict; both are on disk when this returns.
 
         Args:
             kind: Which callback brought it.
             body: The batch as JSON has it; its fields have been checked.
             webhook_id: The delivery's idempotency key, where the sender gave one.
+            request_id: Of the request at the sender that it comes of, where it told.
 
         Returns:
             The id it is stored under, and whether it was there before.
@@ -171,11 +176,13 @@ class BatchStore:
                 )
                 return identifier, True
             [identifier] = connection.execute(
-                "INSERT INTO batches (kind, webhook_id, content, received_at, public_key, block_hash,"
-                " block_height, node_id, n_nonces, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+                "INSERT INTO batches (kind, webhook_id, request_id, content, received_at, public_key,"
+                " block_hash, block_height, node_id, n_nonces, body)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
                 (
                     kind,
                     webhook_id,
+                    request_id,
                     content,
                     time.time(),
                     body["public_key"],

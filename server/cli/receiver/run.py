@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hallmark.poc.core.errors import DatabaseError, FieldError
-from hallmark.server.cli.consoles import say
+from hallmark.poc.core.json_logs import json_logging
+from hallmark.server.cli.consoles import JsonLogs, log_as_json, say
 from hallmark.server.cli.receiver.options import DEFAULT_DATABASE
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def receiver(
         ),
     ] = None,
     no_page: Annotated[bool, typer.Option("--no-page", help="Do not serve the live page at /poc.")] = False,
+    json_logs: JsonLogs = False,
 ) -> None:
     """Receive the callbacks of servers, and read what came.
 
@@ -60,6 +62,8 @@ def receiver(
         return
     if not host:
         raise FieldError("--host", host, "an address such as 127.0.0.1, or 0.0.0.0 for every one")
+    if json_logs:
+        log_as_json(json_logging("INFO", "ext://sys.stderr"))
     from hallmark.server.receiver.listening import listening
 
     with listening(host, port) as (socket, url):
@@ -74,7 +78,7 @@ def receiver(
             for secret in read_webhook_secrets("--secrets-file", path, os.environ)
         ]
         app = _app(database, secrets, has_page=not no_page)
-        server = uvicorn.Server(_config(app))
+        server = uvicorn.Server(_config(app, json_logs=json_logs))
         # By which the page's streams see that it ends.
         app.state.server = server
         say(f"Callbacks are taken at {url}.")
@@ -108,13 +112,15 @@ def _check_nothing_given(context: typer.Context) -> None:
         )
 
 
-def _config(app: "FastAPI") -> "uvicorn.Config":
+def _config(app: "FastAPI", *, json_logs: bool) -> "uvicorn.Config":
     """Return uvicorn's settings: requests are logged on standard error, and none keeps it from ending."""
     import uvicorn
     from uvicorn.config import LOGGING_CONFIG
 
-    log: dict[str, Any] = deepcopy(LOGGING_CONFIG)
-    log["handlers"]["access"]["stream"] = "ext://sys.stderr"
+    log: dict[str, Any] | None = None  # what was set up already
+    if not json_logs:
+        log = deepcopy(LOGGING_CONFIG)
+        log["handlers"]["access"]["stream"] = "ext://sys.stderr"
     return uvicorn.Config(app, log_config=log, timeout_graceful_shutdown=_ENDING_SECONDS)
 
 

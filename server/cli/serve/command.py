@@ -5,21 +5,23 @@ from typing import Annotated, Final
 
 import typer
 
-from hallmark.server.cli.consoles import say
+from hallmark.server.cli.consoles import JsonLogs, log_as_json, say
 
 __all__ = ["serve"]
 
 _NO_PAGE: Final = "--no-page"
+_JSON_LOGS: Final = "--json-logs"
 
 
 def serve(
     context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model, as vLLM takes it.")],
     no_page: Annotated[bool, typer.Option(_NO_PAGE, help="Do not serve the live page at /poc.")] = False,
+    json_logs: JsonLogs = False,
 ) -> None:
     """Start vLLM's API server with proof of compute.
 
-    Every flag after MODEL goes to vLLM untouched, but for --no-page; hallmark serve MODEL --help lists them.
+    Every flag after MODEL goes to vLLM untouched, but for these two; hallmark serve MODEL --help lists them.
     Settings of proof of compute are part of one of these flags:
 
     \b
@@ -39,8 +41,16 @@ def serve(
     if model.startswith("-"):
         raise typer.BadParameter("the model comes first: hallmark serve MODEL, then vLLM's flags")
     # Among vLLM's flags too, where it would be taken for one of them.
-    flags = [argument for argument in context.args if argument != _NO_PAGE]
-    planned = plan(model, flags, os.environ, has_page=not no_page and flags == context.args)
+    flags = [argument for argument in context.args if argument not in (_NO_PAGE, _JSON_LOGS)]
+    planned = plan(
+        model,
+        flags,
+        os.environ,
+        has_page=not (no_page or _NO_PAGE in context.args),
+        json_logs=json_logs or _JSON_LOGS in context.args,
+    )
+    if planned.logging is not None:
+        log_as_json(planned.logging)
     warning = check_vllm(allow_unsupported=planned.settings.allow_unsupported_vllm)
     if warning is not None:
         say(f"hallmark: {warning}")

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from hallmark.poc.core.errors import FieldError
+from hallmark.poc.core.json_logs import json_logging
 from hallmark.poc.engine.unsupported import check_developer_mode, check_flags
 from hallmark.poc.outbox.store import outbox_path
 from hallmark.poc.settings.settings import NO_PAGE_VARIABLE, SECTION, Settings
@@ -46,6 +48,7 @@ class ServePlan:
         url: Where it will answer from this machine.
         socket: The Unix socket it listens on instead of a port.
         outbox: The file of its outbox; None where that is kept in memory, or it delivers nothing.
+        logging: How its processes log, for `dictConfig`; None leaves it to vLLM.
         notes: What was decided for the user, a sentence each.
     """
 
@@ -59,6 +62,7 @@ class ServePlan:
     url: str
     socket: str | None
     outbox: Path | None
+    logging: dict[str, Any] | None
     notes: tuple[str, ...]
 
     @property
@@ -74,7 +78,12 @@ class ServePlan:
 
 
 def plan(
-    model: str, arguments: Sequence[str], environment: Mapping[str, str], *, has_page: bool = True
+    model: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    has_page: bool = True,
+    json_logs: bool = False,
 ) -> ServePlan:
     """Decide how to start vLLM's API server with our plugins.
 
@@ -83,6 +92,7 @@ def plan(
         arguments: vLLM's flags as the user wrote them; they are passed on as they are.
         environment: The present environment.
         has_page: Whether to serve the live page, where the settings do not say otherwise.
+        json_logs: Whether to log lines of JSON.
 
     Raises:
         FieldError: A setting, or a flag that PoC depends on, has a value that is not allowed.
@@ -131,6 +141,7 @@ def plan(
         url=f"{scheme}://{_reachable(host)}:{port}",
         socket=socket,
         outbox=None if is_headless else outbox_path(settings, port, socket),
+        logging=_json_logging(flags, environment) if json_logs else None,
         notes=tuple(notes),
     )
 
@@ -153,6 +164,22 @@ def plugin_names(present: str | None) -> list[str]:
         names = sorted({entry.name for group in groups for entry in installed.select(group=group)})
         names = [name for name in names if name not in _OPT_IN_PLUGINS]
     return names + [name for name in OUR_PLUGINS if name not in names]
+
+
+def _json_logging(flags: VllmFlags, environment: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration of logs of JSON, at vLLM's level and where vLLM logs to.
+
+    Raises:
+        FieldError: Another configuration is asked for too.
+    """
+    given = [
+        f"--{name}" for name in ("logging-config", "log-config-file") if flags.get_value(name) is not None
+    ]
+    given += [name for name in ("VLLM_LOGGING_CONFIG_PATH",) if environment.get(name)]
+    if given:
+        raise FieldError("--json-logs", f"beside {' and '.join(given)}", "one way to say how logs look")
+    level = flags.get("log-level") or environment.get("VLLM_LOGGING_LEVEL") or "INFO"
+    return json_logging(level.upper(), environment.get("VLLM_LOGGING_STREAM") or "ext://sys.stdout")
 
 
 def _sizes(flags: VllmFlags, settings: Settings) -> tuple[list[str], list[str]]:

@@ -1,5 +1,6 @@
 """A server of `hallmark serve` while it runs: probed until it is ready, ended by signals."""
 
+import json
 import math
 import signal
 import time
@@ -42,7 +43,13 @@ def run(plan: ServePlan) -> int:
         _say(note)
     with TemporaryDirectory(prefix="hallmark-") as folder:
         last_words = Path(folder, "last_words")
-        code, ready = _watch(plan, received, {**plan.environment, LAST_WORDS_VARIABLE: str(last_words)})
+        environment = {**plan.environment, LAST_WORDS_VARIABLE: str(last_words)}
+        if plan.logging is not None:
+            # Each of the server's processes reads it when it starts.
+            logging = Path(folder, "logging.json")
+            logging.write_text(json.dumps(plan.logging), encoding="utf-8")
+            environment["VLLM_LOGGING_CONFIG_PATH"] = str(logging)
+        code, ready = _watch(plan, received, environment)
         words = last_words.read_text(encoding="utf-8").splitlines() if last_words.exists() else []
     reason = why_it_ended(plan, code, received, "; ".join(words), was_ready=ready)
     if reason is not None:

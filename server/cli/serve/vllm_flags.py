@@ -49,8 +49,13 @@ class VllmFlags:
             arguments: As the user wrote them.
 
         Raises:
-            FieldError: The `--config` file cannot be read.
+            FieldError: The `--config` file cannot be read, or is given so that vLLM would pass over it.
         """
+        in_one_word = [argument for argument in arguments if argument.startswith("--config=")]
+        if in_one_word:
+            raise FieldError(
+                "--config", in_one_word[0], "--config FILE, in two words, as vLLM reads it"
+            )
         self._given = list(_pairs(arguments))
         path = self.get("config")
         self._file: Mapping[str, Any] = {} if path is None else _read_config(Path(path))
@@ -95,7 +100,7 @@ class VllmFlags:
         """A flag that is JSON; its parts, where they were given one by one, stand for the whole, as in vLLM.
 
         Raises:
-            FieldError: It is not a JSON object.
+            FieldError: It is not a JSON object, or stands in the `--config` file as well.
         """
         mapping: Any = {}
         parts = [
@@ -103,6 +108,11 @@ class VllmFlags:
         ]
         for keys, value in parts:
             _put(mapping, keys, value)
+        if name in self._file and any(given.partition(".")[0] == name for given, _ in self._given):
+            # All that the file has in it, a token's file say, would be lost in silence.
+            raise FieldError(
+                f"--{name}", "a flag and in the --config file", "one of both: vLLM takes the flag's alone"
+            )
         whole = self.get(name)
         if parts or whole is None:
             return dict(mapping)

@@ -274,9 +274,10 @@ class TestExport:
 
     def check(self, text: str, path: Path) -> None:
         lines = [json.loads(line) for line in text.splitlines()]
-        assert [list(line) for line in lines] == [["webhook_id", "url", "kind", "created_at", "body"]] * 5
+        fields = ["webhook_id", "request_id", "url", "kind", "created_at", "body"]
+        assert [list(line) for line in lines] == [fields] * 5
         expected = [
-            (d.webhook_id, d.url, d.kind, d.created_at, json.loads(body))
+            (d.webhook_id, d.request_id, d.url, d.kind, d.created_at, json.loads(body))
             for d, body in zip(listed(path), self.LINES, strict=True)
         ]
         assert [tuple(line.values()) for line in lines] == expected

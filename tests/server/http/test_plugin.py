@@ -1,8 +1,5 @@
 """The entry point, as far as it goes without an engine; tests/e2e starts it on vLLM."""
 
-import os
-import subprocess
-import sys
 from argparse import Namespace
 from importlib.metadata import entry_points
 from typing import Any
@@ -37,33 +34,6 @@ def test_vllm_finds_the_plugin_by_its_entry_point() -> None:
 async def test_a_server_without_an_engine_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="needs an engine"):
         await create_plugin().init_state(None, FastAPI().state, LOOPBACK)
-
-
-@pytest.mark.parametrize(("is_set_up", "shown"), [(False, "vLLM"), (True, "another")])
-def test_our_log_lines_are_shown_as_vllms_unless_they_are_set_up(is_set_up: bool, shown: str) -> None:
-    """In a process of its own: pytest has a handler at the root."""
-    script = f"""
-import asyncio, logging, sys
-from argparse import Namespace
-from hallmark.poc.core.errors import UnsupportedError
-from hallmark.server.http.plugin import create_plugin
-handler = logging.StreamHandler(sys.stdout)
-handler.setFormatter(logging.Formatter("vLLM: %(message)s"))
-logging.getLogger("vllm").addHandler(handler)
-logging.getLogger("vllm").setLevel("INFO")
-if {is_set_up}:
-    logging.basicConfig(stream=sys.stdout, format="another: %(message)s", level="INFO")
-client = Namespace(vllm_config=Namespace(additional_config={{}}))
-for _ in range(2):
-    try:
-        asyncio.run(create_plugin().init_state(client, None, Namespace(host=None, uds=None)))
-    except UnsupportedError:
-        logging.getLogger("hallmark.poc.outbox.sender").info("it is back")
-"""
-    environment = {name: value for name, value in os.environ.items() if name != "HALLMARK_API_KEY"}
-    command = [sys.executable, "-P", "-c", script]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert ran.stdout.splitlines() == [f"{shown}: it is back"] * 2
 
 
 async def test_a_wrong_setting_is_refused_by_name() -> None:

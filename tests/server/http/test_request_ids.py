@@ -2,12 +2,26 @@
 
 import logging
 import re
+from pathlib import Path
 from urllib.parse import quote
 
 import httpx
 import pytest
-from runtime import POC, Engine, application, client_of, config, honest_proof, request, running_manager
+from runtime import (
+    POC,
+    Engine,
+    application,
+    client_of,
+    config,
+    eventually,
+    honest_proof,
+    request,
+    running_manager,
+    running_receiver,
+)
 
+from hallmark.poc.outbox.outbox import Outbox
+from hallmark.poc.outbox.store import OutboxStore
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.specification import PoCManager
 from hallmark.server.http.request_log import RepeatedRefusals
@@ -260,3 +274,63 @@ async def test_an_error_that_was_not_foreseen_is_a_500_with_an_id_and_its_traceb
         "Request me failed",
         f"Request me: POST /api/v1/pow/phase/generate: 500: {answer.json()['detail']}",
     ]
+
+
+async def test_callbacks_say_which_request_they_come_of(
+    http: httpx.AsyncClient, manager: PoCManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those of a round name the request that set it, a verdict the one that brought its batch."""
+    caplog.set_level(logging.INFO, "hallmark.poc.rounds")
+    async with running_receiver() as receiver:
+        body = request(callback_url=receiver.url)
+        asked = {"X-Request-Id": "round-1"}
+        await http.post(f"{POC}/init/generate", json=body, headers=asked)
+        await eventually(lambda: receiver.bodies("generated"))
+        await http.post(f"{POC}/phase/validate", headers={"X-Request-Id": "phase-2"})
+        proof = (await honest_proof(config(), range(4))).as_dict()
+        for path in ("/validate", "/validate?wait=false"):
+            await http.post(POC + path, json=proof, headers={"X-Request-Id": f"batch-{len(path)}"})
+        await eventually(lambda: len(receiver.bodies("validated")) == 2)
+        await http.post(f"{POC}/stop")
+        named = {
+            kind: [
+                headers.get("x-request-id") for path, headers, _ in receiver.requests if path.endswith(kind)
+            ]
+            for kind in ("generated", "validated")
+        }
+    assert set(named["generated"]) == {"round-1"}
+    assert named["validated"] == ["batch-9", "batch-20"]
+    assert any(line.endswith(", asked for by request round-1") for line in caplog.messages)
+
+
+async def test_what_is_delivered_after_a_restart_says_it_too(engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    settings = Settings(callback_interval=0.0, callback_backoff_base=0.01, outbox_path=str(path))
+    async with running_receiver() as receiver:
+        receiver.answers = [503] * 1000
+        first = PoCManager(engine, settings, Outbox(settings, OutboxStore(path)))
+        async with client_of(application(first)) as http:
+            body = request(callback_url=receiver.url)
+            await http.post(f"{POC}/init/generate", json=body, headers={"X-Request-Id": "before"})
+            await eventually(lambda: receiver.requests)
+        await first.shutdown()
+        kept = OutboxStore(path)
+        assert {delivery.request_id for delivery in kept.listed()} == {"before"}
+        receiver.answers, receiver.requests = [], []
+        second = Outbox(settings, kept)
+        await second.recover()
+        await eventually(lambda: receiver.requests and not second.stats()["queued"])
+        assert {headers["x-request-id"] for _, headers, _ in receiver.requests} == {"before"}
+        await second.close(5.0)
+
+
+async def test_a_failed_callback_is_logged_with_its_request(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "hallmark.poc.outbox")
+    async with running_receiver() as receiver:
+        receiver.answers = [400]
+        body = request(callback_url=receiver.url)
+        await http.post(f"{POC}/init/generate", json=body, headers={"X-Request-Id": "mine"})
+        await eventually(lambda: "dropped" in caplog.text)
+    assert re.search(r"\(msg_[0-9a-f]{32} of request mine, 1 attempts\) dropped: HTTP 400", caplog.text)

@@ -104,6 +104,15 @@ def test_a_batch_comes_back_as_it_was_sent(client: httpx.Client) -> None:
     assert (summary["kind"], summary["n_nonces"], summary["node_id"]) == ("generated", 3, 0)
 
 
+@pytest.mark.parametrize(("given", "kept"), [("round-1", "round-1"), ("no id", None), ("a" * 65, None)])
+def test_a_batch_keeps_the_request_that_it_comes_of(
+    client: httpx.Client, given: str, kept: str | None
+) -> None:
+    client.post("/generated", json=BATCH, headers={"X-Request-Id": given}).raise_for_status()
+    [summary] = client.get("/batches").json()
+    assert summary["request_id"] == client.get("/batches/1").json()["request_id"] == kept
+
+
 def test_a_body_without_a_content_type_is_read_as_json(client: httpx.Client) -> None:
     request = client.build_request("POST", "/generated", content=json.dumps(BATCH))
     assert "content-type" not in request.headers

@@ -52,10 +52,10 @@ def test_it_is_nobody_elses(path: Path) -> None:
 
 def test_a_newer_ones_is_left_alone(path: Path, cli: Cli) -> None:
     with closing(sqlite3.connect(path)) as database:
-        database.execute("PRAGMA user_version = 3")
+        database.execute("PRAGMA user_version = 4")
     expected = (
-        f"the store of batches {path} was written by a newer Hallmark: its schema is 3, this one knows those "
-        "up to 2"
+        f"the store of batches {path} was written by a newer Hallmark: its schema is 4, this one knows those "
+        "up to 3"
     )
     assert refusal(path) == expected
     result = cli("receiver", "--database", path, "--port", 0)
@@ -81,7 +81,7 @@ def test_the_batches_of_one_that_knew_no_versions_are_listed(tmp_path: Path) -> 
                 "validated": {"batches": 1, "nonces": 2, "duplicates": 0},
             }
     with closing(sqlite3.connect(path)) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (2,)
+        assert database.execute("PRAGMA user_version").fetchone() == (3,)
     with TestClient(create_app(path)) as client:
         repeated = {**BATCH, "nonces": [1, 9]}
         assert client.post("/generated", json=repeated).json() == {"id": 1, "duplicate": True}
@@ -99,7 +99,7 @@ def test_an_older_ones_content_is_kept(path: Path, monkeypatch: pytest.MonkeyPat
             assert found["body"] == BATCH
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT note FROM batches").fetchall() == [("none",)]
-        assert database.execute("PRAGMA user_version").fetchone() == (3,)
+        assert database.execute("PRAGMA user_version").fetchone() == (4,)
 
 
 def test_another_kind_of_database_is_left_alone(tmp_path: Path) -> None:

@@ -63,6 +63,45 @@ def test_a_busy_port_ends_it_with_a_sentence_and_leaves_nothing(tmp_path: Path, 
     assert [*tmp_path.iterdir()] == []
 
 
+def test_its_log_is_json_where_that_is_asked_for(tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "log"
+    command = [
+        *HALLMARK,
+        "receiver",
+        "--json-logs",
+        "--port",
+        str(port),
+        "--database",
+        str(tmp_path / "r.db"),
+    ]
+    with ChildProcess("the receiver", command, log=log) as process:
+        process.wait_until(lambda: answers(f"http://127.0.0.1:{port}"), seconds=60)
+        process.terminate()
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert {line["logger"] for line in lines} == {"hallmark.command", "uvicorn.error", "uvicorn.access"}
+    assert lines[0]["message"] == f"Callbacks are taken at http://127.0.0.1:{port}."
+    assert any('"GET /health HTTP/1.1" 200' in line["message"] for line in lines)
+
+
+def test_what_ends_it_is_json_too(tmp_path: Path, taken: int) -> None:
+    command = [
+        *HALLMARK,
+        "receiver",
+        "--json-logs",
+        "--port",
+        str(taken),
+        "--database",
+        str(tmp_path / "r.db"),
+    ]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    lines = [json.loads(line) for line in ran.stderr.splitlines()]
+    assert [(line["level"], line["message"]) for line in lines] == [
+        ("ERROR", f"port {taken} on 127.0.0.1 is in use"),
+        ("ERROR", "hint: choose another with --port"),
+    ]
+
+
 def test_it_is_the_first_thing_to_be_found_wrong(cli: Cli, tmp_path: Path, taken: int) -> None:
     missing = tmp_path / "missing"
     options = ("--port", taken, "--secrets-file", missing, "--database", missing / "receiver.db")

@@ -35,6 +35,37 @@ def test_the_page_is_left_out_where_the_command_or_the_settings_say_so() -> None
     assert not any(planned.has_page for planned in (without, by_settings, by_variable))
 
 
+def test_logs_are_json_at_vllms_level_and_where_vllm_logs() -> None:
+    assert plan("m", LOOPBACK, {}).logging is None
+    said = {"VLLM_LOGGING_LEVEL": "debug", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}
+    for flags, environment, level, stream in (
+        ((), {}, "INFO", "ext://sys.stdout"),
+        ((), said, "DEBUG", "ext://sys.stderr"),
+        (("--log-level", "ERROR"), said, "ERROR", "ext://sys.stderr"),
+    ):
+        configuration = plan("m", [*LOOPBACK, *flags], environment, json_logs=True).logging
+        assert configuration is not None
+        assert configuration["loggers"]["vllm"]["level"] == level
+        assert configuration["loggers"]["hallmark"]["level"] == level
+        assert configuration["handlers"]["json"]["stream"] == stream
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "named"),
+    [
+        (("--logging-config.formatter", "json"), {}, "--logging-config"),
+        (("--log-config-file", "logs.json"), {}, "--log-config-file"),
+        ((), {"VLLM_LOGGING_CONFIG_PATH": "logs.json"}, "VLLM_LOGGING_CONFIG_PATH"),
+    ],
+)
+def test_logs_look_as_one_of_two_says(
+    flags: tuple[str, ...], environment: dict[str, str], named: str
+) -> None:
+    plan("m", [*LOOPBACK, *flags], environment)
+    with pytest.raises(FieldError, match=rf"^--json-logs: 'beside {named}' is not allowed"):
+        plan("m", [*LOOPBACK, *flags], environment, json_logs=True)
+
+
 def added(*flags: str, settings: str = "{}") -> tuple[str, ...]:
     given = (*LOOPBACK, f'--additional-config={{"hallmark": {settings}}}', *flags)
     command = plan("m", given, {}).command

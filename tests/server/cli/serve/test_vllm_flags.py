@@ -112,3 +112,22 @@ def test_a_file_that_holds_no_flags_is_named(tmp_path: Path, content: str | None
         path.write_text(content)
     with pytest.raises(FieldError, match=r"^--config: .*vllm\.yaml' is not allowed; allowed: a YAML file"):
         VllmFlags(["--config", str(path)])
+
+
+def test_a_file_that_vllm_would_pass_over_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "vllm.yaml"
+    path.write_text("port: 9000\n")
+    assert VllmFlags(["--config", str(path)]).get("port") == "9000"
+    with pytest.raises(
+        FieldError, match=r"^--config: '--config=.*' is not allowed; allowed: --config FILE, in two"
+    ):
+        VllmFlags([f"--config={path}"])
+
+
+def test_settings_of_the_file_are_not_lost_to_a_flag(tmp_path: Path) -> None:
+    path = tmp_path / "vllm.yaml"
+    path.write_text("additional-config:\n  hallmark:\n    api_key_file: token\n")
+    for flag in ("--additional-config.hallmark.seq_len=64", '--additional-config={"hallmark": {}}'):
+        flags = VllmFlags(["--config", str(path), flag])
+        with pytest.raises(FieldError, match=r"^--additional-config: .* allowed: one of both"):
+            flags.get_mapping("additional-config")
