@@ -19,7 +19,7 @@ __all__ = ["program"]
 
 _UNPACKED: Final = Path(__file__).parents[1] / ".cache" / "debian"
 _PROMETHEUS: Final = ("prometheus", "promtool")
-_SYSTEMD: Final = ("systemd-analyze",)
+_SYSTEMD: Final = ("systemd-analyze", "systemd-sysusers")
 
 
 def program(name: str) -> str:
