@@ -12,7 +12,13 @@ from hallmark.poc.settings.settings import NEVER_IN_THE_SECTION, Settings
 from hallmark.server.http.app import mount
 
 ROOT = Path(__file__).parents[3]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "deploy" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *GUIDES,
+]
 
 
 def shown(default: object) -> str:
@@ -60,14 +66,20 @@ def test_screens_are_those_that_commands_show(document: Path) -> None:
     assert command_pages.document(content) == content
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_guide_is_to_be_found() -> None:
+    for document in (ROOT / "docs/operations.md", ROOT / "deploy/README.md"):
+        text = document.read_text()
+        assert [guide.name for guide in GUIDES if f"guides/{guide.name})" not in text] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", document.read_text())
     missing = [link for link in links if not (document.parent / link).exists()]
     assert missing == []
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_options_of_commands_exist(document: Path, cli: Cli) -> None:
     """In every `hallmark ...` of the documents but serve, whose flags are vLLM's."""
     text = document.read_text().replace("\\\n", " ")
@@ -77,5 +89,6 @@ def test_options_of_commands_exist(document: Path, cli: Cli) -> None:
         command = words[1:3] if is_group else words[1:2]
         help_ = cli(*command, "--help")
         assert help_.code == 0, line
-        for option in re.findall(r"--[a-z-]+", line):
+        # What stands behind a lone -- is for hallmark serve; what behind a # is a remark.
+        for option in re.findall(r"--[a-z-]+", re.split(r" -- | # ", line)[0]):
             assert option in help_.out, line
