@@ -12,7 +12,6 @@ from hallmark.server.cli.consoles import AsJson, print_or_drop, results, show
 if TYPE_CHECKING:
     from hallmark.server.doctor.configuration import Configuration
     from hallmark.server.doctor.finding import Finding
-    from hallmark.server.doctor.running_server import RunningServer
 
 __all__ = ["doctor"]
 
@@ -57,7 +56,7 @@ def doctor(
     from hallmark.server.doctor.finding import Finding, Outcome
     from hallmark.server.doctor.report import as_json as in_json
     from hallmark.server.doctor.report import view
-    from hallmark.server.doctor.running_server import RunningServer
+    from hallmark.server.doctor.running_server import RunningServer, examine_server
 
     given = arguments or []
     url = given[0] if given and not given[0].startswith("-") else None
@@ -79,7 +78,7 @@ def doctor(
     findings += _installation(configuration, flags, model)
     findings += _configured(configuration, receiver)
     if server is not None:
-        findings += _server(server)
+        findings += examine_server(server)
     passed = not any(finding.outcome is Outcome.PROBLEM for finding in findings)
     if as_json:
         print_or_drop(in_json(findings, passed=passed))
@@ -168,25 +167,3 @@ def _configured(configuration: "Configuration | None", receiver: str | None) -> 
         lambda: examine_receiver(receiver, hosts),
         "give another URL, or allow its host with the setting callback_allowed_hosts",
     )
-
-
-def _server(running: "RunningServer") -> list["Finding"]:
-    """Look at a server that runs, or does not."""
-    from contextlib import closing
-
-    from hallmark.server.doctor.finding import Outcome, examine
-
-    start = "start it by hallmark serve MODEL, or give the URL of one that runs"
-    with closing(running) as server:
-        findings = examine("server", server.examine_engine, start)
-        if findings[0].outcome is Outcome.PROBLEM:
-            return findings
-        for name, examination in (
-            ("plugin", server.examine_plugin),
-            ("round", server.examine_round),
-            ("numerics", server.examine_numerics),
-            ("callbacks", server.examine_callbacks),
-            ("metrics", server.examine_metrics),
-        ):
-            findings += examine(name, examination, "look at the server's log")
-    return findings

@@ -2,13 +2,14 @@
 
 import os
 import shutil
+import sqlite3
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from hallmark.poc.core.errors import UnsupportedError
+from hallmark.poc.core.errors import OutboxError, UnsupportedError
 from hallmark.poc.outbox.database import OutboxDatabase
 from hallmark.poc.outbox.file_system import problem_of_folder
 from hallmark.poc.outbox.store import outbox_path
@@ -63,12 +64,21 @@ def examine_token(configuration: Configuration) -> Iterator[Finding]:
     settings = configuration.settings
     if settings.api_key is None:
         try:
-            check_exposure(settings, configuration.host, configuration.socket)
+            check_exposure(
+                settings.model_copy(update={"allow_unauthenticated": False}),
+                configuration.host,
+                configuration.socket,
+            )
         except UnsupportedError:
             where = configuration.host or "every address"
+            so = (
+                f"allow_unauthenticated lets whoever reaches {where} start and stop rounds"
+                if settings.allow_unauthenticated
+                else f"hallmark serve refuses to listen on {where} without one"
+            )
             yield Finding.warning(
                 "token",
-                f"none is set, and hallmark serve refuses to listen on {where} without one",
+                f"none is set, and {so}",
                 f"set {API_KEY_VARIABLE} or the setting api_key_file, or give --host 127.0.0.1",
             )
         else:
@@ -125,16 +135,60 @@ def examine_outbox(path: Path | None) -> Iterator[Finding]:
     if why is not None:
         yield Finding.problem("outbox", f"{path}: {why}", remedy)
         return
-    problem = problem_of_folder(held)
+    try:
+        problem = problem_of_folder(held)
+    except OSError as exc:
+        yield Finding.problem("outbox", f"{path} cannot be written: {exc.strerror}", remedy)
+        return
     if problem is not None:
         yield Finding.problem("outbox", f"{path} lies on a file system that {problem}", remedy)
         return
-    if path.exists():
-        # As a tool beside its server: no lock is taken, and nothing is written.
-        with closing(OutboxDatabase(path, for_server=False)):
-            pass
+    state = "to be made"
+    if path.exists() and path.stat().st_size:
+        if not os.access(path, os.R_OK | os.W_OK):
+            yield Finding.problem(
+                "outbox", f"{path} cannot be written by this user", f"chown it, or {remedy}"
+            )
+            return
+        state = _state_of_file(path)
     free = shutil.disk_usage(held).free
     if free < _MIN_FREE:
         yield Finding.warning("outbox", f"{path}: {size(free)} are free on its disk", "make room, or move it")
         return
-    yield Finding.ok("outbox", f"{path}{'' if path.exists() else ', to be made'}, {size(free)} free")
+    yield Finding.ok("outbox", f"{path}, {state}, {size(free)} free")
+
+
+def _state_of_file(path: Path) -> str:
+    """Read an outbox through as a tool beside its server: no lock is taken, and it holds what it held.
+
+    Raises:
+        OutboxError: No server could take it.
+    """
+    if _is_older(path):
+        # Which tools refuse; a server brings it up to date.
+        return "of an older Hallmark: the next start brings it up to date"
+    with closing(OutboxDatabase(path, for_server=False)) as database, database.reading() as connection:
+        found: str = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise OutboxError(f"the outbox {path} is damaged: {' '.join(found.split())}")
+    return "in order"
+
+
+def _is_older(path: Path) -> bool:
+    """Compare a file's mark and version with those of a new outbox; not even a log is made beside it."""
+    with closing(OutboxDatabase(None)) as new, new.reading() as connection:
+        ours = _mark(connection)
+    try:
+        with closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+        ) as connection:
+            theirs = _mark(connection)
+    except sqlite3.Error:
+        return False  # what is wrong with it is told where it is opened
+    return theirs[0] == ours[0] and 0 < theirs[1] < ours[1]
+
+
+def _mark(connection: sqlite3.Connection) -> tuple[int, int]:
+    names = ("application_id", "user_version")
+    whose, version = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+    return whose, version

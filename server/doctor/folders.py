@@ -13,9 +13,10 @@ def writable_folder(folder: Path) -> tuple[Path, str | None]:
         That folder, and what is wrong with it; None where nothing is.
     """
     held = folder.absolute()
-    while not held.exists() and held != held.parent:
+    # By os.path, for which a folder that this user may not look into is one that is not there.
+    while not os.path.lexists(held) and held != held.parent:
         held = held.parent
-    if not held.is_dir():
+    if not os.path.isdir(held):
         return held.parent, f"{held} is no folder"
     if not os.access(held, os.W_OK | os.X_OK):
         return held, f"{held} cannot be written by this user"

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["examine_model", "inspect", "weight_bytes"]
 
 _PROGRAM: Final = "hallmark.poc.engine.launch"
-_WEIGHTS: Final = ("*.safetensors", "*.gguf", "*.bin")
+_WEIGHTS: Final = ("model*.safetensors", "*.safetensors", "*.gguf", "*.bin")
+"""Of several kinds vLLM loads one."""
+
 _INSPECTION: Final = "hallmark.poc.engine.inspection"
 
 
@@ -51,9 +53,9 @@ def inspect(model: str, flags: Sequence[str], environment: Mapping[str, str]) ->
             env={**os.environ, **environment, **planned.environment},
         )
         if not output.exists():
-            # Above it stands how the command is used, or a traceback.
+            # Above it stands a traceback.
             [*_, last] = done.stdout.decode(errors="replace").strip().splitlines() or [""]
-            raise UnsupportedError(f"vLLM refuses it: {last or f'exit code {done.returncode}'}")
+            raise UnsupportedError(f"vLLM ends early: {last or f'exit code {done.returncode}'}")
         found: dict[str, Any] = json.loads(output.read_text(encoding="utf-8"))
     if "refusal" in found:
         raise UnsupportedError(found["refusal"])
@@ -66,7 +68,8 @@ def weight_bytes(model: str) -> int:
     path = Path(model)
     if path.is_file():
         return path.stat().st_size
-    return sum(file.stat().st_size for kind in _WEIGHTS for file in path.glob(kind))
+    kinds = ([file.stat().st_size for file in path.glob(kind) if file.is_file()] for kind in _WEIGHTS)
+    return sum(next(filter(None, kinds), []))
 
 
 def examine_model(inspected: "Inspected") -> Iterator[Finding]:

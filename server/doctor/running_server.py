@@ -3,18 +3,21 @@
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from importlib.metadata import version
 from typing import Any, Final
 
 import httpx
 
+from hallmark.poc.core.errors import FieldError, HallmarkError
 from hallmark.poc.protocol.streams import PROTOCOL
 from hallmark.poc.settings.settings import API_KEY_VARIABLE
+from hallmark.poc.webhooks.url import without_secrets
 from hallmark.server.cli.client import PREFIX, PoCClient, ServerError, UnreachableError
 from hallmark.server.cli.words import counted, size, span
-from hallmark.server.doctor.finding import Finding
+from hallmark.server.doctor.finding import Finding, Outcome, examine
 
-__all__ = ["MAX_CLOCK_DIFFERENCE", "RunningServer"]
+__all__ = ["MAX_CLOCK_DIFFERENCE", "RunningServer", "examine_server"]
 
 MAX_CLOCK_DIFFERENCE: Final = 30.0
 """Seconds that two clocks may differ by; signatures hold for five minutes."""
@@ -32,10 +35,19 @@ class RunningServer:
     Args:
         url: Where it is.
         api_key: The token of its control routes.
+
+    Raises:
+        FieldError: It is no URL. Credentials in it are not repeated.
     """
 
     def __init__(self, url: str, api_key: str | None) -> None:
-        self._client = PoCClient(url, api_key, timeout=_PATIENCE)
+        try:
+            self._client = PoCClient(url, api_key, timeout=_PATIENCE)
+        except HallmarkError:
+            problem = FieldError("URL", without_secrets(url), "http://HOST:PORT with a port from 1 to 65535")
+            raise problem from None
+        # What errors call it; the connection itself has what a proxy in between may ask for.
+        self._client.url = without_secrets(self._client.url)
         self._has_token = api_key is not None
         self._status: Mapping[str, Any] | None = None
 
@@ -48,7 +60,9 @@ class RunningServer:
         try:
             health = self._client.http.get("/health")
         except httpx.TransportError as exc:
-            raise UnreachableError(f"no answer from {self._client.url}: {exc or type(exc).__name__}") from exc
+            raise UnreachableError(
+                f"no answer from {self._client.url}: {str(exc) or type(exc).__name__}"
+            ) from exc
         if health.status_code != httpx.codes.OK:
             yield Finding.problem(
                 "server",
@@ -96,7 +110,7 @@ class RunningServer:
             )
 
     def _is_open(self) -> bool:
-        with httpx.Client(base_url=self._client.url, timeout=_PATIENCE) as stranger:
+        with httpx.Client(base_url=self._client.http.base_url, timeout=_PATIENCE) as stranger:
             return stranger.get(f"{PREFIX}/versions").is_success
 
     def examine_round(self) -> Iterator[Finding]:
@@ -145,7 +159,7 @@ class RunningServer:
             return  # why there is none is the plugin's finding
         numerics = status["numerics"]
         said = [str(numerics[name]) for name in ("device", "dtype", "forward", "kernels") if name in numerics]
-        yield Finding.ok("numerics", ", ".join(said))
+        yield Finding.ok("numerics", ", ".join(said) or "not told")
 
     def examine_callbacks(self) -> Iterator[Finding]:
         """Look whether what it finds is delivered, and is kept until then."""
@@ -155,12 +169,20 @@ class RunningServer:
         callbacks = status["callbacks"]
         waiting = f"{counted(callbacks['queued'], 'callback')} waiting"
         error = f": {callbacks['last_error']}" if callbacks["last_error"] else ""
-        if callbacks["dropped"]:
-            reasons = [f"{name} {count}" for name, count in callbacks["dropped_by_reason"].items() if count]
+        reasons = [f"{name} {count}" for name, count in callbacks["dropped_by_reason"].items() if count]
+        given_up = f" ({', '.join(reasons)})" if reasons else ""
+        if callbacks["dead_letters"]:
             yield Finding.problem(
                 "callbacks",
-                f"{callbacks['dropped']} given up ({', '.join(reasons)}){error}",
+                f"{counted(callbacks['dead_letters'], 'dead letter')}{given_up}{error}",
                 "mend the cause, then run hallmark outbox retry --all on the server's machine",
+            )
+        elif callbacks["dropped"]:
+            # Those that were retried since, or are gone; the count is of this server's whole life.
+            yield Finding.warning(
+                "callbacks",
+                f"{callbacks['dropped']} given up since the server's start{given_up}, none can be retried",
+                "look in the server's log for what was lost, and why",
             )
         elif callbacks["oldest_age"] is not None and callbacks["oldest_age"] > _MAX_AGE:
             yield Finding.warning(
@@ -210,3 +232,21 @@ class RunningServer:
             )
             return
         yield Finding.ok("metrics", "GET /metrics has Hallmark's, and its clock agrees with this one")
+
+
+def examine_server(server: RunningServer) -> list[Finding]:
+    """Look at a server in all ways, and close the connection to it; nothing more where it does not answer."""
+    start = "start it by hallmark serve MODEL, or give the URL of one that runs"
+    with closing(server):
+        findings = examine("server", server.examine_engine, start)
+        if findings[0].outcome is Outcome.PROBLEM:
+            return findings
+        for name, examination in (
+            ("plugin", server.examine_plugin),
+            ("round", server.examine_round),
+            ("numerics", server.examine_numerics),
+            ("callbacks", server.examine_callbacks),
+            ("metrics", server.examine_metrics),
+        ):
+            findings += examine(name, examination, "look at the server's log")
+    return findings

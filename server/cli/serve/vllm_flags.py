@@ -27,6 +27,7 @@ _LONG_NAMES = {
     "pcp": "prefill-context-parallel-size",
     "pp": "pipeline-parallel-size",
     "r": "node-rank",
+    "tp": "tensor-parallel-size",
 }
 """The flags with one dash that stand for flags which are looked at here."""
 
@@ -53,9 +54,7 @@ class VllmFlags:
         """
         in_one_word = [argument for argument in arguments if argument.startswith("--config=")]
         if in_one_word:
-            raise FieldError(
-                "--config", in_one_word[0], "--config FILE, in two words, as vLLM reads it"
-            )
+            raise FieldError("--config", in_one_word[0], "--config FILE, in two words, as vLLM reads it")
         self._given = list(_pairs(arguments))
         path = self.get("config")
         self._file: Mapping[str, Any] = {} if path is None else _read_config(Path(path))

@@ -63,3 +63,9 @@ def test_a_port_that_is_none_reaches_no_other_server() -> None:
 def test_a_page_for_browsers_is_no_sentence() -> None:
     response = httpx.Response(404, html="<html>a page</html>")
     assert explain(response) == "Not Found"
+
+
+def test_a_token_goes_out_in_utf_8_as_the_server_compares_it() -> None:
+    with PoCClient("node:8000", "tökén") as client:
+        sent = client.http.build_request("GET", "/").headers
+    assert dict(sent.raw)[b"Authorization"] == "Bearer tökén".encode()

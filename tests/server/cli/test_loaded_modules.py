@@ -50,6 +50,7 @@ def loaded(folder: Path, *arguments: str, **environment: str) -> set[str]:
         ("verify", "--help"),
         ("calibrate", "--help"),
         ("demo", "--help"),
+        ("doctor", "--help"),
         ("rond",),
     ],
     ids=" ".join,
