@@ -66,7 +66,7 @@ class PoCClient:
         """
         base = url if "://" in url else f"http://{url}"
         self.url = base.rstrip("/").removesuffix(PREFIX)
-        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}".encode()}
+        headers = {} if api_key is None else {b"Authorization": f"Bearer {api_key}".encode()}
         try:
             self.http = httpx.Client(
                 base_url=self.url, headers=headers, timeout=timeout, trust_env=use_proxies

@@ -102,7 +102,7 @@ def _finish(child: ChildProcess, received: Sequence[signal.Signals], *, seconds:
 
 
 def _connect(plan: ServePlan) -> httpx.Client:
-    headers = {} if plan.api_key is None else {"Authorization": f"Bearer {plan.api_key}".encode()}
+    headers = {} if plan.api_key is None else {b"Authorization": f"Bearer {plan.api_key}".encode()}
     # It is this command's own server on this machine: its certificate names another host.
     transport = httpx.HTTPTransport(uds=plan.socket, verify=False)
     return httpx.Client(base_url=plan.url, headers=headers, transport=transport, timeout=_PROBE_TIMEOUT)
