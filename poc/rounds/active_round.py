@@ -387,6 +387,8 @@ class ActiveRound:
         try:
             while unsettled:
                 job, error = unsettled[0], given_up
+                # What is logged of it is about the request that brought it, and not the round's.
+                of_round = REQUEST_ID.set(job.asked_by)
                 try:
                     await self._offload.run(job.size, job.judge)
                     await self._report_verdict(job)
@@ -396,6 +398,8 @@ class ActiveRound:
                     error = exc
                 except HallmarkError as exc:
                     error, failure = exc, failure or exc
+                finally:
+                    REQUEST_ID.reset(of_round)
                 self._queue.settle(unsettled.popleft(), error)
         finally:
             for job in unsettled:

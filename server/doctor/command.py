@@ -75,7 +75,7 @@ def doctor(
     api_key = api_key or (None if token is None else token.get_secret_value())
     # A URL that is none is refused before anything takes its time.
     server = None if url is None else RunningServer(url, api_key)
-    findings += _installation(configuration, flags, model)
+    findings += _installation(configuration, flags, model, is_serving=url is not None)
     findings += _configured(configuration, receiver)
     if server is not None:
         findings += examine_server(server)
@@ -88,7 +88,7 @@ def doctor(
 
 
 def _installation(
-    configuration: "Configuration | None", flags: list[str], model: str | None
+    configuration: "Configuration | None", flags: list[str], model: str | None, *, is_serving: bool
 ) -> Iterator["Finding"]:
     """Look at what is here, whatever it is to be used with."""
     import torch
@@ -134,7 +134,9 @@ def _installation(
     )
     yield from examine(
         "memory",
-        lambda: machine.examine_memory(ranks, 0 if model is None else weight_bytes(model)),
+        lambda: machine.examine_memory(
+            ranks, 0 if model is None else weight_bytes(model), is_serving=is_serving
+        ),
         "look at the driver, and whether this user can read the model's folder",
     )
     yield from examine("caches", lambda: installation.examine_caches(environment), "make the folders")

@@ -20,6 +20,7 @@ _DRIVER: Final = Path("/proc/driver/nvidia/version")
 # adjtimex(2): the clock is not synchronised to anything.
 _TIME_ERROR: Final = 5
 _TIMEX_BYTES: Final = 512
+_CONTROL_GROUP: Final = Path("/sys/fs/cgroup")
 _MIN_SHARED: Final = 2**30
 _SHARED: Final = Path("/dev/shm")  # noqa: S108  # looked at, nothing is put there
 
@@ -115,21 +116,26 @@ def examine_kernels(dtype: torch.dtype, width: int) -> Iterator[Finding]:
     yield Finding.ok("kernels", f"{path.value}, right on this {device.type} for {name} of width {width:,}")
 
 
-def examine_memory(tensor_parallel_size: int = 1, weights: int = 0) -> Iterator[Finding]:
+def examine_memory(
+    tensor_parallel_size: int = 1, weights: int = 0, *, is_serving: bool = False
+) -> Iterator[Finding]:
     """Tell what memory is free.
 
     Args:
         tensor_parallel_size: Over how many ranks a model is spread; more than one share files in memory.
         weights: Bytes of its weights; 0 where they are not known.
+        is_serving: Whether a server runs, which may hold them already.
     """
     memory = psutil.virtual_memory()
-    free, shown = memory.available, f"{size(memory.available)} of {size(memory.total)}"
+    free = min(memory.available, *_left_of_limit())
+    shown = f"{size(free)} of {size(memory.total)}"
     if torch.cuda.is_available():
         gpus = [torch.cuda.mem_get_info(index) for index in range(torch.cuda.device_count())]
         free = sum(available for available, _ in gpus[:tensor_parallel_size])
         shown += "".join(f", GPU {i}: {size(left)} of {size(whole)}" for i, (left, whole) in enumerate(gpus))
     if weights > free:
-        yield Finding.problem(
+        tell = Finding.warning if is_serving else Finding.problem
+        yield tell(
             "memory",
             f"the model's weights are {size(weights)}, and {size(free)} are free: {shown}",
             "end what holds it, spread the model over more GPUs, or serve a smaller one",
@@ -145,6 +151,15 @@ def examine_memory(tensor_parallel_size: int = 1, weights: int = 0) -> Iterator[
             f"{_SHARED} has {size(shared)} free, which {tensor_parallel_size} ranks share",
             "give the container more: docker run --ipc host, or --shm-size 16g",
         )
+
+
+def _left_of_limit() -> list[int]:
+    """Return what a container may still take, of a limit that control groups set; nothing where none do."""
+    try:
+        limit, current = (int((_CONTROL_GROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+    except (OSError, ValueError):  # there is no such file, or its word is "max"
+        return []
+    return [max(0, limit - current)]
 
 
 def examine_clock() -> Iterator[Finding]:

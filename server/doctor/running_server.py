@@ -100,6 +100,8 @@ class RunningServer:
                 f"it has Hallmark {' with '.join(theirs)}, here is {' with '.join(ours)}",
                 "upgrade the older one: provers and validators need the same protocol",
             )
+            # Another version's status has other fields.
+            self._status = None
         else:
             yield Finding.ok("plugin", f"loaded, vLLM {versions['vllm_version']}")
         if self._has_token and self._is_open():

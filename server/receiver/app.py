@@ -22,7 +22,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from hallmark.poc.core.checks import check_bool, check_float, check_integer
 from hallmark.poc.core.errors import DatabaseError, FieldError, SignatureError, StateError
-from hallmark.poc.core.request_id import REQUEST_ID_HEADER, usable_id
+from hallmark.poc.core.request_id import REQUEST_ID, REQUEST_ID_HEADER, usable_id
 from hallmark.poc.core.strict_json import parse_json
 from hallmark.poc.protocol.config import DEFAULT_THRESHOLD
 from hallmark.poc.protocol.proof import ProofBatch
@@ -78,6 +78,9 @@ def create_app(database: Path, secrets: Sequence[bytes] = (), *, has_page: bool 
     _let_watch(app, store, metrics)
 
     async def take(kind: Kind, check: Callable[[Any], ProofBatch], request: Request) -> dict[str, Any]:
+        # One that no log may repeat is none.
+        request_id = usable_id(request.headers.getlist(REQUEST_ID_HEADER))
+        REQUEST_ID.set(request_id)
         received = await _read(request)
         if secrets:
             verify(secrets, request.headers, received)
@@ -86,8 +89,6 @@ def create_app(database: Path, secrets: Sequence[bytes] = (), *, has_page: bool 
         # As the server reads it: older provers state no node, or -1.
         body = {**body, "node_id": proof.node_id}
         webhook_id = request.headers.get("webhook-id")
-        # One that no log may repeat is none.
-        request_id = usable_id(request.headers.getlist(REQUEST_ID_HEADER))
         identifier, duplicate = await run_in_threadpool(store.add, kind, body, webhook_id, request_id)
         if duplicate:
             metrics.repeat(kind)

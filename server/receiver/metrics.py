@@ -11,12 +11,12 @@ from prometheus_client.registry import Collector
 
 from hallmark.server.receiver.store import Kind
 
-__all__ = ["CONTENT_TYPE", "REFUSALS", "ReceiverMetrics"]
+__all__ = ["CONTENT_TYPE", "ReceiverMetrics"]
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 
-REFUSALS: Final = (400, 401, 409, 413, 503)
-"""The statuses that deliveries are refused with."""
+# The statuses that deliveries are refused with.
+_REFUSALS: Final = (400, 401, 409, 413, 503)
 
 
 class ReceiverMetrics(Collector):
@@ -32,7 +32,7 @@ class ReceiverMetrics(Collector):
         self._nonces = _by_kind()
         self._duplicates = _by_kind()
         # From the start: Prometheus sees an increase only of what it has seen before.
-        self._refused = Counter(dict.fromkeys(map(str, REFUSALS), 0))
+        self._refused = Counter(dict.fromkeys(map(str, _REFUSALS), 0))
         self._fraud = 0
         self._last_taken: float | None = None
         self._registry = CollectorRegistry()

@@ -47,7 +47,7 @@ SHORTENED: Final = {
     r"\bfor: \d+m\b": ("for: 5s", 6),
     # HallmarkCallbacksAgeing, and the windows of HallmarkRoundStalled.
     r"> 600\b": ("> 10", 1),
-    r"\[5m\]": ("[15s]", 2),
+    r"\[5m\]": ("[15s]", 4),
 }
 DISKS: Final = {"HallmarkOutboxNearlyFull", "HallmarkReceiverDiskNearlyFull"}
 """Alerts that a machine with less than 1 GiB free has all the time."""

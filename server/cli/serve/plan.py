@@ -1,5 +1,6 @@
 """What `hallmark serve` is going to run: decided from the flags and the environment, nothing started yet."""
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -175,11 +176,18 @@ def _json_logging(flags: VllmFlags, environment: Mapping[str, str]) -> dict[str,
     given = [
         f"--{name}" for name in ("logging-config", "log-config-file") if flags.get_value(name) is not None
     ]
-    given += [name for name in ("VLLM_LOGGING_CONFIG_PATH",) if environment.get(name)]
+    given += ["VLLM_LOGGING_CONFIG_PATH"] if environment.get("VLLM_LOGGING_CONFIG_PATH") else []
+    given += ["VLLM_CONFIGURE_LOGGING=0"] if environment.get("VLLM_CONFIGURE_LOGGING") == "0" else []
     if given:
         raise FieldError("--json-logs", f"beside {' and '.join(given)}", "one way to say how logs look")
-    level = flags.get("log-level") or environment.get("VLLM_LOGGING_LEVEL") or "INFO"
-    return json_logging(level.upper(), environment.get("VLLM_LOGGING_STREAM") or "ext://sys.stdout")
+    if flags.get("distributed-executor-backend") == "ray":
+        raise FieldError(
+            "--json-logs", "beside Ray", "one machine: Ray's workers would not find how to log"
+        )
+    level = (flags.get("log-level") or environment.get("VLLM_LOGGING_LEVEL") or "INFO").upper()
+    if level not in logging.getLevelNamesMapping():
+        raise FieldError("VLLM_LOGGING_LEVEL", level, ", ".join(logging.getLevelNamesMapping()))
+    return json_logging(level, environment.get("VLLM_LOGGING_STREAM") or "ext://sys.stdout")
 
 
 def _sizes(flags: VllmFlags, settings: Settings) -> tuple[list[str], list[str]]:
