@@ -127,7 +127,7 @@ def examine_memory(
         is_serving: Whether a server runs, which may hold them already.
     """
     memory = psutil.virtual_memory()
-    free = min(memory.available, *_left_of_limit())
+    free = min([memory.available, *_left_of_limit()])
     shown = f"{size(free)} of {size(memory.total)}"
     if torch.cuda.is_available():
         gpus = [torch.cuda.mem_get_info(index) for index in range(torch.cuda.device_count())]
