@@ -13,6 +13,8 @@ from debian_programs import program
 
 from hallmark.poc.outbox.database import OutboxDatabase
 from hallmark.poc.outbox.delivery_queue import DeliveryQueue
+from hallmark.poc.webhooks.signature import generate_secret
+from hallmark.server.cli.serve.plan import plan
 
 GUIDES = ROOT / "docs" / "guides"
 RULES = ROOT / "deploy" / "prometheus" / "hallmark.rules.yml"
@@ -83,13 +85,29 @@ def test_the_scrape_configuration_for_kubernetes_is_valid(tmp_path: Path) -> Non
     assert checked.returncode == 0, checked.stderr
 
 
-def test_the_configuration_of_a_node_is_one(tmp_path: Path) -> None:
-    from hallmark.server.cli.serve.plan import plan
+def test_the_configuration_of_a_node_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the guide has it, beside the secrets that it makes."""
+    monkeypatch.chdir(tmp_path)
+    secret = block("run-a-node.md", "", "python3 -c 'import secrets").splitlines()[0]
+    subprocess.run(["sh", "-ec", secret.replace("python3", sys.executable)], check=True)
+    Path("webhook_secrets").write_text(generate_secret())
+    Path("node.yaml").write_text(block("run-a-node.md", "yaml", "port:"))
+    planned = plan("m", ["--config", "node.yaml"], {})
+    assert planned.api_key == Path("api_key").read_text().strip()
+    assert (planned.url, len(planned.settings.webhook_secrets)) == ("http://127.0.0.1:8000", 1)
 
+
+def test_the_common_configuration_is_one(tmp_path: Path) -> None:
     text = (ROOT / "deploy" / "README.md").read_text(encoding="utf-8")
     [node] = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
     token, path = tmp_path / "api_key", tmp_path / "node.yaml"
     token.write_text("a token of the tests")
     path.write_text(node.replace("/run/secrets/hallmark_api_key", str(token)))
-    planned = plan("m", ["--config", str(path)], {})
-    assert (planned.api_key, planned.url) == ("a token of the tests", "http://127.0.0.1:8000")
+    assert plan("m", ["--config", str(path)], {}).api_key == "a token of the tests"
+
+
+def test_the_files_that_are_to_be_copied_are_there() -> None:
+    text = (GUIDES / "run-a-node.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"deploy/[\w@./-]*\w", text))
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
