@@ -181,9 +181,7 @@ def _json_logging(flags: VllmFlags, environment: Mapping[str, str]) -> dict[str,
     if given:
         raise FieldError("--json-logs", f"beside {' and '.join(given)}", "one way to say how logs look")
     if flags.get("distributed-executor-backend") == "ray":
-        raise FieldError(
-            "--json-logs", "beside Ray", "one machine: Ray's workers would not find how to log"
-        )
+        raise FieldError("--json-logs", "beside Ray", "one machine: Ray's workers would not find how to log")
     level = (flags.get("log-level") or environment.get("VLLM_LOGGING_LEVEL") or "INFO").upper()
     if level not in logging.getLevelNamesMapping():
         raise FieldError("VLLM_LOGGING_LEVEL", level, ", ".join(logging.getLevelNamesMapping()))

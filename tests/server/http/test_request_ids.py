@@ -20,6 +20,7 @@ from runtime import (
     running_receiver,
 )
 
+from hallmark.poc.core.request_id import REQUEST_ID
 from hallmark.poc.outbox.outbox import Outbox
 from hallmark.poc.outbox.store import OutboxStore
 from hallmark.poc.settings.settings import Settings
@@ -334,3 +335,36 @@ async def test_a_failed_callback_is_logged_with_its_request(
         await http.post(f"{POC}/init/generate", json=body, headers={"X-Request-Id": "mine"})
         await eventually(lambda: "dropped" in caplog.text)
     assert re.search(r"\(msg_[0-9a-f]{32} of request mine, 1 attempts\) dropped: HTTP 400", caplog.text)
+
+
+class IdsOfLines(logging.Handler):
+    """Notes which request each line is about, as logs of JSON say it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str | None]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.found.append((record.getMessage(), REQUEST_ID.get()))
+
+
+async def test_what_is_logged_of_a_batch_is_about_the_request_that_brought_it(
+    http: httpx.AsyncClient, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "hallmark.poc.rounds")
+    lines = IdsOfLines()
+    logging.getLogger("hallmark.poc.rounds").addHandler(lines)
+    try:
+        engine.failed_nonces = set(range(4))
+        await http.post(f"{POC}/init/validate", json=request(), headers={"X-Request-Id": "the-round"})
+        proof = (await honest_proof(config(), range(4))).as_dict()
+        await http.post(f"{POC}/validate", json=proof, headers={"X-Request-Id": "the-batch"})
+        await http.post(f"{POC}/stop", headers={"X-Request-Id": "the-stop"})
+        await eventually(lambda: any("has ended" in line for line, _ in lines.found))
+    finally:
+        logging.getLogger("hallmark.poc.rounds").removeHandler(lines)
+    about = {line.partition(":")[0].split(" ")[0]: found for line, found in lines.found if "verdict" in line}
+    assert about == {"No": "the-batch"}
+    assert {found for line, found in lines.found if "has started" in line or "has ended" in line} == {
+        "the-round"
+    }

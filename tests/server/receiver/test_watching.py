@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from received import BATCH
 from rounds import make_round
 
+from hallmark.poc.core.request_id import REQUEST_ID
 from hallmark.poc.webhooks.signature import generate_secret, parse_secret
 from hallmark.server.receiver import app as receiver_app
 from hallmark.server.receiver.app import create_app
@@ -156,13 +157,18 @@ def test_it_is_not_where_the_database_cannot_be_read(
     assert client.get("/health").status_code == 200
 
 
-def test_what_could_not_be_written_is_a_refused_delivery(client: TestClient, path: Path) -> None:
+def test_what_could_not_be_written_is_a_refused_delivery(
+    client: TestClient, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with closing(BatchStore(path)) as store, store._database.transaction() as connection:
         connection.execute(
             "CREATE TRIGGER broken BEFORE INSERT ON batches BEGIN SELECT raise(ABORT, 'x'); END"
         )
-    answer = client.post("/generated", content=json.dumps(BATCH))
+    about: list[str | None] = []
+    monkeypatch.setattr(receiver_app.logger, "error", lambda *_: about.append(REQUEST_ID.get()))
+    answer = client.post("/generated", content=json.dumps(BATCH), headers={"X-Request-Id": "round-1"})
     assert answer.status_code == 503
+    assert about == ["round-1"]
     assert answer.json() == {"detail": "the batch could not be written; the receiver's log says why"}
     assert samples(client) == {**NOTHING, "refused_total 503": 1}
     assert client.get("/health").status_code == 200, "what is there can still be read"

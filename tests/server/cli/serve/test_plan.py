@@ -56,6 +56,8 @@ def test_logs_are_json_at_vllms_level_and_where_vllm_logs() -> None:
         (("--logging-config.formatter", "json"), {}, "--logging-config"),
         (("--log-config-file", "logs.json"), {}, "--log-config-file"),
         ((), {"VLLM_LOGGING_CONFIG_PATH": "logs.json"}, "VLLM_LOGGING_CONFIG_PATH"),
+        ((), {"VLLM_CONFIGURE_LOGGING": "0"}, "VLLM_CONFIGURE_LOGGING=0"),
+        (("--distributed-executor-backend", "ray"), {}, "Ray"),
     ],
 )
 def test_logs_look_as_one_of_two_says(
@@ -64,6 +66,11 @@ def test_logs_look_as_one_of_two_says(
     plan("m", [*LOOPBACK, *flags], environment)
     with pytest.raises(FieldError, match=rf"^--json-logs: 'beside {named}' is not allowed"):
         plan("m", [*LOOPBACK, *flags], environment, json_logs=True)
+
+
+def test_a_level_of_logs_that_is_none_is_named() -> None:
+    with pytest.raises(FieldError, match=r"^VLLM_LOGGING_LEVEL: 'LOUD' is not allowed; allowed: .*DEBUG"):
+        plan("m", LOOPBACK, {"VLLM_LOGGING_LEVEL": "loud"}, json_logs=True)
 
 
 def added(*flags: str, settings: str = "{}") -> tuple[str, ...]:
