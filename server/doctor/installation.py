@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from hallmark.poc.core.errors import UnsupportedError
-from hallmark.poc.engine.pins import vllm_files
+from hallmark.poc.engine.pins import missing_pins, vllm_files
 from hallmark.poc.engine.versions import TESTED, version_in
 from hallmark.poc.protocol.streams import PROTOCOL
 from hallmark.server.cli.serve.checks import check_vllm
@@ -44,7 +44,17 @@ def examine_vllm(*, allow_unsupported: bool) -> Iterator[Finding]:
     if warning is not None:
         yield Finding.warning("vllm", warning, f"try it before you rely on it, or {remedy}")
         return
-    yield Finding.ok("vllm", f"{version_in(vllm_files())}, tested with {TESTED}")
+    read = vllm_files()
+    missing = missing_pins(read)
+    if missing:
+        # A start believes a tested version: files that somebody has changed show only here.
+        yield Finding.problem(
+            "vllm",
+            f"{version_in(read)} is tested, and lacks what that release has: {'; '.join(missing[:3])}",
+            "install it anew: its files were changed, or its installation was cut off",
+        )
+        return
+    yield Finding.ok("vllm", f"{version_in(read)}, tested with {TESTED}; all that Hallmark uses is there")
 
 
 def examine_plugins(environment: Mapping[str, str]) -> Iterator[Finding]:

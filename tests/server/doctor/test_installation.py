@@ -49,7 +49,7 @@ def other_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_the_installed_vllm() -> None:
     outcome, says, _ = only(examine_vllm(allow_unsupported=False))
     assert outcome == "ok"
-    assert says.endswith(", tested with 0.26 to 0.33")
+    assert says.endswith(", tested with 0.26 to 0.33; all that Hallmark uses is there")
 
 
 def test_a_vllm_that_is_too_old(other_vllm: Path) -> None:
@@ -67,6 +67,14 @@ def test_a_newer_vllm_that_lacks_what_is_needed(other_vllm: Path) -> None:
     outcome, says, remedy = only(examine_vllm(allow_unsupported=True))
     assert (outcome, remedy) == ("warning", f"try it before you rely on it, or {TESTED}")
     assert "starts only because allow_unsupported_vllm is set" in says
+
+
+def test_a_tested_vllm_whose_files_are_not_those_of_its_release(other_vllm: Path) -> None:
+    (other_vllm / "_version.py").write_text("__version__ = version = '0.32.0'\n")
+    outcome, says, remedy = only(examine_vllm(allow_unsupported=False))
+    assert outcome == "problem"
+    assert says.startswith("0.32.0 is tested, and lacks what that release has: ")
+    assert remedy == "install it anew: its files were changed, or its installation was cut off"
 
 
 def test_a_newer_vllm_that_has_every_part(other_vllm: Path) -> None:
