@@ -89,19 +89,15 @@ class Outbox:
         await self._senders.recover()
         return interrupted
 
-    async def post(self, url: str, kind: CallbackKind, body: bytes, request_id: str | None = None) -> None:
+    async def post(self, url: str, kind: CallbackKind, body: bytes) -> None:
         """Take a body of JSON for a receiver; once this returns it is delivered in the background.
 
-        Args:
-            url: The receiver's base URL.
-            kind: What is appended to it.
-            body: What it is sent.
-            request_id: Of the HTTP request that it comes of, which the receiver is told.
+        The receiver is told the present `REQUEST_ID`.
 
         Raises:
             OutboxError: It cannot be kept.
         """
-        await self._senders.post(url, kind, body, request_id)
+        await self._senders.post(url, kind, body)
 
     async def begin_round(
         self, config: PoCConfig, digest: str, template: Mapping[str, Any], phase: PoCState

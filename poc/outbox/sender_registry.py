@@ -9,6 +9,7 @@ import httpx
 
 from hallmark.poc.core.errors import FieldError, OutboxError
 from hallmark.poc.core.repeated_errors import RepeatedErrors
+from hallmark.poc.core.request_id import REQUEST_ID
 from hallmark.poc.outbox.delivery_queue import Dropped
 from hallmark.poc.outbox.sender import (
     DROP_REASONS,
@@ -109,14 +110,8 @@ class SenderRegistry:
         self.wake(url)
         return True
 
-    async def post(self, url: str, kind: CallbackKind, body: bytes, request_id: str | None) -> None:
+    async def post(self, url: str, kind: CallbackKind, body: bytes) -> None:
         """Take a body of JSON for a receiver; once this returns it is delivered in the background.
-
-        Args:
-            url: The receiver's base URL.
-            kind: What is appended to it.
-            body: What it is sent.
-            request_id: Of the HTTP request that it comes of.
 
         Raises:
             OutboxError: It cannot be kept.
@@ -128,7 +123,7 @@ class SenderRegistry:
             now=self._clock(),
             max_queued=self._settings.callback_max_queue,
             in_flight=self.in_flight(),
-            request_id=request_id,
+            request_id=REQUEST_ID.get(),
         )
         self.note_dropped(dropped)
         self.wake(url)

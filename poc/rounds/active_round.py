@@ -428,7 +428,7 @@ class ActiveRound:
             body = await self._offload.run(
                 job.size, lambda: compact_json(validated_payload(validated, job.request_id))
             )
-            await self._outbox.post(url, "validated", body, job.asked_by)
+            await self._outbox.post(url, "validated", body)
 
 
 def _walk(config: PoCConfig) -> NonceSchedule | None:

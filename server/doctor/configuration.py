@@ -17,14 +17,13 @@ from hallmark.poc.settings.settings import API_KEY_VARIABLE, Settings
 from hallmark.server.cli.serve.vllm_flags import VllmFlags
 from hallmark.server.cli.words import counted, size
 from hallmark.server.doctor.finding import Finding
-from hallmark.server.doctor.folders import writable_folder
+from hallmark.server.doctor.folders import MIN_FREE, writable_folder
 from hallmark.server.http.auth import check_exposure
 
 __all__ = ["Configuration", "examine_outbox", "examine_secrets", "examine_token"]
 
 _DEFAULT_PORT: Final = 8000
 _MIN_TOKEN: Final = 16
-_MIN_FREE: Final = 2**30
 
 
 class Configuration:
@@ -152,7 +151,7 @@ def examine_outbox(path: Path | None) -> Iterator[Finding]:
             return
         state = _state_of_file(path)
     free = shutil.disk_usage(held).free
-    if free < _MIN_FREE:
+    if free < MIN_FREE:
         yield Finding.warning("outbox", f"{path}: {size(free)} are free on its disk", "make room, or move it")
         return
     yield Finding.ok("outbox", f"{path}, {state}, {size(free)} free")

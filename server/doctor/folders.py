@@ -2,8 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import Final
 
-__all__ = ["writable_folder"]
+__all__ = ["MIN_FREE", "writable_folder"]
+
+MIN_FREE: Final = 2**30
+"""Bytes of a disk that are to be free, for an outbox as for caches."""
 
 
 def writable_folder(folder: Path) -> tuple[Path, str | None]:

@@ -15,12 +15,11 @@ from hallmark.server.cli.serve.checks import check_vllm
 from hallmark.server.cli.serve.plan import OUR_PLUGINS
 from hallmark.server.cli.words import size
 from hallmark.server.doctor.finding import Finding
-from hallmark.server.doctor.folders import writable_folder
+from hallmark.server.doctor.folders import MIN_FREE, writable_folder
 
 __all__ = ["examine_caches", "examine_hallmark", "examine_plugins", "examine_vllm"]
 
 _GROUPS: Final = ("vllm.general_plugins", "vllm.endpoint_plugins")
-_MIN_FREE: Final = 2**30
 
 
 def examine_hallmark() -> Iterator[Finding]:
@@ -104,7 +103,7 @@ def examine_caches(environment: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding.warning(name, f"{folder}: {why}", f"set {variable} to a folder that is writable")
             continue
         free = shutil.disk_usage(held).free
-        if free < _MIN_FREE:
+        if free < MIN_FREE:
             yield Finding.warning(name, f"{folder}: {size(free)} are free", "make room, or move it")
             continue
         yield Finding.ok(name, f"{folder}, {size(free)} free")

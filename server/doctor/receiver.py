@@ -11,9 +11,8 @@ import httpx
 from hallmark.poc.webhooks.reach import why_unreachable
 from hallmark.poc.webhooks.transport import callback_client
 from hallmark.poc.webhooks.url import check_callback_url
-from hallmark.server.cli.words import span
+from hallmark.server.doctor.clocks import problem_of_clock
 from hallmark.server.doctor.finding import Finding
-from hallmark.server.doctor.running_server import MAX_CLOCK_DIFFERENCE
 
 __all__ = ["examine_receiver"]
 
@@ -37,12 +36,9 @@ def examine_receiver(url: str, allowed_hosts: Collection[str] | None) -> Iterato
         return
     yield Finding.ok("receiver", f"{url} answers")
     difference = abs(date - time.time()) if date is not None else 0.0
-    if difference > MAX_CLOCK_DIFFERENCE:
-        yield Finding.problem(
-            "clock of the receiver",
-            f"{span(difference)} from this one: signatures are refused from 5 min on",
-            "run a time service on both machines",
-        )
+    problem = problem_of_clock("receiver", difference)
+    if problem is not None:
+        yield problem
 
 
 async def _ask(url: str) -> tuple[str | None, float | None]:

@@ -15,14 +15,12 @@ from hallmark.poc.settings.settings import API_KEY_VARIABLE
 from hallmark.poc.webhooks.url import without_secrets
 from hallmark.server.cli.client import PREFIX, PoCClient, ServerError, UnreachableError
 from hallmark.server.cli.words import counted, size, span
+from hallmark.server.doctor.clocks import problem_of_clock
 from hallmark.server.doctor.finding import Finding, Outcome, examine
+from hallmark.server.doctor.folders import MIN_FREE
 
-__all__ = ["MAX_CLOCK_DIFFERENCE", "RunningServer", "examine_server"]
+__all__ = ["RunningServer", "examine_server"]
 
-MAX_CLOCK_DIFFERENCE: Final = 30.0
-"""Seconds that two clocks may differ by; signatures hold for five minutes."""
-
-_MIN_FREE: Final = 2**30
 _MAX_AGE: Final = 600.0
 _NEARLY_FULL: Final = 0.8
 _PATIENCE: Final = 10.0
@@ -204,7 +202,7 @@ class RunningServer:
                 f"{callbacks['used_ratio']:.0%} full: at 100% the oldest proofs are dropped",
                 "bring the receiver back, or raise outbox_max_bytes and callback_max_queue",
             )
-        elif callbacks["free_bytes"] is not None and callbacks["free_bytes"] < _MIN_FREE:
+        elif callbacks["free_bytes"] is not None and callbacks["free_bytes"] < MIN_FREE:
             yield Finding.problem(
                 "outbox of the server",
                 f"its disk has {size(callbacks['free_bytes'])} free: a round ends where it cannot be written",
@@ -226,14 +224,9 @@ class RunningServer:
             return
         theirs = float(clock[1])
         difference = max(before - theirs, theirs - after, 0.0)
-        if difference > MAX_CLOCK_DIFFERENCE:
-            yield Finding.problem(
-                "clock of the server",
-                f"{span(difference)} from this one: signatures are refused from 5 min on",
-                "run a time service on both machines",
-            )
-            return
-        yield Finding.ok("metrics", "GET /metrics has Hallmark's, and its clock agrees with this one")
+        yield problem_of_clock("server", difference) or Finding.ok(
+            "metrics", "GET /metrics has Hallmark's, and its clock agrees with this one"
+        )
 
 
 def examine_server(server: RunningServer) -> list[Finding]:
