@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from hallmark.server.cli import completion, outbox, secret, target, version
+from hallmark.server.cli import completion, outbox, power, secret, target, version
 from hallmark.server.cli.consoles import WIDE
 from hallmark.server.cli.offline import calibrate, verify
+from hallmark.server.cli.offline.engine_command import EngineCommand
 from hallmark.server.cli.receiver import export, listing, run, stats
 from hallmark.server.cli.round import list_, start, status, stop, validate, watch
 from hallmark.server.cli.serve import command as serve
@@ -55,8 +56,9 @@ app.command(
 )(serve.serve)
 app.command()(secret.secret)
 app.command()(target.target)
-app.command()(verify.verify)
-app.command()(calibrate.calibrate)
+app.command()(power.power)
+app.command(cls=EngineCommand)(verify.verify)
+app.command(cls=EngineCommand)(calibrate.calibrate)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
 app.command()(completion.completion)

@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, cast
 
 import vllm
@@ -56,6 +56,12 @@ async def connect(engine_client: EngineClient, settings: Settings, args: Namespa
     return engine
 
 
+def _end_server(reason: str) -> None:
+    logger.critical("PoC stops this server: %s", reason)
+    leave_last_words(f"PoC stopped this server, since {reason}")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 class VllmEngine:
     """PoC on a vLLM engine: `PoCEngine` over `collective_rpc`.
 
@@ -66,13 +72,17 @@ class VllmEngine:
         engine_client: vLLM's client.
         engine_timeout: seconds after which a worker ends that is stuck; a call that goes unanswered for twice
             as long ends this server.
+        end: ends this server, for the reason given, where no further call can be made.
     """
 
     model: DeployedModel
     numerics: Mapping[str, str | int | bool]
 
-    def __init__(self, engine_client: EngineClient, engine_timeout: float) -> None:
+    def __init__(
+        self, engine_client: EngineClient, engine_timeout: float, end: Callable[[str], None] = _end_server
+    ) -> None:
         self._client = engine_client
+        self._end = end
         self._engine_timeout = engine_timeout
         self._patience = 2 * engine_timeout
         self._sequence = 0
@@ -204,10 +214,8 @@ class VllmEngine:
         return [reply["payload"] for reply in replies]
 
     def _stop(self, reason: str) -> NoReturn:
-        logger.critical("PoC stops this server: %s", reason)
         self._broken = reason
-        leave_last_words(f"PoC stopped this server, since {reason}")
-        os.kill(os.getpid(), signal.SIGTERM)
+        self._end(reason)
         raise EngineError(reason)
 
 

@@ -49,6 +49,7 @@ def main() -> None:
     output = Path(sys.argv.pop(1))
     from hallmark.poc.core.errors import HallmarkError
     from hallmark.poc.engine.launch import parse, serve_subcommand
+    from hallmark.poc.engine.refusals import unknown_flags, what_vllm_says
 
     told = io.StringIO()
     try:
@@ -56,30 +57,12 @@ def main() -> None:
             args = parse(serve_subcommand())
         found: dict[str, Any] = {"server": _inspect(args)}
     except SystemExit as exc:
-        # Above it stands how the command is used.
-        [*_, last] = told.getvalue().split("error: ")
-        found = {"refusal": f"vLLM refuses it: {_without_values(last.strip()) or f'exit code {exc.code}'}"}
+        found = {"refusal": f"vLLM refuses it: {unknown_flags(told.getvalue(), exc.code)}"}
     except HallmarkError as exc:
         found = {"refusal": str(exc)}
     except Exception as exc:  # noqa: BLE001  # vLLM's own refusals are of many types
-        found = {"refusal": f"vLLM refuses it: {_reason(exc)}"}
+        found = {"refusal": f"vLLM refuses it: {what_vllm_says(exc)}"}
     output.write_text(json.dumps(found), encoding="utf-8")
-
-
-def _without_values(told: str) -> str:
-    """Leave out what was given to flags that vLLM does not know: it may be a secret, the flag misspelt."""
-    said, unknown, given = told.partition("unrecognized arguments: ")
-    flags = [each.partition("=")[0] for each in given.split() if each.startswith("-")]
-    return f"{said}{unknown}{' '.join(flags)}"
-
-
-def _reason(error: Exception) -> str:
-    """Return what an error says, without the arguments that pydantic repeats: one may be a secret."""
-    from pydantic import ValidationError
-
-    if not isinstance(error, ValidationError):
-        return f"{type(error).__name__}: {error}"
-    return "; ".join(": ".join([*map(str, each["loc"]), each["msg"]]) for each in error.errors())
 
 
 def _inspect(args: Namespace) -> Inspected:

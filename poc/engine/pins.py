@@ -492,8 +492,32 @@ PINS: Final = (
     Pin(
         "engine/arg_utils.py",
         "EngineArgs",
-        (Call("from_cli_args", ("args",)), Call("create_engine_config", ("headless",))),
-        needed_by="launch.main",
+        (
+            Call("from_cli_args", ("args",)),
+            Call("create_engine_config", ("headless",)),
+            Call("add_cli_args", ("parser",)),
+            "use_tqdm_on_load",
+        ),
+        needed_by="launch.main, in_process.VllmLoader",
+    ),
+    Pin(
+        "v1/engine/llm_engine.py",
+        "LLMEngine",
+        (
+            Call("from_vllm_config", ("vllm_config", "disable_log_stats")),
+            Call("collective_rpc", ("method", "args")),
+            "vllm_config",
+            "output_processor",
+            "renderer",
+            "engine_core",
+        ),
+        needed_by="in_process.VllmLoader",
+    ),
+    Pin(
+        "v1/engine/core_client.py",
+        "EngineCoreClient",
+        (Call("shutdown", ()),),
+        needed_by="in_process.VllmLoader",
     ),
 )
 """Every part of vLLM that `poc/engine/` reaches for."""

@@ -4,7 +4,8 @@ Slow, and exact in everything but the model's own arithmetic: the oracle of the 
 needs who has no server. What comes before and after the model is `RoundTensors`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Self
@@ -15,13 +16,15 @@ from torch import Tensor
 from hallmark.kernels.path import kernel_path
 from hallmark.kernels.self_check import check_ops
 from hallmark.poc.core.errors import EngineError, FieldError, StateError, UnsupportedError
+from hallmark.poc.offline.engine import Batch, Computed, deployed
 from hallmark.poc.protocol.config import DeployedModel
 from hallmark.poc.protocol.model_facts import device_name, first_token
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.proof import Numerics
+from hallmark.poc.protocol.round_spec import RoundSpec
 from hallmark.poc.protocol.round_tensors import RoundTensors, pad_keys
 
-__all__ = ["DTYPES", "OfflineModel", "final_hidden", "language_model_class"]
+__all__ = ["DTYPES", "OfflineModel", "TransformersLoader", "final_hidden", "language_model_class"]
 
 DTYPES: Final = ("bfloat16", "float16", "float32")
 """What a model may be run in, by PyTorch's names."""
@@ -55,6 +58,53 @@ def final_hidden(model: Any, *, inputs: Tensor | None = None, tokens: Tensor | N
     return hidden
 
 
+@dataclass(frozen=True)
+class TransformersLoader:
+    """Loads a model from a folder by transformers: one process, one device.
+
+    Attributes:
+        directory: Configuration and weights as transformers reads them.
+        device: Where to compute; None is a GPU where there is one.
+        dtype: What to run it in; None is what its configuration names.
+    """
+
+    directory: Path
+    device: str | None = None
+    dtype: str | None = None
+
+    def load(self) -> "OfflineModel":
+        """Load the model, and compare the device's kernels with their references.
+
+        Raises:
+            FieldError: Naming the option that is at fault, `model`, `device` or `dtype`.
+            StateError: The model computes something else from embeddings than from tokens.
+            UnsupportedError: transformers is not installed.
+            EngineError: A kernel of the device computes something else than its reference.
+        """
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise FieldError("dtype", self.dtype, ", ".join(DTYPES))
+        device = _checked_device(self.device)
+        import_transformers().utils.logging.disable_progress_bar()
+        model = OfflineModel.load(self.directory, device=device, dtype=self.dtype)
+        model.check_kernels()
+        return model
+
+
+def _checked_device(name: str | None) -> str:
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name is None:
+        return "cuda" if count else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as exc:
+        raise FieldError("device", name, "cpu, cuda or cuda:N") from exc
+    if device.type not in ("cpu", "cuda"):
+        raise FieldError("device", name, "cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise FieldError("device", name, f"cpu, or one of the {count} GPUs that PyTorch sees here")
+    return name
+
+
 class OfflineModel:
     """A transformers model from a local directory, and the facts that a round is resolved against.
 
@@ -86,6 +136,7 @@ class OfflineModel:
         self.quantization = _quantization(model.config)
         self._max_model_len = int(getattr(text, "max_position_embeddings", None) or _NO_LIMIT)
         self._first = first
+        self._round: tuple[RoundSpec, RoundTensors] | None = None
         self._check_width()
         rows, width = model.get_input_embeddings().weight.shape
         has_rows = width == self.hidden_size
@@ -151,24 +202,24 @@ class OfflineModel:
         found: torch.dtype = self.model.dtype
         return found
 
-    def deployed(self, served_name: str, batch_tokens: int) -> DeployedModel:
-        """The facts that a round is resolved against, as a server would state them.
-
-        Args:
-            served_name: What the round calls the model; empty where it names none.
-            batch_tokens: Rows of a whole batch of the round, which is never lowered here.
-        """
+    @property
+    def facts(self) -> DeployedModel:
+        """What a round has to know of the model."""
         return DeployedModel(
             hidden_size=self.hidden_size,
             dtype=self.dtype,
             vocabulary=self._vocabulary,
             table_rows=self._table_rows,
             first=self._first,
-            served_names=(served_name,) if served_name else (),
-            max_batched_tokens=batch_tokens,
-            max_sequences=batch_tokens,
+            served_names=(),
+            max_batched_tokens=_NO_LIMIT,
+            max_sequences=_NO_LIMIT,
             max_model_len=self._max_model_len,
         )
+
+    def deployed(self, served_name: str, batch_tokens: int) -> DeployedModel:
+        """The facts that a round is resolved against: those of `hallmark.poc.offline.engine.deployed`."""
+        return deployed(self, served_name, batch_tokens)
 
     @property
     def numerics(self) -> Numerics:
@@ -198,6 +249,27 @@ class OfflineModel:
             check_ops(getattr(torch, self.dtype), self.hidden_size, self.device)
         except RuntimeError as exc:
             raise EngineError(f"this device does not compute the protocol's values: {exc}") from exc
+
+    def compute(self, batches: Iterable[Batch]) -> Iterator[Computed]:
+        """Compute batches one after the other, in the order of a round's.
+
+        Raises:
+            EngineError: The device has no memory for a batch.
+            StateError: The model returns something else than hidden states of its width.
+        """
+        for batch in batches:
+            yield Computed(batch, self.numbers(self._tensors(batch.spec), batch.keys))
+
+    def close(self) -> None:
+        """Free the round's tensors; the model goes with its last user."""
+        self._round = None
+
+    def _tensors(self, spec: RoundSpec) -> RoundTensors:
+        """The tensors of a round, kept for its other batches; those of the one before are freed."""
+        if self._round is None or self._round[0] != spec:
+            self._round = None
+            self._round = spec, RoundTensors(spec, self.torch_dtype, self.device)
+        return self._round[1]
 
     def numbers(self, tensors: RoundTensors, keys: Sequence[NonceKey]) -> list[list[float]]:
         """Compute the numbers of up to a whole batch of nonces, as a whole batch; NaN where one failed.

@@ -7,12 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from hallmark.poc.offline.model import OfflineModel
+from hallmark.poc.offline.engine import Batch, OfflineEngine
 from hallmark.poc.offline.number_file import Arithmetic, NumberFile
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.protocol.round_spec import RoundSpec
-from hallmark.poc.protocol.round_tensors import RoundTensors
 from hallmark.poc.protocol.streams import PROTOCOL, length_prefixed
 
 __all__ = ["Recomputation", "model_fingerprint"]
@@ -21,10 +20,10 @@ _MODEL_FILES: Final = frozenset({".json", ".safetensors", ".bin", ".pt", ".pth",
 
 
 class Recomputation:
-    """Numbers recomputed with one model, in batches of each round's shape.
+    """Numbers recomputed by one engine, in batches of each round's shape.
 
     Args:
-        model: The model.
+        engine: What computes them.
         file: Where numbers are kept and looked up; None keeps none.
         fingerprint: The model's, `model_fingerprint`; it tells the file's numbers of one model from those
             of another.
@@ -33,8 +32,8 @@ class Recomputation:
         reused: Nonces whose numbers the file had.
     """
 
-    def __init__(self, model: OfflineModel, file: NumberFile | None = None, fingerprint: str = "") -> None:
-        self._model = model
+    def __init__(self, engine: OfflineEngine, file: NumberFile | None = None, fingerprint: str = "") -> None:
+        self._engine = engine
         self._file = file
         self._fingerprint = fingerprint
         self._numbers: dict[RoundSpec, dict[NonceKey, Sequence[float]]] = {}
@@ -62,24 +61,29 @@ class Recomputation:
                 self._open.setdefault(spec, {})[key] = None
 
     def run(self) -> Iterator[int]:
-        """Compute what is open, batch by batch; yields the size of each batch once it is kept.
+        """Compute what is open; yields the size of each batch once it is kept.
+
+        What is in a batch does not depend on who computes it, or on the order in which batches are done.
 
         Raises:
             EngineError: The device has no memory for a batch.
             StateError: The model is not of the round's width, or the file cannot be written.
         """
-        while self._open:
-            spec, wanted = next(iter(self._open.items()))
-            tensors = RoundTensors(spec, self._model.torch_dtype, self._model.device)
-            keys = list(wanted)
-            for start in range(0, len(keys), spec.batch_size):
-                batch = keys[start : start + spec.batch_size]
-                found = self._model.numbers(tensors, batch)
-                if self._file is not None:
-                    self._file.add(self._arithmetic(spec), batch, found)
-                self._numbers[spec].update(zip(batch, found, strict=True))
-                yield len(batch)
-            del self._open[spec]
+        batches = [
+            Batch(spec, tuple(keys))
+            for spec, wanted in self._open.items()
+            for keys in _groups([*wanted], spec.batch_size)
+        ]
+        for (spec, keys), found in self._engine.compute(batches):
+            if self._file is not None:
+                self._file.add(self._arithmetic(spec), keys, found)
+            self._numbers[spec].update(zip(keys, found, strict=True))
+            still_open = self._open[spec]
+            for key in keys:
+                del still_open[key]
+            if not still_open:
+                del self._open[spec]
+            yield len(keys)
 
     def numbers(self, round_: Round) -> dict[int, Sequence[float]]:
         """What has been computed for the round's public key, by nonce; NaN where that failed."""
@@ -90,11 +94,16 @@ class Recomputation:
     def _arithmetic(self, spec: RoundSpec) -> Arithmetic:
         return {
             **{f"round.{name}": value for name, value in spec.to_wire().items()},
-            **self._model.numerics,
+            **self._engine.numerics,
             "protocol": PROTOCOL,
             "hallmark": version("hallmark-poc"),
             "model": self._fingerprint,
         }
+
+
+def _groups(keys: Sequence[NonceKey], size: int) -> Iterator[Sequence[NonceKey]]:
+    for start in range(0, len(keys), size):
+        yield keys[start : start + size]
 
 
 def model_fingerprint(directory: Path) -> str:

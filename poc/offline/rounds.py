@@ -1,16 +1,13 @@
 """The round that delivered proofs are judged in, where no server has set it."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hallmark.poc.core.errors import StateError
+from hallmark.poc.offline.engine import OfflineEngine, deployed
 from hallmark.poc.offline.proof_files import DeliveredBatch
 from hallmark.poc.protocol.config import PoCConfig
 from hallmark.poc.protocol.round import Round
-
-if TYPE_CHECKING:
-    # It brings the kernels, and with them Triton, which other commands must not wait for.
-    from hallmark.poc.offline.model import OfflineModel
 
 __all__ = ["check_round", "resolve_round", "same_round"]
 
@@ -26,13 +23,13 @@ def check_round(body: Mapping[str, Any]) -> PoCConfig:
     return PoCConfig.parse({"block_hash": "any", "block_height": 0, "public_key": "any", **body})
 
 
-def resolve_round(batch: DeliveredBatch, body: Mapping[str, Any], model: "OfflineModel") -> Round:
+def resolve_round(batch: DeliveredBatch, body: Mapping[str, Any], engine: OfflineEngine) -> Round:
     """The round that a batch is judged in; of its own block unless the body names one.
 
     Args:
         batch: The batch.
         body: What options and file say, as a body of `/init`.
-        model: The model.
+        engine: What recomputes it.
 
     Raises:
         FieldError: The settings contradict each other or the model, or a nonce is not where it should be.
@@ -44,14 +41,14 @@ def resolve_round(batch: DeliveredBatch, body: Mapping[str, Any], model: "Offlin
     if batch.r_target is not None and not {"r_target", "valid_rate"} & body.keys():
         settings["r_target"] = batch.r_target
     config = PoCConfig.parse(settings)
-    round_ = Round.resolve(config, model.deployed(config.model, config.batch_size * config.seq_len))
+    round_ = Round.resolve(config, deployed(engine, config.model, config.batch_size * config.seq_len))
     theirs = round_.r_target if batch.r_target is None else min(batch.r_target, 2.0)
     if abs(theirs - round_.r_target) > _TARGET_MARGIN:
         raise StateError(
             f"the batch was found under r_target {theirs:.6f}, this round has {round_.r_target:.6f}: the "
             "valid rate or the width of the model differs"
         )
-    proof.check_against(round_, model.numerics)
+    proof.check_against(round_, engine.numerics)
     return round_
 
 

@@ -25,7 +25,7 @@ S = distance_std(HIDDEN_SIZE)
 
 
 def offline(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a command that imports no vLLM, and may not."""
+    """Run a command that looks at no server."""
     return subprocess.run(
         [*HALLMARK, *map(str, arguments)],
         capture_output=True,
@@ -91,6 +91,7 @@ def test_verdicts_and_distances_are_those_of_the_server(
     batches = [honest, *claims]
     node.poc("/init/validate", request)
     judged = [node.poc("/validate", batch.as_dict()) for batch in batches]
+    numerics = node.status()["numerics"]
     node.poc("/stop")
     assert [verdict["verdict"] for verdict in judged] == ["honest", *["fraud"] * len(claims)]
 
@@ -104,6 +105,7 @@ def test_verdicts_and_distances_are_those_of_the_server(
     )
     assert result.returncode == 1, result.stderr
     *verdicts, summary = [json.loads(line) for line in result.stdout.splitlines()]
+    assert summary["summary"]["fraud"] == len(claims)
     singly = [verdict for verdict in verdicts if not verdict["joined"]]
     apart = ENGINE_TOLERANCES[dtype, "transformers"] * S
     for batch, theirs, ours in zip(batches, judged, singly, strict=True):
@@ -124,4 +126,19 @@ def test_verdicts_and_distances_are_those_of_the_server(
             if abs(abs(claimed - computed) - theirs["tolerance"]) <= apart
         }
         assert set(ours["invalid_nonces"]) ^ set(theirs["invalid_nonces"]) <= on_the_edge
-    assert summary["summary"]["fraud"] == len(claims)
+
+    # vLLM computes in the command's process what it computes in the server's, to the last bit.
+    result = offline(
+        *("verify", path, "--model", small_model, *options(), "--node-count", 1, "--engine", "vllm"),
+        *("--dtype", dtype, "--valid-rate", RATE, "--fraud-threshold", THRESHOLD, "--json"),
+        *("--", "--max-model-len", 2048),
+    )
+    assert result.returncode == 1, result.stderr
+    *verdicts, summary = [json.loads(line) for line in result.stdout.splitlines()]
+    same = ("verdict", "tests", "computed_distances", "invalid_nonces", "numerics_differ")
+    singly = [verdict for verdict in verdicts if not verdict["joined"]]
+    for theirs, ours in zip(judged, singly, strict=True):
+        assert {name: ours[name] for name in same} == {name: theirs[name] for name in same}
+    assert summary["summary"]["numerics"] == {
+        name: value for name, value in numerics.items() if name not in ("batch_size", "seq_len")
+    }

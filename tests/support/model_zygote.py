@@ -24,6 +24,7 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorMetadat
 import hallmark.poc.engine.worker  # noqa: F401
 from hallmark.poc.core.errors import EngineError
 from hallmark.poc.engine.client import VllmEngine, connect
+from hallmark.poc.engine.in_process import InProcessClient
 from hallmark.poc.protocol.config import PoCConfig
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.round import Round
@@ -35,21 +36,6 @@ SLICED = 3
 # The second is longer than a block of the cache, and found there when it comes again.
 PROMPTS = ([5, 99, 1024, 7, 8, 300, 2000], [(31 * i) % 4000 + 3 for i in range(200)])
 COMPLETION = SamplingParams(temperature=0, max_tokens=14, ignore_eos=True)
-
-
-class InProcess:
-    """What `VllmEngine` asks of vLLM's client, of an engine in this process."""
-
-    def __init__(self, llm: LLM) -> None:
-        self._llm = llm
-        self.vllm_config = llm.llm_engine.vllm_config
-        self.output_processor = llm.llm_engine.output_processor
-        self.renderer = llm.llm_engine.renderer
-
-    async def collective_rpc(self, method: str, args: tuple[Any, ...]) -> list[Any]:
-        """Call a method of the worker."""
-        replies: list[Any] = self._llm.collective_rpc(method, args=args)
-        return replies
 
 
 class Chat:
@@ -161,7 +147,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
     llm = LLM(model=case["model"], **case["arguments"])
     if case["has_one_scale"]:
         llm.apply_model(round_by_one_scale)
-    client: Any = InProcess(llm)
+    client: Any = InProcessClient(llm.llm_engine)
     settings = Settings.from_additional_config(client.vllm_config.additional_config)
     names = Namespace(served_model_name="model", model=case["model"])
     engine = asyncio.run(connect(client, settings, names))

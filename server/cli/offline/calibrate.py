@@ -12,6 +12,7 @@ from hallmark.poc.core.errors import FieldError
 from hallmark.poc.protocol.config import Concern
 from hallmark.server.cli.consoles import AsJson, print_or_drop, results, say, show
 from hallmark.server.cli.offline import recomputing
+from hallmark.server.cli.offline.engine_command import vllm_flags
 from hallmark.server.cli.options import RoundFile, Stated, round_body, takes_settings
 from hallmark.server.cli.words import counted
 
@@ -34,6 +35,7 @@ def calibrate(
         ),
     ],
     stated: Stated,
+    context: typer.Context,
     against: Annotated[
         list[Path] | None,
         typer.Option(
@@ -48,6 +50,7 @@ def calibrate(
         int | None,
         typer.Option(min=2, metavar="N", help="Width of the model's hidden state; needed without --model."),
     ] = None,
+    engine: recomputing.Engine = recomputing.EngineName.TRANSFORMERS,
     round_file: RoundFile = None,
     device: recomputing.Device = None,
     dtype: recomputing.Dtype = None,
@@ -69,20 +72,25 @@ def calibrate(
 
     if against and model is not None:
         raise typer.BadParameter("give --against or --model, not both")
+    flags = vllm_flags(context)
+    if model is None and (flags or engine is not recomputing.EngineName.TRANSFORMERS):
+        raise typer.BadParameter("--engine vllm and its flags are of use with --model only")
     batches = read_batches(proofs)
     if model is not None:
         body = round_body(round_file, stated)
-        check_round(body)
+        config = check_round(body)
         path = recomputing.state_path(proofs, state, no_state=no_state)
-        loaded = recomputing.load_model(model, device, dtype, batches, quiet=quiet)
-        if hidden_size not in (None, loaded.hidden_size):
-            raise FieldError("--hidden-size", hidden_size, f"the model's, {loaded.hidden_size}")
-        hidden_size = loaded.hidden_size
-        rounds = [resolve_round(batch, body, loaded) for batch in batches]
-        with recomputing.recomputation(loaded, model, path, quiet=quiet) as recomputation:
-            wanted = [(round_, batch.proof.nonces) for round_, batch in zip(rounds, batches, strict=True)]
-            recomputing.run(recomputation, wanted, path, quiet=quiet)
-            second = platforms.recomputed(recomputation, rounds, loaded.numerics)
+        loader = recomputing.loader(engine, model, device, dtype, flags, config, batches)
+        with recomputing.loaded(loader, quiet=quiet) as loaded:
+            width = loaded.facts.hidden_size
+            if hidden_size not in (None, width):
+                raise FieldError("--hidden-size", hidden_size, f"the model's, {width}")
+            hidden_size = width
+            rounds = [resolve_round(batch, body, loaded) for batch in batches]
+            with recomputing.recomputation(loaded, model, path, quiet=quiet) as recomputation:
+                wanted = [(round_, batch.proof.nonces) for round_, batch in zip(rounds, batches, strict=True)]
+                recomputing.run(recomputation, wanted, path, quiet=quiet)
+                second = platforms.recomputed(recomputation, rounds, loaded.numerics)
     else:
         second = platforms.claimed(read_batches(against)) if against else platforms.validated(batches)
     first = platforms.claimed(batches)

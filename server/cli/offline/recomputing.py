@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,18 +16,22 @@ from hallmark.server.cli.words import counted, span
 if TYPE_CHECKING:
     from rich.progress import Task
 
-    from hallmark.poc.offline.model import OfflineModel
+    from hallmark.poc.offline.engine import EngineLoader, OfflineEngine
     from hallmark.poc.offline.proof_files import DeliveredBatch
     from hallmark.poc.offline.recompute import Recomputation
+    from hallmark.poc.protocol.config import PoCConfig
     from hallmark.poc.protocol.round import Round
 
 __all__ = [
     "Device",
     "Dtype",
+    "Engine",
+    "EngineName",
     "NoState",
     "Quiet",
     "StateFile",
-    "load_model",
+    "loaded",
+    "loader",
     "recomputation",
     "run",
     "state_path",
@@ -56,34 +61,80 @@ NoState = Annotated[bool, typer.Option("--no-state", help="Keep nothing and look
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
-def load_model(
+class EngineName(StrEnum):
+    """What runs the model."""
+
+    TRANSFORMERS = "transformers"
+    VLLM = "vllm"
+
+
+Engine = Annotated[
+    EngineName,
+    typer.Option(
+        help="What runs the model: transformers, on one device, or vLLM in this process, with any of its own "
+        "flags after --.",
+    ),
+]
+
+
+def loader(
+    engine: EngineName,
     directory: Path,
     device: str | None,
     dtype: str | None,
+    flags: Sequence[str],
+    config: "PoCConfig",
     batches: "Sequence[DeliveredBatch]",
-    *,
-    quiet: bool,
-) -> "OfflineModel":
-    """Load the model as the options, and where they leave it open the proofs, ask for it.
+) -> "EngineLoader":
+    """What loads the model as the options, and where they leave it open the proofs, ask for it.
+
+    Args:
+        engine: What runs it.
+        directory: Its folder.
+        device: Of --device.
+        dtype: Of --dtype.
+        flags: The words after --.
+        config: A round of the batches', whose shape they have.
+        batches: The proofs.
 
     Raises:
         FieldError: Naming the option that is at fault.
-        UnsupportedError: transformers is not installed.
     """
-    from hallmark.poc.offline.model import DTYPES, OfflineModel, import_transformers
+    from hallmark.poc.offline.model import DTYPES, TransformersLoader
 
     if dtype is not None and dtype not in DTYPES:
         raise FieldError("--dtype", dtype, ", ".join(DTYPES))
     stated = (batch.proof.numerics or {} for batch in batches)
     dtype = dtype or next((str(n["dtype"]) for n in stated if n.get("dtype") in DTYPES), None)
-    import_transformers().utils.logging.disable_progress_bar()
+    if engine is EngineName.TRANSFORMERS:
+        if flags:
+            raise typer.BadParameter(f"flags of vLLM's, {flags[0]}, are of use with --engine vllm only")
+        return TransformersLoader(directory, device, dtype)
+    from hallmark.poc.engine.in_process import VllmLoader
+
+    if device is not None:
+        raise typer.BadParameter("--device is of use with --engine transformers only; vLLM finds its own")
+    return VllmLoader(directory, config.batch_size, config.seq_len, dtype, tuple(flags))
+
+
+@contextmanager
+def loaded(loader: "EngineLoader", *, quiet: bool) -> "Iterator[OfflineEngine]":
+    """Load an engine, and close it afterwards.
+
+    Raises:
+        FieldError: Naming the option that is at fault.
+        HallmarkError: What else keeps it from being loaded.
+    """
     try:
         with _spinner("loading the model", quiet=quiet):
-            model = OfflineModel.load(directory, device=_checked_device(device), dtype=dtype)
-            model.check_kernels()
+            engine = loader.load()
     except FieldError as exc:
-        raise FieldError(f"--{exc.field}", exc.value, exc.allowed) from exc
-    return model
+        name = exc.field if exc.field.startswith("-") else f"--{exc.field}"
+        raise FieldError(name, exc.value, exc.allowed) from exc
+    try:
+        yield engine
+    finally:
+        engine.close()
 
 
 def state_path(proofs: Sequence[Path], state: Path | None, *, no_state: bool) -> Path | None:
@@ -99,7 +150,7 @@ def state_path(proofs: Sequence[Path], state: Path | None, *, no_state: bool) ->
 
 @contextmanager
 def recomputation(
-    model: "OfflineModel", directory: Path, state: Path | None, *, quiet: bool
+    engine: "OfflineEngine", directory: Path, state: Path | None, *, quiet: bool
 ) -> Iterator["Recomputation"]:
     """What recomputes, with the file that it keeps numbers in.
 
@@ -110,14 +161,14 @@ def recomputation(
     from hallmark.poc.offline.recompute import Recomputation, model_fingerprint
 
     if state is None:
-        yield Recomputation(model)
+        yield Recomputation(engine)
         return
     with ExitStack() as stack:
         # First, since a file that cannot be used is sooner told than a large model is read.
         file = stack.enter_context(NumberFile(state))
         with _spinner("reading the model's files", quiet=quiet):
             fingerprint = model_fingerprint(directory)
-        yield Recomputation(model, file, fingerprint)
+        yield Recomputation(engine, file, fingerprint)
 
 
 def run(
@@ -178,20 +229,3 @@ def _spinner(what: str, *, quiet: bool) -> Iterator[None]:
         return
     with notes().status(what):
         yield
-
-
-def _checked_device(name: str | None) -> str:
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name is None:
-        return "cuda" if count else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as exc:
-        raise FieldError("device", name, "cpu, cuda or cuda:N") from exc
-    if device.type not in ("cpu", "cuda"):
-        raise FieldError("device", name, "cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= count:
-        raise FieldError("device", name, f"cpu, or one of the {count} GPUs that PyTorch sees here")
-    return name

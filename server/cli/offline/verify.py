@@ -12,12 +12,13 @@ from hallmark.poc.core.errors import HallmarkError
 from hallmark.poc.protocol.config import Concern
 from hallmark.server.cli.consoles import AsJson, print_or_drop, results
 from hallmark.server.cli.offline import recomputing
+from hallmark.server.cli.offline.engine_command import vllm_flags
 from hallmark.server.cli.options import RoundFile, Stated, round_body, takes_settings
 from hallmark.server.cli.verdicts import exit_code
 
 if TYPE_CHECKING:
     from hallmark.poc.offline.cases import JudgedCase
-    from hallmark.poc.offline.model import OfflineModel
+    from hallmark.poc.offline.engine import OfflineEngine
     from hallmark.poc.offline.proof_files import DeliveredBatch
     from hallmark.poc.offline.recompute import Recomputation
     from hallmark.poc.protocol.proof import Numerics
@@ -40,6 +41,8 @@ def verify(
         Path, typer.Option(metavar="PATH", help="A directory with the model that the provers were to serve.")
     ],
     stated: Stated,
+    context: typer.Context,
+    engine: recomputing.Engine = recomputing.EngineName.TRANSFORMERS,
     round_file: RoundFile = None,
     sample: Annotated[
         int | None,
@@ -60,8 +63,9 @@ def verify(
 ) -> None:
     """Recompute proofs on this machine and judge them.
 
-    It needs no server: the model runs by PyTorch and transformers. Block and public key are the proofs' own;
-    what is not given of the round has the server's default, and r_target is the proofs' where they state it.
+    It needs no server. The model runs by PyTorch and transformers, or by vLLM with --engine vllm and its own
+    flags after --. Block and public key are the proofs' own; what is not given of the round has the server's
+    default, and r_target is the proofs' where they state it.
     Interrupted, it goes on where it was when it is run again. All that a prover sent, over rounds, is judged
     together as well.
 
@@ -77,22 +81,25 @@ def verify(
     if seed is not None and sample is None:
         raise typer.BadParameter("--seed is of use with --sample only")
     body = round_body(round_file, stated)
-    threshold = check_round(body).fraud_threshold
+    config = check_round(body)
     path = recomputing.state_path(proofs, state, no_state=no_state)
     batches = read_batches(proofs)
     if sample is not None and seed is None:
         seed = secrets.token_hex(16)
-    loaded = recomputing.load_model(model, device, dtype, batches, quiet=quiet)
-    cases = [*_resolved(batches, body, loaded)]
-    if sample is not None:
-        cases = [replace(case, nonces=draw_sample(case.proof, sample, seed or "")) for case in cases]
-    with recomputing.recomputation(loaded, model, path, quiet=quiet) as recomputation:
-        wanted = ((case.round, case.nonces) for case in cases if case.round is not None)
-        recomputing.run(recomputation, wanted, path, quiet=quiet)
-        judged = [_judged(case, recomputation, loaded.numerics) for case in [*cases, *joined(cases)]]
+    loader = recomputing.loader(engine, model, device, dtype, vllm_flags(context), config, batches)
+    with recomputing.loaded(loader, quiet=quiet) as loaded:
+        cases = [*_resolved(batches, body, loaded)]
+        if sample is not None:
+            cases = [replace(case, nonces=draw_sample(case.proof, sample, seed or "")) for case in cases]
+        numerics = loaded.numerics
+        with recomputing.recomputation(loaded, model, path, quiet=quiet) as recomputation:
+            wanted = ((case.round, case.nonces) for case in cases if case.round is not None)
+            recomputing.run(recomputation, wanted, path, quiet=quiet)
+    judged = [_judged(case, recomputation, numerics) for case in [*cases, *joined(cases)]]
+    threshold = config.fraud_threshold
     records = prover_records(judged)
     drawn = None if sample is None else {"nonces": sample, "seed": seed}
-    summary = summarize(judged, records, threshold, loaded.numerics, drawn)
+    summary = summarize(judged, records, threshold, numerics, drawn)
     if as_json:
         print_or_drop(report.as_json(judged, summary))
     else:
@@ -104,7 +111,7 @@ def verify(
 
 
 def _resolved(
-    batches: "Iterable[DeliveredBatch]", body: Mapping[str, Any], model: "OfflineModel"
+    batches: "Iterable[DeliveredBatch]", body: Mapping[str, Any], engine: "OfflineEngine"
 ) -> "Iterator[JudgedCase]":
     """Each batch with its round, or with the reason why it is not judged."""
     from hallmark.poc.offline.cases import JudgedCase, identity
@@ -120,7 +127,7 @@ def _resolved(
         )
         claimed |= keys
         try:
-            round_ = resolve_round(batch, body, model)
+            round_ = resolve_round(batch, body, engine)
             prover = (batch.proof.block_hash, batch.proof.public_key)
             round_ = same_round(rounds.setdefault(prover, round_), round_)
         except HallmarkError as exc:
