@@ -27,6 +27,7 @@ from hallmark.poc.protocol.round_spec import RoundSpec
 from hallmark.poc.settings.engine_limits import SECTION, EngineLimits, settings_section
 
 if TYPE_CHECKING:
+    from vllm.config import VllmConfig
     from vllm.v1.engine.llm_engine import LLMEngine
 
     from hallmark.poc.engine.client import VllmEngine
@@ -46,6 +47,12 @@ _ENVIRONMENT: Final = {
 
 _SMALLEST_STEP: Final = 2048
 """vLLM's smallest default for the tokens of a step: a batch that fits needs no flag."""
+
+_CACHE_MARGIN: Final = 1.25
+"""For layers of several kinds, whose pages are made equally large."""
+
+_SPARE_TOKENS: Final = 2048
+"""Of blocks that are not full, and of those that belong to no sequence."""
 
 _PATIENCE: Final = 1800.0
 """Seconds after which a batch is taken for stuck: nobody waits for inference beside it."""
@@ -119,6 +126,8 @@ class VllmLoader:
             raise
         except Exception as exc:
             raise UnsupportedError(f"vLLM refuses it: {what_vllm_says(exc)}") from exc
+        if args.gpu_memory_utilization == EngineArgs.gpu_memory_utilization:
+            _take_little_cache(config)
         try:
             # vLLM's own warnings about what it uses are not for who verifies.
             with warnings.catch_warnings():
@@ -251,6 +260,19 @@ def _set_environment(*, in_pool: bool) -> None:
     plugins = os.environ.get("VLLM_PLUGINS")
     if plugins is not None and SECTION not in plugins.split(","):
         os.environ["VLLM_PLUGINS"] = ",".join(filter(None, [plugins, "hallmark"]))
+
+
+def _take_little_cache(config: "VllmConfig") -> None:
+    """Give inference, which there is none of, the keys and values of one longest sequence, where nobody says.
+
+    vLLM asks for that much; left alone it would take nearly all memory, of which PoC's batches need some.
+    """
+    cache, model, parallel = config.cache_config, config.model_config, config.parallel_config
+    if cache.kv_cache_memory_bytes is not None:
+        return
+    layers, heads = model.get_num_layers(parallel), model.get_num_kv_heads(parallel)
+    of_a_token = 2 * layers * heads * model.get_head_size() * model.dtype.itemsize
+    cache.kv_cache_memory_bytes = int(_CACHE_MARGIN * of_a_token * (model.max_model_len + _SPARE_TOKENS))
 
 
 @contextmanager

@@ -347,6 +347,9 @@ PINS: Final = (
             "enable_prompt_embeds",
             "enable_sleep_mode",
             "get_hidden_size",
+            Call("get_head_size", ()),
+            Call("get_num_kv_heads", ("parallel_config",)),
+            Call("get_num_layers", ("parallel_config",)),
             Call("get_vocab_size", ()),
             "attention_chunk_size",
             "hf_config",
@@ -384,8 +387,8 @@ PINS: Final = (
     Pin(
         "config/cache.py",
         "CacheConfig",
-        ("cache_dtype", "kv_sharing_fast_prefill"),
-        needed_by="unsupported.check_config",
+        ("cache_dtype", "kv_sharing_fast_prefill", "kv_cache_memory_bytes"),
+        needed_by="unsupported.check_config, in_process.VllmLoader",
     ),
     Pin(
         "config/observability.py",
@@ -496,6 +499,7 @@ PINS: Final = (
             Call("from_cli_args", ("args",)),
             Call("create_engine_config", ("headless",)),
             Call("add_cli_args", ("parser",)),
+            "gpu_memory_utilization",
             "use_tqdm_on_load",
         ),
         needed_by="launch.main, in_process.VllmLoader",
