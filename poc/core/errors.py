@@ -18,6 +18,8 @@
 The numbers are the HTTP statuses that the server answers with, or the receiver of callbacks.
 """
 
+from typing import Any
+
 __all__ = [
     "DatabaseError",
     "EngineError",
@@ -60,6 +62,10 @@ class FieldError(HallmarkError, ValueError):
         )
         super().__init__(writable(message))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it was made of, for processes that report to another one."""
+        return type(self), (self.field, self.value, self.allowed), self.__dict__
+
 
 def writable(text: str) -> str:
     """Return a text in what has a UTF-8 form: lone surrogates of a client's JSON have none."""
@@ -95,6 +101,10 @@ class QueueFullError(HallmarkError):
     def __init__(self, message: str, retry_after: float) -> None:
         self.retry_after = retry_after
         super().__init__(message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what it was made of."""
+        return type(self), (*self.args, self.retry_after), self.__dict__
 
 
 class NotReadyError(HallmarkError):

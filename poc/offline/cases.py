@@ -8,11 +8,12 @@ from typing import Any
 from hallmark.poc.core.errors import HallmarkError
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.protocol.round import Round
+from hallmark.poc.verdict.decision import Decision
 from hallmark.poc.verdict.judge import ValidatedBatch, Verdict
-from hallmark.poc.verdict.prover_record import ProverRecord, ScoredBatch
+from hallmark.poc.verdict.prover_record import ProverRecord, Reason, ScoredBatch
 from hallmark.poc.verdict.sampling import covered_together, gaps
 
-__all__ = ["JudgedCase", "identity", "joined", "prover_records", "summarize"]
+__all__ = ["JudgedCase", "identity", "joined", "prover_records", "summarize", "together"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,9 @@ class JudgedCase:
         verdict: What comes of it.
         with_vectors: Whether it is several batches of a prover that sent others without vectors, too.
         n_walked: How many nonces several batches cover together; None where that is not known.
+        parts: The batches that it is made of, where it is several; else none.
+        decision: What nonce after nonce has shown, where a prover's batches are judged like that; its row
+            then stands for them, and they have none.
     """
 
     sources: tuple[str, ...]
@@ -40,6 +44,13 @@ class JudgedCase:
     verdict: ValidatedBatch | None = None
     with_vectors: bool = False
     n_walked: int | None = None
+    parts: tuple[ProofBatch, ...] = ()
+    decision: Decision | None = None
+
+    @property
+    def stands_for_itself(self) -> bool:
+        """Whether it is in no other row: a batch, or all of a prover's that have no rows of their own."""
+        return self.decision is not None or not self.is_joined
 
     @property
     def is_joined(self) -> bool:
@@ -67,13 +78,13 @@ def joined(cases: Iterable[JudgedCase]) -> Iterator[JudgedCase]:
         claiming = [case for case in group if case.proof.nonces]
         with_vectors = [case for case in claiming if case.proof.vectors is not None]
         if claiming and len(group) > 1:
-            yield _together(round_, group)
+            yield together(round_, group)
         if 1 < len(with_vectors) < len(claiming):
-            yield _together(round_, with_vectors, with_vectors=True)
+            yield together(round_, with_vectors, with_vectors=True)
 
 
-def _together(round_: Round, group: Sequence[JudgedCase], *, with_vectors: bool = False) -> JudgedCase:
-    """Several batches of a prover as one."""
+def together(round_: Round, group: Sequence[JudgedCase], *, with_vectors: bool = False) -> JudgedCase:
+    """Return several batches of a prover as one; `with_vectors` as for a case."""
     first = group[0].proof
     proofs = [case.proof for case in group]
     claimed = {nonce for proof in proofs for nonce in proof.nonces}
@@ -97,6 +108,7 @@ def _together(round_: Round, group: Sequence[JudgedCase], *, with_vectors: bool 
         nonces=tuple(dict.fromkeys(nonce for case in group for nonce in case.nonces)),
         with_vectors=with_vectors,
         n_walked=covered_together(proofs, round_.config.node_count, round_.config.n_groups),
+        parts=tuple(proofs),
     )
 
 
@@ -116,16 +128,30 @@ def prover_records(judged: Iterable[JudgedCase]) -> list[ProverRecord]:
     records: dict[str, ProverRecord] = {}
     seen: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
     for case in sorted(judged, key=lambda case: case.proof.block_height):
-        if case.is_joined or case.verdict is None or case.round is None:
+        if not case.stands_for_itself or case.verdict is None or case.round is None:
             continue
-        batch = ScoredBatch.of_verdict(case.verdict, case.round.hidden_size)
+        batch = _scored(case.proof, case.decision) or ScoredBatch.of_verdict(
+            case.verdict, case.round.hidden_size
+        )
         key = batch.public_key
         before = seen[key, batch.block_hash]
         new = batch.ratios.keys() - before
         record = records.get(key, ProverRecord(public_key=key))
-        records[key] = record.after(batch, new, opens_round=not before)
+        records[key] = record.after(batch, new, opens_round=not before, batches=len(case.sources))
         before |= new
     return [*records.values()]
+
+
+def _scored(proof: ProofBatch, decision: Decision | None) -> ScoredBatch | None:
+    """What a decision is about, as a batch; its nonces go on in the order in which they were drawn.
+
+    How many were drawn depends on what they showed in this order, and in no other.
+    """
+    if decision is None:
+        return None
+    missing = decision.n_claimed - len(decision.ratios)
+    uncounted = {Reason.NOT_RECOMPUTED: missing} if missing else {}
+    return ScoredBatch(proof.public_key, proof.block_hash, decision.ratios, uncounted)
 
 
 def summarize(
@@ -142,19 +168,20 @@ def summarize(
         records: What each prover sent, over rounds.
         threshold: Of the verdicts over time.
         numerics: The fingerprint of the arithmetic that recomputed them.
-        sample: How many nonces of a batch were drawn, and by which seed; None: all were judged.
+        sample: Which nonces were drawn, why, and by which seed; None: all were judged.
     """
-    single = [case for case in judged if not case.is_joined]
+    single = [case for case in judged if case.stands_for_itself]
     verdicts = [case.verdict.verdict for case in single if case.verdict is not None]
     rejected = {
         case.round
         for case in judged
-        if case.is_joined and case.verdict is not None and case.verdict.verdict is Verdict.FRAUD
+        if not case.stands_for_itself and case.verdict is not None and case.verdict.verdict is Verdict.FRAUD
     }
     walks: defaultdict[tuple[Round, int], list[tuple[int, int]]] = defaultdict(list)
     for case in single:
-        if case.round is not None and case.proof.covered is not None:
-            walks[case.round, case.proof.node_id].append(case.proof.covered)
+        for proof in case.parts or (case.proof,):
+            if case.round is not None and proof.covered is not None:
+                walks[case.round, proof.node_id].append(proof.covered)
     over_time = [record.as_dict(threshold) for record in records]
     convicted = {record["public_key"] for record in over_time if record["fraud_detected"]}
     credited = set()
@@ -167,7 +194,7 @@ def summarize(
         excluded = {*verdict.invalid_nonces, *verdict.failed_nonces}
         credited |= {identity(case.proof, nonce) for nonce in case.proof.nonces if nonce not in excluded}
     return {
-        "batches": len(single),
+        "batches": sum(len(case.sources) for case in single),
         **{verdict.value: verdicts.count(verdict) for verdict in Verdict},
         "refused": sum(case.error is not None for case in single),
         "credited_nonces": len(credited),

@@ -85,10 +85,17 @@ class Recomputation:
                 del self._open[spec]
             yield len(keys)
 
-    def numbers(self, round_: Round) -> dict[int, Sequence[float]]:
-        """What has been computed for the round's public key, by nonce; NaN where that failed."""
+    def numbers(self, round_: Round, nonces: Iterable[int] | None = None) -> dict[int, Sequence[float]]:
+        """What has been computed for the round's public key, by nonce; NaN where that failed.
+
+        Args:
+            round_: The round.
+            nonces: Which of them, all computed; None: all that are.
+        """
         public_key = round_.config.public_key
         computed = self._numbers.get(round_.spec(), {})
+        if nonces is not None:
+            return {nonce: computed[public_key, nonce] for nonce in nonces}
         return {nonce: numbers for (key, nonce), numbers in computed.items() if key == public_key}
 
     def _arithmetic(self, spec: RoundSpec) -> Arithmetic:

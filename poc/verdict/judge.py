@@ -30,7 +30,7 @@ from hallmark.poc.verdict.hypothesis_tests import (
     signed_mean_test,
 )
 
-__all__ = ["MAX_FAILED", "ValidatedBatch", "Verdict", "judge"]
+__all__ = ["MAX_FAILED", "ValidatedBatch", "Verdict", "asks_density", "judge"]
 
 MAX_FAILED: Final = 0.01
 """With a larger share of the nonces not recomputed there is no verdict.
@@ -73,6 +73,8 @@ class ValidatedBatch:
         n_duplicates: Number of claims beyond the first of their nonce, in the whole batch.
         n_covered: Number of nonces among which the density test expected valid ones; None where it did not
             run.
+        declares_too_many_failed: Whether more than a share of `MAX_FAILED` of what the prover walked failed,
+            as it says itself.
         invalid_nonces: Whose claims are invalid.
         failed_nonces: Whose recomputation failed; they left the tests.
         error_rms: RMS of the errors of all numbers of the nonces judged, in units of s; None where none was.
@@ -102,6 +104,7 @@ class ValidatedBatch:
     n_judged: int
     n_duplicates: int
     n_covered: int | None
+    declares_too_many_failed: bool
     invalid_nonces: tuple[int, ...]
     failed_nonces: tuple[int, ...]
     error_rms: float | None
@@ -178,7 +181,7 @@ def judge(
     invalid = tuple(nonces[row] for row in rows[places[worst[is_invalid[worst]]]].tolist())
     received = _first_of_each(rows, len(nonces))
     received[rows[places[worst]]] = places[worst]
-    length = _length(proof) if n_walked is None else n_walked
+    length = _length(proof, n_walked)
     n_covered = _n_covered(length, proof, round_)
 
     tests = {"nonces": binomial_test(len(invalid), len(worst), bound.probability)}
@@ -190,12 +193,13 @@ def judge(
         tests["density"] = density_test(n_valid, n_covered, round_.valid_rate, round_.honest_sigma or 0.0)
     threshold = round_.config.fraud_threshold
     probability = bonferroni(tests.values())
+    declares_too_many_failed = _declares_too_many_failed(length, proof)
     if not len(worst) or len(failed) > MAX_FAILED * len(nonces):
         verdict = Verdict.NO_VERDICT
     elif probability < threshold:
         verdict = Verdict.FRAUD
     else:
-        verdict = Verdict.NO_VERDICT if _declares_too_many_failed(length, proof) else Verdict.HONEST
+        verdict = Verdict.NO_VERDICT if declares_too_many_failed else Verdict.HONEST
     return ValidatedBatch(
         proof=proof,
         nonces=nonces,
@@ -211,6 +215,7 @@ def judge(
         n_judged=len(worst),
         n_duplicates=len(proof.nonces) - len(claimed),
         n_covered=n_covered,
+        declares_too_many_failed=declares_too_many_failed,
         invalid_nonces=invalid,
         failed_nonces=failed,
         error_rms=float(np.sqrt(np.mean(np.square(errors)))) if len(worst) else None,
@@ -305,8 +310,21 @@ def _tests_of_errors(errors: npt.NDArray[np.float64], round_: Round) -> Iterator
     yield "signed_mean", signed_mean_test(errors[:, 0], sigma, kurtosis, rate=rate, limit=limit)
 
 
-def _length(proof: ProofBatch) -> int | None:
-    """How many nonces a batch says that it covers."""
+def asks_density(proof: ProofBatch, round_: Round, n_walked: int | None = None) -> bool:
+    """Return whether the density test is one of a batch's, which needs no recomputation.
+
+    Args:
+        proof: The batch.
+        round_: The round.
+        n_walked: As for `judge`.
+    """
+    return _n_covered(_length(proof, n_walked), proof, round_) is not None
+
+
+def _length(proof: ProofBatch, n_walked: int | None) -> int | None:
+    """How many nonces a batch says that it covers, or is known to."""
+    if n_walked is not None:
+        return n_walked
     return None if proof.covered is None else proof.covered[1] - proof.covered[0] + 1
 
 

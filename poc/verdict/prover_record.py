@@ -1,8 +1,9 @@
 """What one prover sent over rounds, judged together: which of its nonces count, and what they have shown.
 
 A nonce counts once, by its first claim in the first batch that has it: a second computation of the same
-nonce is no further evidence. Nonces of a batch count in ascending order and batches in that of their arrival,
-neither of which depends on how far off they are.
+nonce is no further evidence. Nonces of a batch count in ascending order, or where a test decided how many of
+them were recomputed in the order in which they were drawn, and batches in that of their arrival: nothing of
+this depends on how far off they are.
 """
 
 import math
@@ -61,7 +62,8 @@ class ScoredBatch:
     Attributes:
         public_key: The prover's.
         block_hash: Of the block they were computed for.
-        ratios: Mean square error over what it may be, of each nonce that can count, in ascending order.
+        ratios: Mean square error over what it may be, of each nonce that can count, in ascending order; where
+            a test decided how many were drawn, in the order in which they were.
         uncounted: How many others it claims, and why they cannot.
     """
 
@@ -164,13 +166,14 @@ class ProverRecord:
     evidence: Evidence = field(default_factory=Evidence)
     uncounted: Mapping[Reason, int] = field(default_factory=dict)
 
-    def after(self, batch: ScoredBatch, new: Collection[int], *, opens_round: bool) -> Self:
+    def after(self, batch: ScoredBatch, new: Collection[int], *, opens_round: bool, batches: int = 1) -> Self:
         """Return the record after a further batch of the prover.
 
         Args:
             batch: The batch.
             new: Its nonces that no earlier batch of the block has had.
             opens_round: Whether no nonce of the block has counted before.
+            batches: How many it is, where it is several that were judged as one.
         """
         ratios = [ratio for nonce, ratio in batch.ratios.items() if nonce in new]
         uncounted = Counter(self.uncounted) + Counter(batch.uncounted)
@@ -178,7 +181,7 @@ class ProverRecord:
         return replace(
             self,
             rounds=self.rounds + (opens_round and bool(ratios)),
-            batches=self.batches + 1,
+            batches=self.batches + batches,
             evidence=self.evidence.after(ratios),
             uncounted=dict(uncounted),
         )

@@ -8,7 +8,7 @@ from itertools import pairwise
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.streams import length_prefixed
 
-__all__ = ["covered_together", "draw_sample", "gaps"]
+__all__ = ["covered_together", "draw_sample", "drawing_order", "gaps"]
 
 IndexRange = tuple[int, int]
 
@@ -28,13 +28,28 @@ def draw_sample(proof: ProofBatch, count: int, seed: str) -> tuple[int, ...]:
         The nonces in the order of the batch, each once.
     """
     nonces = dict.fromkeys(proof.nonces)
-    prefix = length_prefixed(seed, proof.block_hash, proof.public_key)
+    chosen = set(drawing_order(nonces, seed, proof.block_hash, proof.public_key)[:count])
+    return tuple(nonce for nonce in nonces if nonce in chosen)
+
+
+def drawing_order(nonces: Iterable[int], seed: str, block_hash: str, public_key: str) -> tuple[int, ...]:
+    """The nonces of one prover and block in the order in which they are drawn, that of their hashes.
+
+    Args:
+        nonces: The nonces, of any number of batches.
+        seed: As for `draw_sample`, which takes the first of a batch's.
+        block_hash: The block's.
+        public_key: The prover's.
+
+    Returns:
+        Each nonce once.
+    """
+    prefix = length_prefixed(seed, block_hash, public_key)
 
     def rank(nonce: int) -> bytes:
         return hashlib.sha256(prefix + length_prefixed(nonce)).digest()
 
-    chosen = set(sorted(nonces, key=rank)[:count])
-    return tuple(nonce for nonce in nonces if nonce in chosen)
+    return tuple(sorted(set(nonces), key=rank))
 
 
 def covered_together(proofs: Iterable[ProofBatch], node_count: int | None, n_groups: int) -> int | None:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hallmark.poc.offline.model import OfflineModel
 from hallmark.poc.offline.recompute import Recomputation
 from hallmark.poc.protocol.config import PoCConfig
@@ -14,7 +16,7 @@ from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.protocol.vectors import encode, encoding_of
 from hallmark.poc.rounds.payloads import generated_template
-from hallmark.server.models.small import fast_dtype
+from hallmark.server.models.small import HIDDEN_SIZE, fast_dtype
 
 BATCH_SIZE, SEQ_LEN, NUMBERS = 8, 16, 2
 SHORT = ("--batch-size", BATCH_SIZE, "--seq-len", SEQ_LEN)
@@ -86,6 +88,15 @@ def part(proof: ProofBatch, places: slice) -> ProofBatch:
 def claiming(proof: ProofBatch, dist: Iterable[float]) -> ProofBatch:
     """The same nonces with other distances, and no vectors, which would contradict them."""
     return replace(proof, dist=tuple(dist), vectors=None, encoding=None)
+
+
+def off(honest: ProofBatch, rng: np.random.Generator, noise: float, share: float = 1.0) -> ProofBatch:
+    """A batch with noise of its own on every number of a share of its nonces, in units of s."""
+    numbers = honest.numbers()
+    assert numbers is not None
+    numbers += rng.normal(0.0, noise, numbers.shape) * (rng.random((len(numbers), 1)) < share)
+    dist = tuple(distance_of(number, HIDDEN_SIZE) for number in numbers[:, 0].tolist())
+    return replace(honest, dist=dist, vectors=encode(numbers))
 
 
 def write(path: Path, *contents: Any) -> Path:

@@ -11,7 +11,7 @@ import typer
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.protocol.config import Concern
 from hallmark.server.cli.consoles import AsJson, print_or_drop, results, say, show
-from hallmark.server.cli.offline import recomputing
+from hallmark.server.cli.offline import pool_options, recomputing
 from hallmark.server.cli.offline.engine_command import vllm_flags
 from hallmark.server.cli.options import RoundFile, Stated, round_body, takes_settings
 from hallmark.server.cli.words import counted
@@ -54,6 +54,10 @@ def calibrate(
     round_file: RoundFile = None,
     device: recomputing.Device = None,
     dtype: recomputing.Dtype = None,
+    ray: pool_options.Ray = None,
+    actors: pool_options.Actors = None,
+    gpus: pool_options.Gpus = None,
+    cpus: pool_options.Cpus = None,
     state: recomputing.StateFile = None,
     no_state: recomputing.NoState = False,
     quiet: recomputing.Quiet = False,
@@ -73,15 +77,20 @@ def calibrate(
     if against and model is not None:
         raise typer.BadParameter("give --against or --model, not both")
     flags = vllm_flags(context)
-    if model is None and (flags or engine is not recomputing.EngineName.TRANSFORMERS):
-        raise typer.BadParameter("--engine vllm and its flags are of use with --model only")
+    if model is None and (flags or ray is not None or engine is not recomputing.EngineName.TRANSFORMERS):
+        raise typer.BadParameter("--engine, --ray and vLLM's flags are of use with --model only")
     batches = read_batches(proofs)
     if model is not None:
         body = round_body(round_file, stated)
         config = check_round(body)
         path = recomputing.state_path(proofs, state, no_state=no_state)
-        loader = recomputing.loader(engine, model, device, dtype, flags, config, batches)
-        with recomputing.loaded(loader, quiet=quiet) as loaded:
+        loader = recomputing.loader(
+            engine, model, device, dtype, flags, config, batches, in_pool=ray is not None
+        )
+        pooled = pool_options.pooled(
+            loader, ray, actors, gpus, cpus, batches=recomputing.most_batches(batches, config)
+        )
+        with recomputing.loaded(pooled, quiet=quiet) as loaded:
             width = loaded.facts.hidden_size
             if hidden_size not in (None, width):
                 raise FieldError("--hidden-size", hidden_size, f"the model's, {width}")

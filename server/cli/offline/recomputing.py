@@ -1,6 +1,7 @@
 """What the offline commands share: the model, and the recomputation with its progress."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
@@ -30,8 +31,10 @@ __all__ = [
     "NoState",
     "Quiet",
     "StateFile",
+    "at_once",
     "loaded",
     "loader",
+    "most_batches",
     "recomputation",
     "run",
     "state_path",
@@ -85,6 +88,8 @@ def loader(
     flags: Sequence[str],
     config: "PoCConfig",
     batches: "Sequence[DeliveredBatch]",
+    *,
+    in_pool: bool,
 ) -> "EngineLoader":
     """What loads the model as the options, and where they leave it open the proofs, ask for it.
 
@@ -96,6 +101,7 @@ def loader(
         flags: The words after --.
         config: A round of the batches', whose shape they have.
         batches: The proofs.
+        in_pool: Whether it is one of several on this machine.
 
     Raises:
         FieldError: Naming the option that is at fault.
@@ -114,7 +120,15 @@ def loader(
 
     if device is not None:
         raise typer.BadParameter("--device is of use with --engine transformers only; vLLM finds its own")
-    return VllmLoader(directory, config.batch_size, config.seq_len, dtype, tuple(flags))
+    return VllmLoader(directory, config.batch_size, config.seq_len, dtype, tuple(flags), in_pool)
+
+
+def most_batches(batches: "Sequence[DeliveredBatch]", config: "PoCConfig") -> int:
+    """How many of an engine's batches some proofs make at most, where all is recomputed."""
+    nonces: Counter[str] = Counter()
+    for batch in batches:
+        nonces[batch.proof.block_hash] += len(batch.proof.nonces)
+    return sum(-(-count // config.batch_size) for count in nonces.values())
 
 
 @contextmanager
@@ -137,6 +151,13 @@ def loaded(loader: "EngineLoader", *, quiet: bool) -> "Iterator[OfflineEngine]":
         engine.close()
 
 
+def at_once(engine: "OfflineEngine") -> int:
+    """How many batches an engine computes beside each other."""
+    from hallmark.poc.offline.actor_pool import ActorPool
+
+    return max(1, engine.status.actors) if isinstance(engine, ActorPool) else 1
+
+
 def state_path(proofs: Sequence[Path], state: Path | None, *, no_state: bool) -> Path | None:
     """The file of recomputed numbers; None keeps none, as for proofs from standard input."""
     if no_state:
@@ -157,6 +178,7 @@ def recomputation(
     Raises:
         FieldError: The file cannot be used.
     """
+    from hallmark.poc.offline.actor_pool import ActorPool
     from hallmark.poc.offline.number_file import NumberFile
     from hallmark.poc.offline.recompute import Recomputation, model_fingerprint
 
@@ -166,8 +188,12 @@ def recomputation(
     with ExitStack() as stack:
         # First, since a file that cannot be used is sooner told than a large model is read.
         file = stack.enter_context(NumberFile(state))
-        with _spinner("reading the model's files", quiet=quiet):
-            fingerprint = model_fingerprint(directory)
+        if isinstance(engine, ActorPool):
+            # The folder is on its nodes.
+            fingerprint = engine.fingerprint
+        else:
+            with _spinner("reading the model's files", quiet=quiet):
+                fingerprint = model_fingerprint(directory)
         yield Recomputation(engine, file, fingerprint)
 
 

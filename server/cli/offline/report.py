@@ -1,6 +1,7 @@
 """How `hallmark verify` tells what it found: as JSON, or as tables and sentences."""
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from hallmark.poc.offline.cases import JudgedCase
 from hallmark.poc.rounds.payloads import verdict_fields
+from hallmark.poc.verdict.decision import Decision, Outcome
 from hallmark.poc.verdict.judge import ValidatedBatch, Verdict
 from hallmark.poc.verdict.prover_record import Reason
 from hallmark.server.cli.consoles import show
@@ -57,6 +59,8 @@ def as_json(judged: Sequence[JudgedCase], summary: Mapping[str, Any]) -> str:
         if case.verdict is not None and case.round is not None:
             line |= {"round": case.round.digest, "n_claimed_before": case.n_claimed_before}
             line |= verdict_fields(case.verdict)
+        if case.decision is not None:
+            line["sequential"] = case.decision.as_dict()
         lines.append(line)
     return "\n".join(json.dumps(line) for line in [*lines, {"summary": dict(summary)}])
 
@@ -80,7 +84,7 @@ def show_table(console: Console, judged: Sequence[JudgedCase], summary: Mapping[
 
 def _row(number: int, case: JudgedCase) -> VerdictRow:
     proof, verdict = case.proof, case.verdict
-    label = f"{number} joined" if case.is_joined else str(number)
+    label = str(number) if case.stands_for_itself else f"{number} joined"
     if verdict is None:
         return VerdictRow(
             label=label,
@@ -150,10 +154,25 @@ def _notes(case: JudgedCase) -> Iterator[str]:
             "the batch brought no vectors: it was judged by the first of each nonce's "
             f"{case.round.numbers} numbers"
         )
+    if case.decision is not None:
+        yield _decision(case.decision)
     if case.verdict.n_duplicates and not case.is_joined:
         repeat = "repeats" if case.verdict.n_duplicates == 1 else "repeat"
         yield f"{counted(case.verdict.n_duplicates, 'claim')} {repeat} a nonce of the same batch"
     yield from _findings(case.verdict)
+
+
+def _decision(decision: Decision) -> str:
+    """Return what came of recomputing one nonce after the other."""
+    after = f"{len(decision.nonces):,} of {counted(decision.n_claimed, 'nonce')}"
+    match decision.outcome:
+        case Outcome.CONVICTED:
+            return f"convicted after {after}"
+        case Outcome.CLEARED:
+            probability = f"a probability of {decision.clearing.p_value:.2g} at most"
+            return f"cleared after {after}: who cheats as stated gets so far with {probability}"
+        case Outcome.UNDECIDED:
+            return f"neither convicted nor cleared by {after}"
 
 
 def _findings(verdict: ValidatedBatch) -> Iterator[str]:
@@ -168,9 +187,7 @@ def _findings(verdict: ValidatedBatch) -> Iterator[str]:
 
 
 def _said(summary: Mapping[str, Any]) -> Iterator[str]:
-    sample = summary["sample"]
-    if sample is not None:
-        yield f"at most {sample['nonces']} nonces of a batch were drawn with --seed {sample['seed']}"
+    yield from _drawn(summary["sample"])
     for record in summary["provers"]:
         for reason, count in record["uncounted"].items():
             yield (
@@ -188,6 +205,46 @@ def _said(summary: Mapping[str, Any]) -> Iterator[str]:
     )
     credited = counted(summary["credited_nonces"], "distinct nonce")
     yield f"{counted(summary['batches'], 'batch')}: {verdicts}; {credited} credited"
+
+
+def _drawn(sample: Mapping[str, Any] | None) -> Iterator[str]:
+    """Say which nonces were drawn, and why so many."""
+    if sample is None:
+        return
+    by_seed = f"--seed {sample['seed']}"
+    if "nonces" in sample:
+        yield f"at most {sample['nonces']} nonces of a batch were drawn with {by_seed}"
+        return
+    share, power = sample["cheat_share"], sample["power"]
+    whose = "all nonces" if share == 1.0 else f"{share:.3g} of the nonces"
+    cheat = f"numbers that are off by {sample['cheat']:.3g} s in {whose}"
+    if "sequential" in sample:
+        recomputed = f"{sample['recomputed']:,} of {counted(sample['claimed'], 'nonce')}"
+        yield (
+            f"{recomputed} were drawn with {by_seed}, until provers were convicted, or cleared of {cheat}: "
+            f"who has them is cleared with a probability of {1.0 - power:.3g} at most"
+        )
+        return
+    for needed, of_provers in _by_need(sample["provers"]).items():
+        drawn = sum(each["drawn"] for each in of_provers)
+        claimed = sum(each["claimed"] for each in of_provers)
+        yield (
+            f"{drawn:,} of {counted(claimed, 'nonce')} were drawn with {by_seed}: {needed:,} of a prover and "
+            f"round convict {cheat} with a probability of {power:g}, and each batch has one at least"
+        )
+    for each in sample["provers"]:
+        if not each["power_reached"]:
+            yield (
+                f"{each['public_key']} claims {each['claimed']:,} nonces in block {each['block_hash']}, of "
+                f"{each['needed']:,} that are needed: the probability of {power:g} is not reached"
+            )
+
+
+def _by_need(provers: Sequence[Mapping[str, Any]]) -> Mapping[int, list[Mapping[str, Any]]]:
+    found: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    for each in provers:
+        found[each["needed"]].append(each)
+    return found
 
 
 def _listed(nonces: Sequence[int]) -> str:

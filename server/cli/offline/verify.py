@@ -1,6 +1,5 @@
 """`hallmark verify`: judge proofs on this machine, without a server."""
 
-import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import typer
 from hallmark.poc.core.errors import HallmarkError
 from hallmark.poc.protocol.config import Concern
 from hallmark.server.cli.consoles import AsJson, print_or_drop, results
-from hallmark.server.cli.offline import recomputing
+from hallmark.server.cli.offline import pool_options, recomputing, sampling
 from hallmark.server.cli.offline.engine_command import vllm_flags
 from hallmark.server.cli.options import RoundFile, Stated, round_body, takes_settings
 from hallmark.server.cli.verdicts import exit_code
@@ -44,18 +43,18 @@ def verify(
     context: typer.Context,
     engine: recomputing.Engine = recomputing.EngineName.TRANSFORMERS,
     round_file: RoundFile = None,
-    sample: Annotated[
-        int | None,
-        typer.Option(
-            min=1, metavar="N", help="Recompute only so many nonces of each batch, drawn by the seed."
-        ),
-    ] = None,
-    seed: Annotated[
-        str | None,
-        typer.Option(help="What the draw depends on, nothing that provers could know; by default random."),
-    ] = None,
+    sample: sampling.Sample = None,
+    sequential: sampling.Sequential = False,
+    power: sampling.Power = None,
+    cheat: sampling.CheatError = None,
+    cheat_share: sampling.CheatShare = None,
+    seed: sampling.Seed = None,
     device: recomputing.Device = None,
     dtype: recomputing.Dtype = None,
+    ray: pool_options.Ray = None,
+    actors: pool_options.Actors = None,
+    gpus: pool_options.Gpus = None,
+    cpus: pool_options.Cpus = None,
     state: recomputing.StateFile = None,
     no_state: recomputing.NoState = False,
     quiet: recomputing.Quiet = False,
@@ -75,30 +74,38 @@ def verify(
     from hallmark.poc.offline.cases import joined, prover_records, summarize
     from hallmark.poc.offline.proof_files import read_batches
     from hallmark.poc.offline.rounds import check_round
-    from hallmark.poc.verdict.sampling import draw_sample
+    from hallmark.poc.offline.sequential import SequentialCases
     from hallmark.server.cli.offline import report
 
-    if seed is not None and sample is None:
-        raise typer.BadParameter("--seed is of use with --sample only")
+    chosen = sampling.sampling(sample, power, cheat, cheat_share, seed, sequential=sequential)
     body = round_body(round_file, stated)
     config = check_round(body)
     path = recomputing.state_path(proofs, state, no_state=no_state)
     batches = read_batches(proofs)
-    if sample is not None and seed is None:
-        seed = secrets.token_hex(16)
-    loader = recomputing.loader(engine, model, device, dtype, vllm_flags(context), config, batches)
-    with recomputing.loaded(loader, quiet=quiet) as loaded:
+    loader = recomputing.loader(
+        engine, model, device, dtype, vllm_flags(context), config, batches, in_pool=ray is not None
+    )
+    pooled = pool_options.pooled(
+        loader, ray, actors, gpus, cpus, batches=recomputing.most_batches(batches, config)
+    )
+    with recomputing.loaded(pooled, quiet=quiet) as loaded:
         cases = [*_resolved(batches, body, loaded)]
-        if sample is not None:
-            cases = [replace(case, nonces=draw_sample(case.proof, sample, seed or "")) for case in cases]
         numerics = loaded.numerics
         with recomputing.recomputation(loaded, model, path, quiet=quiet) as recomputation:
-            wanted = ((case.round, case.nonces) for case in cases if case.round is not None)
-            recomputing.run(recomputation, wanted, path, quiet=quiet)
-    judged = [_judged(case, recomputation, numerics) for case in [*cases, *joined(cases)]]
+            if chosen.search is not None and chosen.is_sequential:
+                provers = SequentialCases(cases, chosen.search, recomputing.at_once(loaded))
+                sampling.run_sequentially(provers, recomputation, path, chosen.seed, quiet=quiet)
+            else:
+                provers = None
+                cases, drawn = chosen.drawn(cases)
+                wanted = ((case.round, case.nonces) for case in cases if case.round is not None)
+                recomputing.run(recomputation, wanted, path, quiet=quiet)
+    if provers is not None:
+        judged, drawn = provers.judged(recomputation, numerics), provers.as_dict()
+    else:
+        judged = [_judged(case, recomputation, numerics) for case in [*cases, *joined(cases)]]
     threshold = config.fraud_threshold
     records = prover_records(judged)
-    drawn = None if sample is None else {"nonces": sample, "seed": seed}
     summary = summarize(judged, records, threshold, numerics, drawn)
     if as_json:
         print_or_drop(report.as_json(judged, summary))

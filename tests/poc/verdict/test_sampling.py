@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from hallmark.poc.protocol.proof import ProofBatch
-from hallmark.poc.verdict.sampling import covered_together, gaps
+from hallmark.poc.verdict.sampling import covered_together, draw_sample, drawing_order, gaps
 
 
 def batch(covered: tuple[int, int] | None, nonce: int = 0, node_id: int = 0) -> ProofBatch:
@@ -74,3 +74,20 @@ def test_gaps_lie_between_what_is_covered(
     ranges: list[tuple[int, int]], between: list[tuple[int, int]]
 ) -> None:
     assert [*gaps(ranges)] == between
+
+
+def test_the_sample_of_a_batch_is_the_first_of_the_order() -> None:
+    proof = replace(batch(None), nonces=tuple(range(50)), dist=(1.4,) * 50)
+    order = drawing_order(proof.nonces, "s", "block", "key")
+    assert sorted(order) == list(range(50))
+    for count in (1, 7, 50, 99):
+        assert set(draw_sample(proof, count, "s")) == set(order[:count])
+
+
+def test_the_order_depends_on_seed_block_and_key_and_on_no_batch() -> None:
+    order = drawing_order(range(50), "s", "block", "key")
+    assert drawing_order([*reversed(range(50)), 3, 4], "s", "block", "key") == order
+    others = [("t", "block", "key"), ("s", "b", "key"), ("s", "block", "k"), ("sb", "lock", "key")]
+    assert len({drawing_order(range(50), *each) for each in others} | {order}) == 5
+    some = drawing_order(range(0, 50, 2), "s", "block", "key")
+    assert some == tuple(nonce for nonce in order if nonce % 2 == 0)

@@ -17,7 +17,18 @@ import torch
 from command_line import Cli, Result
 from fastapi.testclient import TestClient
 from forgeries import forgeries
-from offline_proofs import BATCH_SIZE, NUMBERS, SEQ_LEN, SHORT, Prover, claiming, config, part, write
+from offline_proofs import (
+    BATCH_SIZE,
+    NUMBERS,
+    SEQ_LEN,
+    SHORT,
+    Prover,
+    claiming,
+    config,
+    off,
+    part,
+    write,
+)
 from older_files import written_by_734b105
 from safetensors.torch import load_file, save_file
 from tolerances import NUMBER_TOLERANCES
@@ -321,7 +332,7 @@ class TestRound:
             (("--dtype", "int8"), "--dtype: 'int8' is not allowed; allowed: bfloat16, float16, float32"),
             (("--device", "tpu"), "--device: 'tpu' is not allowed; allowed: cpu, cuda or cuda:N"),
             (("--device", "cuda:99"), "--device: 'cuda:99' is not allowed; allowed: cpu, or one of the"),
-            (("--seed", "s"), "--seed is of use with --sample only"),
+            (("--seed", "s"), "--seed is of use with --sample, --power or --sequential only"),
             (("--state", "s", "--no-state"), "give --state or --no-state, not both"),
         ],
     )
@@ -591,15 +602,6 @@ class TestSeveralBatches:
         assert "23: the 20 batches with vectors of this prover in this round together" in result.out
         assert "23: fraud by the test of" in result.out
         assert "21 batches: 21 honest, 0 fraud, 0 no verdict, 0 refused; 0 distinct nonces" in result.out
-
-
-def off(honest: ProofBatch, rng: np.random.Generator, noise: float) -> ProofBatch:
-    """A batch with noise of its own on every number, in units of s."""
-    numbers = honest.numbers()
-    assert numbers is not None
-    numbers += rng.normal(0.0, noise, numbers.shape)
-    dist = tuple(distance_of(number, HIDDEN_SIZE) for number in numbers[:, 0].tolist())
-    return replace(honest, dist=dist, vectors=encode(numbers))
 
 
 @pytest.fixture(scope="module")

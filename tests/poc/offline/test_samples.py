@@ -1,0 +1,117 @@
+"""Samples of a stated power: of each prover and round, over its batches."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from offline_proofs import NUMBERS, Prover, claiming, config, part
+
+from hallmark.poc.core.errors import FieldError
+from hallmark.poc.offline.cases import JudgedCase
+from hallmark.poc.offline.samples import Search, sampled_for_power
+from hallmark.poc.protocol.proof import ProofBatch
+from hallmark.poc.verdict.cheat import Allowance, Cheat
+from hallmark.poc.verdict.power import nonces_needed
+from hallmark.poc.verdict.sampling import draw_sample, drawing_order
+from hallmark.server.models.small import build_small_model
+
+SEARCH = Search(cheat=Cheat(0.25), power=0.99, seed="s")
+
+
+@pytest.fixture(scope="module")
+def prover(tmp_path_factory: pytest.TempPathFactory) -> Prover:
+    path = tmp_path_factory.mktemp("samples") / "model"
+    build_small_model(path)
+    return Prover(path)
+
+
+def claim(public_key: str, nonces: range) -> ProofBatch:
+    rng = np.random.default_rng(0)
+    return ProofBatch(
+        public_key=public_key,
+        block_hash="block",
+        block_height=1,
+        nonces=tuple(nonces),
+        dist=tuple(rng.normal(1.4, 0.01, len(nonces)).tolist()),
+        vectors=("AAAAAA==",) * len(nonces),
+        encoding={"dtype": "f16", "k_dim": NUMBERS, "endian": "le"},
+    )
+
+
+def case(prover: Prover, proof: ProofBatch, **changes: object) -> JudgedCase:
+    round_ = prover.round(config(public_key=proof.public_key, block_hash="block", block_height=1, **changes))
+    return JudgedCase(sources=("file",), proof=proof, n_claimed_before=0, round=round_, nonces=proof.nonces)
+
+
+def needed(prover: Prover, search: Search = SEARCH, numbers: int = NUMBERS) -> int:
+    allowed = Allowance.of_config(config(), numbers, 1.0)
+    found = nonces_needed(search.cheat, allowed, power=search.power)
+    assert found is not None
+    return found
+
+
+def test_the_sample_is_of_a_prover_and_not_of_each_batch(prover: Prover) -> None:
+    whole = claim("key", range(300))
+    cases = [case(prover, part(whole, slice(first, first + 60))) for first in range(0, 300, 60)]
+    cases.append(case(prover, claim("other", range(300))))
+    found, samples = sampled_for_power(cases, SEARCH)
+    count = needed(prover)
+    first = {nonce for each in found[:5] for nonce in each.nonces}
+    lowest = set(drawing_order(range(300), "s", "block", "key")[:count])
+    of_each = {nonce for each in cases[:5] for nonce in draw_sample(each.proof, 1, "s")}
+    assert first == lowest | of_each
+    assert len(found[5].nonces) == count
+    assert [(each.public_key, each.needed, each.drawn, each.claimed) for each in samples] == [
+        ("key", count, len(first), 300),
+        ("other", count, count, 300),
+    ]
+    assert all(each.is_enough for each in samples)
+
+
+def test_each_batch_has_one_at_least(prover: Prover) -> None:
+    whole = claim("key", range(300))
+    parts = [case(prover, part(whole, slice(place, place + 1))) for place in range(100)]
+    found, [sample] = sampled_for_power(parts, SEARCH)
+    assert {len(each.nonces) for each in found} == {1}
+    assert sample.drawn == 100 > sample.needed
+
+
+def test_fewer_than_needed_are_all_taken(prover: Prover) -> None:
+    few = claim("key", range(5))
+    [found], [sample] = sampled_for_power([case(prover, few)], SEARCH)
+    assert found.nonces == few.nonces
+    assert not sample.is_enough
+    assert sample.as_dict() == {
+        **{"public_key": "key", "block_hash": "block", "needed": needed(prover)},
+        **{"drawn": 5, "claimed": 5, "power_reached": False},
+    }
+
+
+def test_a_batch_without_vectors_leaves_the_prover_to_number_0(prover: Prover) -> None:
+    whole = claim("key", range(300))
+    parts = [part(whole, slice(0, 150)), part(whole, slice(150, 300))]
+    parts[1] = claiming(parts[1], parts[1].dist)
+    _, [sample] = sampled_for_power([case(prover, each) for each in parts], SEARCH)
+    assert sample.needed == needed(prover, numbers=1) > needed(prover)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"distance_tolerance": None}, "by the older rule, none, errors are not looked at"),
+        ({"honest_sigma": 0.3}, "16,384 nonces convict with a probability of 0.99; with a share of 1 they"),
+    ],
+)
+def test_what_nothing_finds_is_refused(prover: Prover, changes: dict[str, object], problem: str) -> None:
+    good = case(prover, claim("good", range(50)))
+    refused = case(prover, claim("key", range(50)), **changes)
+    earlier = replace(good, round=None, error=FieldError("x", 1, "2"))
+    found, samples = sampled_for_power([refused, good, earlier], SEARCH)
+    assert problem in str(found[0].error)
+    assert (found[0].round, found[2]) == (None, earlier)
+    assert [sample.public_key for sample in samples] == ["good"]
+
+
+def test_a_power_of_no_use_is_refused() -> None:
+    with pytest.raises(FieldError, match="power"):
+        Search(cheat=Cheat(0.1), power=1.0, seed="s")
