@@ -18,8 +18,6 @@
 The numbers are the HTTP statuses that the server answers with, or the receiver of callbacks.
 """
 
-from typing import Any
-
 __all__ = [
     "DatabaseError",
     "EngineError",
@@ -62,7 +60,7 @@ class FieldError(HallmarkError, ValueError):
         )
         super().__init__(writable(message))
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Pickle what it was made of, for processes that report to another one."""
         return type(self), (self.field, self.value, self.allowed), self.__dict__
 
@@ -102,7 +100,7 @@ class QueueFullError(HallmarkError):
         self.retry_after = retry_after
         super().__init__(message)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Pickle what it was made of."""
         return type(self), (*self.args, self.retry_after), self.__dict__
 

@@ -9,7 +9,7 @@ import io
 import os
 import sys
 import warnings
-from argparse import Namespace
+from argparse import ArgumentError, ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass, replace
@@ -77,6 +77,16 @@ class VllmLoader:
     dtype: str | None = None
     flags: tuple[str, ...] = ()
     in_pool: bool = False
+
+    @property
+    def devices(self) -> int:
+        """One for each tensor-parallel rank."""
+        parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        parser.add_argument("--tensor-parallel-size", "--tensor_parallel_size", "-tp", type=int, default=1)
+        try:
+            return max(1, int(parser.parse_known_args(self.flags)[0].tensor_parallel_size))
+        except ArgumentError:
+            return 1  # vLLM says what is wrong with it
 
     def load(self) -> "VllmModel":
         """Start the engine and warm it up.

@@ -42,7 +42,7 @@ class OfflineEngine(Protocol):
 
     @property
     def facts(self) -> DeployedModel:
-        """What a round has to know of the model; it is served under no name, and batches have what size they like."""
+        """What a round has to know of the model; served under no name, with batches of any size."""
         ...
 
     @property
@@ -70,6 +70,11 @@ class EngineLoader(Protocol):
     @property
     def directory(self) -> Path:
         """The model's folder, on the machine that loads it."""
+        ...
+
+    @property
+    def devices(self) -> int:
+        """How many GPUs, or CPUs where there are none, the engine runs on."""
         ...
 
     def load(self) -> OfflineEngine:

@@ -72,6 +72,11 @@ class TransformersLoader:
     device: str | None = None
     dtype: str | None = None
 
+    @property
+    def devices(self) -> int:
+        """One."""
+        return 1
+
     def load(self) -> "OfflineModel":
         """Load the model, and compare the device's kernels with their references.
 

@@ -76,6 +76,7 @@ def calibrate(
 
     if against and model is not None:
         raise typer.BadParameter("give --against or --model, not both")
+    pool_options.check_used(ray, actors, gpus, cpus)
     flags = vllm_flags(context)
     if model is None and (flags or ray is not None or engine is not recomputing.EngineName.TRANSFORMERS):
         raise typer.BadParameter("--engine, --ray and vLLM's flags are of use with --model only")

@@ -9,7 +9,7 @@ from hallmark.server.cli.consoles import say
 if TYPE_CHECKING:
     from hallmark.poc.offline.engine import EngineLoader
 
-__all__ = ["Actors", "Cpus", "Gpus", "Ray", "pooled"]
+__all__ = ["Actors", "Cpus", "Gpus", "Ray", "check_used", "pooled"]
 
 Ray = Annotated[
     str | None,
@@ -31,15 +31,29 @@ Actors = Annotated[
 Gpus = Annotated[
     int | None,
     typer.Option(
-        min=0, metavar="N", help="GPUs that an actor takes; by default 1 where the cluster has any."
+        min=0,
+        metavar="N",
+        help="GPUs that an actor takes; by default 1, or vLLM's --tensor-parallel-size, where the cluster "
+        "has any.",
     ),
 ]
 Cpus = Annotated[
     int | None,
     typer.Option(
-        min=0, metavar="N", help="CPUs that an actor takes; by default 1 where it takes no GPU, else none."
+        min=0, metavar="N", help="CPUs that an actor takes; by default as many where it takes no GPU."
     ),
 ]
+
+
+def check_used(ray: str | None, actors: int | None, gpus: int | None, cpus: int | None) -> None:
+    """Refuse what only says how --ray is to be done.
+
+    Raises:
+        typer.BadParameter: It is given without.
+    """
+    for option, value in (("--actors", actors), ("--gpus", gpus), ("--cpus", cpus)):
+        if ray is None and value is not None:
+            raise typer.BadParameter(f"{option} is of use with --ray only")
 
 
 def pooled(
@@ -62,11 +76,8 @@ def pooled(
         batches: How many batches will be asked for, as far as is known.
     """
     if ray is None:
-        for option, value in (("--actors", actors), ("--gpus", gpus), ("--cpus", cpus)):
-            if value is not None:
-                raise typer.BadParameter(f"{option} is of use with --ray only")
         return loader
-    from hallmark.poc.offline.actor_pool import PoolLoader
+    from hallmark.poc.actors.pool import PoolLoader
 
     if gpus is None and getattr(loader, "device", None) == "cpu":
         gpus = 0

@@ -153,7 +153,7 @@ def loaded(loader: "EngineLoader", *, quiet: bool) -> "Iterator[OfflineEngine]":
 
 def at_once(engine: "OfflineEngine") -> int:
     """How many batches an engine computes beside each other."""
-    from hallmark.poc.offline.actor_pool import ActorPool
+    from hallmark.poc.actors.pool import ActorPool
 
     return max(1, engine.status.actors) if isinstance(engine, ActorPool) else 1
 
@@ -178,7 +178,7 @@ def recomputation(
     Raises:
         FieldError: The file cannot be used.
     """
-    from hallmark.poc.offline.actor_pool import ActorPool
+    from hallmark.poc.actors.pool import ActorPool
     from hallmark.poc.offline.number_file import NumberFile
     from hallmark.poc.offline.recompute import Recomputation, model_fingerprint
 

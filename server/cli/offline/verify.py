@@ -77,6 +77,7 @@ def verify(
     from hallmark.poc.offline.sequential import SequentialCases
     from hallmark.server.cli.offline import report
 
+    pool_options.check_used(ray, actors, gpus, cpus)
     chosen = sampling.sampling(sample, power, cheat, cheat_share, seed, sequential=sequential)
     body = round_body(round_file, stated)
     config = check_round(body)

@@ -1,11 +1,12 @@
 """The exception tree and what its messages say."""
 
 import inspect
+import pickle
 
 import pytest
 
 from hallmark.poc.core import errors
-from hallmark.poc.core.errors import FieldError, HallmarkError, QueueFullError
+from hallmark.poc.core.errors import FieldError, HallmarkError, QueueFullError, StateError
 
 
 def test_everything_public_is_in_one_tree_and_drawn_in_the_docstring() -> None:
@@ -35,3 +36,20 @@ def test_a_full_queue_says_when_to_come_back() -> None:
     assert error.retry_after == 2.5
     with pytest.raises(HallmarkError, match="100000"):
         raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FieldError("dtype", "float8", "bfloat16, float16, float32"),
+        QueueFullError("the queue is full", retry_after=2.5),
+        StateError("the model returns something else"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_reach_other_processes_as_they_are(error: HallmarkError) -> None:
+    error.add_note("a hint")
+    restored = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own
+    assert type(restored) is type(error)
+    assert (str(restored), vars(restored)) == (str(error), vars(error))
+    assert restored.__notes__ == ["a hint"]

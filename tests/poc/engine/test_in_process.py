@@ -73,6 +73,21 @@ def test_a_folder_that_is_not_there() -> None:
         VllmLoader(Path("nowhere"), 8, 16).load()
 
 
+@pytest.mark.parametrize(
+    ("flags", "devices"),
+    [
+        ((), 1),
+        (("--dtype", "bfloat16", "--tensor-parallel-size", "8"), 8),
+        (("--tensor_parallel_size=4", "--enforce-eager"), 4),
+        (("-tp", "2"), 2),
+        (("--tensor-parallel-size", "many"), 1),
+    ],
+)
+def test_how_many_devices_it_takes(flags: tuple[str, ...], devices: int) -> None:
+    """Of a node of Ray's, before vLLM is asked."""
+    assert VllmLoader(Path("model"), 8, 16, flags=flags).devices == devices
+
+
 def test_without_vllm(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hallmark.poc.engine.in_process.find_spec", lambda name: None)
     with pytest.raises(UnsupportedError, match="--engine vllm needs vLLM"):

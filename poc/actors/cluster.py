@@ -21,6 +21,11 @@ __all__ = ["ActorNeeds", "RayCluster", "import_ray"]
 _SMALLEST_STORE: Final = 80 * 2**20
 """Bytes for objects: batches and numbers are sent with the calls themselves."""
 
+_LONGEST_PARENT: Final = 18
+"""Characters of the folder for temporary files: names of sockets below it have 107 at most."""
+
+_SHORT_PARENT: Final = "/tmp"  # noqa: S108  # what is made there is made by mkdtemp
+
 _PROBE_SECONDS: Final = 20.0
 _CONNECT_SECONDS: Final = 5.0
 _SECONDS_BETWEEN_LOOKS: Final = 5.0
@@ -61,6 +66,10 @@ class ActorNeeds:
 
     gpus: int
     cpus: int
+
+    def in_words(self) -> str:
+        """2 GPUs and 1 CPU."""
+        return f"{_several(self.gpus, 'GPU')} and {_several(self.cpus, 'CPU')}"
 
     def fit(self, node: Mapping[str, float]) -> int:
         """How many such actors a node has room for."""
@@ -113,8 +122,11 @@ class RayCluster:
     @classmethod
     def _start(cls, ray: Any) -> Self:
         # In a folder of its own, Ray leaves no trace in the one where others look for a cluster.
-        folder = tempfile.mkdtemp(prefix="hallmark-ray-")
-        command = [sys.executable, "-P", "-m", "hallmark.poc.offline.ray_warden", folder]
+        parent = tempfile.gettempdir()
+        if len(parent) > _LONGEST_PARENT:
+            parent = _SHORT_PARENT
+        folder = tempfile.mkdtemp(prefix="hallmark-ray-", dir=parent)
+        command = [sys.executable, "-P", "-m", "hallmark.poc.actors.warden", folder]
         # In a session of its own: what ends this process need not end it.
         warden = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603
         try:
@@ -149,10 +161,11 @@ class RayCluster:
             raise error from exc
         return cls(ray, address)
 
-    def default_needs(self, gpus: int | None, cpus: int | None) -> ActorNeeds:
-        """What an actor takes, where that is not stated: a GPU where the cluster has one, else a CPU.
+    def needs(self, devices: int, gpus: int | None, cpus: int | None) -> ActorNeeds:
+        """What an actor takes, where that is not stated: its devices are GPUs where the cluster has any.
 
         Args:
+            devices: How many its engine runs on.
             gpus: How many it is to have; None is not stated.
             cpus: The same of CPUs.
 
@@ -161,8 +174,8 @@ class RayCluster:
         """
         nodes = self._nodes()
         if gpus is None:
-            gpus = int(any(node.get("GPU", 0) >= 1 for node in nodes))
-        needs = ActorNeeds(gpus, cpus if cpus is not None else int(not gpus))
+            gpus = devices if any(node.get("GPU", 0) >= 1 for node in nodes) else 0
+        needs = ActorNeeds(gpus, cpus if cpus is not None else 0 if gpus else devices)
         if not (needs.gpus or needs.cpus):
             raise FieldError("cpus", needs.cpus, "1 or more where a model takes no GPU")
         if not any(map(needs.fit, nodes)):
@@ -221,7 +234,7 @@ def _probed(stated: str, ours: str) -> str:
     """
     if stated != "auto" and not _is_listened_at(stated):
         raise FieldError("ray", stated, "HOST:PORT of a Ray cluster's head; nobody listens there")
-    command = [sys.executable, "-P", "-m", "hallmark.poc.offline.ray_probe", stated]
+    command = [sys.executable, "-P", "-m", "hallmark.poc.actors.probe", stated]
     try:
         done = subprocess.run(  # noqa: S603
             command, capture_output=True, text=True, check=False, timeout=_PROBE_SECONDS

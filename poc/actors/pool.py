@@ -2,18 +2,18 @@
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
+from hallmark.poc.actors.actor import ActorIdentity, actor_class
+from hallmark.poc.actors.cluster import ActorNeeds, RayCluster, import_ray
+from hallmark.poc.actors.work import Actor, Job, Work
 from hallmark.poc.core.errors import EngineError, HallmarkError
-from hallmark.poc.offline.actor import ActorIdentity, actor_class
 from hallmark.poc.offline.engine import Batch, Computed, EngineLoader
-from hallmark.poc.offline.ray_cluster import ActorNeeds, RayCluster, import_ray
 from hallmark.poc.protocol.config import DeployedModel
 from hallmark.poc.protocol.proof import Numerics
 
@@ -24,16 +24,13 @@ logger = logging.getLogger(__name__)
 _IN_FLIGHT: Final = 2
 """Batches that an actor has: the next one is there when one is done."""
 
-_MOST_COPIES: Final = 2
-"""Actors that compute the same batch at the end, the first of which counts."""
-
 _MOST_DEATHS: Final = 3
 """Times that an actor may die of a batch, or of loading its model, in a row."""
 
 _WAIT_SECONDS: Final = 1.0
 _SECONDS_BETWEEN_COUNTS: Final = 10.0
 _PATIENCE: Final = 30.0
-"""Seconds without an actor at work until somebody is told."""
+"""Seconds without an actor that has a place until somebody is told."""
 
 
 class PoolStatus(NamedTuple):
@@ -46,101 +43,6 @@ class PoolStatus(NamedTuple):
 
     at_work: int
     actors: int
-
-
-@dataclass(eq=False)
-class _Job:
-    """A batch on its way.
-
-    Attributes:
-        batch: The batch.
-        holders: Actors that have been given it and have not died since.
-        deaths: How many actors have died of it.
-        is_done: Whether its numbers are there, or nobody wants them any more.
-    """
-
-    batch: Batch
-    holders: "list[_Actor]" = field(default_factory=list)
-    deaths: int = 0
-    is_done: bool = False
-
-
-@dataclass(eq=False)
-class _Actor:
-    """An actor as this process knows it.
-
-    Attributes:
-        handle: Ray's.
-        starting: What answers once it has a place, and then once it has loaded its model; None while it is at
-            work.
-        is_loading: Whether it has a place and loads its model.
-        jobs: What it has been given, in the order in which it computes it, by what answers.
-        node: Where it was last.
-        deaths: How often it has died in a row without computing anything.
-    """
-
-    handle: Any
-    starting: Any
-    is_loading: bool = False
-    jobs: dict[Any, _Job] = field(default_factory=dict)
-    node: str = "a node of the cluster"
-    deaths: int = 0
-
-    @property
-    def is_at_work(self) -> bool:
-        return self.starting is None
-
-
-class _Work:
-    """The batches of one computation."""
-
-    def __init__(self, batches: Iterable[Batch]) -> None:
-        self._source: Iterator[Batch] | None = iter(batches)
-        self._waiting: deque[_Job] = deque()
-        self._open: dict[_Job, None] = {}
-        """In the order in which they were given away first."""
-
-    def __len__(self) -> int:
-        """How many batches are known that are not done."""
-        return len(self._waiting) + len(self._open)
-
-    def read(self, count: int) -> None:
-        """Take batches from their source until so many are known that are not done."""
-        while self._source is not None and len(self) < count:
-            batch = next(self._source, None)
-            if batch is None:
-                self._source = None
-            else:
-                self._waiting.append(_Job(batch))
-
-    def job_for(self, actor: _Actor) -> _Job | None:
-        """Return what an actor is to compute next: something new, or at the end what others have."""
-        self.read(1 + len(self._open))
-        if self._waiting:
-            job = self._waiting.popleft()
-            self._open[job] = None
-            return job
-        if actor.jobs:
-            return None
-        copyable = (job for job in self._open if actor not in job.holders and len(job.holders) < _MOST_COPIES)
-        # The last ones wait in the queues of their actors.
-        return min(reversed([*copyable]), key=lambda job: len(job.holders), default=None)
-
-    def take_back(self, job: _Job) -> None:
-        """Give a job away again, before others: nobody has it any more."""
-        if job in self._open and not job.holders:
-            del self._open[job]
-            self._waiting.appendleft(job)
-
-    def done(self, job: _Job) -> None:
-        """Note that a job has been computed."""
-        job.is_done = True
-        del self._open[job]
-
-    def abandon(self) -> None:
-        """Note that nobody wants what is still open."""
-        for job in self._open:
-            job.is_done = True
 
 
 class ActorPool:
@@ -181,7 +83,7 @@ class ActorPool:
         self._tell = tell
         self._hallmark = version("hallmark-poc")
         self._class = self._ray.remote(actor_class())
-        self._actors: list[_Actor] = []
+        self._actors: list[Actor] = []
         self._expected: tuple[ActorIdentity, str] | None = None
         self._counted = 0.0
         self._room = 0
@@ -209,8 +111,9 @@ class ActorPool:
             loader: Loads the engine of each actor.
             address: HOST:PORT of the cluster's head, or `auto`; None starts Ray on this machine.
             actors: How many there may be; None is as many as the cluster has room for.
-            gpus: How many GPUs each takes; None is one where the cluster has any.
-            cpus: How many CPUs each takes; None is one where it takes no GPU.
+            gpus: How many GPUs each takes; None is as many as the
+                engine runs on, where the cluster has any.
+            cpus: How many CPUs each takes; None is as many where it takes no GPU.
             batches: How many batches will be asked for, as far as is known.
             tell: Told what whoever waits should know.
 
@@ -222,7 +125,7 @@ class ActorPool:
         """
         cluster = RayCluster.connect(address)
         try:
-            needs = cluster.default_needs(gpus, cpus)
+            needs = cluster.needs(loader.devices, gpus, cpus)
             return cls(cluster, loader, needs, most=actors, batches=batches, tell=tell)
         except BaseException:
             cluster.close()
@@ -262,7 +165,7 @@ class ActorPool:
             EngineError: A batch has ended its actor again and again, actors do not agree, or the cluster is
                 gone.
         """
-        work = _Work(batches)
+        work = Work(batches)
         try:
             while True:
                 work.read(_IN_FLIGHT * max(1, self._room))
@@ -303,22 +206,22 @@ class ActorPool:
                 max_restarts=-1,
                 scheduling_strategy="SPREAD",
             ).remote(self._hallmark, self._loader)
-            self._actors.append(_Actor(handle, self._placed(handle)))
+            self._actors.append(Actor(handle, self._placed(handle)))
 
     def _placed(self, handle: Any) -> Any:
         """Return what answers once an actor has a place, however often Ray has to look for one."""
         return handle.place.options(max_task_retries=-1).remote()
 
-    def _give(self, actor: _Actor, job: _Job) -> None:
+    def _give(self, actor: Actor, job: Job) -> None:
         actor.jobs[self._asked(actor, self._ray.cloudpickle.dumps(job.batch))] = job
         job.holders.append(actor)
 
-    def _asked(self, actor: _Actor, batch: bytes | None) -> Any:
+    def _asked(self, actor: Actor, batch: bytes | None) -> Any:
         """Ask an actor for a batch, or only to load its model."""
         # Not retried by Ray, which would wait for this actor's next place, however long that takes.
         return actor.handle.answer.options(max_task_retries=0).remote(batch)
 
-    def _step(self, work: _Work | None = None) -> Iterator[tuple[_Job, list[list[float]]]]:
+    def _step(self, work: Work | None = None) -> Iterator[tuple[Job, list[list[float]]]]:
         """Wait a moment for answers; yields what has been computed of the work."""
         self._cluster.look()
         self._look_alone()
@@ -355,7 +258,7 @@ class ActorPool:
             if not job.is_done:
                 yield job, said["numbers"]
 
-    def _lost(self, actor: _Actor, exc: Exception, work: _Work | None) -> None:
+    def _lost(self, actor: Actor, exc: Exception, work: Work | None) -> None:
         """Take back what an actor that has died was given, and wait for it to come again.
 
         Raises:
@@ -422,16 +325,17 @@ class ActorPool:
             raise EngineError(f"{node} has {found}, and not {self._hallmark} as this process has")
 
     def _look_alone(self) -> None:
-        """Tell once, each time no actor has been at work for a while."""
+        """Tell once, each time no actor has had a place for a while."""
         now = time.monotonic()
         if any(actor.is_at_work for actor in self._actors):
             self._alone_since = now
+        elif any(actor.is_loading for actor in self._actors):
+            return  # which takes as long as the model is large
         elif self._alone_since is not None and now - self._alone_since > _PATIENCE:
             self._alone_since = None
-            which = "no actor is at work yet" if self._expected is None else "no actor is at work any more"
+            which = "no actor has a place yet" if self._expected is None else "no actor has a place any more"
             self._tell(
-                f"{which}: waiting until the cluster has room for one that takes {self._needs.gpus} GPUs and "
-                f"{self._needs.cpus} CPUs, and it has loaded the model"
+                f"{which}: waiting until the cluster has room for one that takes {self._needs.in_words()}"
             )
 
 
@@ -443,8 +347,8 @@ class PoolLoader:
         loader: Loads the engine of each actor.
         address: HOST:PORT of the cluster's head, or `auto`; None starts Ray on this machine.
         actors: How many there may be; None is as many as the cluster has room for.
-        gpus: How many GPUs each takes; None is one where the cluster has any.
-        cpus: How many CPUs each takes; None is one where it takes no GPU.
+        gpus: How many GPUs each takes; None is as many as its engine runs on, where the cluster has any.
+        cpus: How many CPUs each takes; None is as many where it takes no GPU.
         batches: How many batches will be asked for, as far as is known.
         tell: Told what whoever waits should know.
     """
@@ -461,6 +365,11 @@ class PoolLoader:
     def directory(self) -> Path:
         """The model's folder, on every node."""
         return self.loader.directory
+
+    @property
+    def devices(self) -> int:
+        """Those of one actor."""
+        return self.loader.devices
 
     def load(self) -> ActorPool:
         """Make the pool, and wait until its first actor is at work; raises what `ActorPool.connect` does."""

@@ -1,6 +1,6 @@
 """Ends what a process has started of Ray's, once that process is gone or asks for it.
 
-``python -P -m hallmark.poc.offline.ray_warden FOLDER`` waits until its standard input is closed, as it is
+``python -P -m hallmark.poc.actors.warden FOLDER`` waits until its standard input is closed, as it is
 when the process that holds the other end ends, however that happens. Then it kills whoever still has a file
 of the folder open, where that Ray keeps its logs and sockets and nobody else has any, and removes the folder.
 Ray's processes notice by themselves that their head is gone, but some only after a minute or two.

@@ -108,7 +108,7 @@ def actor_class() -> Any:
             if hallmark != self.wanted:
                 return {"node": node, "hallmark": hallmark}
             if self.engine is None:
-                from hallmark.poc.offline.actor import ActorEngine
+                from hallmark.poc.actors.actor import ActorEngine
 
                 self.engine = ActorEngine(ray.cloudpickle.loads(self.loader))
             found = [] if batch is None else self.engine.numbers(ray.cloudpickle.loads(batch))

@@ -1,4 +1,4 @@
-"""Asks a cluster of Ray's who it is: python -P -m hallmark.poc.offline.ray_probe ADDRESS.
+"""Asks a cluster of Ray's who it is: python -P -m hallmark.poc.actors.probe ADDRESS.
 
 It prints an object of JSON: the address of the cluster's head, and its versions of Ray and Python. It is a
 program of its own since Ray's client waits for minutes where nothing answers, or something that is not Ray,
