@@ -84,6 +84,7 @@ bench: programs ## Every bench on this machine's CPU, small sizes (half an hour 
 	$(BIN)/python -P bench/outbox.py
 	$(BIN)/python -P bench/demo.py
 	$(BIN)/python -P bench/page.py
+	$(BIN)/python -P bench/verification.py
 	$(BIN)/python -P bench/report.py
 
 soundness: setup ## Every experiment of docs/soundness/ (73 minutes on 2 cores that have no bfloat16)

@@ -22,7 +22,7 @@ from _quickstart_tables import QUICKSTART
 from _soundness_tables import SOUNDNESS
 from _tables import Summary, Table
 from _tables import text as as_it_is
-from _verifying_tables import VERIFYING
+from _verifying_tables import AT_SCALE, VERIFYING
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -32,6 +32,7 @@ DOCUMENTS: dict[Path, Mapping[str, Table | Summary]] = {
     DOCS / "quickstart.md": QUICKSTART,
     **{DOCS / "soundness" / f"{page}.md": tables for page, tables in SOUNDNESS.items()},
     DOCS / "verifying.md": VERIFYING,
+    DOCS / "guides" / "verify-at-scale.md": AT_SCALE,
 }
 """Each document, and the tables that stand in it."""
 _BLOCK = re.compile(r"(<!-- (?P<kind>table|findings): (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -7,6 +7,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,35 +19,53 @@ from python_path import with_support
 from ray_processes import ENVIRONMENT, RayNodes, command_line, ray_cluster, wait_for
 
 from hallmark.server.models.small import build_small_model
+from hallmark.server.models.smollm2 import SMOLLM2
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 
 NONCES = 800
+"""As many of the small model's take half a minute."""
 
 
-def command(folder: Path, *arguments: object) -> list[str]:
-    """The command line on a folder's proofs."""
-    options = ("--model", folder / "model", "--device", "cpu", *SHORT, "--json", *arguments)
-    return [*HALLMARK, "verify", str(folder / "proofs.json"), *map(str, options)]
+@dataclass(frozen=True)
+class Proofs:
+    """What is verified.
+
+    Attributes:
+        model: The model's folder.
+        file: Proofs: an honest batch and a forged one.
+        count: How many nonces they have together.
+    """
+
+    model: Path
+    file: Path
+    count: int
+
+
+def command(proofs: Proofs, *arguments: object) -> list[str]:
+    """The command line on some proofs."""
+    options = ("--model", proofs.model, *SHORT, "--json", *arguments)
+    return [*HALLMARK, "verify", str(proofs.file), *map(str, options)]
 
 
 def environment() -> dict[str, str]:
     """Of a command that computes with as many threads as the nodes do."""
-    return {**os.environ, **ENVIRONMENT, "PYTHONPATH": with_support()}
+    bind = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    return {**os.environ, **ENVIRONMENT, **bind, "PYTHONPATH": with_support()}
 
 
-def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+def run(proofs: Proofs, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(folder, *arguments), capture_output=True, text=True, check=False, env=environment()
+        command(proofs, *arguments), capture_output=True, text=True, check=False, env=environment()
     )
 
 
 @contextmanager
-def running(folder: Path, state: Path, *arguments: object) -> "Iterator[subprocess.Popen[str]]":
+def running(proofs: Proofs, state: Path, *arguments: object) -> "Iterator[subprocess.Popen[str]]":
     """Run a command until it is killed here, once it has kept a tenth of all nonces more than there were."""
-    enough = len(kept(state)) + NONCES // 10
+    enough = len(kept(state)) + proofs.count // 10
     with subprocess.Popen(
-        command(folder, "--state", state, *arguments),
+        command(proofs, "--state", state, *arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -73,79 +92,84 @@ def verdicts(printed: str) -> Sequence[dict[str, Any]]:
     return [json.loads(line) for line in printed.splitlines()]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model, and proofs: an honest batch and a forged one."""
-    folder = tmp_path_factory.mktemp("verified")
-    build_small_model(folder / "model")
-    proof = Prover(folder / "model").prove(range(NONCES))
-    forged = part(proof, slice(NONCES // 2, NONCES))
+def made(folder: Path, model: Path, count: int) -> Proofs:
+    """Prove with a model, and forge."""
+    proof = Prover(model).prove(range(count))
+    forged = part(proof, slice(count // 2, count))
     forged = claiming(forged, [*reversed(forged.dist)])
-    honest = part(proof, slice(NONCES // 2))
-    write(folder / "proofs.json", honest.as_dict(), forged.as_dict())
-    return folder
+    honest = part(proof, slice(count // 2))
+    return Proofs(model, write(folder / "proofs.json", honest.as_dict(), forged.as_dict()), count)
+
+
+@pytest.fixture(scope="module", params=["small", pytest.param("smollm2", marks=pytest.mark.slow)])
+def proofs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Proofs:
+    folder = tmp_path_factory.mktemp("verified")
+    if request.param == "smollm2":
+        return made(folder, SMOLLM2.ensure(lambda _: None), NONCES // 5)
+    build_small_model(folder / "model")
+    return made(folder, folder / "model", NONCES)
 
 
 @pytest.fixture(scope="module")
-def alone(folder: Path) -> str:
+def alone(proofs: Proofs) -> str:
     """What one process says of them."""
-    done = run(folder, "--no-state")
+    done = run(proofs, "--no-state")
     assert (done.returncode, done.stderr) == (1, ""), "one of them is a forgery"
     return done.stdout
 
 
 @pytest.fixture(scope="module")
-def nodes(folder: Path) -> Iterator[RayNodes]:
-    with ray_cluster(folder) as cluster:
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayNodes]:
+    with ray_cluster(tmp_path_factory.mktemp("ray")) as cluster:
         yield cluster
 
 
-def check_resumed(folder: Path, state: Path, alone: str, *arguments: object) -> None:
+def check_resumed(proofs: Proofs, state: Path, alone: str, *arguments: object) -> None:
     """Run it again, to the end: the same verdicts, and each nonce once."""
     before = len(kept(state))
-    assert 0 < before < NONCES
-    done = run(folder, "--state", state, *arguments)
+    assert 0 < before < proofs.count
+    done = run(proofs, "--state", state, *arguments)
     assert done.returncode == 1, done.stderr
     assert done.stderr == f"{before} nonces taken from {state}\n"
     assert verdicts(done.stdout) == verdicts(alone)
-    assert kept(state) == Counter({("02a1b2c3", nonce): 1 for nonce in range(NONCES)})
+    assert kept(state) == Counter({("02a1b2c3", nonce): 1 for nonce in range(proofs.count)})
 
 
-def test_on_a_ray_of_its_own_which_ends_with_it(folder: Path, alone: str, tmp_path: Path) -> None:
+def test_on_a_ray_of_its_own_which_ends_with_it(proofs: Proofs, alone: str, tmp_path: Path) -> None:
     state = tmp_path / "state"
-    with running(folder, state, "--ray") as process:
+    with running(proofs, state, "--ray") as process:
         started = descendants(process.pid)
         [warden] = [line for line in map(command_line, started) if "actors.warden" in line]
         rays = Path(warden.split()[-1])
         assert rays.is_dir()
     wait_until_gone(started)
     assert not rays.exists()
-    check_resumed(folder, state, alone, "--ray")
+    check_resumed(proofs, state, alone, "--ray")
 
 
 def test_on_a_cluster_that_loses_the_command_and_then_an_actor(
-    folder: Path, alone: str, nodes: RayNodes, tmp_path: Path
+    proofs: Proofs, alone: str, nodes: RayNodes, tmp_path: Path
 ) -> None:
     state = tmp_path / "state"
-    with running(folder, state, "--ray", nodes.address):
+    with running(proofs, state, "--ray", nodes.address):
         assert nodes.actors()
     wait_for(lambda: not nodes.actors())
     before = len(kept(state))
-    with running(folder, state, "--ray", nodes.address) as process:
+    with running(proofs, state, "--ray", nodes.address) as process:
         os.kill(nodes.actors()[0], signal.SIGKILL)
         out, err = process.communicate()
     assert (process.returncode, err) == (1, f"{before} nonces taken from {state}\n")
     assert verdicts(out) == verdicts(alone)
-    assert kept(state) == Counter({("02a1b2c3", nonce): 1 for nonce in range(NONCES)})
+    assert kept(state) == Counter({("02a1b2c3", nonce): 1 for nonce in range(proofs.count)})
     wait_for(lambda: not nodes.actors())
 
 
 @pytest.mark.slow
 def test_ctrl_c_ends_it_and_leaves_the_cluster_as_it_was(
-    folder: Path, alone: str, nodes: RayNodes, tmp_path: Path
+    proofs: Proofs, alone: str, nodes: RayNodes, tmp_path: Path
 ) -> None:
     state = tmp_path / "state"
-    with running(folder, state, "--ray", nodes.address, "--actors", 1) as process:
+    with running(proofs, state, "--ray", nodes.address, "--actors", 1) as process:
         assert len(nodes.actors()) == 1
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
@@ -153,17 +177,32 @@ def test_ctrl_c_ends_it_and_leaves_the_cluster_as_it_was(
     assert err.startswith("interrupted with ")
     assert f"what was computed is kept in {state}; run it again to go on" in " ".join(err.split())
     wait_for(lambda: not nodes.actors())
-    check_resumed(folder, state, alone, "--ray", nodes.address)
+    check_resumed(proofs, state, alone, "--ray", nodes.address)
 
 
-def test_refusals_are_those_of_one_process(folder: Path, nodes: RayNodes, tmp_path: Path) -> None:
+def test_refusals_are_those_of_one_process(proofs: Proofs, nodes: RayNodes, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    one = run(folder, "--no-state", "--model", empty)
-    many = run(folder, "--no-state", "--model", empty, "--ray", nodes.address)
+    one = run(proofs, "--no-state", "--model", empty)
+    many = run(proofs, "--no-state", "--model", empty, "--ray", nodes.address)
     assert (many.returncode, many.stdout) == (one.returncode, one.stdout) == (2, "")
     assert many.stderr == one.stderr
     assert many.stderr.startswith("hallmark: --model: ")
-    asked = run(folder, "--no-state", "--ray", nodes.address, "--gpus", 3)
+    asked = run(proofs, "--no-state", "--ray", nodes.address, "--gpus", 3)
     assert (asked.returncode, asked.stdout) == (2, "")
     assert asked.stderr.startswith("hallmark: --gpus: 3 is not allowed; allowed: what one node has; ")
+
+
+@pytest.mark.slow
+def test_vllm_in_actors(proofs: Proofs, nodes: RayNodes, tmp_path: Path) -> None:
+    """One of which dies, as those of transformers do."""
+    engine = ("--engine", "vllm")
+    alone = run(proofs, "--no-state", *engine)
+    assert alone.returncode == 1, alone.stderr
+    state = tmp_path / "state"
+    with running(proofs, state, "--ray", nodes.address, *engine) as process:
+        os.kill(nodes.actors()[0], signal.SIGKILL)
+        out, err = process.communicate()
+    assert (process.returncode, err) == (1, "")
+    assert verdicts(out) == verdicts(alone.stdout)
+    assert kept(state) == Counter({("02a1b2c3", nonce): 1 for nonce in range(proofs.count)})
