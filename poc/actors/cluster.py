@@ -165,7 +165,7 @@ class RayCluster:
         """What an actor takes, where that is not stated: its devices are GPUs where the cluster has any.
 
         Args:
-            devices: How many its engine runs on.
+            devices: How many its engine runs on; 0: it takes its own, and the actor one CPU.
             gpus: How many it is to have; None is not stated.
             cpus: The same of CPUs.
 
@@ -175,7 +175,7 @@ class RayCluster:
         nodes = self._nodes()
         if gpus is None:
             gpus = devices if any(node.get("GPU", 0) >= 1 for node in nodes) else 0
-        needs = ActorNeeds(gpus, cpus if cpus is not None else 0 if gpus else devices)
+        needs = ActorNeeds(gpus, cpus if cpus is not None else 0 if gpus else max(1, devices))
         if not (needs.gpus or needs.cpus):
             raise FieldError("cpus", needs.cpus, "1 or more where a model takes no GPU")
         if not any(map(needs.fit, nodes)):

@@ -126,6 +126,8 @@ class ActorPool:
         cluster = RayCluster.connect(address)
         try:
             needs = cluster.needs(loader.devices, gpus, cpus)
+            if actors is None and not loader.devices:
+                actors = 1  # how many there is room for depends on what its engine takes
             return cls(cluster, loader, needs, most=actors, batches=batches, tell=tell)
         except BaseException:
             cluster.close()

@@ -80,13 +80,15 @@ class VllmLoader:
 
     @property
     def devices(self) -> int:
-        """One for each tensor-parallel rank."""
+        """One for each tensor-parallel rank; 0 where vLLM deals its ranks out by Ray."""
         parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         parser.add_argument("--tensor-parallel-size", "--tensor_parallel_size", "-tp", type=int, default=1)
+        parser.add_argument("--distributed-executor-backend", "--distributed_executor_backend")
         try:
-            return max(1, int(parser.parse_known_args(self.flags)[0].tensor_parallel_size))
+            said, _ = parser.parse_known_args(self.flags)
         except ArgumentError:
             return 1  # vLLM says what is wrong with it
+        return 0 if said.distributed_executor_backend == "ray" else max(1, said.tensor_parallel_size)
 
     def load(self) -> "VllmModel":
         """Start the engine and warm it up.

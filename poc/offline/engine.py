@@ -74,7 +74,7 @@ class EngineLoader(Protocol):
 
     @property
     def devices(self) -> int:
-        """How many GPUs, or CPUs where there are none, the engine runs on."""
+        """How many GPUs, or CPUs where there are none, it runs on; 0: it takes its own of a cluster."""
         ...
 
     def load(self) -> OfflineEngine:

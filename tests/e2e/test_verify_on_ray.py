@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import vllm_plugin
 from descendants import descendants, wait_until_gone
 from node import HALLMARK
 from offline_proofs import SHORT, Prover, claiming, part, write
@@ -206,3 +207,16 @@ def test_vllm_in_actors(proofs: Proofs, nodes: RayNodes, tmp_path: Path) -> None
     assert (process.returncode, err) == (1, "")
     assert verdicts(out) == verdicts(alone.stdout)
     assert kept(state) == Counter({("02a1b2c3", nonce): 1 for nonce in range(proofs.count)})
+
+
+@pytest.mark.slow
+def test_a_model_that_takes_both_nodes(proofs: Proofs, tmp_path: Path) -> None:
+    """An actor's vLLM deals its ranks out by Ray."""
+    path = vllm_plugin.install(tmp_path / "plugin", "vllm.platform_plugins", "ray_cpu_platform")
+    flags = ("--tensor-parallel-size", 2, "--distributed-executor-backend", "ray")
+    with ray_cluster(tmp_path, path) as nodes:
+        done = run(proofs, "--no-state", "--ray", nodes.address, "--engine", "vllm", "--", *flags)
+    assert (done.returncode, done.stderr) == (1, "")
+    honest, forged, *_, last = verdicts(done.stdout)
+    assert (honest["verdict"], forged["verdict"]) == ("honest", "fraud")
+    assert last["summary"]["numerics"]["tensor_parallel_size"] == 2

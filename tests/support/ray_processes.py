@@ -59,17 +59,18 @@ def wait_for(condition: Callable[[], object]) -> None:
 
 
 @contextmanager
-def ray_cluster(folder: Path, **second: str) -> Iterator[RayNodes]:
+def ray_cluster(folder: Path, python_path: str | None = None, **second: str) -> Iterator[RayNodes]:
     """Run two nodes of one core each.
 
     Args:
         folder: For the address and the log.
+        python_path: Of the nodes, where it is not that of all tests.
         second: Variables of the second node.
     """
     address = folder / "address"
     variables = [f"{name}={value}" for name, value in second.items()]
     command = [sys.executable, "-P", str(ray_nodes.__file__), str(address), *variables]
-    environment = {**ENVIRONMENT, "PYTHONPATH": with_support()}
+    environment = {**ENVIRONMENT, "PYTHONPATH": python_path or with_support()}
     with ChildProcess("ray", command, log=folder / "ray.log", environment=environment) as process:
         process.wait_until(address.exists, seconds=120)
         yield RayNodes(address.read_text(encoding="utf-8"), process.pid)

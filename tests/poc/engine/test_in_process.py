@@ -81,6 +81,7 @@ def test_a_folder_that_is_not_there() -> None:
         (("--tensor_parallel_size=4", "--enforce-eager"), 4),
         (("-tp", "2"), 2),
         (("--tensor-parallel-size", "many"), 1),
+        (("--tensor-parallel-size", "16", "--distributed-executor-backend", "ray"), 0),
     ],
 )
 def test_how_many_devices_it_takes(flags: tuple[str, ...], devices: int) -> None:
