@@ -53,6 +53,7 @@ class Actor:
 
     @property
     def is_at_work(self) -> bool:
+        """Whether it has loaded its model, and has not died since as far as is known."""
         return self.starting is None
 
 
