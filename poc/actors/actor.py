@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from hallmark.poc.offline.engine import Batch, EngineLoader, OfflineEngine
-from hallmark.poc.offline.recompute import model_fingerprint
 from hallmark.poc.protocol.config import DeployedModel
 from hallmark.poc.protocol.proof import Numerics
 
@@ -52,7 +51,7 @@ class ActorEngine:
         self._engine: OfflineEngine = loader.load()
         self.identity = ActorIdentity(
             # After the engine has found the folder to be a model's, and in its words where it is none.
-            model_fingerprint(loader.directory),
+            loader.fingerprint(),
             self._engine.numerics,
             self._engine.facts,
         )

@@ -82,7 +82,6 @@ class RayCluster:
 
     Attributes:
         address: HOST:PORT of its head.
-        answers: Whether the head did when it was last looked at.
     """
 
     def __init__(self, ray: Any, address: str, warden: "subprocess.Popen[bytes] | None" = None) -> None:
@@ -97,7 +96,6 @@ class RayCluster:
         self._ray = ray
         self._warden = warden
         self._last_answer = self._last_look = time.monotonic()
-        self.answers = True
 
     @classmethod
     def connect(cls, address: str | None) -> Self:
@@ -200,14 +198,18 @@ class RayCluster:
             EngineError: It has not for a while.
         """
         now = time.monotonic()
-        if now - self._last_look < _SECONDS_BETWEEN_LOOKS:
+        if now - self._last_look < _SECONDS_BETWEEN_LOOKS or self.look_now():
             return
-        self._last_look = now
-        self.answers = _is_listened_at(self.address)
-        if self.answers:
-            self._last_answer = time.monotonic()
         if now - self._last_answer > _LONGEST_SILENCE:
             raise EngineError(f"the head of the Ray cluster, {self.address}, does not answer any more")
+
+    def look_now(self) -> bool:
+        """Whether its head answers."""
+        answers = _is_listened_at(self.address)
+        self._last_look = time.monotonic()
+        if answers:
+            self._last_answer = self._last_look
+        return answers
 
     def close(self) -> None:
         """Leave it; one that was started here ends."""
@@ -267,7 +269,7 @@ def _is_listened_at(address: str) -> bool:
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS):
             return True
-    except (OSError, OverflowError):
+    except (OSError, OverflowError, ValueError):  # the last one of what is no port, or no name
         return False
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 from hallmark.poc.actors.actor import ActorIdentity, actor_class
@@ -31,6 +30,9 @@ _WAIT_SECONDS: Final = 1.0
 _SECONDS_BETWEEN_COUNTS: Final = 10.0
 _PATIENCE: Final = 30.0
 """Seconds without an actor that has a place until somebody is told."""
+
+_LOADING_PATIENCE: Final = 600.0
+"""The same without one that has loaded the model, which takes as long as that is large."""
 
 
 class PoolStatus(NamedTuple):
@@ -85,8 +87,9 @@ class ActorPool:
         self._class = self._ray.remote(actor_class())
         self._actors: list[Actor] = []
         self._expected: tuple[ActorIdentity, str] | None = None
-        self._counted = 0.0
+        self._counted = -_SECONDS_BETWEEN_COUNTS
         self._room = 0
+        self._given_up = 0
         self._alone_since: float | None = time.monotonic()
         self._add_actors(batches)
         while self._expected is None:
@@ -188,27 +191,40 @@ class ActorPool:
 
     def close(self) -> None:
         """End the actors and leave the cluster; one that was started for them ends."""
-        if self._cluster.answers:
-            for actor in self._actors:
-                self._ray.kill(actor.handle)
-        self._actors.clear()
-        self._cluster.close()
+        try:
+            if self._cluster.look_now():
+                for actor in self._actors:
+                    self._ray.kill(actor.handle)
+        finally:
+            self._actors.clear()
+            self._cluster.close()
 
     def _add_actors(self, n_batches: int) -> None:
         """Start actors until there are as many as there is room and work for."""
         now = time.monotonic()
-        if not self._room or (self._cluster.answers and now - self._counted > _SECONDS_BETWEEN_COUNTS):
+        # Asked of a head that has gone, Ray waits, and in the end ends this process.
+        if now - self._counted > _SECONDS_BETWEEN_COUNTS and self._cluster.look_now():
             self._counted = now
             self._room = self._cluster.room(self._needs)
-        useful = min(max(1, n_batches), self._room if self._most is None else self._most)
+        most = self._room if self._most is None else self._most
+        useful = min(max(1, n_batches), most - self._given_up)
         while len(self._actors) < useful:
-            handle = self._class.options(
-                num_gpus=self._needs.gpus,
-                num_cpus=self._needs.cpus,
-                max_restarts=-1,
-                scheduling_strategy="SPREAD",
-            ).remote(self._hallmark, self._loader)
+            handle = self._started()
             self._actors.append(Actor(handle, self._placed(handle)))
+
+    def _started(self) -> Any:
+        """Return a new actor of Ray's, which starts it again as often as it dies."""
+        options = self._class.options(
+            num_gpus=self._needs.gpus,
+            num_cpus=self._needs.cpus,
+            max_restarts=-1,
+            scheduling_strategy="SPREAD",
+        )
+        return options.remote(self._hallmark, self._loader)
+
+    def _end(self, actor: Actor) -> None:
+        with suppress(Exception):
+            self._ray.kill(actor.handle)
 
     def _placed(self, handle: Any) -> Any:
         """Return what answers once an actor has a place, however often Ray has to look for one."""
@@ -282,23 +298,26 @@ class ActorPool:
             job.holders.remove(actor)
             if work is not None:
                 work.take_back(job)
-        actor.deaths += actor.is_loading
-        has_place = actor.starting is None or actor.is_loading
-        if has_place and actor.deaths < _MOST_DEATHS:
+        had_place = actor.starting is None or actor.is_loading
+        actor.deaths += actor.starting is not None
+        if actor.deaths < _MOST_DEATHS:
+            if not had_place:
+                # Ray looks for a place as often as it takes: it has given this one up.
+                self._end(actor)
+                actor.handle = self._started()
             actor.starting, actor.is_loading = self._placed(actor.handle), False
             return
         self._actors.remove(actor)
-        with suppress(Exception):
-            self._ray.kill(actor.handle)
+        self._end(actor)
         sentence = (
             f"an actor on {actor.node} has died {actor.deaths} times while it loaded its model: {reason}"
-            if has_place
-            else f"an actor has ended for good: {reason}"
+            if had_place
+            else f"an actor has not started {actor.deaths} times: {reason}"
         )
         if not self._actors:
             raise EngineError(sentence)
-        self._most = len(self._actors)
-        self._tell(f"{sentence}; going on with {self._most}")
+        self._given_up += 1
+        self._tell(f"{sentence}; going on without it")
 
     def _check(self, said: dict[str, Any]) -> None:
         """Compare what an actor computes with and what the first one did.
@@ -327,13 +346,17 @@ class ActorPool:
             raise EngineError(f"{node} has {found}, and not {self._hallmark} as this process has")
 
     def _look_alone(self) -> None:
-        """Tell once, each time no actor has had a place for a while."""
+        """Tell once, each time no actor has been at work for a while."""
         now = time.monotonic()
         if any(actor.is_at_work for actor in self._actors):
             self._alone_since = now
-        elif any(actor.is_loading for actor in self._actors):
-            return  # which takes as long as the model is large
-        elif self._alone_since is not None and now - self._alone_since > _PATIENCE:
+            return
+        alone = 0.0 if self._alone_since is None else now - self._alone_since
+        loading = [actor.node for actor in self._actors if actor.is_loading]
+        if loading and alone > _LOADING_PATIENCE:
+            self._alone_since = None
+            self._tell(f"no actor is at work yet: the model is being loaded on {', '.join(loading)}")
+        elif not loading and alone > _PATIENCE:
             self._alone_since = None
             which = "no actor has a place yet" if self._expected is None else "no actor has a place any more"
             self._tell(
@@ -364,14 +387,13 @@ class PoolLoader:
     tell: Callable[[str], None] = logger.warning
 
     @property
-    def directory(self) -> Path:
-        """The model's folder, on every node."""
-        return self.loader.directory
-
-    @property
     def devices(self) -> int:
         """Those of one actor."""
         return self.loader.devices
+
+    def fingerprint(self) -> str:
+        """What this machine's folder would have an actor say."""
+        return self.loader.fingerprint()
 
     def load(self) -> ActorPool:
         """Make the pool, and wait until its first actor is at work; raises what `ActorPool.connect` does."""

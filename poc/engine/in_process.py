@@ -5,13 +5,14 @@ but in functions: what it reads of the environment has to be set before.
 """
 
 import asyncio
+import hashlib
 import io
 import os
 import sys
 import warnings
 from argparse import ArgumentError, ArgumentParser, Namespace
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,9 +22,11 @@ from hallmark.poc.core.errors import EngineError, FieldError, HallmarkError, Uns
 from hallmark.poc.engine.refusals import unknown_flags, what_vllm_says
 from hallmark.poc.engine.unsupported import check_arguments, check_config
 from hallmark.poc.offline.engine import Batch, Computed
+from hallmark.poc.offline.model_files import model_fingerprint
 from hallmark.poc.protocol.config import DeployedModel
 from hallmark.poc.protocol.proof import Numerics
 from hallmark.poc.protocol.round_spec import RoundSpec
+from hallmark.poc.protocol.streams import length_prefixed
 from hallmark.poc.settings.engine_limits import SECTION, EngineLimits, settings_section
 
 if TYPE_CHECKING:
@@ -89,6 +92,11 @@ class VllmLoader:
         except ArgumentError:
             return 1  # vLLM says what is wrong with it
         return 0 if said.distributed_executor_backend == "ray" else max(1, said.tensor_parallel_size)
+
+    def fingerprint(self) -> str:
+        """That of the model's files and of the flags, some of which make another model of them."""
+        files = model_fingerprint(self.directory)
+        return hashlib.sha256(length_prefixed(files, *self.flags)).hexdigest() if self.flags else files
 
     def load(self) -> "VllmModel":
         """Start the engine and warm it up.
@@ -290,9 +298,14 @@ def _take_little_cache(config: "VllmConfig") -> None:
 @contextmanager
 def _standard_output_to_error() -> Iterator[None]:
     """Send what this process and its children write to standard output to standard error."""
+    if sys.stdout is None:  # it is closed, and vLLM would write to it
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+            yield
+        return
     sys.stdout.flush()
     kept = os.dup(1)
-    os.dup2(2, 1)
+    with suppress(OSError):  # where standard error is closed
+        os.dup2(2, 1)
     try:
         yield
     finally:

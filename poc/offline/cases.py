@@ -13,7 +13,7 @@ from hallmark.poc.verdict.judge import ValidatedBatch, Verdict
 from hallmark.poc.verdict.prover_record import ProverRecord, Reason, ScoredBatch
 from hallmark.poc.verdict.sampling import covered_together, gaps
 
-__all__ = ["JudgedCase", "identity", "joined", "prover_records", "summarize", "together"]
+__all__ = ["JudgedCase", "apart", "identity", "joined", "prover_records", "summarize", "together"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,8 @@ class JudgedCase:
         parts: The batches that it is made of, where it is several; else none.
         decision: What nonce after nonce has shown, where a prover's batches are judged like that; its row
             then stands for them, and they have none.
+        not_together: Those of `nonces` that were drawn for the verdict of fewer batches than all of the
+            prover's in the round; they would make the sample of all one that is not drawn evenly.
     """
 
     sources: tuple[str, ...]
@@ -46,6 +48,7 @@ class JudgedCase:
     n_walked: int | None = None
     parts: tuple[ProofBatch, ...] = ()
     decision: Decision | None = None
+    not_together: frozenset[int] = frozenset()
 
     @property
     def stands_for_itself(self) -> bool:
@@ -61,6 +64,14 @@ class JudgedCase:
 def identity(proof: ProofBatch, nonce: int) -> tuple[str, int, str, int]:
     """By what a nonce counts once."""
     return (proof.block_hash, proof.block_height, proof.public_key, nonce)
+
+
+def apart(cases: Iterable[JudgedCase]) -> tuple[list[JudgedCase], list[JudgedCase]]:
+    """Batches that claim nonces without vectors, in the second place; in the first the others."""
+    parts: tuple[list[JudgedCase], list[JudgedCase]] = ([], [])
+    for case in cases:
+        parts[bool(case.proof.nonces) and case.proof.vectors is None].append(case)
+    return parts
 
 
 def joined(cases: Iterable[JudgedCase]) -> Iterator[JudgedCase]:
@@ -100,12 +111,15 @@ def together(round_: Round, group: Sequence[JudgedCase], *, with_vectors: bool =
         round_digest=round_.digest,
         failed_nonces=tuple(nonce for nonce in failed if nonce not in claimed),
     )
+    nonces = dict.fromkeys(
+        nonce for case in group for nonce in case.nonces if with_vectors or nonce not in case.not_together
+    )
     return JudgedCase(
         sources=tuple(source for case in group for source in case.sources),
         proof=proof,
         n_claimed_before=0,
         round=round_,
-        nonces=tuple(dict.fromkeys(nonce for case in group for nonce in case.nonces)),
+        nonces=tuple(nonces),
         with_vectors=with_vectors,
         n_walked=covered_together(proofs, round_.config.node_count, round_.config.n_groups),
         parts=tuple(proofs),
@@ -113,9 +127,9 @@ def together(round_: Round, group: Sequence[JudgedCase], *, with_vectors: bool =
 
 
 def _joined_vectors(proofs: Sequence[ProofBatch]) -> dict[str, Any]:
-    """The vectors of several batches of a round together; none where one of them has none."""
+    """The vectors of several batches of a round together; none where one of them has none, or none claims."""
     several = [proof.vectors for proof in proofs if proof.vectors is not None]
-    if len(several) < len(proofs):
+    if not several or len(several) < len(proofs):
         return {}
     return {
         "vectors": tuple(vector for vectors in several for vector in vectors),
@@ -192,6 +206,12 @@ def summarize(
         if case.proof.public_key in convicted:
             continue
         excluded = {*verdict.invalid_nonces, *verdict.failed_nonces}
+        # What does not count is seen without a recomputation, and so of nonces that were not drawn, too.
+        excluded.update(
+            nonce
+            for nonce, distance in zip(case.proof.nonces, case.proof.dist, strict=True)
+            if case.round is not None and not case.round.is_valid(distance)
+        )
         credited |= {identity(case.proof, nonce) for nonce in case.proof.nonces if nonce not in excluded}
     return {
         "batches": sum(len(case.sources) for case in single),

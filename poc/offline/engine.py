@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from hallmark.poc.protocol.config import DeployedModel
@@ -68,13 +67,12 @@ class EngineLoader(Protocol):
     """Knows how to load an engine, in this process or, pickled, in another one."""
 
     @property
-    def directory(self) -> Path:
-        """The model's folder, on the machine that loads it."""
-        ...
-
-    @property
     def devices(self) -> int:
         """How many GPUs, or CPUs where there are none, it runs on; 0: it takes its own of a cluster."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Hex digest of the model's files, and of all else of this that what it computes may depend on."""
         ...
 
     def load(self) -> OfflineEngine:

@@ -17,6 +17,7 @@ from hallmark.kernels.path import kernel_path
 from hallmark.kernels.self_check import check_ops
 from hallmark.poc.core.errors import EngineError, FieldError, StateError, UnsupportedError
 from hallmark.poc.offline.engine import Batch, Computed, deployed
+from hallmark.poc.offline.model_files import model_fingerprint
 from hallmark.poc.protocol.config import DeployedModel
 from hallmark.poc.protocol.model_facts import device_name, first_token
 from hallmark.poc.protocol.nonces import NonceKey
@@ -76,6 +77,10 @@ class TransformersLoader:
     def devices(self) -> int:
         """One."""
         return 1
+
+    def fingerprint(self) -> str:
+        """That of the model's files; dtype and device are among an engine's numerics."""
+        return model_fingerprint(self.directory)
 
     def load(self) -> "OfflineModel":
         """Load the model, and compare the device's kernels with their references.

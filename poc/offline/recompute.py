@@ -1,22 +1,16 @@
 """Recomputing numbers without a server, those of each nonce once."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
-from pathlib import Path
-from typing import Final
 
 from hallmark.poc.offline.engine import Batch, OfflineEngine
 from hallmark.poc.offline.number_file import Arithmetic, NumberFile
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.protocol.round_spec import RoundSpec
-from hallmark.poc.protocol.streams import PROTOCOL, length_prefixed
+from hallmark.poc.protocol.streams import PROTOCOL
 
-__all__ = ["Recomputation", "model_fingerprint"]
-
-_MODEL_FILES: Final = frozenset({".json", ".safetensors", ".bin", ".pt", ".pth", ".py"})
+__all__ = ["Recomputation"]
 
 
 class Recomputation:
@@ -25,15 +19,16 @@ class Recomputation:
     Args:
         engine: What computes them.
         file: Where numbers are kept and looked up; None keeps none.
-        fingerprint: The model's, `model_fingerprint`; it tells the file's numbers of one model from those
-            of another.
+        fingerprint: Of what loaded the engine; it tells the file's numbers of one model from those of
+            another.
 
     Attributes:
+        engine: What computes them.
         reused: Nonces whose numbers the file had.
     """
 
     def __init__(self, engine: OfflineEngine, file: NumberFile | None = None, fingerprint: str = "") -> None:
-        self._engine = engine
+        self.engine = engine
         self._file = file
         self._fingerprint = fingerprint
         self._numbers: dict[RoundSpec, dict[NonceKey, Sequence[float]]] = {}
@@ -74,7 +69,7 @@ class Recomputation:
             for spec, wanted in self._open.items()
             for keys in _groups([*wanted], spec.batch_size)
         ]
-        for (spec, keys), found in self._engine.compute(batches):
+        for (spec, keys), found in self.engine.compute(batches):
             if self._file is not None:
                 self._file.add(self._arithmetic(spec), keys, found)
             self._numbers[spec].update(zip(keys, found, strict=True))
@@ -101,7 +96,7 @@ class Recomputation:
     def _arithmetic(self, spec: RoundSpec) -> Arithmetic:
         return {
             **{f"round.{name}": value for name, value in spec.to_wire().items()},
-            **self._engine.numerics,
+            **self.engine.numerics,
             "protocol": PROTOCOL,
             "hallmark": version("hallmark-poc"),
             "model": self._fingerprint,
@@ -111,22 +106,3 @@ class Recomputation:
 def _groups(keys: Sequence[NonceKey], size: int) -> Iterator[Sequence[NonceKey]]:
     for start in range(0, len(keys), size):
         yield keys[start : start + size]
-
-
-def model_fingerprint(directory: Path) -> str:
-    """Hex SHA-256 of a model's files: names and whole contents of configuration and weights.
-
-    Sizes and times of change would be quicker, and would not tell weights that were altered in place from
-    those that were not.
-    """
-    files = sorted(path for path in directory.iterdir() if path.suffix in _MODEL_FILES and path.is_file())
-    with ThreadPoolExecutor() as pool:
-        digests = pool.map(_file_digest, files)
-        return hashlib.sha256(
-            b"".join(length_prefixed(path.name, digest) for path, digest in zip(files, digests, strict=True))
-        ).hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

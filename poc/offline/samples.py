@@ -1,13 +1,13 @@
 """Which nonces are recomputed so that a stated cheat is convicted with a stated probability."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
 from hallmark.poc.core.errors import FieldError
-from hallmark.poc.offline.cases import JudgedCase
+from hallmark.poc.offline.cases import JudgedCase, apart
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.verdict.cheat import Allowance, Cheat
 from hallmark.poc.verdict.clearing import check_power
@@ -55,7 +55,8 @@ class ProverSample:
         public_key: The prover's.
         block_hash: The round's.
         needed: As many convict the cheat with the stated probability.
-        drawn: As many were drawn: at least one of each batch, and all where there are too few.
+        drawn: As many were drawn: at least one of each batch, and all where there are too few. Where only
+            some batches have vectors, at least as many of these as they need by themselves.
         claimed: Distinct nonces that the prover claims.
     """
 
@@ -81,7 +82,13 @@ def sampled_for_power(
     """Draw so many nonces of each prover and round that its batches together have the stated power.
 
     They are the nonces with the smallest hashes over all batches of the prover and round, and the one with
-    the smallest of each batch, so that each has a verdict.
+    the smallest of each batch, so that each has a verdict; that one is not in the sample of all together,
+    which would else have more of small batches than of large ones.
+
+    Where some batches have no vectors all are judged together by number 0, and those with vectors by
+    themselves as well: there are as many as the first takes, and of those with vectors as many as the second
+    does. Where number 0 does not find the cheat, below rate 1 never, batches without vectors are refused, and
+    the others judged as if there were no more: a forger would else send one such batch.
 
     Args:
         cases: Batches, each with its round, or with the reason why it is not judged.
@@ -103,42 +110,69 @@ def sampled_for_power(
 
     samples = []
     for round_, places in groups.items():
-        group = [found[place] for place in places]
-        try:
-            needed = _checked(needed_of(_allowance(round_, group)), search)
-        except FieldError as exc:
-            new = [replace(case, round=None, error=exc) for case in group]
-        else:
-            new, sample = _sampled(round_, group, needed, search.seed)
+        new, sample = _of_prover(round_, [found[place] for place in places], search, needed_of)
+        if sample is not None:
             samples.append(sample)
         for place, case in zip(places, new, strict=True):
             found[place] = case
     return found, samples
 
 
+def _of_prover(
+    round_: Round, group: Sequence[JudgedCase], search: Search, needed_of: Callable[[Allowance], int | None]
+) -> tuple[list[JudgedCase], ProverSample | None]:
+    """The batches of a prover with the nonces that are drawn, or refused."""
+    brought, without = apart(group)
+    is_mixed = bool(without) and any(case.proof.nonces for case in brought)
+    of_brought = 0
+    try:
+        needed = _checked(needed_of(Allowance.of_round(round_, has_vectors=not without)), search)
+        if is_mixed:
+            of_brought = needed_of(Allowance.of_round(round_)) or 0
+    except FieldError as exc:
+        if not is_mixed:
+            return [replace(case, round=None, error=exc) for case in group], None
+        drawn, sample = _of_prover(round_, brought, search, needed_of)
+        of_case = dict(zip(map(id, brought), drawn, strict=True))
+        return [of_case.get(id(case)) or replace(case, round=None, error=exc) for case in group], sample
+    return _sampled(round_, group, needed, brought, of_brought, search.seed)
+
+
 def _sampled(
-    round_: Round, group: Sequence[JudgedCase], needed: int, seed: str
+    round_: Round,
+    group: Sequence[JudgedCase],
+    needed: int,
+    brought: Sequence[JudgedCase],
+    of_brought: int,
+    seed: str,
 ) -> tuple[list[JudgedCase], ProverSample]:
+    """Draw as many nonces of all batches, as many of those that brought vectors, and one of each."""
     block_hash, public_key = round_.config.block_hash, round_.config.public_key
-    order = drawing_order((n for case in group for n in case.nonces), seed, block_hash, public_key)
-    chosen = set(order[:needed])
+
+    def order(cases: Iterable[JudgedCase]) -> Sequence[int]:
+        return drawing_order((n for case in cases for n in case.nonces), seed, block_hash, public_key)
+
+    claimed = order(group)
+    together = set(claimed[:needed])
+    chosen = together.union(order(brought)[:of_brought])
     for case in group:
         chosen.update(draw_sample(case.proof, 1, seed))
-    drawn = [replace(case, nonces=tuple(nonce for nonce in case.nonces if nonce in chosen)) for case in group]
+    drawn = [
+        replace(
+            case,
+            nonces=tuple(nonce for nonce in case.nonces if nonce in chosen),
+            not_together=frozenset(chosen.intersection(case.nonces) - together),
+        )
+        for case in group
+    ]
     sample = ProverSample(
         public_key=public_key,
         block_hash=block_hash,
         needed=needed,
         drawn=len(chosen),
-        claimed=len(order),
+        claimed=len(claimed),
     )
     return drawn, sample
-
-
-def _allowance(round_: Round, group: Sequence[JudgedCase]) -> Allowance:
-    """What the batches together are judged by: a batch without vectors leaves them number 0."""
-    claiming = (case.proof for case in group if case.proof.nonces)
-    return Allowance.of_round(round_, has_vectors=all(proof.vectors is not None for proof in claiming))
 
 
 def _checked(needed: int | None, search: Search) -> int:

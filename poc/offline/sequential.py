@@ -11,7 +11,7 @@ from itertools import cycle
 from typing import Any, Protocol
 
 from hallmark.poc.core.errors import FieldError
-from hallmark.poc.offline.cases import JudgedCase, together
+from hallmark.poc.offline.cases import JudgedCase, apart, together
 from hallmark.poc.offline.samples import Search
 from hallmark.poc.protocol.proof import Numerics
 from hallmark.poc.protocol.round import Round
@@ -34,7 +34,10 @@ class _Recomputes(Protocol):
 
 
 class _Prover:
-    """All batches of one prover in one round.
+    """All batches of one prover in one round; below rate 1 all that have vectors.
+
+    At rate 1 the clearing test asks nothing of how many numbers a nonce is judged by: batches without vectors
+    are judged beside the others, by their distances.
 
     Raises:
         FieldError: The round cannot be judged like this, or the cheat be told from honest noise in it.
@@ -63,7 +66,7 @@ class _Prover:
 
     def next(self, after: int) -> int | None:
         """The nonce that is drawn when so many others of this step have been; None where none is left."""
-        place = len(self.decision.nonces) + after
+        place = self.decision.n_drawn + after
         return self._order[place] if place < len(self._order) else None
 
     def take(self, nonces: Sequence[int], computed: Mapping[int, Sequence[float]]) -> None:
@@ -76,7 +79,7 @@ class _Prover:
         drawn = set(self.decision.nonces)
         judged = judge(
             self._case.proof,
-            recomputation.numbers(self.round, self.decision.nonces),
+            recomputation.numbers(self.round, drawn),
             self.round,
             {**numerics, **shape},
             # A batch of failed nonces alone has no sample, and no verdict.
@@ -108,7 +111,9 @@ class SequentialCases:
                 self._refused.append(case)
             else:
                 groups[case.round].append(case)
-        for round_, group in groups.items():
+        for round_, sent in groups.items():
+            group, refused = _judgeable(round_, sent)
+            self._refused += refused
             try:
                 self._provers.append(_Prover(round_, group, search))
             except FieldError as exc:
@@ -122,7 +127,7 @@ class SequentialCases:
     @property
     def n_recomputed(self) -> int:
         """Nonces that have been recomputed, or looked up."""
-        return sum(len(prover.decision.nonces) for prover in self._provers)
+        return sum(prover.decision.n_drawn for prover in self._provers)
 
     @property
     def n_claimed(self) -> int:
@@ -167,6 +172,20 @@ class SequentialCases:
                 open_[prover.spec].append(prover)
         for spec, provers in open_.items():
             yield from _filled(provers, spec.batch_size * self._at_once)
+
+
+def _judgeable(round_: Round, group: list[JudgedCase]) -> tuple[list[JudgedCase], list[JudgedCase]]:
+    """The batches of a prover that are judged, and those that cannot be beside them, refused.
+
+    One batch without vectors must not keep the others from being judged: a forger would send one.
+    """
+    brought, without = apart(group)
+    if without and any(case.proof.nonces for case in brought):
+        try:
+            Allowance.of_round(round_, has_vectors=False)
+        except FieldError as exc:
+            return brought, [replace(case, round=None, error=exc) for case in without]
+    return group, []
 
 
 def _filled(provers: Sequence[_Prover], size: int) -> Iterator[tuple[_Prover, list[int]]]:

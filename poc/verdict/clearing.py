@@ -21,6 +21,21 @@ wealth small. At any number of nonces that does not depend on what was found, a 
 then still 1 at most: the mean of a product of draws without replacement is at most that of draws with it
 (Maclaurin, Phil. Trans. 36 (1729)).
 
+**Selection.** Below rate 1 nonces are selected by number 0, which is left out of q, and whose noise may be
+the cheat's own. As in `hypothesis_tests` let ``R = C + e_0``, with C of N(0, 1), be what it sends, and
+``R < t``, ``t = Φ⁻¹(rate)``, what is selected. Given the scale w of the nonce's errors, of RMS
+``r = √w·error``, R has the variance 1 + r², so that
+
+    P[selected | w] = Φ(t/√(1 + r²)),  M₁ = share · E[m(r)·Φ(t/√(1 + r²))] / E[Φ(t/√(1 + r²))],
+
+with m(r) the mean square of Gaussian errors of RMS r that count up to L: the other numbers depend on R by w
+alone. To first order in error², without the limit, and with u and λ(u) as in `sequential_test`, that is
+``1 − error²·u·λ(u)/2 · Var(w)`` times M₁ at rate 1; it is computed in full, as a cheat's errors are not
+small. Above rate 1/2, where t > 0, quieter nonces are selected oftener, and M₁ is less than at rate 1. This
+is the worst case: noise that leaves the law of R as it is, as that of unit vectors does, selects no nonces by
+their scale. Below rate 1/2 selection can only make M₁ larger, and it is taken to be what it is at rate 1. The
+cheat's share is that of the nonces that it sends.
+
 Unlike the test that convicts, this one stakes everything at once: a prover does not turn honest in the middle
 of a random order.
 """
@@ -92,7 +107,7 @@ class Clearing:
             FieldError: The cheat's mean square is not above what honest noise may be.
         """
         most, limit = allowance.mean_square, allowance.limit
-        required = cheat.mean_square(limit, allowance.kurtosis) / most
+        required = cheat.mean_square(limit, allowance.kurtosis, allowance.rate) / most
         if required <= 1.0:
             size = math.sqrt(required * most)
             raise FieldError(

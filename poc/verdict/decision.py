@@ -6,15 +6,17 @@ verdict is that of the two tests that may be looked at at any time, `sequential_
 
 Nonces count in the order in which they are drawn. Where a nonce is claimed several times, the first claim
 counts against its prover, as over time, and the worst for it: else a second, wrong claim were cleared unseen.
+Where it is claimed with vectors and without, the mean of the first of either counts against it: each is a
+nonce's mean square error, and one that is right must not hide the other.
 A claim that does not count in the round is as far off as can be, since an honest prover knows what it claims.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +34,14 @@ __all__ = ["Claims", "Decision", "Outcome", "decided"]
 _TEST: Final = "sequential"
 
 _Floats = npt.NDArray[np.float64]
+
+
+class _Step(NamedTuple):
+    """Nonces that were recomputed, and those before them; so that a step costs what is new in it."""
+
+    before: "_Step | None"
+    nonces: tuple[int, ...]
+    ratios: Mapping[int, float]
 
 
 class Outcome(StrEnum):
@@ -52,8 +62,8 @@ class Decision:
         power: The probability with which the stated cheat is not cleared.
         level: It is convicted by a p-value below this: the threshold, divided by the number of tests.
         evidence: What they have shown against it.
-        nonces: Those that were recomputed, in the order in which they were drawn.
-        ratios: Mean square error over what it may be, of each of them that did not fail, by its first claim.
+        n_drawn: How many nonces were recomputed.
+        n_failed: How many of these recomputations failed.
     """
 
     n_claimed: int
@@ -61,24 +71,44 @@ class Decision:
     power: float
     level: float
     evidence: Evidence = field(default_factory=Evidence)
-    nonces: tuple[int, ...] = ()
-    ratios: Mapping[int, float] = field(default_factory=dict)
+    n_drawn: int = 0
+    n_failed: int = 0
+    # Neither shown nor compared: Python goes no more than a thousand steps deep.
+    _last: _Step | None = field(default=None, repr=False, compare=False)
 
     def after(self, nonces: Sequence[int], scores: Mapping[int, tuple[float, float]]) -> Self:
         """Return the decision after further nonces.
 
         Args:
             nonces: The nonces, in the order in which they were drawn.
-            scores: Of those that did not fail, the ratios of the first and of the worst claim.
+            scores: Of those that did not fail, the ratios that count against and for the prover.
         """
         known = [nonce for nonce in nonces if nonce in scores]
         return replace(
             self,
             evidence=self.evidence.after([scores[nonce][0] for nonce in known]),
             clearing=self.clearing.after([scores[nonce][1] for nonce in known]),
-            nonces=(*self.nonces, *nonces),
-            ratios={**self.ratios, **{nonce: scores[nonce][0] for nonce in known}},
+            n_drawn=self.n_drawn + len(nonces),
+            n_failed=self.n_failed + len(nonces) - len(known),
+            _last=_Step(self._last, tuple(nonces), {nonce: scores[nonce][0] for nonce in known}),
         )
+
+    @property
+    def nonces(self) -> tuple[int, ...]:
+        """Those that were recomputed, in the order in which they were drawn."""
+        return tuple(nonce for step in self._steps() for nonce in step.nonces)
+
+    @property
+    def ratios(self) -> dict[int, float]:
+        """What counts against it: mean square error over what that may be, of each that did not fail."""
+        return {nonce: ratio for step in self._steps() for nonce, ratio in step.ratios.items()}
+
+    def _steps(self) -> Iterator[_Step]:
+        found, last = [], self._last
+        while last is not None:
+            found.append(last)
+            last = last.before
+        return reversed(found)
 
     @property
     def outcome(self) -> Outcome:
@@ -89,14 +119,18 @@ class Decision:
 
     @property
     def is_over(self) -> bool:
-        """Whether no further nonce is needed, or there is none."""
-        return self.outcome is not Outcome.UNDECIDED or len(self.nonces) >= self.n_claimed
+        """Whether no further nonce is needed, or there is none.
+
+        A few that failed among few would leave what the tests say without a verdict, and are few among more.
+        """
+        is_enough = self.outcome is not Outcome.UNDECIDED and self.n_failed <= MAX_FAILED * self.n_drawn
+        return is_enough or self.n_drawn >= self.n_claimed
 
     def as_dict(self) -> dict[str, Any]:
         """The decision as JSON has it."""
         return {
             "outcome": self.outcome.value,
-            "recomputed": len(self.nonces),
+            "recomputed": self.n_drawn,
             "claimed": self.n_claimed,
             "p_value": self.evidence.p_value,
             "convicted_below": self.level,
@@ -132,7 +166,7 @@ class Claims:
     def scores(
         self, nonces: Sequence[int], computed: Mapping[int, Sequence[float]]
     ) -> dict[int, tuple[float, float]]:
-        """Return the ratios of the first and of the worst claim of each nonce whose recomputation worked.
+        """Return the ratios that count against and for a prover, of each nonce whose recomputation worked.
 
         Args:
             nonces: Which nonces.
@@ -149,7 +183,14 @@ class Claims:
             ratios = self._ratios(which, [place for _, _, place in claims], ours)
             for (nonce, number, _), ratio in zip(claims, ratios.tolist(), strict=True):
                 found[nonce][number] = ratio
-        return {nonce: (ratios[0], max(ratios)) for nonce, ratios in found.items()}
+        return {nonce: (self._first(nonce, ratios), max(ratios)) for nonce, ratios in found.items()}
+
+    def _first(self, nonce: int, ratios: Sequence[float]) -> float:
+        """The mean of a nonce's first ratio with vectors and its first without, where it has both."""
+        first: dict[bool, float] = {}
+        for (which, _), ratio in zip(self._places[nonce], ratios, strict=True):
+            first.setdefault(self._numbers[which] is None, ratio)
+        return sum(first.values()) / len(first)
 
     def _ratios(self, which: int, places: Sequence[int], ours: _Floats) -> _Floats:
         """Ratios of some claims of a batch, against recomputed numbers, [n, k]."""

@@ -8,7 +8,7 @@ to nonce answer for every number of nonces at once. The seed is fixed: the same 
 they have the kurtosis of honest ones (`cheat`): mean squares then vary more, and more nonces are needed than
 with Gaussian errors of the same size. Below rate 1 they are drawn as if nothing had selected the nonces,
 although whose noise is its own delivers nonces that noise has lowered; and the density test, which may be
-asked there, counts as one of the tests without ever speaking.
+asked there, counts as one of the tests without ever speaking, in one batch as one nonce after the other.
 """
 
 import math
@@ -48,7 +48,13 @@ _WIDTH: Final = 512
 """Nonces that are looked at together, at most."""
 
 _POOL: Final = 2**19
-"""Numbers of wrong nonces that trials draw from: a nonce is drawn with its numbers, and with replacement."""
+"""Numbers of wrong nonces that trials draw from: a nonce is drawn with its numbers, and with replacement.
+
+So many are drawn at once.
+"""
+
+_LEAST_POOL: Final = 2**14
+"""Nonces, however many numbers they have: with few of them all trials would be alike."""
 
 _WALKS: Final = 300
 _FIRST_HORIZON: Final = 256
@@ -160,8 +166,12 @@ def _stops(cheat: Cheat, allowance: Allowance, prover: Cheat, power: float, most
     check_power(power)
     clearing = Clearing.of(cheat, allowance)
     rng = np.random.default_rng(_SEED)
-    errors = _draw(rng, prover.error, allowance, allowance.kurtosis, _POOL // allowance.numbers)
-    ratios = mean_square_ratios(errors, allowance.sigma, allowance.rate)
+    ratios = np.concatenate(
+        [
+            mean_square_ratios(errors, allowance.sigma, allowance.rate)
+            for errors in _draw(rng, prover.error, allowance, allowance.kurtosis)
+        ]
+    )
     horizon = min(_FIRST_HORIZON, most)
     while True:
         convicted, cleared = _first_passages(rng, ratios, prover.share, clearing, allowance, power, horizon)
@@ -197,7 +207,9 @@ def _first_passages(
         drawn = ratios[rng.integers(len(ratios), size=(count, horizon))]
         if share < 1.0:
             drawn = np.where(rng.random(drawn.shape) < share, drawn, 0.0)
-        against = log_wealths(drawn) > -math.log(allowance.threshold)
+        # The density test may be asked below rate 1.
+        level = allowance.threshold / (1 + (allowance.rate < 1.0))
+        against = log_wealths(drawn) > -math.log(level)
         wealths = log_clearing_wealths(drawn, clearing.required, clearing.largest)
         for times, has_passed in zip(found, (against, wealths >= -math.log(1.0 - power)), strict=True):
             first = np.argmax(has_passed, axis=-1) + 1
@@ -206,12 +218,15 @@ def _first_passages(
     return convicted, cleared
 
 
-def _draw(
-    rng: np.random.Generator, error: float, allowance: Allowance, kurtosis: float, count: int
-) -> _Floats:
-    """Errors of nonces, [count, k]."""
-    scales = error * np.sqrt(draw_scales(rng, count, kurtosis))
-    return np.asarray(rng.standard_normal((count, allowance.numbers)) * scales[:, None])
+def _draw(rng: np.random.Generator, error: float, allowance: Allowance, kurtosis: float) -> Iterator[_Floats]:
+    """Errors of a pool of nonces, [n, k], in parts that have room in memory."""
+    at_once = max(1, _POOL // allowance.numbers)
+    left = max(at_once, _LEAST_POOL)
+    while left:
+        count = min(left, at_once)
+        left -= count
+        scales = error * np.sqrt(draw_scales(rng, count, kurtosis))
+        yield np.asarray(rng.standard_normal((count, allowance.numbers)) * scales[:, None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +247,16 @@ class _Pool:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, error: float, allowance: Allowance, kurtosis: float) -> "_Pool":
-        errors = _draw(rng, error, allowance, kurtosis, _POOL // allowance.numbers)
+        parts = [cls._of(errors, allowance) for errors in _draw(rng, error, allowance, kurtosis)]
+        return cls(
+            sizes=np.concatenate([part.sizes for part in parts]),
+            beyond=np.concatenate([part.beyond for part in parts]),
+            firsts=np.concatenate([part.firsts for part in parts]),
+            invalid=np.concatenate([part.invalid for part in parts]),
+        )
+
+    @classmethod
+    def _of(cls, errors: _Floats, allowance: Allowance) -> "_Pool":
         limit = allowance.limit
         bound = nonce_bound(allowance.numbers, allowance.kurtosis, allowance.beyond)
         clipped = np.clip(errors, -limit, limit)

@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
@@ -14,7 +15,7 @@ from pydantic.fields import FieldInfo
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.protocol.config import Concern, PoCConfig, Setting
 
-__all__ = ["RoundFile", "Stated", "round_body", "takes_settings"]
+__all__ = ["RoundFile", "Stated", "named_by_option", "round_body", "takes_settings"]
 
 Stated = dict[str, Any]
 """Settings that the command line states, by the names of the request's fields.
@@ -141,6 +142,20 @@ _NAMES: Final = re.compile(r"\b(r_target|distance_tolerance)\b")
 """Settings that the descriptions of others speak of."""
 
 _FIELDS: Final[Mapping[str, FieldInfo]] = PoCConfig.__pydantic_fields__  # type: ignore[attr-defined]
+
+
+@contextmanager
+def named_by_option() -> Iterator[None]:
+    """Name the option where a value that it states is at fault, and not the field.
+
+    Raises:
+        FieldError: Naming the option.
+    """
+    try:
+        yield
+    except FieldError as exc:
+        name = exc.field if exc.field.startswith("-") else f"--{exc.field.replace('_', '-')}"
+        raise FieldError(name, exc.value, exc.allowed) from exc
 
 
 def round_body(file: Path | None, stated: Stated) -> dict[str, Any]:

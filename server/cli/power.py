@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -10,7 +11,7 @@ import typer
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.protocol.config import Concern
 from hallmark.server.cli.consoles import AsJson, print_or_drop, results, say, show
-from hallmark.server.cli.options import RoundFile, Stated, round_body, takes_settings
+from hallmark.server.cli.options import Stated, named_by_option, round_body, takes_settings
 from hallmark.server.cli.words import counted
 
 if TYPE_CHECKING:
@@ -52,7 +53,14 @@ def power(
             "default seq_len.",
         ),
     ] = None,
-    round_file: RoundFile = None,
+    round_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--round",
+            metavar="FILE",
+            help="JSON: the body that the round was set with, of whatever block. Options override it.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say how many nonces convict a cheat.
@@ -64,11 +72,14 @@ def power(
     """
     from hallmark.poc.offline.rounds import check_round
     from hallmark.poc.verdict.cheat import Allowance, Cheat
+    from hallmark.poc.verdict.clearing import check_power
     from hallmark.poc.verdict.power import nonces_needed, stops_of_cheats, stops_of_honest
 
     config = check_round(round_body(round_file, stated))
-    looked_for = Cheat(cheat, cheat_share)
-    allowed = Allowance.of_config(config, numbers or _numbers(config), _rate(config))
+    with named_by_option():
+        looked_for = Cheat(cheat, cheat_share)
+        check_power(power)
+        allowed = Allowance.of_config(config, _numbers(config, numbers), _rate(config))
     needed = nonces_needed(looked_for, allowed, power=power)
     stops: dict[str, Stops] = {}
     problem: FieldError | None = None
@@ -97,8 +108,16 @@ def _rate(config: "PoCConfig") -> float:
     return 1.0 if config.valid_rate is None else config.valid_rate
 
 
-def _numbers(config: "PoCConfig") -> int:
-    """How many numbers a nonce of the round gives, of a model that has what it may ask for."""
+def _numbers(config: "PoCConfig", asked: int | None) -> int:
+    """How many numbers a nonce of the round gives, of a model that has what it may ask for.
+
+    Args:
+        config: The round.
+        asked: Of --numbers; None: as many as by the round's settings.
+
+    Raises:
+        FieldError: The round cannot give so many.
+    """
     from hallmark.poc.protocol.config import DeployedModel
     from hallmark.poc.protocol.definition import Definition
 
@@ -114,7 +133,11 @@ def _numbers(config: "PoCConfig") -> int:
         max_sequences=plenty,
         max_model_len=plenty,
     )
-    return Definition.resolve(config, model).numbers
+    own = Definition.resolve(config, model).numbers
+    if asked in (None, 1):
+        return asked or own  # without vectors 1, of any round
+    with named_by_option():
+        return Definition.resolve(replace(config, numbers=asked), model).numbers
 
 
 def _as_json(

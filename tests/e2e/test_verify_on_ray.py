@@ -181,6 +181,7 @@ def test_ctrl_c_ends_it_and_leaves_the_cluster_as_it_was(
     check_resumed(proofs, state, alone, "--ray", nodes.address)
 
 
+@pytest.mark.slow
 def test_refusals_are_those_of_one_process(proofs: Proofs, nodes: RayNodes, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import typer
@@ -28,7 +29,7 @@ class EngineCommand(TyperCommand):
             place = args.index("--")
             given, flags = args[:place], args[place + 1 :]
         ctx.meta[_FLAGS] = tuple(flags)
-        return super().parse_args(ctx, _with_ray_joined(given))
+        return super().parse_args(ctx, _with_ray_joined(given, is_completing=ctx.resilient_parsing))
 
 
 def vllm_flags(context: typer.Context) -> tuple[str, ...]:
@@ -37,14 +38,25 @@ def vllm_flags(context: typer.Context) -> tuple[str, ...]:
     return flags
 
 
-def _with_ray_joined(words: Sequence[str]) -> list[str]:
-    """Write `--ray ADDRESS` as `--ray=ADDRESS`, and `--ray` alone as `--ray=`."""
+def _with_ray_joined(words: Sequence[str], *, is_completing: bool) -> list[str]:
+    """Write `--ray ADDRESS` as `--ray=ADDRESS`, and `--ray` alone as `--ray=`.
+
+    Raises:
+        typer.BadParameter: The word behind it is neither an address nor a file, nor an option.
+    """
     joined: list[str] = []
     left = list(words)
     while left:
         word = left.pop(0)
         if word == _RAY:
-            address = left.pop(0) if left and _ADDRESS.fullmatch(left[0]) else ""
-            word = f"{_RAY}={address}"
+            following = left[0] if left else "-"
+            if _ADDRESS.fullmatch(following):
+                word = f"{_RAY}={left.pop(0)}"
+            elif following.startswith("-") or is_completing or Path(following).exists():
+                word = f"{_RAY}="
+            else:
+                raise typer.BadParameter(
+                    f"{following!r} behind --ray is neither HOST:PORT, nor auto, nor a file of proofs"
+                )
         joined.append(word)
     return joined

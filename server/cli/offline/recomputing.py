@@ -171,16 +171,22 @@ def state_path(proofs: Sequence[Path], state: Path | None, *, no_state: bool) ->
 
 @contextmanager
 def recomputation(
-    engine: "OfflineEngine", directory: Path, state: Path | None, *, quiet: bool
+    engine: "OfflineEngine", loader: "EngineLoader", state: Path | None, *, quiet: bool
 ) -> Iterator["Recomputation"]:
     """What recomputes, with the file that it keeps numbers in.
+
+    Args:
+        engine: What computes.
+        loader: What loaded it.
+        state: The file; None keeps nothing.
+        quiet: Whether nobody is told what takes its time.
 
     Raises:
         FieldError: The file cannot be used.
     """
     from hallmark.poc.actors.pool import ActorPool
     from hallmark.poc.offline.number_file import NumberFile
-    from hallmark.poc.offline.recompute import Recomputation, model_fingerprint
+    from hallmark.poc.offline.recompute import Recomputation
 
     if state is None:
         yield Recomputation(engine)
@@ -193,7 +199,7 @@ def recomputation(
             fingerprint = engine.fingerprint
         else:
             with _spinner("reading the model's files", quiet=quiet):
-                fingerprint = model_fingerprint(directory)
+                fingerprint = loader.fingerprint()
         yield Recomputation(engine, file, fingerprint)
 
 
@@ -203,8 +209,16 @@ def run(
     state: Path | None,
     *,
     quiet: bool,
+    seed: str | None = None,
 ) -> None:
     """Recompute nonces of rounds, with a progress bar where somebody looks.
+
+    Args:
+        recomputation: What recomputes.
+        wanted: The nonces of each round.
+        state: The file that it keeps numbers in.
+        quiet: Whether there is no bar.
+        seed: By which the nonces were drawn; None: they were not.
 
     Raises:
         EngineError: The device has no memory for a batch.
@@ -226,22 +240,26 @@ def run(
             task = bar.add_task("", total=recomputation.n_open, rate="")
             for size in recomputation.run():
                 bar.advance(task, size)
-                bar.update(task, rate=_rate(bar.tasks[task]))
+                bar.update(task, rate=_rate(bar.tasks[task], recomputation.engine))
     except KeyboardInterrupt:
+        again = "" if seed is None else f" with --seed {seed}"
         kept = (
             "nothing is kept"
             if state is None
-            else f"what was computed is kept in {state}; run it again to go on"
+            else f"what was computed is kept in {state}; run it again{again} to go on"
         )
         say(f"interrupted with {counted(recomputation.n_open, 'nonce')} to go; {kept}")
         raise
 
 
-def _rate(task: "Task") -> str:
-    """Return how fast it goes, and how long it still takes."""
+def _rate(task: "Task", engine: "OfflineEngine") -> str:
+    """Return how fast it goes, on how many actors, and how long it still takes."""
+    from hallmark.poc.actors.pool import ActorPool
+
     if task.speed is None or task.time_remaining is None:
         return ""
-    return f"{task.speed:.3g} nonces/s, {span(task.time_remaining)} left"
+    on = f" on {counted(engine.status.at_work, 'actor')}" if isinstance(engine, ActorPool) else ""
+    return f"{task.speed:.3g} nonces/s{on}, {span(task.time_remaining)} left"
 
 
 def _is_silent(*, quiet: bool) -> bool:

@@ -149,17 +149,24 @@ def _notes(case: JudgedCase) -> Iterator[str]:
         return
     if case.proof.round_digest is None:
         yield "the batch names no round settings: that it was computed with these is taken on trust"
-    if case.verdict.numbers == 1 and case.round is not None and case.round.numbers > 1:
-        yield (
-            "the batch brought no vectors: it was judged by the first of each nonce's "
-            f"{case.round.numbers} numbers"
-        )
+    if case.proof.nonces and case.verdict.numbers == 1 and case.round is not None and case.round.numbers > 1:
+        yield from _judged_by_the_first(case, case.round.numbers)
     if case.decision is not None:
         yield _decision(case.decision)
     if case.verdict.n_duplicates and not case.is_joined:
         repeat = "repeats" if case.verdict.n_duplicates == 1 else "repeat"
         yield f"{counted(case.verdict.n_duplicates, 'claim')} {repeat} a nonce of the same batch"
     yield from _findings(case.verdict)
+
+
+def _judged_by_the_first(case: JudgedCase, numbers: int) -> Iterator[str]:
+    of_each = f"the first of each nonce's {numbers} numbers"
+    n_without = sum(bool(part.nonces) and part.vectors is None for part in case.parts)
+    if case.decision is not None and n_without:
+        # Each batch by what it brought, which the verdict's own numbers do not tell.
+        yield f"{n_without} of {counted(len(case.parts), 'batch')} brought no vectors, judged by {of_each}"
+    else:
+        yield f"the batch brought no vectors: it was judged by {of_each}"
 
 
 def _decision(decision: Decision) -> str:
@@ -219,6 +226,8 @@ def _drawn(sample: Mapping[str, Any] | None) -> Iterator[str]:
     whose = "all nonces" if share == 1.0 else f"{share:.3g} of the nonces"
     cheat = f"numbers that are off by {sample['cheat']:.3g} s in {whose}"
     if "sequential" in sample:
+        if not sample["claimed"]:
+            return  # all were refused
         recomputed = f"{sample['recomputed']:,} of {counted(sample['claimed'], 'nonce')}"
         yield (
             f"{recomputed} were drawn with {by_seed}, until provers were convicted, or cleared of {cheat}: "

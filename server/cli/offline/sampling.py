@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hallmark.server.cli.consoles import is_terminal, notes, say
+from hallmark.server.cli.options import named_by_option
 from hallmark.server.cli.words import counted
 
 if TYPE_CHECKING:
@@ -76,13 +77,20 @@ class Sampling:
         count: So many of each batch; None: not by number.
         search: As many as it takes to find this; None: not by power.
         is_sequential: One after the other, until there is enough to say.
-        seed: What the draw depends on.
+        seed: What the draw depends on; empty where nothing is drawn.
+        is_random: Whether it was drawn here, so that nobody else knows it.
     """
 
     count: int | None = None
     search: "Search | None" = None
     is_sequential: bool = False
     seed: str = ""
+    is_random: bool = False
+
+    def tell_seed(self) -> None:
+        """Say by which seed nonces are drawn, so that a run that is killed can go on with the same draw."""
+        if self.is_random:
+            say(f"drawing by --seed {self.seed}")
 
     def drawn(self, cases: "Sequence[JudgedCase]") -> "tuple[list[JudgedCase], dict[str, Any] | None]":
         """Return batches with the nonces that are recomputed, and what the summary says of the draw."""
@@ -126,18 +134,19 @@ def sampling(
         raise typer.BadParameter("--seed is of use with --sample, --power or --sequential only")
     if sample is None and not is_search:
         return Sampling()
-    seed = secrets.token_hex(16) if seed is None else seed
+    stated = secrets.token_hex(16) if seed is None else seed
     if cheat is None:
-        return Sampling(count=sample, seed=seed)
+        return Sampling(count=sample, seed=stated, is_random=seed is None)
     from hallmark.poc.offline.samples import Search
     from hallmark.poc.verdict.cheat import Cheat
 
-    search = Search(
-        cheat=Cheat(cheat, 1.0 if cheat_share is None else cheat_share),
-        power=_DEFAULT_POWER if power is None else power,
-        seed=seed,
-    )
-    return Sampling(search=search, is_sequential=sequential, seed=seed)
+    with named_by_option():
+        search = Search(
+            cheat=Cheat(cheat, 1.0 if cheat_share is None else cheat_share),
+            power=_DEFAULT_POWER if power is None else power,
+            seed=stated,
+        )
+    return Sampling(search=search, is_sequential=sequential, seed=stated, is_random=seed is None)
 
 
 def run_sequentially(

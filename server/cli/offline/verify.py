@@ -92,7 +92,8 @@ def verify(
     with recomputing.loaded(pooled, quiet=quiet) as loaded:
         cases = [*_resolved(batches, body, loaded)]
         numerics = loaded.numerics
-        with recomputing.recomputation(loaded, model, path, quiet=quiet) as recomputation:
+        with recomputing.recomputation(loaded, loader, path, quiet=quiet) as recomputation:
+            chosen.tell_seed()
             if chosen.search is not None and chosen.is_sequential:
                 provers = SequentialCases(cases, chosen.search, recomputing.at_once(loaded))
                 sampling.run_sequentially(provers, recomputation, path, chosen.seed, quiet=quiet)
@@ -100,7 +101,7 @@ def verify(
                 provers = None
                 cases, drawn = chosen.drawn(cases)
                 wanted = ((case.round, case.nonces) for case in cases if case.round is not None)
-                recomputing.run(recomputation, wanted, path, quiet=quiet)
+                recomputing.run(recomputation, wanted, path, quiet=quiet, seed=chosen.seed or None)
     if provers is not None:
         judged, drawn = provers.judged(recomputation, numerics), provers.as_dict()
     else:

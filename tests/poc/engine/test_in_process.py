@@ -10,6 +10,7 @@ import pytest
 
 from hallmark.poc.core.errors import FieldError, UnsupportedError
 from hallmark.poc.engine.in_process import VllmLoader
+from hallmark.poc.offline.model_files import model_fingerprint
 from hallmark.server.models.small import build_small_model, fast_dtype
 
 # One process imports vLLM, and loads what each line of its input says.
@@ -17,6 +18,7 @@ _LOAD = """
 import json, sys
 from pathlib import Path
 from hallmark.poc.engine.in_process import VllmLoader
+from hallmark.poc.offline.model_files import model_fingerprint
 from hallmark.poc.engine.launch import parse, serve_subcommand, checked_config
 
 answers = []
@@ -89,6 +91,16 @@ def test_how_many_devices_it_takes(flags: tuple[str, ...], devices: int) -> None
     assert VllmLoader(Path("model"), 8, 16, flags=flags).devices == devices
 
 
+def test_flags_tell_kept_numbers_apart(model: Path) -> None:
+    """Some make another model of the same files, as `--hf-overrides` and `--load-format dummy` do."""
+    plain, flagged, other = (
+        VllmLoader(model, 8, 16, flags=flags).fingerprint()
+        for flags in ((), ("--hf-overrides", '{"rms_norm_eps": 0.1}'), ("--hf-overrides", "{}"))
+    )
+    assert plain == model_fingerprint(model)
+    assert len({plain, flagged, other}) == 3
+
+
 def test_without_vllm(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hallmark.poc.engine.in_process.find_spec", lambda name: None)
     with pytest.raises(UnsupportedError, match="--engine vllm needs vLLM"):
@@ -148,3 +160,16 @@ def test_flags_that_are_none_and_one_that_is(model: Path, tmp_path: Path) -> Non
     assert taken["width"] == 256
     assert taken["numerics"]["kv_cache_dtype"] == "bfloat16"
     assert taken["numerics"]["forward"] == "eager"
+
+
+@pytest.mark.server
+def test_with_standard_output_closed(model: Path) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from hallmark.poc.engine.in_process import VllmLoader\n"
+        f"engine = VllmLoader(Path({str(model)!r}), 8, 16, {fast_dtype()!r}).load()\n"
+        "engine.close(); print(engine.facts.hidden_size, file=sys.stderr)"
+    )
+    command = [sys.executable, "-P", "-c", code]
+    closed = ["bash", "-c", 'exec "$@" >&-', "bash", *command]
+    done = subprocess.run(closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "256"), done.stderr

@@ -15,7 +15,8 @@ from transformers_engine import TransformersEngine, tiny_model
 
 from hallmark.poc.core.errors import FieldError, StateError
 from hallmark.poc.offline.model import OfflineModel
-from hallmark.poc.offline.recompute import Recomputation, model_fingerprint
+from hallmark.poc.offline.model_files import model_fingerprint
+from hallmark.poc.offline.recompute import Recomputation
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.verdict.sampling import draw_sample

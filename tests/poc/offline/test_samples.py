@@ -7,7 +7,7 @@ import pytest
 from offline_proofs import NUMBERS, Prover, claiming, config, part
 
 from hallmark.poc.core.errors import FieldError
-from hallmark.poc.offline.cases import JudgedCase
+from hallmark.poc.offline.cases import JudgedCase, joined
 from hallmark.poc.offline.samples import Search, sampled_for_power
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.verdict.cheat import Allowance, Cheat
@@ -41,6 +41,10 @@ def claim(public_key: str, nonces: range) -> ProofBatch:
 def case(prover: Prover, proof: ProofBatch, **changes: object) -> JudgedCase:
     round_ = prover.round(config(public_key=proof.public_key, block_hash="block", block_height=1, **changes))
     return JudgedCase(sources=("file",), proof=proof, n_claimed_before=0, round=round_, nonces=proof.nonces)
+
+
+def without_vectors(proof: ProofBatch) -> ProofBatch:
+    return claiming(proof, proof.dist)
 
 
 def needed(prover: Prover, search: Search = SEARCH, numbers: int = NUMBERS) -> int:
@@ -90,9 +94,71 @@ def test_fewer_than_needed_are_all_taken(prover: Prover) -> None:
 def test_a_batch_without_vectors_leaves_the_prover_to_number_0(prover: Prover) -> None:
     whole = claim("key", range(300))
     parts = [part(whole, slice(0, 150)), part(whole, slice(150, 300))]
-    parts[1] = claiming(parts[1], parts[1].dist)
+    parts[1] = without_vectors(parts[1])
     _, [sample] = sampled_for_power([case(prover, each) for each in parts], SEARCH)
     assert sample.needed == needed(prover, numbers=1) > needed(prover)
+
+
+def test_of_those_with_vectors_there_are_as_many_as_they_take_by_themselves(prover: Prover) -> None:
+    """And all together are judged by as many as number 0 takes, drawn evenly."""
+    whole = claim("key", range(600))
+    parts = [part(whole, slice(0, 590)), part(whole, slice(590, 600)), part(whole, slice(200, 201))]
+    parts[0] = without_vectors(parts[0])
+    cases = [case(prover, each) for each in parts]
+    found, [sample] = sampled_for_power(cases, SEARCH)
+    by_one, by_two = needed(prover, numbers=1), needed(prover)
+    order = drawing_order(range(600), "s", "block", "key")
+    with_vectors = [nonce for nonce in order if nonce == 200 or nonce >= 590]
+    assert len({*order[:by_one]}.intersection(with_vectors)) < min(by_two, len(with_vectors))
+    all_together, those_with_vectors = joined(found)
+    assert set(all_together.nonces) == {*order[:by_one]}
+    assert those_with_vectors.with_vectors
+    assert set(those_with_vectors.nonces) == {*with_vectors[:by_two], 200}
+    assert sample.needed == by_one
+    assert sample.drawn == len({nonce for each in found for nonce in each.nonces})
+
+
+def test_small_batches_do_not_thin_the_sample_of_all_together(prover: Prover) -> None:
+    """Right nonces that are sent one by one would else outnumber the wrong ones of a large batch."""
+    whole = claim("key", range(300))
+    slices = [slice(0, 150), *(slice(place, place + 1) for place in range(150, 300))]
+    found, _ = sampled_for_power([case(prover, part(whole, each)) for each in slices], SEARCH)
+    assert all(each.nonces for each in found)
+    [together] = joined(found)
+    assert set(together.nonces) == {*drawing_order(range(300), "s", "block", "key")[: needed(prover)]}
+
+
+def test_below_rate_1_a_batch_without_vectors_does_not_keep_the_others_from_being_judged(
+    prover: Prover,
+) -> None:
+    whole = claim("key", range(300))
+    rate = {"valid_rate": 0.999}
+    brought = case(prover, part(whole, slice(0, 200)), **rate)
+    without = case(prover, without_vectors(part(whole, slice(150, 300))), **rate)
+    nothing = {"nonces": (), "dist": (), "vectors": None, "encoding": None, "failed_nonces": (1_000,)}
+    failed = case(prover, replace(whole, **nothing), **rate)  # type: ignore[arg-type]
+    [alone], [sample_alone] = sampled_for_power([brought], SEARCH)
+    found, [sample] = sampled_for_power([without, brought, failed], SEARCH)
+    assert found[0].round is None
+    assert "2 or more of each nonce below rate 1, with vectors" in str(found[0].error)
+    assert (found[1], sample) == (alone, sample_alone)
+    assert 0 < sample.needed == len(alone.nonces) < 200
+    assert (found[2].round, found[2].error) == (failed.round, None)
+    only, samples = sampled_for_power([without, failed], SEARCH)
+    assert [each.error is None for each in only] == [False, False]
+    assert samples == []
+
+
+def test_nor_does_it_where_number_0_does_not_find_the_cheat(prover: Prover) -> None:
+    whole = claim("key", range(60))
+    stated = {"honest_sigma": 0.1, "honest_kurtosis": 3.0}
+    parts = [part(whole, slice(0, 30)), without_vectors(part(whole, slice(30, 60)))]
+    cases = [case(prover, each, **stated) for each in parts]
+    found, [sample] = sampled_for_power(cases, replace(SEARCH, cheat=Cheat(0.1025)))
+    assert (found[0].nonces, found[0].error) == (parts[0].nonces, None)
+    assert "16,384 nonces convict with a probability of 0.99" in str(found[1].error)
+    assert (sample.drawn, sample.claimed) == (30, 30)
+    assert 1_000 < sample.needed < 16_384
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,30 @@ class TestClaims:
         [row], _ = run(prover, cases(prover, forged))
         assert outcome(row) is Outcome.CONVICTED
 
+    def test_a_right_claim_of_the_other_kind_does_not_hide_a_wrong_one(
+        self, prover: Prover, honest: ProofBatch
+    ) -> None:
+        wrong = off(honest, np.random.default_rng(3), 1.4)
+        right_first, wrong_first = claiming(honest, honest.dist), claiming(wrong, wrong.dist)
+        for proofs in ([right_first, wrong], [wrong, right_first], [honest, wrong_first]):
+            [row], _ = run(prover, cases(prover, proofs))
+            assert (outcome(row), verdict(row)) == (Outcome.CONVICTED, Verdict.FRAUD)
+
+    @pytest.mark.parametrize("first", [True, False])
+    def test_below_rate_1_a_batch_without_vectors_saves_no_forger(self, prover: Prover, first: bool) -> None:
+        half = prover.prove(range(120), valid_rate=0.5)
+        forged = replace(half, public_key="thief")
+        without = claiming(part(forged, slice(0, 4)), forged.dist[:4])
+        proofs = [without, forged] if first else [forged, without]
+        rows, _ = run(prover, cases(prover, proofs, valid_rate=0.5))
+        assert [row.sources for row in rows] == [("proof 2",), ("proof 1",)][:: 1 if first else -1]
+        judged, refused = rows
+        assert (outcome(judged), verdict(judged)) == (Outcome.CONVICTED, Verdict.FRAUD)
+        assert judged.decision is not None
+        assert judged.decision.n_claimed == len(half.nonces)
+        assert (refused.round, refused.verdict) == (None, None)
+        assert "2 or more of each nonce below rate 1, with vectors" in str(refused.error)
+
     def test_a_claim_that_does_not_count_is_as_far_off_as_can_be(self, prover: Prover) -> None:
         """Its number is right, and not below r_target."""
         every = prover.prove(range(40))
@@ -267,6 +291,21 @@ class TestFailures:
             assert row.verdict is not None
             assert set(row.verdict.failed_nonces) == set(row.nonces) & failing
 
+    @pytest.mark.parametrize("key", ["02a1b2c3", "thief"])
+    def test_one_that_failed_among_few_is_no_end_without_a_verdict(self, prover: Prover, key: str) -> None:
+        proof = replace(prover.prove(range(140)), public_key=key)
+        model = Failing(prover.model.model, "cpu")
+        order = drawing_order(proof.nonces, "s", proof.block_hash, key)
+        for failing, n_drawn, expected in (
+            (order[:1], 104, Verdict.FRAUD if key == "thief" else Verdict.HONEST),
+            (order[:2], 140, Verdict.NO_VERDICT),
+        ):
+            model.failing = frozenset(failing)
+            sequential, recomputation = SequentialCases(cases(prover, [proof]), SEARCH), Recomputation(model)
+            assert sum(sequential.run(recomputation)) == n_drawn
+            [row] = sequential.judged(recomputation, model.numerics)
+            assert verdict(row) is expected
+
     def test_who_declares_many_as_failed_is_not_honest(self, prover: Prover, honest: ProofBatch) -> None:
         declaring = replace(honest, failed_nonces=tuple(range(100, 110)))
         [row], _ = run(prover, cases(prover, [declaring]))
@@ -276,6 +315,25 @@ class TestFailures:
         nothing = replace(honest, nonces=(), dist=(), vectors=(), failed_nonces=(1, 2))
         [row], sizes = run(prover, cases(prover, [nothing]))
         assert (verdict(row), sizes) == (Verdict.NO_VERDICT, [])
+
+    def test_so_has_one_of_several_such_batches_and_the_others_are_judged(
+        self, prover: Prover, honest: ProofBatch
+    ) -> None:
+        failed = [
+            replace(
+                honest,
+                public_key="none",
+                nonces=(),
+                dist=(),
+                vectors=None,
+                encoding=None,
+                failed_nonces=(nonce,),
+            )
+            for nonce in (1, 2)
+        ]
+        rows, _ = run(prover, cases(prover, [*failed, honest]))
+        assert [*map(verdict, rows)] == [Verdict.NO_VERDICT, Verdict.HONEST]
+        assert rows[0].sources == ("proof 1", "proof 2")
 
 
 class TestRefusals:
@@ -320,6 +378,24 @@ class TestSummary:
         summary = summarize(rows, records, 0.01, {}, None)
         assert (summary["batches"], summary["honest"], summary["fraud"]) == (3, 1, 1)
         assert summary["credited_nonces"] == 60
+
+    def test_a_claim_that_does_not_count_is_credited_to_nobody_drawn_or_not(self, prover: Prover) -> None:
+        every, half = prover.prove(range(200)), prover.prove(range(200), valid_rate=0.5)
+        order = drawing_order(every.nonces, "s", every.block_hash, every.public_key)
+        last = next(nonce for nonce in reversed(order) if nonce not in half.nonces)
+        place = every.nonces.index(last)
+        assert every.vectors is not None
+        assert half.vectors is not None
+        more = replace(
+            half,
+            nonces=(*half.nonces, last),
+            dist=(*half.dist, every.dist[place]),
+            vectors=(*half.vectors, every.vectors[place]),
+        )
+        [row], _ = run(prover, cases(prover, [more], valid_rate=0.5))
+        assert (outcome(row), last in row.nonces) == (Outcome.CLEARED, False)
+        summary = summarize([row], prover_records([row]), 0.01, {}, None)
+        assert summary["credited_nonces"] == len(half.nonces)
 
     def test_over_time_nonces_count_in_the_order_in_which_they_were_drawn(
         self, prover: Prover, honest: ProofBatch

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import ndtr, ndtri
 
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.verdict.cheat import Allowance, Cheat, draw_scales
@@ -122,6 +123,38 @@ class TestProvers:
             errors = rng.standard_normal((400, numbers)) * scales[:, None]
             cleared += begin.after(mean_square_ratios(errors, 0.1)).is_cleared(0.95)
         assert cleared <= 21
+
+    @pytest.mark.parametrize(("error", "rate"), [(0.6, 0.9), (0.8, 0.9), (0.8, 0.7)])
+    def test_who_selects_its_quieter_nonces_is_not_cleared_oftener(self, error: float, rate: float) -> None:
+        """Of 100 cheats at a power of 0.9, to 2,000 nonces: more than 20 have a probability of 0.001.
+
+        Its own noise decides which nonces it sends. Were M₁ that of all, it would be cleared at last.
+        """
+        rng = np.random.default_rng(1)
+        allowed = allowance(sigma=0.3, kurtosis=12.0, rate=rate)
+        scales = draw_scales(rng, 400_000, allowed.kurtosis)
+        sent = rng.standard_normal(len(scales)) + error * np.sqrt(scales) * rng.standard_normal(len(scales))
+        scales = scales[sent < ndtri(rate)][:200_000]
+        errors = rng.standard_normal((200_000, 16)) * (error * np.sqrt(scales))[:, None]
+        ratios = mean_square_ratios(errors, allowed.sigma, rate)
+        begin = Clearing.of(Cheat(error), allowed)
+        assert begin.required == pytest.approx(np.mean(ratios), rel=0.02)
+        wealths = log_clearing_wealths(ratios.reshape(100, 2_000), begin.required, begin.largest)
+        assert np.count_nonzero(wealths.max(axis=1) >= math.log(10.0)) <= 20
+
+    def test_selection_never_makes_more_of_a_cheat(self) -> None:
+        """Below rate 1/2 it would; and to first order it is what the formula says."""
+        cheat = Cheat(0.1)
+        at_rate_1 = cheat.mean_square(10.0, 6.0)
+        for rate in (0.01, 0.3, 0.5):
+            assert cheat.mean_square(10.0, 6.0, rate) == at_rate_1
+        for rate in (0.6, 0.9, 0.99):
+            u = ndtri(rate) / math.hypot(1.0, 0.1)
+            mills = math.exp(-u * u / 2.0) / math.sqrt(2.0 * math.pi) / ndtr(u)
+            first_order = 1.0 - 0.01 * u * mills / 2.0 * (6.0 / 3.0 - 1.0)
+            assert cheat.mean_square(10.0, 6.0, rate) / at_rate_1 == pytest.approx(first_order, abs=1e-4)
+            assert cheat.mean_square(10.0, 6.0, rate) < at_rate_1
+        assert Cheat(0.1).mean_square(0.35, 3.0, 0.9) == pytest.approx(cheat.mean_square(0.35, 3.0))
 
     @pytest.mark.parametrize("rate", [1.0, 0.2])
     def test_an_honest_prover_is_cleared_after_few_nonces(self, rate: float) -> None:

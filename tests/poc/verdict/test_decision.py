@@ -40,6 +40,31 @@ class TestDecision:
         assert worse.evidence.p_value == 1.0
         assert worse.ratios == dict.fromkeys(range(40), 0.0)
 
+    def test_one_that_failed_among_few_asks_for_more(self) -> None:
+        """Else there were an outcome, and no verdict of it, with nonces left that could bring one."""
+        for ratio, outcome in ((0.0, Outcome.CLEARED), (LARGEST, Outcome.CONVICTED)):
+            found = decision(300).after(range(40), dict.fromkeys(range(1, 40), (ratio, ratio)))
+            assert (found.outcome, found.n_failed, found.is_over) == (outcome, 1, False)
+            more = range(40, 99)
+            found = found.after(more, dict.fromkeys(more, (ratio, ratio)))
+            assert (found.n_drawn, found.is_over) == (99, False)
+            assert found.after([99], {99: (ratio, ratio)}).is_over
+        failed = decision(40).after(range(40), dict.fromkeys(range(1, 40), (0.0, 0.0)))
+        assert failed.is_over, "no nonce is left"
+
+    def test_a_step_costs_what_is_new_in_it(self) -> None:
+        """It holds on to the one before, whose nonces are not copied; ten thousand are not too deep."""
+        begin = found = decision(10_000)
+        for nonce in range(10_000):
+            before, found = found, found.after([nonce], {nonce: (1.0, 1.0)})
+            assert found._last is not None
+            assert found._last.before is before._last
+        assert found.nonces == tuple(range(10_000))
+        assert [*found.ratios] == [*range(10_000)]
+        assert found.n_drawn == 10_000
+        assert found != begin
+        assert "n_drawn=10000" in repr(found)
+
     def test_failed_nonces_are_drawn_and_show_nothing(self) -> None:
         after = decision(4).after([3, 1], {1: (0.0, 0.0)}).after([2, 0], {})
         assert (after.nonces, [*after.ratios], after.evidence.nonces) == ((3, 1, 2, 0), [1], 1)
@@ -84,6 +109,22 @@ class TestClaims:
         round_ = make_round(seq_len=16, readout="rows", inputs="tokens", numbers=2, honest_sigma=0.1)
         claims = Claims([batch(round_, {7: (0.5, 9.0)}, vectors=False)], round_, LARGEST)
         assert claims.scores([7], {7: (0.5, 0.0)})[7] == pytest.approx((0.0, 0.0), abs=1e-9)
+
+    def test_claims_with_vectors_and_without_both_count(self) -> None:
+        round_ = make_round(seq_len=16, readout="rows", inputs="tokens", numbers=2, honest_sigma=0.1)
+        right, wrong = batch(round_, {7: (0.0, 0.0)}), batch(round_, {7: (0.0, 0.25)})
+        first = batch(round_, {7: (0.0, 9.0)}, vectors=False)
+        far = batch(round_, {7: (0.5, 0.0)}, vectors=False)
+        of_wrong, of_far = 0.25**2 / 2 / 0.01, LARGEST
+        for claimed, against, worst in (
+            ([first, wrong], of_wrong / 2, of_wrong),
+            ([wrong, first], of_wrong / 2, of_wrong),
+            ([right, far], of_far / 2, of_far),
+            ([right, far, wrong, first], of_far / 2, of_far),
+            ([right, wrong], 0.0, of_wrong),
+        ):
+            found = Claims(claimed, round_, LARGEST).scores([7], {7: (0.0, 0.0)})
+            assert found[7] == pytest.approx((against, worst), rel=1e-3, abs=1e-6)
 
     def test_a_claim_that_does_not_count_is_as_far_off_as_can_be(self) -> None:
         """A number above 0 is a distance below √2."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from hallmark.poc.verdict.hypothesis_tests import (
     signed_mean_test,
 )
 from hallmark.poc.verdict.power import critical_values, nonces_needed, stops_of_cheats, stops_of_honest
+from hallmark.poc.verdict.sequential_test import log_wealths
 
 RESULTS = Path(__file__).parents[3] / "bench" / "results"
 SIZES = (1, 2, 3, 7, 32, 500)
@@ -204,6 +206,28 @@ class TestStops:
         found = stops_of_cheats(Cheat(0.052), allowance(), most=200)
         assert (found.median, found.nearly_all) == (None, None)
         assert found.convicted + found.cleared < 0.5
+
+    @pytest.mark.parametrize(("rate", "tests"), [(1.0, 1), (0.3, 2)])
+    def test_below_rate_1_the_density_test_takes_its_part_of_the_threshold(
+        self, rate: float, tests: int
+    ) -> None:
+        """All errors of this cheat lie beyond the limit: nothing is left to chance.
+
+        At these thresholds the nonce that convicts by all of one does not by half of it.
+        """
+        allowed = allowance(sigma=0.01, kurtosis=3.0, numbers=2, rate=rate)
+        wealths = np.exp(log_wealths(np.full(100, allowed.limit**2 / allowed.mean_square)))
+        for place in (2, 4, 6):
+            stricter = replace(allowed, threshold=1.5 / wealths[place])
+            assert stops_of_cheats(Cheat(1_000.0), stricter).median == place + tests
+
+    @pytest.mark.parametrize("error", [0.12, 0.2])
+    def test_many_numbers_of_a_nonce_leave_as_many_nonces_to_draw_from(self, error: float) -> None:
+        """Of a hundred, one mean square would be that of all trials, and above what is allowed or not."""
+        many = allowance(sigma=0.1, kurtosis=5.0, threshold=0.01, numbers=4096)
+        honest = stops_of_honest(Cheat(error), many, 0.1)
+        assert honest.convicted <= 0.03, "of 300 more than 9 have a probability of 0.001"
+        assert honest.cleared >= 0.97
 
     def test_a_cheat_as_small_as_honest_noise_is_refused(self) -> None:
         with pytest.raises(FieldError, match="calibrate a smaller sigma"):

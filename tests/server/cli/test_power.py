@@ -93,11 +93,21 @@ def test_what_nothing_finds_is_said(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        (("--cheat", 0), "cheat: 0.0 is not allowed; allowed: an RMS error above 0"),
-        (("--cheat", 0.1, "--cheat-share", 2), "cheat_share: 2.0 is not allowed"),
-        (("--cheat", 0.1, "--power", 1), "power: 1.0 is not allowed; allowed: a probability from 0.5"),
+        (("--cheat", 0), " --cheat: 0.0 is not allowed; allowed: an RMS error from 1e-9 to 1,000"),
+        (
+            ("--cheat", 0.1, "--cheat-share", 2),
+            " --cheat-share: 2.0 is not allowed; allowed: a share of the",
+        ),
+        (
+            ("--cheat", 0.1, "--power", 1),
+            "hallmark: --power: 1.0 is not allowed; allowed: a probability from 0.5",
+        ),
         (("--cheat", 0.1, "--distance-tolerance", "none"), "by the older rule, none, errors are not looked"),
         (("--cheat", 0.1, "--valid-rate", 0.1, "--numbers", 1), "2 or more of each nonce below rate 1"),
+        (
+            ("--cheat", 0.2, "--numbers", 100_000),
+            " --numbers: 100000 is not allowed; allowed: 1 to 124",
+        ),
         (("--cheat", 0.1, "--r-target", 1.4), "state --valid-rate, which hallmark target tells"),
     ],
 )
@@ -106,3 +116,21 @@ def test_what_is_not_allowed_is_a_sentence(cli: Cli, options: tuple[object, ...]
     assert result.code == 2
     assert problem in result.err
     assert result.out == ""
+
+
+def test_numbers_are_no_more_than_the_round_can_give(cli: Cli, tmp_path: Path) -> None:
+    path = tmp_path / "round.json"
+    path.write_text(json.dumps({"inputs": "normal", "readout": "last"}))
+    refused = cli("power", "--cheat", 1.0, "--round", path, *CALIBRATED, "--numbers", 2)
+    assert refused.code == 2
+    assert "--numbers: 2 is not allowed; allowed: 1, where the last row is read" in refused.err
+    path.write_text(json.dumps({"numbers": 4}))
+    for numbers in (1, 124):
+        answer = found(cli, "--cheat", 1.0, "--round", path, *CALIBRATED, "--numbers", numbers)
+        assert answer["round"]["numbers"] == numbers
+
+
+def test_help_says_nothing_of_proofs_to_refuse(cli: Cli) -> None:
+    said = " ".join(cli("power", "--help").out.split())
+    assert "--round" in said
+    assert "proofs of other blocks" not in said

@@ -25,6 +25,13 @@ def read(
     print([str(path) for path in proofs], ray, loud, vllm_flags(context))
 
 
+@pytest.fixture
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be where there is a file of proofs."""
+    (tmp_path / "p.json").touch()
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("words", "ray"),
     [
@@ -41,17 +48,25 @@ def read(
         ("p.json -- --ray auto", None),
     ],
 )
-def test_an_address_is_what_looks_like_one(words: str, ray: str | None) -> None:
+def test_an_address_is_what_looks_like_one(words: str, ray: str | None, in_folder: None) -> None:
     result = CliRunner().invoke(app, words.split())
     assert result.exit_code == 0, result.output
     flags = ("--ray", "auto") if words.endswith("-- --ray auto") else ()
     assert result.output == f"{['p.json']} {ray} {'--loud' in words} {flags}\n"
 
 
-@pytest.mark.parametrize("word", ["./auto", "10.0.0.1", "p:1.json", "http://10.0.0.1:6379"])
-def test_anything_else_is_a_file(word: str) -> None:
-    result = CliRunner().invoke(app, ["--ray", word])
-    assert result.output == f"{[str(Path(word))]}  False ()\n"
+def test_a_file_with_the_name_of_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "auto").touch()
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(app, ["--ray", "./auto"]).output == f"{['auto']}  False ()\n"
+
+
+@pytest.mark.parametrize("word", ["10.0.0.1", "node1", "http://10.0.0.1:6379", "missing.json"])
+def test_neither_an_address_nor_a_file(word: str) -> None:
+    result = CliRunner().invoke(app, ["--ray", word, "p.json"])
+    assert result.exit_code == 2
+    said = " ".join(result.output.replace("│", " ").split())
+    assert "behind --ray is neither HOST:PORT, nor auto, nor a file of proofs" in said
 
 
 def test_what_is_after_two_dashes_is_vllms() -> None:

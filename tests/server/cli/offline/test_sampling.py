@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import Cli, Result
-from offline_proofs import BATCH_SIZE, SHORT, Prover, off, part, write
+from offline_proofs import BATCH_SIZE, SHORT, Prover, claiming, off, part, write
 
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.server.models.small import build_small_model
@@ -173,6 +173,35 @@ class TestSequential:
         [row], _ = lines(again)
         assert row["sequential"]["recomputed"] == BATCH_SIZE * len(batches(state)) == 240
 
+    def test_a_sample_that_is_interrupted_goes_on_with_the_same_draw(
+        self, directory: Path, verify: Cli, prover: Prover, tmp_path: Path
+    ) -> None:
+        path = write(tmp_path / "p.json", prover.prove(range(400)).as_dict())
+        state = tmp_path / "p.json.verified.jsonl"
+        options = ("--sample", 300)
+        command = [sys.executable, "-P", "-m", "hallmark.server", "verify", path, "--model", directory]
+        arguments = [*map(str, [*command, *SHORT, *options])]
+        with subprocess.Popen(
+            arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            while not state.exists() or state.read_bytes().count(b"\n") < 4:
+                assert process.poll() is None
+                time.sleep(0.01)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate()
+        assert process.returncode == 130
+        told = re.search(r"drawing by --seed (\S+)", err)
+        said = re.search(
+            r"interrupted with \d+ nonces to go; .* run it again with --seed (\S+) to go on", err
+        )
+        assert told, err
+        assert said, err
+        assert told[1] == said[1]
+        kept = batches(state)
+        again = verify(path, *options, "--seed", said[1], "--json")
+        assert f"{BATCH_SIZE * len(kept)} nonces taken from {state}" in again.err
+        assert sum(map(len, batches(state))) == 300
+
     def test_the_table_says_it_in_words_and_has_room_in_80_columns(
         self, verify: Cli, honest: ProofBatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -199,6 +228,17 @@ class TestSequential:
             shown[-1] == "4 batches: 1 honest, 1 fraud, 0 no verdict, 1 refused; 80 distinct nonces credited"
         )
 
+    def test_it_says_which_batches_brought_no_vectors(
+        self, verify: Cli, honest: ProofBatch, tmp_path: Path
+    ) -> None:
+        parts = [part(honest, slice(0, 40)), part(honest, slice(40, 60)), part(honest, slice(60, 80))]
+        parts[0] = claiming(parts[0], parts[0].dist)
+        path = write(tmp_path / "p.json", *(each.as_dict() for each in parts))
+        result = verify(path, "--sequential", *CHEAT)
+        assert result.code == 0, result.out
+        said = "1: 1 of 3 batches brought no vectors, judged by the first of each nonce's 2 numbers"
+        assert said in result.out.splitlines()
+
     @pytest.mark.parametrize(
         ("options", "problem"),
         [
@@ -215,13 +255,18 @@ class TestSequential:
         assert result.code == 2
         assert f"1: refused: {'cheat' if 'told' in problem else 'distance_tolerance'}: " in result.out
         assert problem in result.out
+        assert "were drawn with" not in result.out, "nothing was claimed that could be"
         assert batches(state) == [], "nothing is computed"
 
     def test_a_random_seed_is_told(self, verify: Cli, honest: ProofBatch, tmp_path: Path) -> None:
         path = write(tmp_path / "p.json", honest.as_dict())
         options = ("--sequential", "--cheat", 0.3, "--no-state", "--json")
-        first, summary = lines(verify(path, *options))
-        again, _ = lines(verify(path, *options, "--seed", summary["sample"]["seed"]))
+        told = verify(path, *options)
+        first, summary = lines(told)
+        assert told.err.count(f"drawing by --seed {summary['sample']['seed']}\n") == 1
+        known = verify(path, *options, "--seed", summary["sample"]["seed"])
+        assert "drawing by" not in known.err
+        again, _ = lines(known)
         assert again == first
         others, other = lines(verify(path, *options))
         assert other["sample"]["seed"] != summary["sample"]["seed"]
@@ -240,19 +285,18 @@ class TestPower:
         result = verify(path, *options, "--json")
         assert result.code == 0, result.out
         (first, second, both), summary = lines(result)
-        assert first["n_judged"] + 1 == both["n_judged"]
+        assert first["n_judged"] == both["n_judged"] == needed
         assert second["n_judged"] == 1
-        assert needed <= both["n_judged"] <= needed + 1
         assert both["joined"]
         [of_prover] = summary["sample"]["provers"]
         assert of_prover == {
             **{"public_key": honest.public_key, "block_hash": honest.block_hash, "needed": needed},
-            **{"drawn": both["n_judged"], "claimed": 80, "power_reached": True},
+            **{"drawn": needed + 1, "claimed": 80, "power_reached": True},
         }
         assert (summary["sample"]["cheat"], summary["sample"]["power"]) == (0.3, 0.9)
         assert summary["credited_nonces"] == 80
         table = verify(path, *options)
-        assert f"{both['n_judged']} of 80 nonces were drawn with --seed s: {needed} of a prover" in table.out
+        assert f"{needed + 1} of 80 nonces were drawn with --seed s: {needed} of a prover" in table.out
         assert "off by 0.3 s in all nonces with a probability of 0.9" in table.out
 
     def test_a_cheat_of_that_size_is_fraud(self, verify: Cli, honest: ProofBatch, tmp_path: Path) -> None:
@@ -292,9 +336,12 @@ class TestPower:
         (("--sample", 4, "--cheat", 0.1), "--cheat is of use with --power or --sequential only"),
         (("--sample", 4, "--sequential", "--cheat", 0.1), "give --sample, or --cheat with --power or"),
         (("--sample", 4, "--power", 0.9, "--cheat", 0.1), "give --sample, or --cheat with --power or"),
-        (("--sequential", "--cheat", 0), "cheat: 0.0 is not allowed"),
-        (("--sequential", "--cheat", 1, "--cheat-share", 2), "cheat_share: 2.0 is not allowed"),
-        (("--power", 1, "--cheat", 0.1), "power: 1.0 is not allowed"),
+        (("--sequential", "--cheat", 0), "hallmark: --cheat: 0.0 is not allowed"),
+        (("--sequential", "--cheat", 1, "--cheat-share", 2), "hallmark: --cheat-share: 2.0 is not allowed"),
+        (
+            ("--power", 1, "--cheat", 0.1),
+            " --power: 1.0 is not allowed; allowed: a probability from 0.5",
+        ),
     ],
 )
 def test_options_that_contradict_or_lack_one_another(

@@ -22,7 +22,7 @@ from hallmark.poc.actors.pool import ActorPool, PoolLoader
 from hallmark.poc.core.errors import EngineError, FieldError
 from hallmark.poc.offline.engine import Batch, OfflineEngine, deployed
 from hallmark.poc.offline.model import TransformersLoader
-from hallmark.poc.offline.recompute import model_fingerprint
+from hallmark.poc.offline.model_files import model_fingerprint
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.round import Round
 from hallmark.server.models.small import build_small_model, fast_dtype
@@ -137,6 +137,7 @@ def test_a_batch_that_kills_its_actors_ends_the_run(nodes: RayNodes, model: Mode
     )
 
 
+@pytest.mark.slow
 def test_an_actor_that_dies_while_it_loads_is_not_started_for_ever(nodes: RayNodes, model: Model) -> None:
     loader = FatalLoader(model.loader.directory)
     with pytest.raises(
@@ -223,6 +224,12 @@ def test_a_cluster_of_another_version_is_refused(nodes: RayNodes, model: Model) 
             client.internal_kv_put(b"CLUSTER_METADATA", kept, True, b"cluster")
         own = json.loads(kept)[name]
         assert str(caught.value).endswith(f"allowed: a cluster with {what} {own}, as here; it has 1.2.3")
+
+
+@pytest.mark.parametrize("address", ["garbage", "a..b:6379", "host:port", "127.0.0.1:99999"])
+def test_what_is_no_address_is_told(model: Model, address: str) -> None:
+    with pytest.raises(FieldError, match="nobody listens there"):
+        ActorPool.connect(model.loader, address)
 
 
 def test_where_nothing_of_rays_answers_is_told(model: Model) -> None:
