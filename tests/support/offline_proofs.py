@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command_line import Result
 
 from hallmark.poc.offline.model import OfflineModel
 from hallmark.poc.offline.recompute import Recomputation
@@ -103,3 +104,10 @@ def write(path: Path, *contents: Any) -> Path:
     """A file of JSON: one thing, or several as lines."""
     path.write_text("\n".join(json.dumps(content) for content in contents) + "\n")
     return path
+
+
+def judged_lines(result: Result) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The verdicts and the summary of `hallmark verify --json`."""
+    *verdicts, last = [json.loads(line) for line in result.out.splitlines()]
+    assert [*last] == ["summary"]
+    return verdicts, last["summary"]

@@ -4,33 +4,19 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from command_line import Cli, Result
-from offline_proofs import BATCH_SIZE, SHORT, Prover, claiming, off, part, write
+from command_line import Cli
+from node import HALLMARK
+from offline_proofs import BATCH_SIZE, SHORT, Prover, claiming, judged_lines, off, part, write
 
 from hallmark.poc.protocol.proof import ProofBatch
-from hallmark.server.models.small import build_small_model
 
 CHEAT = ("--cheat", 0.3, "--seed", "s")
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("sampling") / "model"
-    build_small_model(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def prover(directory: Path) -> Prover:
-    return Prover(directory)
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +24,20 @@ def honest(prover: Prover) -> ProofBatch:
     return prover.prove(range(80))
 
 
-@pytest.fixture
-def verify(cli: Cli, directory: Path) -> Cli:
-    """Runs the command with the small model and short batches."""
-
-    def run(*arguments: object) -> Result:
-        return cli("verify", "--model", directory, *SHORT, *arguments)
-
-    return run
-
-
-def lines(result: Result) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The verdicts and the summary of --json."""
-    *verdicts, last = [json.loads(line) for line in result.out.splitlines()]
-    return verdicts, last["summary"]
+def interrupted(directory: Path, proofs: Path, *options: object) -> str:
+    """Run the command until it has kept three batches, and interrupt it; returns what it says then."""
+    state = proofs.with_name(f"{proofs.name}.verified.jsonl")
+    command = [*HALLMARK, "verify", proofs, "--model", directory, *SHORT, *options]
+    with subprocess.Popen(
+        [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not state.exists() or state.read_bytes().count(b"\n") < 4:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert (process.returncode, out) == (130, "")
+    return err
 
 
 def batches(state: Path) -> list[list[int]]:
@@ -68,7 +54,7 @@ class TestSequential:
         path = write(tmp_path / "p.json", *(each.as_dict() for each in parts))
         result = verify(path, "--sequential", *CHEAT, "--json")
         assert result.code == 0, result.out
-        [row], summary = lines(result)
+        [row], summary = judged_lines(result)
         said = row["sequential"]
         assert (row["verdict"], said["outcome"], said["claimed"]) == ("honest", "cleared", 80)
         assert said["recomputed"] < 24
@@ -85,7 +71,7 @@ class TestSequential:
         path = write(tmp_path / "p.json", replace(honest, public_key="thief").as_dict())
         result = verify(path, "--sequential", *CHEAT, "--fraud-threshold", 1e-7, "--json")
         assert result.code == 1
-        [row], summary = lines(result)
+        [row], summary = judged_lines(result)
         assert (row["verdict"], row["rejected_by"]) == ("fraud", ["sequential"])
         assert row["sequential"]["outcome"] == "convicted"
         assert row["sequential"]["recomputed"] <= 24
@@ -100,7 +86,7 @@ class TestSequential:
         path = write(tmp_path / "p.json", weak.as_dict())
         result = verify(path, "--sequential", "--cheat", 0.12, "--json")
         assert result.code == 2
-        [row], summary = lines(result)
+        [row], summary = judged_lines(result)
         assert (row["verdict"], row["sequential"]["outcome"]) == ("no_verdict", "undecided")
         assert row["sequential"]["recomputed"] == 24
         assert (summary["no_verdict"], summary["credited_nonces"]) == (1, 0)
@@ -118,7 +104,7 @@ class TestSequential:
         state = tmp_path / "s.jsonl"
         result = verify(path, "--sequential", *CHEAT, "--state", state, "--json")
         assert result.code == 1
-        rows, summary = lines(result)
+        rows, summary = judged_lines(result)
         assert [row["sequential"]["outcome"] for row in rows] == ["convicted", *["cleared"] * 3]
         assert {len(nonces) for nonces in batches(state)} == {BATCH_SIZE}
         assert summary["sample"]["recomputed"] == BATCH_SIZE * len(batches(state)) < 120
@@ -149,18 +135,7 @@ class TestSequential:
         noisy = off(prover.prove(range(240)), np.random.default_rng(3), 0.1)
         path, state = write(tmp_path / "p.json", noisy.as_dict()), tmp_path / "p.json.verified.jsonl"
         options = ("--sequential", "--cheat", 0.105)
-        command = [sys.executable, "-P", "-m", "hallmark.server", "verify", path, "--model", directory]
-        arguments = [*map(str, [*command, *SHORT, *options])]
-        with subprocess.Popen(
-            arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
-            while not state.exists() or state.read_bytes().count(b"\n") < 4:
-                assert process.poll() is None
-                time.sleep(0.01)
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate()
-        assert process.returncode == 130
-        assert out == ""
+        err = interrupted(directory, path, *options)
         said = re.search(
             r"interrupted with 1 prover undecided; .* run it again with --seed (\S+) to go on", err
         )
@@ -170,7 +145,7 @@ class TestSequential:
         again = verify(path, *options, "--seed", said[1], "--json")
         assert f"{BATCH_SIZE * len(kept)} nonces taken from {state}" in again.err
         assert batches(state)[: len(kept)] == kept
-        [row], _ = lines(again)
+        [row], _ = judged_lines(again)
         assert row["sequential"]["recomputed"] == BATCH_SIZE * len(batches(state)) == 240
 
     def test_a_sample_that_is_interrupted_goes_on_with_the_same_draw(
@@ -179,17 +154,7 @@ class TestSequential:
         path = write(tmp_path / "p.json", prover.prove(range(400)).as_dict())
         state = tmp_path / "p.json.verified.jsonl"
         options = ("--sample", 300)
-        command = [sys.executable, "-P", "-m", "hallmark.server", "verify", path, "--model", directory]
-        arguments = [*map(str, [*command, *SHORT, *options])]
-        with subprocess.Popen(
-            arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
-            while not state.exists() or state.read_bytes().count(b"\n") < 4:
-                assert process.poll() is None
-                time.sleep(0.01)
-            process.send_signal(signal.SIGINT)
-            _, err = process.communicate()
-        assert process.returncode == 130
+        err = interrupted(directory, path, *options)
         told = re.search(r"drawing by --seed (\S+)", err)
         said = re.search(
             r"interrupted with \d+ nonces to go; .* run it again with --seed (\S+) to go on", err
@@ -262,13 +227,13 @@ class TestSequential:
         path = write(tmp_path / "p.json", honest.as_dict())
         options = ("--sequential", "--cheat", 0.3, "--no-state", "--json")
         told = verify(path, *options)
-        first, summary = lines(told)
+        first, summary = judged_lines(told)
         assert told.err.count(f"drawing by --seed {summary['sample']['seed']}\n") == 1
         known = verify(path, *options, "--seed", summary["sample"]["seed"])
         assert "drawing by" not in known.err
-        again, _ = lines(known)
+        again, _ = judged_lines(known)
         assert again == first
-        others, other = lines(verify(path, *options))
+        others, other = judged_lines(verify(path, *options))
         assert other["sample"]["seed"] != summary["sample"]["seed"]
         assert others[0]["computed_distances"] != first[0]["computed_distances"]
 
@@ -284,7 +249,7 @@ class TestPower:
         options = (*CHEAT, "--power", 0.9)
         result = verify(path, *options, "--json")
         assert result.code == 0, result.out
-        (first, second, both), summary = lines(result)
+        (first, second, both), summary = judged_lines(result)
         assert first["n_judged"] == both["n_judged"] == needed
         assert second["n_judged"] == 1
         assert both["joined"]
@@ -304,7 +269,7 @@ class TestPower:
         path = write(tmp_path / "p.json", cheating.as_dict())
         result = verify(path, *CHEAT, "--power", 0.99, "--json")
         assert result.code == 1
-        assert lines(result)[1]["sample"]["provers"][0]["drawn"] < 80
+        assert judged_lines(result)[1]["sample"]["provers"][0]["drawn"] < 80
 
     def test_too_few_nonces_are_all_taken_and_it_is_said(
         self, verify: Cli, honest: ProofBatch, tmp_path: Path

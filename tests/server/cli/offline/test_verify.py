@@ -25,6 +25,7 @@ from offline_proofs import (
     Prover,
     claiming,
     config,
+    judged_lines,
     off,
     part,
     write,
@@ -46,41 +47,12 @@ VECTORS = Path(__file__).parents[4] / "docs" / "vectors.json"
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("offline") / "model"
-    build_small_model(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def prover(directory: Path) -> Prover:
-    return Prover(directory)
-
-
-@pytest.fixture(scope="module")
 def honest(prover: Prover) -> ProofBatch:
     return prover.prove(range(24))
 
 
-@pytest.fixture
-def verify(cli: Cli, directory: Path) -> Cli:
-    """Runs the command with the small model and short batches; later options override."""
-
-    def run(*arguments: object) -> Result:
-        return cli("verify", "--model", directory, *SHORT, *arguments)
-
-    return run
-
-
-def lines(result: Result) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The verdicts and the summary of --json."""
-    *verdicts, last = [json.loads(line) for line in result.out.splitlines()]
-    assert [*last] == ["summary"]
-    return verdicts, last["summary"]
-
-
 def one(result: Result) -> dict[str, Any]:
-    (verdict,), _ = lines(result)
+    (verdict,), _ = judged_lines(result)
     return verdict
 
 
@@ -89,7 +61,7 @@ class TestVerdicts:
         path = write(tmp_path / "p.json", honest.as_dict())
         result = verify(path, "--json")
         assert result.code == 0, result.err
-        verdict, summary = one(result), lines(result)[1]
+        verdict, summary = one(result), judged_lines(result)[1]
         assert verdict["verdict"] == "honest"
         assert verdict["public_key"] == honest.public_key
         assert verdict["round"] == honest.round_digest
@@ -139,7 +111,7 @@ class TestVerdicts:
         path = write(tmp_path / "p.json", honest.as_dict(), *(claim.as_dict() for claim in claims))
         result = verify(path, "--valid-rate", 0.5, "--json")
         assert result.code == 1
-        verdicts = [verdict for verdict in lines(result)[0] if not verdict["joined"]]
+        verdicts = [verdict for verdict in judged_lines(result)[0] if not verdict["joined"]]
         assert [verdict["verdict"] for verdict in verdicts] == ["honest", *["fraud"] * len(claims)]
         for verdict in verdicts[1:]:
             assert verdict["rejected_by"]
@@ -212,7 +184,7 @@ class TestFiles:
         line = {"webhook_id": "a", "url": "http://x", "kind": "generated", "created_at": 1.0}
         parts = [part(honest, slice(i, None, 2)) for i in (0, 1)]
         path = write(tmp_path / "p.jsonl", *({**line, "body": each.as_dict()} for each in parts))
-        verdicts, summary = lines(verify(path, "--json"))
+        verdicts, summary = judged_lines(verify(path, "--json"))
         assert [verdict["verdict"] for verdict in verdicts] == ["honest"] * 3
         assert verdicts[0]["proofs"] == [f"{path}, proof 1"]
         assert summary["credited_nonces"] == 24
@@ -220,7 +192,7 @@ class TestFiles:
     def test_several_files_and_arrays(self, verify: Cli, honest: ProofBatch, tmp_path: Path) -> None:
         first = write(tmp_path / "a.json", [honest.as_dict()])
         second = write(tmp_path / "b.json", honest.as_dict())
-        assert lines(verify(first, second, "--json"))[1]["batches"] == 2
+        assert judged_lines(verify(first, second, "--json"))[1]["batches"] == 2
         assert (tmp_path / "a.json.verified.jsonl").exists()
 
     def test_standard_input(self, verify: Cli, honest: ProofBatch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,17 +438,17 @@ class TestSample:
         self, verify: Cli, honest: ProofBatch, tmp_path: Path
     ) -> None:
         path = write(tmp_path / "p.json", honest.as_dict())
-        first, summary = lines(verify(path, "--sample", 5, "--json", "--no-state"))
+        first, summary = judged_lines(verify(path, "--sample", 5, "--json", "--no-state"))
         assert first[0]["n_judged"] == 5
         assert first[0]["n_duplicates"] == 0
         seed = summary["sample"]["seed"]
         assert len(seed) == 32
-        again, _ = lines(verify(path, "--sample", 5, "--seed", seed, "--json", "--no-state"))
+        again, _ = judged_lines(verify(path, "--sample", 5, "--seed", seed, "--json", "--no-state"))
         assert again == first
         table = verify(path, "--sample", 5, "--seed", seed, "--no-state")
         assert table.code == 0
         assert f"at most 5 nonces of a batch were drawn with --seed {seed}" in table.out
-        others, summary = lines(verify(path, "--sample", 5, "--json", "--no-state"))
+        others, summary = judged_lines(verify(path, "--sample", 5, "--json", "--no-state"))
         assert others[0]["computed_distances"] != first[0]["computed_distances"], "another draw"
         assert summary["credited_nonces"] == 24
 
@@ -500,7 +472,7 @@ class TestSeveralBatches:
             vectors=(*first.vectors, first.vectors[3]),
         )
         path = write(tmp_path / "p.json", twice.as_dict(), second.as_dict())
-        verdicts, summary = lines(verify(path, "--json"))
+        verdicts, summary = judged_lines(verify(path, "--json"))
         assert [v["n_claimed_before"] for v in verdicts] == [0, 8, 0]
         assert [v["n_duplicates"] for v in verdicts] == [1, 0, 9]
         assert [v["joined"] for v in verdicts] == [False, False, True]
@@ -521,7 +493,7 @@ class TestSeveralBatches:
         result = verify(
             path, "--fraud-threshold", 1e-7, "--distance-tolerance", 0.35, "--honest-sigma", 0.1, "--json"
         )
-        verdicts, summary = lines(result)
+        verdicts, summary = judged_lines(result)
         assert verdicts[-1]["joined"]
         assert verdicts[-1]["verdict"] == "fraud"
         assert any(verdict["verdict"] == "honest" for verdict in verdicts)
@@ -551,7 +523,7 @@ class TestSeveralBatches:
                 parts.append(some.as_dict())
             path = write(tmp_path / f"{name}.json", *parts)
             result = verify(path, "--valid-rate", 0.5, "--node-count", 1, "--fraud-threshold", 1e-4, "--json")
-            verdicts[name] = lines(result)
+            verdicts[name] = judged_lines(result)
         for cases, summary in verdicts.values():
             assert cases[-1]["joined"]
             assert cases[-1]["n_covered"] == 200
@@ -576,14 +548,14 @@ class TestSeveralBatches:
         body, higher = honest.as_dict(), replace(honest, block_height=honest.block_height + 1).as_dict()
         path = write(tmp_path / "p.json", {**body, "r_target": 1.8}, higher, {**body, "r_target": 1.7}, body)
         result = verify(path, "--json")
-        first, *others = lines(result)[0]
+        first, *others = judged_lines(result)[0]
         assert first["verdict"] == "honest"
         assert "a block has one height, which --round states" in others[0]["error"]
         assert "found under r_target 1.700000, an earlier one of this prover and block" in others[1]["error"]
         assert "found under r_target 2.000000" in others[2]["error"]
-        assert lines(result)[1]["credited_nonces"] == 24
+        assert judged_lines(result)[1]["credited_nonces"] == 24
         stated = verify(path, "--r-target", 1.8, "--json")
-        assert [case["verdict"] for case in lines(stated)[0] if "verdict" in case] == ["honest"] * 3
+        assert [case["verdict"] for case in judged_lines(stated)[0] if "verdict" in case] == ["honest"] * 3
 
     def test_batches_with_vectors_are_judged_together_beside_one_without(
         self, verify: Cli, honest: ProofBatch, tmp_path: Path
@@ -623,7 +595,7 @@ class TestOverTime:
 
     def test_who_hides_in_every_round_is_convicted(self, verify: Cli, rounds: Path) -> None:
         result = verify(rounds, *self.STRICT, "--json")
-        verdicts, summary = lines(result)
+        verdicts, summary = judged_lines(result)
         assert {verdict["verdict"] for verdict in verdicts} == {"honest"}
         assert result.code == 1
         found = {record["public_key"]: record for record in summary["provers"]}
@@ -657,7 +629,7 @@ class TestOverTime:
                 verdict = validated_payload(judge(proof, computed, round_), "request")
                 receiver.post("/validated", json=verdict).raise_for_status()
             received = receiver.get("/provers", params={"fraud_threshold": 1e-7}).json()
-        records = lines(verify(rounds, *self.STRICT, "--json"))[1]["provers"]
+        records = judged_lines(verify(rounds, *self.STRICT, "--json"))[1]["provers"]
         for record, other in zip(records, received, strict=True):
             for name in ("log10_wealth", "log10_largest_wealth"):
                 assert record.pop(name) == pytest.approx(other.pop(name), rel=0.05, abs=0.05)
@@ -702,7 +674,7 @@ class TestOverTime:
         assert said in older.out.splitlines()
         assert "not judged" in older.out
         sampled = verify(path, "--sample", 8, "--seed", "s", "--json")
-        [record] = lines(sampled)[1]["provers"]
+        [record] = judged_lines(sampled)[1]["provers"]
         assert record["uncounted"] == {"not_recomputed": 16, "repeated": record["uncounted"]["repeated"]}
 
 
