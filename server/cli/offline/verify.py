@@ -60,17 +60,21 @@ def verify(
     quiet: recomputing.Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Recompute proofs on this machine and judge them.
+    """Recompute proofs and judge them.
 
     It needs no server. The model runs by PyTorch and transformers, or by vLLM with --engine vllm and its own
-    flags after --. Block and public key are the proofs' own; what is not given of the round has the server's
-    default, and r_target is the proofs' where they state it.
-    Interrupted, it goes on where it was when it is run again. All that a prover sent, over rounds, is judged
-    together as well.
+    flags after --; here, or on Ray's actors with --ray. Block and public key are the proofs' own; what is not
+    given of the round has the server's default, and r_target is the proofs' where they state it. Interrupted,
+    it goes on where it was when it is run again, with the same --seed where it had one. All that a prover
+    sent, over rounds, is judged together as well.
+
+    \b
+      hallmark verify proofs.json --model qwen3-8b
+      hallmark verify proofs.json --model qwen3-235b --engine vllm -- -tp 8
 
     --json prints an object a line: each verdict, then a summary. Exit code: 0 all honest, 1 fraud among them,
     2 an error or no verdict among them and no fraud.
-    """
+    """  # noqa: D301  # the sign by which help keeps lines as they are
     from hallmark.poc.offline.cases import joined, prover_records, summarize
     from hallmark.poc.offline.proof_files import read_batches
     from hallmark.poc.offline.rounds import check_round
