@@ -1,4 +1,4 @@
-"""`hallmark verify --engine vllm` with what transformers on one device has not: ranks, quantised weights."""
+"""Recomputing by vLLM with what transformers on one device has not: ranks, quantised weights; calibrating."""
 
 import json
 import os
@@ -10,6 +10,7 @@ import pytest
 from node import HALLMARK
 from offline_proofs import SHORT, Prover, claiming, write
 from quantised_checkpoints import quantise_to_int8
+from tolerances import ENGINE_TOLERANCES
 
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.server.models.small import build_small_model, fast_dtype
@@ -17,11 +18,10 @@ from hallmark.server.models.small import build_small_model, fast_dtype
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-def verify(proofs: Path, model: Path, *flags: str, **environment: str) -> list[dict[str, Any]]:
-    """The verdict of each batch, and the summary."""
-    words = ("verify", proofs, "--model", model, *SHORT, "--no-state", "--json", "--engine", "vllm")
+def run(*words: object, **environment: str) -> list[dict[str, Any]]:
+    """The lines of JSON of a command."""
     done = subprocess.run(
-        [*HALLMARK, *map(str, (*words, "--", *flags))],
+        [*HALLMARK, *map(str, words)],
         capture_output=True,
         text=True,
         check=False,
@@ -29,6 +29,12 @@ def verify(proofs: Path, model: Path, *flags: str, **environment: str) -> list[d
     )
     assert done.returncode in (0, 1), done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def verify(proofs: Path, model: Path, *flags: str, **environment: str) -> list[dict[str, Any]]:
+    """The verdict of each batch, and the summary."""
+    words = ("verify", proofs, "--model", model, *SHORT, "--no-state", "--json", "--engine", "vllm")
+    return run(*words, "--", *flags, **environment)
 
 
 def test_on_two_ranks(small_model: Path, tmp_path: Path) -> None:
@@ -60,3 +66,15 @@ def test_weights_in_int8(small_model: Path, tmp_path: Path) -> None:
         again, _ = verify(proofs, model, "--dtype", fast_dtype())
         assert again["verdict"] == verdict
         assert (again["computed_distances"] == list(claimed.dist)) == (verdict == "honest")
+
+
+@pytest.mark.parametrize("where", [("--engine", "vllm"), ("--ray", "--device", "cpu")], ids=" ".join)
+def test_calibrating(small_model: Path, tmp_path: Path, where: tuple[str, ...]) -> None:
+    """Against transformers in one process."""
+    proofs = write(tmp_path / "p.json", Prover(small_model).prove(range(64)).as_dict())
+    [found] = run("calibrate", proofs, "--model", small_model, *SHORT, "--no-state", "--json", *where)
+    tolerance = ENGINE_TOLERANCES[fast_dtype(), "transformers"]
+    assert (found["n"], found["sigma"] <= tolerance) == (64, True)
+    first, second = found["platforms"]
+    assert first["engine"].startswith("transformers ")
+    assert ("vllm" in second) == ("vllm" in where)
