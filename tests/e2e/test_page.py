@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -183,11 +184,13 @@ def check_inference(tab: Watched, node: Node) -> None:
     with ThreadPoolExecutor(4) as clients:
         chats = [clients.submit(chat) for _ in range(4)]
         try:
-            expect(tab.page.locator("#inference")).to_contain_text("4 requests", timeout=PATIENCE)
+            # Not always all: between two completions a client is in none.
+            several = re.compile(r"In flight\s*[2-4] requests")
+            expect(tab.page.locator("#inference")).to_contain_text(several, timeout=2 * PATIENCE)
         finally:
             seen.set()
-        for each in chats:
-            each.result()
+            for each in chats:
+                each.result()
     tab.wait_until("document.getElementById('tokens').data[0].y.some(rate => rate > 0)")
     expect(tab.page.locator("#inference")).to_contain_text("0 requests", timeout=PATIENCE)
 
