@@ -39,7 +39,7 @@ programs: setup ## Find the programs that tests run beside Python's, or fetch th
 	$(BIN)/python -P tools/debian_programs.py
 
 # Real servers take both cores; all other tests share them among two processes of one thread each.
-test: programs ## The tests that CI runs (20 to 45 minutes on 2 cores)
+test: programs ## The tests that CI runs (20 to 55 minutes on 2 cores)
 	$(PYTEST) -m "not slow and not gpu" tests/e2e
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu" --numprocesses 2 --dist loadgroup --ignore tests/e2e
 

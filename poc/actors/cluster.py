@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 
 from hallmark.poc.core.errors import EngineError, FieldError, UnsupportedError
 
-__all__ = ["ActorNeeds", "RayCluster", "import_ray"]
+__all__ = ["ActorNeeds", "RayCluster", "import_ray", "reason"]
 
 _SMALLEST_STORE: Final = 80 * 2**20
 """Bytes for objects: batches and numbers are sent with the calls themselves."""
@@ -31,6 +31,8 @@ _CONNECT_SECONDS: Final = 5.0
 _SECONDS_BETWEEN_LOOKS: Final = 5.0
 _LONGEST_SILENCE: Final = 30.0
 """Seconds; after 60 without its head, Ray ends this process with exit code 1, which is a verdict."""
+
+_LONGEST_REASON: Final = 300
 
 _ENVIRONMENT: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -139,7 +141,7 @@ class RayCluster:
             )
         except Exception as exc:
             _dismiss(warden)
-            raise EngineError(f"Ray does not start on this machine: {_sentence(exc)}") from exc
+            raise EngineError(f"Ray does not start on this machine: {reason(exc)}") from exc
         except BaseException:
             _dismiss(warden)
             raise
@@ -152,9 +154,7 @@ class RayCluster:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         except Exception as exc:
             ray.shutdown()
-            error = EngineError(
-                f"the Ray cluster at {address} takes nobody from this machine: {_sentence(exc)}"
-            )
+            error = EngineError(f"the Ray cluster at {address} takes nobody from this machine: {reason(exc)}")
             error.add_note("run it on a machine that `ray start` has made a part of the cluster")
             raise error from exc
         return cls(ray, address)
@@ -246,22 +246,22 @@ def _probed(stated: str, ours: str) -> str:
             "ray", stated, "HOST:PORT of a Ray cluster's head; nothing of Ray's answers there"
         ) from exc
     if done.returncode:
-        reason = " ".join(done.stderr.split()[-40:]) or f"exit code {done.returncode}"
-        raise FieldError("ray", stated, f"HOST:PORT of a Ray cluster's head ({reason})")
-    said = json.loads(done.stdout.splitlines()[-1])
-    if said["address"] is None:
+        said = " ".join(done.stderr.split()[-40:]) or f"exit code {done.returncode}"
+        raise FieldError("ray", stated, f"HOST:PORT of a Ray cluster's head ({said})")
+    found = json.loads(done.stdout.splitlines()[-1])
+    if found["address"] is None:
         raise FieldError(
             "ray",
             stated,
             "HOST:PORT of a Ray cluster's head; this machine is part of none that is found",
         )
     for what, theirs, own in (
-        ("Ray", said["ray"], ours),
-        ("Python", said["python"], platform.python_version()),
+        ("Ray", found["ray"], ours),
+        ("Python", found["python"], platform.python_version()),
     ):
         if theirs != own:
             raise FieldError("ray", stated, f"a cluster with {what} {own}, as here; it has {theirs}")
-    return str(said["address"])
+    return str(found["address"])
 
 
 def _is_listened_at(address: str) -> bool:
@@ -286,5 +286,7 @@ def _several(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _sentence(exc: Exception) -> str:
-    return " ".join(str(exc).split())[:300] or type(exc).__name__
+def reason(exc: BaseException) -> str:
+    """What an error of Ray's says, on one line, cut where it goes on for long."""
+    text = " ".join(str(exc).split()) or type(exc).__name__
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}…"

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any, Final, NamedTuple, Self
 
 from hallmark.poc.actors.actor import ActorIdentity, actor_class
-from hallmark.poc.actors.cluster import ActorNeeds, RayCluster, import_ray
+from hallmark.poc.actors.cluster import ActorNeeds, RayCluster, import_ray, reason
 from hallmark.poc.actors.work import Actor, Job, Work
 from hallmark.poc.core.errors import EngineError, HallmarkError
 from hallmark.poc.offline.engine import Batch, Computed, EngineLoader
@@ -114,8 +114,8 @@ class ActorPool:
             loader: Loads the engine of each actor.
             address: HOST:PORT of the cluster's head, or `auto`; None starts Ray on this machine.
             actors: How many there may be; None is as many as the cluster has room for.
-            gpus: How many GPUs each takes; None is as many as the
-                engine runs on, where the cluster has any.
+            gpus: How many GPUs each takes; None is as many as its engine runs on, where the cluster has
+                any.
             cpus: How many CPUs each takes; None is as many where it takes no GPU.
             batches: How many batches will be asked for, as far as is known.
             tell: Told what whoever waits should know.
@@ -194,7 +194,7 @@ class ActorPool:
         try:
             if self._cluster.look_now():
                 for actor in self._actors:
-                    self._ray.kill(actor.handle)
+                    self._end(actor)
         finally:
             self._actors.clear()
             self._cluster.close()
@@ -223,6 +223,7 @@ class ActorPool:
         return options.remote(self._hallmark, self._loader)
 
     def _end(self, actor: Actor) -> None:
+        # What cannot be ended has ended already, or ends with this process, whose actor it is.
         with suppress(Exception):
             self._ray.kill(actor.handle)
 
@@ -257,7 +258,7 @@ class ActorPool:
             except self._ray.exceptions.RayTaskError as exc:
                 if isinstance(exc.cause, HallmarkError):
                     raise exc.cause from None
-                raise EngineError(f"the actor on {actor.node} failed: {_shortened(exc.cause)}") from exc
+                raise EngineError(f"the actor on {actor.node} failed: {reason(exc.cause)}") from exc
             except self._ray.exceptions.RayError as exc:
                 self._lost(actor, exc, work)
                 continue
@@ -282,7 +283,7 @@ class ActorPool:
         Raises:
             EngineError: It has died too often of the same, or no actor is left.
         """
-        reason = _shortened(exc)
+        why = reason(exc)
         jobs, actor.jobs = [*actor.jobs.values()], {}
         if jobs:
             # It was computing the first; the others were in its queue.
@@ -292,7 +293,7 @@ class ActorPool:
                 public_key, nonce = keys[0]
                 raise EngineError(
                     f"the batch of {len(keys)} nonces that begins with nonce {nonce} of {public_key} has "
-                    f"ended its actor {_MOST_DEATHS} times, the last on {actor.node}: {reason}"
+                    f"ended its actor {_MOST_DEATHS} times, the last on {actor.node}: {why}"
                 )
         for job in reversed(jobs):
             job.holders.remove(actor)
@@ -310,9 +311,9 @@ class ActorPool:
         self._actors.remove(actor)
         self._end(actor)
         sentence = (
-            f"an actor on {actor.node} has died {actor.deaths} times while it loaded its model: {reason}"
+            f"an actor on {actor.node} has died {actor.deaths} times while it loaded its model: {why}"
             if had_place
-            else f"an actor has not started {actor.deaths} times: {reason}"
+            else f"an actor has not started {actor.deaths} times: {why}"
         )
         if not self._actors:
             raise EngineError(sentence)
@@ -406,13 +407,3 @@ class PoolLoader:
             batches=self.batches,
             tell=self.tell,
         )
-
-
-def _shortened(exc: BaseException) -> str:
-    text = " ".join(str(exc).split()) or type(exc).__name__
-    # Ray says at length which actor it is, by numbers that nobody knows.
-    text = text.rpartition("The actor is dead because ")[2]
-    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}…"
-
-
-_LONGEST_REASON: Final = 300

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hallmark.poc.core.errors import FieldError
-from hallmark.server.cli.consoles import notes, say
+from hallmark.server.cli.consoles import is_terminal, notes, say
+from hallmark.server.cli.options import named_by_option
 from hallmark.server.cli.words import counted, span
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ __all__ = [
     "Quiet",
     "StateFile",
     "at_once",
+    "how_to_go_on",
+    "is_silent",
     "loaded",
     "loader",
     "most_batches",
@@ -139,12 +142,8 @@ def loaded(loader: "EngineLoader", *, quiet: bool) -> "Iterator[OfflineEngine]":
         FieldError: Naming the option that is at fault.
         HallmarkError: What else keeps it from being loaded.
     """
-    try:
-        with _spinner("loading the model", quiet=quiet):
-            engine = loader.load()
-    except FieldError as exc:
-        name = exc.field if exc.field.startswith("-") else f"--{exc.field}"
-        raise FieldError(name, exc.value, exc.allowed) from exc
+    with named_by_option(), _spinner("loading the model", quiet=quiet):
+        engine = loader.load()
     try:
         yield engine
     finally:
@@ -236,20 +235,23 @@ def run(
         TextColumn("{task.completed:,} of {task.total:,} nonces  {task.fields[rate]}"),
     )
     try:
-        with Progress(*columns, console=notes(), transient=True, disable=_is_silent(quiet=quiet)) as bar:
+        with Progress(*columns, console=notes(), transient=True, disable=is_silent(quiet=quiet)) as bar:
             task = bar.add_task("", total=recomputation.n_open, rate="")
             for size in recomputation.run():
                 bar.advance(task, size)
                 bar.update(task, rate=_rate(bar.tasks[task], recomputation.engine))
     except KeyboardInterrupt:
-        again = "" if seed is None else f" with --seed {seed}"
-        kept = (
-            "nothing is kept"
-            if state is None
-            else f"what was computed is kept in {state}; run it again{again} to go on"
-        )
-        say(f"interrupted with {counted(recomputation.n_open, 'nonce')} to go; {kept}")
+        left = counted(recomputation.n_open, "nonce")
+        say(f"interrupted with {left} to go; {how_to_go_on(state, seed)}")
         raise
+
+
+def how_to_go_on(state: Path | None, seed: str | None) -> str:
+    """Return what is left of a command that was interrupted; the arguments as for `run`."""
+    if state is None:
+        return "nothing is kept"
+    again = "" if seed is None else f" with --seed {seed}"
+    return f"what was computed is kept in {state}; run it again{again} to go on"
 
 
 def _rate(task: "Task", engine: "OfflineEngine") -> str:
@@ -262,13 +264,14 @@ def _rate(task: "Task", engine: "OfflineEngine") -> str:
     return f"{task.speed:.3g} nonces/s{on}, {span(task.time_remaining)} left"
 
 
-def _is_silent(*, quiet: bool) -> bool:
-    return quiet or not sys.stderr.isatty()
+def is_silent(*, quiet: bool) -> bool:
+    """Whether nobody looks on, or wants to."""
+    return quiet or not is_terminal(sys.stderr)
 
 
 @contextmanager
 def _spinner(what: str, *, quiet: bool) -> Iterator[None]:
-    if _is_silent(quiet=quiet):
+    if is_silent(quiet=quiet):
         yield
         return
     with notes().status(what):

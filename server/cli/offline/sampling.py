@@ -1,7 +1,6 @@
 """Which nonces `hallmark verify` recomputes: all, some of each batch, or as many as a cheat takes."""
 
 import secrets
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hallmark.server.cli.consoles import is_terminal, notes, say
+from hallmark.server.cli.consoles import notes, say
+from hallmark.server.cli.offline.recomputing import how_to_go_on, is_silent
 from hallmark.server.cli.options import named_by_option
 from hallmark.server.cli.words import counted
 
@@ -161,19 +161,14 @@ def run_sequentially(
     from rich.progress import Progress, SpinnerColumn, TextColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"))
-    is_silent = quiet or not is_terminal(sys.stderr)
     try:
-        with Progress(*columns, console=notes(), transient=True, disable=is_silent) as bar:
+        with Progress(*columns, console=notes(), transient=True, disable=is_silent(quiet=quiet)) as bar:
             task = bar.add_task(_progress(cases))
             for _ in cases.run(recomputation):
                 bar.update(task, description=_progress(cases))
     except KeyboardInterrupt:
-        kept = (
-            "nothing is kept"
-            if state is None
-            else f"what was computed is kept in {state}; run it again with --seed {seed} to go on"
-        )
-        say(f"interrupted with {counted(cases.n_undecided, 'prover')} undecided; {kept}")
+        left = counted(cases.n_undecided, "prover")
+        say(f"interrupted with {left} undecided; {how_to_go_on(state, seed)}")
         raise
     if recomputation.reused:
         say(f"{counted(recomputation.reused, 'nonce')} taken from {state}")

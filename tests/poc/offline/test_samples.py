@@ -13,16 +13,8 @@ from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.verdict.cheat import Allowance, Cheat
 from hallmark.poc.verdict.power import nonces_needed
 from hallmark.poc.verdict.sampling import draw_sample, drawing_order
-from hallmark.server.models.small import build_small_model
 
 SEARCH = Search(cheat=Cheat(0.25), power=0.99, seed="s")
-
-
-@pytest.fixture(scope="module")
-def prover(tmp_path_factory: pytest.TempPathFactory) -> Prover:
-    path = tmp_path_factory.mktemp("samples") / "model"
-    build_small_model(path)
-    return Prover(path)
 
 
 def claim(public_key: str, nonces: range) -> ProofBatch:

@@ -21,16 +21,8 @@ from hallmark.poc.verdict.decision import Outcome
 from hallmark.poc.verdict.judge import Verdict
 from hallmark.poc.verdict.sampling import drawing_order
 from hallmark.poc.verdict.sequential_test import Evidence
-from hallmark.server.models.small import build_small_model
 
 SEARCH = Search(cheat=Cheat(0.3), power=0.99, seed="s")
-
-
-@pytest.fixture(scope="module")
-def prover(tmp_path_factory: pytest.TempPathFactory) -> Prover:
-    path = tmp_path_factory.mktemp("sequential") / "model"
-    build_small_model(path)
-    return Prover(path)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from hallmark.poc.protocol.law import distance_std
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.rounds.payloads import validated_payload
 from hallmark.poc.verdict.judge import judge
-from hallmark.server.models.small import HIDDEN_SIZE, build_small_model, fast_dtype
+from hallmark.server.models.small import HIDDEN_SIZE, fast_dtype
 
 WIDTH = ("--hidden-size", HIDDEN_SIZE)
 S = distance_std(HIDDEN_SIZE)
@@ -119,15 +119,8 @@ def test_of_what_validated_callbacks_carried(cli: Cli, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("calibrate") / "model"
-    build_small_model(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def honest(directory: Path) -> ProofBatch:
-    return Prover(directory).prove(range(104))
+def honest(prover: Prover) -> ProofBatch:
+    return prover.prove(range(104))
 
 
 class TestWithTheModel:
