@@ -3,8 +3,8 @@
     python -P tools/debian_programs.py
 
 It takes what is on this machine's path. A Prometheus that is missing it downloads and unpacks in
-`.cache/debian`: that needs no rights and starts no service, as installing it would. systemd's tools it
-installs where it may, as in a container; other machines have them.
+`.cache/debian`: that needs no rights and starts no service, as installing it would. PostgreSQL and systemd's
+tools it installs where it may, as in a container; other machines have them.
 """
 
 import os
@@ -20,6 +20,9 @@ __all__ = ["program"]
 _UNPACKED: Final = Path(__file__).parents[1] / ".cache" / "debian"
 _PROMETHEUS: Final = ("prometheus", "promtool")
 _SYSTEMD: Final = ("systemd-analyze", "systemd-sysusers")
+_POSTGRESQL: Final = ("initdb", "pg_ctl", "postgres")
+_POSTGRESQL_VERSIONS: Final = Path("/usr/lib/postgresql")
+"""Where Debian has servers, each in its version's folder; none is on the path."""
 
 
 def program(name: str) -> str:
@@ -42,14 +45,32 @@ def main() -> None:
             sys.exit("no Prometheus for the tests: put prometheus and promtool on the path")
     if not all(map(_find, _SYSTEMD)):
         print("The tests of the units need systemd-analyze: installing Debian's systemd", flush=True)
-        install = ("apt-get", "install", "--quiet", "--quiet", "--yes", "--no-install-recommends", "systemd")
-        if not (_run(install) or (_update() and _run(install))):
+        if not _install("systemd"):
             sys.exit("no systemd-analyze for the tests: install systemd")
+    if not all(map(_find, _POSTGRESQL)):
+        print("The tests of the receiver need PostgreSQL: installing Debian's", flush=True)
+        if not _install("postgresql"):
+            sys.exit(
+                "no PostgreSQL for the tests: install it, or put initdb, pg_ctl and postgres on the path"
+            )
 
 
 def _find(name: str) -> str | None:
-    unpacked = _UNPACKED / "usr" / "bin" / name
-    return shutil.which(name) or (str(unpacked) if unpacked.exists() else None)
+    found = shutil.which(name)
+    folders = [_UNPACKED / "usr" / "bin", *(_POSTGRESQL_VERSIONS / v / "bin" for v in _postgresql_versions())]
+    return found or next((str(folder / name) for folder in folders if (folder / name).exists()), None)
+
+
+def _postgresql_versions() -> list[str]:
+    """Return the versions of PostgreSQL that Debian has installed, the newest first."""
+    found = (path.name for path in _POSTGRESQL_VERSIONS.glob("*") if path.name.isdecimal())
+    return sorted(found, key=int, reverse=True)
+
+
+def _install(package: str) -> bool:
+    """Install a package; returns whether that worked."""
+    command = ("apt-get", "install", "--quiet", "--quiet", "--yes", "--no-install-recommends", package)
+    return _run(command) or (_update() and _run(command))
 
 
 def _update() -> bool:

@@ -14,13 +14,13 @@ from hallmark.server.cli.words import counted
 __all__ = ["write_lines"]
 
 
-def write_lines(file: str, entries: Iterable[Any], source: Path, noun: str) -> None:
+def write_lines(file: str, entries: Iterable[Any], source: Path | None, noun: str) -> None:
     """Write entries to a file, in the place of what is in it, and say how many there were.
 
     Args:
         file: Its path; - is standard output, as long as somebody reads it.
         entries: The objects.
-        source: The file that they are read from.
+        source: The file that they are read from; None where that is none.
         noun: What one of them is called.
 
     Raises:
@@ -30,7 +30,7 @@ def write_lines(file: str, entries: Iterable[Any], source: Path, noun: str) -> N
     say(f"{counted(count, noun)} written to {'standard output' if file == '-' else file}")
 
 
-def _write(file: str, entries: Iterable[Any], source: Path) -> int:
+def _write(file: str, entries: Iterable[Any], source: Path | None) -> int:
     count = 0
     if file == "-":
         for entry in entries:
@@ -39,7 +39,7 @@ def _write(file: str, entries: Iterable[Any], source: Path) -> int:
             count += 1
         return count
     # SQLite's own files beside it belong to it.
-    sources = [f"{source}{end}" for end in ("", "-wal", "-shm")]
+    sources = [] if source is None else [f"{source}{end}" for end in ("", "-wal", "-shm")]
     if os.path.exists(file) and any(os.path.samefile(file, each) for each in filter(os.path.exists, sources)):
         raise FieldError("FILE", file, "another file than the one that is read")
     try:

@@ -12,7 +12,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Query, Request
@@ -28,9 +27,10 @@ from hallmark.poc.protocol.config import DEFAULT_THRESHOLD
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.verdict_body import claimed_batch, recomputed_batch
 from hallmark.poc.webhooks.signature import verify
+from hallmark.server.receiver.database import Address, Kind
 from hallmark.server.receiver.metrics import CONTENT_TYPE, ReceiverMetrics
 from hallmark.server.receiver.page_routes import ReceiverPage
-from hallmark.server.receiver.store import BatchStore, Kind
+from hallmark.server.receiver.store import BatchStore
 
 __all__ = ["create_app"]
 
@@ -43,7 +43,7 @@ class _TooLargeError(Exception):
     """The body is longer than `_MAX_BODY_BYTES`."""
 
 
-def create_app(database: Path, secrets: Sequence[bytes] = (), *, has_page: bool = True) -> FastAPI:
+def create_app(database: Address, secrets: Sequence[bytes] = (), *, has_page: bool = True) -> FastAPI:
     """Return the receiver as an ASGI app.
 
     - `POST /generated` and `POST /validated` take callbacks, and HEAD of them says that it is there.
@@ -54,12 +54,13 @@ def create_app(database: Path, secrets: Sequence[bytes] = (), *, has_page: bool 
     - `GET /health` says whether the database can be read, `GET /metrics` what came since the start.
 
     Args:
-        database: The SQLite file that keeps the batches.
+        database: What keeps the batches.
         secrets: The keys that callbacks may be signed with; with none, they need no signature.
         has_page: Whether there is the page.
 
     Raises:
-        DatabaseError: The file cannot be used.
+        DatabaseError: The database cannot be used.
+        UnsupportedError: It is PostgreSQL, and psycopg is not installed.
     """
     store = BatchStore(database)
     metrics = ReceiverMetrics(store.free_bytes)

@@ -9,7 +9,7 @@ from prometheus_client.core import CollectorRegistry, CounterMetricFamily, Gauge
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
-from hallmark.server.receiver.store import Kind
+from hallmark.server.receiver.database import Kind
 
 __all__ = ["CONTENT_TYPE", "ReceiverMetrics"]
 

@@ -1,50 +1,50 @@
-"""The provers' records in a receiver's file: what the verdicts of each show together."""
+"""The provers' records in a receiver's database: what the verdicts of each show together."""
 
 import json
-import sqlite3
 from collections.abc import Collection
+from typing import Any
 
 from hallmark.poc.verdict.prover_record import ProverRecord, Reason, ScoredBatch
 from hallmark.poc.verdict.sequential_test import Evidence
+from hallmark.server.receiver.database import Connection, StoreDatabase
 
 __all__ = ["continue_record", "find_records", "records_of"]
 
 _RECORD = ("rounds", "batches", "nonces", "log_stakes", "log_largest_wealth", "uncounted")
+_COLUMNS = ("public_key", *_RECORD)
 
 
-def continue_record(connection: sqlite3.Connection, identifier: int, batch: ScoredBatch) -> None:
+def continue_record(database: StoreDatabase, connection: Connection, batch: ScoredBatch) -> None:
     """Continue the record of a verdict's prover by it.
 
     Args:
+        database: The store's.
         connection: In a transaction.
-        identifier: The verdict's.
-        batch: What it says.
+        batch: What the verdict says.
     """
-    opens_round, new = _count(connection, batch)
-    row = connection.execute(
-        f"SELECT {', '.join(_RECORD)} FROM provers WHERE public_key = ?",  # noqa: S608  # constants
-        (batch.public_key,),
-    ).fetchone()
-    before = ProverRecord(public_key=batch.public_key) if row is None else _record(batch.public_key, *row)
-    record = before.after(batch, new, opens_round=opens_round)
+    key = {"public_key": batch.public_key}
+    # So that there is a row to lock: two verdicts on a prover that has none wait for each other too.
     connection.execute(
-        f"INSERT OR REPLACE INTO provers (public_key, {', '.join(_RECORD)})"  # noqa: S608  # constants
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-            record.public_key,
-            record.rounds,
-            record.batches,
-            record.evidence.nonces,
-            json.dumps(record.evidence.log_stakes),
-            record.evidence.log_largest_wealth,
-            json.dumps(record.uncounted),
-        ),
+        f"INSERT INTO provers ({', '.join(_COLUMNS)})"  # noqa: S608  # constants
+        f" VALUES ({', '.join(f':{name}' for name in _COLUMNS)}) ON CONFLICT DO NOTHING",
+        _row(ProverRecord(public_key=batch.public_key)),
     )
-    connection.execute("UPDATE batches SET is_read = 1 WHERE id = ?", (identifier,))
+    row = connection.execute(
+        f"SELECT {', '.join(_COLUMNS)} FROM provers"  # noqa: S608  # constants
+        f" WHERE public_key = :public_key{database.row_lock}",
+        key,
+    ).fetchone()
+    opens_round, new = _count(database, connection, batch)
+    record = _record(*row).after(batch, new, opens_round=opens_round)
+    connection.execute(
+        f"UPDATE provers SET {', '.join(f'{name} = :{name}' for name in _RECORD)}"  # noqa: S608  # constants
+        " WHERE public_key = :public_key",
+        _row(record),
+    )
 
 
 def find_records(
-    connection: sqlite3.Connection, *, public_key: str | None, after: str, limit: int
+    connection: Connection, *, public_key: str | None, after: str, limit: int
 ) -> list[ProverRecord]:
     """Return the records of provers in the order of their keys.
 
@@ -55,44 +55,64 @@ def find_records(
         limit: The most to return.
     """
     rows = connection.execute(
-        f"SELECT public_key, {', '.join(_RECORD)} FROM provers"  # noqa: S608  # constants
-        " WHERE public_key > :after AND (:public_key IS NULL OR public_key = :public_key)"
-        " ORDER BY public_key LIMIT :limit",
+        f"SELECT {', '.join(_COLUMNS)} FROM provers WHERE public_key > :after"  # noqa: S608  # constants
+        f"{'' if public_key is None else ' AND public_key = :public_key'} ORDER BY public_key LIMIT :limit",
         {"after": after, "public_key": public_key, "limit": limit},
     ).fetchall()
     return [_record(*row) for row in rows]
 
 
-def records_of(connection: sqlite3.Connection, public_keys: Collection[str]) -> list[ProverRecord]:
+def records_of(
+    database: StoreDatabase, connection: Connection, public_keys: Collection[str]
+) -> list[ProverRecord]:
     """Return the records of provers, of those who have one.
 
     Args:
+        database: The store's.
         connection: To read with.
         public_keys: Their keys.
     """
     rows = connection.execute(
-        f"SELECT public_key, {', '.join(_RECORD)} FROM provers"  # noqa: S608  # constants
-        " WHERE public_key IN (SELECT value FROM json_each(?))",
-        (json.dumps([*public_keys]),),
+        f"SELECT {', '.join(_COLUMNS)} FROM provers"  # noqa: S608  # constants
+        f" WHERE public_key IN (SELECT value FROM {database.elements(':public_keys')})",
+        {"public_keys": json.dumps([*public_keys])},
     ).fetchall()
     return [_record(*row) for row in rows]
 
 
-def _count(connection: sqlite3.Connection, batch: ScoredBatch) -> tuple[bool, Collection[int]]:
+def _count(
+    database: StoreDatabase, connection: Connection, batch: ScoredBatch
+) -> tuple[bool, Collection[int]]:
     """Enter the nonces that can count; return whether they open a round, and which of them are new in it."""
     if not batch.ratios:
         return False, ()
-    key = (batch.public_key, batch.block_hash)
+    key = {"public_key": batch.public_key, "block_hash": batch.block_hash}
     entered = connection.execute(
-        "INSERT OR IGNORE INTO counted_rounds (public_key, block_hash) VALUES (?, ?)", key
+        "INSERT INTO counted_rounds (public_key, block_hash) VALUES (:public_key, :block_hash)"
+        " ON CONFLICT DO NOTHING",
+        key,
     ).rowcount
+    entries = database.elements(":nonces")
     new = connection.execute(
-        "INSERT OR IGNORE INTO counted_nonces (round, nonce)"
-        " SELECT counted_rounds.id, entry.value FROM counted_rounds, json_each(?) AS entry"
-        " WHERE public_key = ? AND block_hash = ? RETURNING nonce",
-        (json.dumps([*batch.ratios]), *key),
+        "INSERT INTO counted_nonces (round, nonce)"  # noqa: S608  # constants
+        f" SELECT counted_rounds.id, CAST(value AS BIGINT) FROM counted_rounds, {entries}"
+        " WHERE public_key = :public_key AND block_hash = :block_hash ON CONFLICT DO NOTHING RETURNING nonce",
+        {**key, "nonces": json.dumps([*batch.ratios])},
     ).fetchall()
     return entered == 1, {nonce for (nonce,) in new}
+
+
+def _row(record: ProverRecord) -> dict[str, Any]:
+    """What a table has of a record."""
+    return {
+        "public_key": record.public_key,
+        "rounds": record.rounds,
+        "batches": record.batches,
+        "nonces": record.evidence.nonces,
+        "log_stakes": json.dumps(record.evidence.log_stakes),
+        "log_largest_wealth": record.evidence.log_largest_wealth,
+        "uncounted": json.dumps(record.uncounted),
+    }
 
 
 def _record(
@@ -104,7 +124,7 @@ def _record(
     log_largest_wealth: float,
     uncounted: str,
 ) -> ProverRecord:
-    """A row of `provers`."""
+    """The record that a row is of."""
     return ProverRecord(
         public_key=public_key,
         rounds=rounds,

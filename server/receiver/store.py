@@ -1,8 +1,8 @@
-"""Where a receiver keeps the batches it has acknowledged, and what each prover's show: one SQLite file.
+"""Where receivers keep the batches they have acknowledged, and what each prover's show.
 
 A verdict continues its prover's record in the transaction that stores it: after a kill both are there, or
 neither is, and its sender sends it again. Verdicts that a Hallmark without records has stored continue them
-when the file is opened.
+when the database is opened.
 
 Records are imported where they are needed: whoever lists batches need not wait for numpy.
 """
@@ -10,71 +10,20 @@ Records are imported where they are needed: whoever lists batches need not wait 
 import hashlib
 import json
 import logging
-import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
-from hallmark.poc.core.errors import DatabaseError, FieldError, StateError
-from hallmark.poc.core.sqlite import Database, Schema
+from hallmark.poc.core.errors import FieldError, StateError
+from hallmark.server.receiver.database import OUTCOME, Address, Connection, Kind, StoreDatabase
 
 if TYPE_CHECKING:
     from hallmark.poc.verdict.prover_record import ProverRecord
 
-__all__ = ["BatchStore", "Kind"]
+__all__ = ["BatchStore"]
 
 logger = logging.getLogger(__name__)
-
-Kind = Literal["generated", "validated"]
-
-# Files of before there were versions have all of it but a version.
-_VERSION_1: Final = """
-CREATE TABLE IF NOT EXISTS batches (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    kind TEXT NOT NULL,
-    webhook_id TEXT UNIQUE,
-    content TEXT NOT NULL UNIQUE,
-    received_at REAL NOT NULL,
-    deliveries INTEGER NOT NULL DEFAULT 1,
-    public_key TEXT NOT NULL,
-    block_hash TEXT NOT NULL,
-    block_height INTEGER NOT NULL,
-    node_id INTEGER NOT NULL,
-    n_nonces INTEGER NOT NULL,
-    body TEXT NOT NULL
-) STRICT;
-CREATE INDEX IF NOT EXISTS batches_by_key ON batches (public_key, block_hash, kind);
-"""
-# `is_read`: whether a verdict is in its prover's record.
-_VERSION_2: Final = """
-ALTER TABLE batches ADD COLUMN is_read INTEGER NOT NULL DEFAULT 0;
-CREATE INDEX unread_verdicts ON batches (id) WHERE kind = 'validated' AND NOT is_read;
-CREATE TABLE provers (
-    public_key TEXT PRIMARY KEY,
-    rounds INTEGER NOT NULL,
-    batches INTEGER NOT NULL,
-    nonces INTEGER NOT NULL,
-    log_stakes TEXT NOT NULL,
-    log_largest_wealth REAL NOT NULL,
-    uncounted TEXT NOT NULL
-) STRICT;
-CREATE TABLE counted_rounds (
-    id INTEGER PRIMARY KEY,
-    public_key TEXT NOT NULL,
-    block_hash TEXT NOT NULL,
-    UNIQUE (public_key, block_hash)
-) STRICT;
-CREATE TABLE counted_nonces (
-    round INTEGER NOT NULL REFERENCES counted_rounds (id),
-    nonce INTEGER NOT NULL,
-    PRIMARY KEY (round, nonce)
-) STRICT, WITHOUT ROWID;
-"""
-# The request at the sending server that a batch comes of.
-_VERSION_3: Final = "ALTER TABLE batches ADD COLUMN request_id TEXT"
-_MIGRATIONS: Final = (_VERSION_1, _VERSION_2, _VERSION_3)
-_SCHEMA: Final = Schema("store of batches", DatabaseError, 0x484C4D52, _MIGRATIONS, unmarked_table="batches")
 
 _SUMMARY = (
     "id",
@@ -90,29 +39,24 @@ _SUMMARY = (
     "n_nonces",
 )
 _PAGE: Final = 1000
-_OUTCOME: Final = ("fraud_detected", "probability_honest", "n_invalid")
-
-
-def _of_verdict(field: str) -> str:
-    return f"CASE WHEN kind = 'validated' THEN json_extract(body, '$.{field}') END"
 
 
 class BatchStore:
     """Batches in the order of their arrival, each once; safe to call from several threads."""
 
-    def __init__(self, path: Path, *, makes: bool = True) -> None:
-        """Open the file, or make it with its folder, and read the verdicts that are in no record yet.
+    def __init__(self, address: Address, *, makes: bool = True) -> None:
+        """Open the database, or make its tables, and read the verdicts that are in no record yet.
 
         Args:
-            path: The SQLite file; its write-ahead log lies beside it.
-            makes: Whether that is done where it is missing or old; else the file is there to be read only.
+            address: Where it is.
+            makes: Whether that is done where it is missing or old; else it is there to be read only.
 
         Raises:
-            DatabaseError: The path is no such file, and none can be made there; or a newer Hallmark wrote it,
-                or an older one and it is not to be brought up to date.
+            DatabaseError: There is no such database, and none can be made there; or a newer Hallmark wrote
+                it, or an older one and it is not to be brought up to date.
+            UnsupportedError: It is PostgreSQL, and psycopg is not installed.
         """
-        self._lock = threading.Lock()
-        self._database = Database(_SCHEMA, path, makes=makes)
+        self._database = _open(address, makes=makes)
         if not makes:
             return
         try:
@@ -122,15 +66,15 @@ class BatchStore:
             raise
 
     def free_bytes(self) -> int | None:
-        """Return what is free on the file system that it lies on, as `Database.free_bytes` does."""
+        """Return what is free on the file system that it lies on; None where that is not known."""
         return self._database.free_bytes()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the database."""
         self._database.close()
 
     def check(self) -> None:
-        """Read the file.
+        """Read the database.
 
         Raises:
             DatabaseError: It cannot be read.
@@ -156,46 +100,60 @@ class BatchStore:
             StateError: The webhook-id was used for another batch.
             DatabaseError: The file cannot be written.
         """
+        with self._database.transaction() as connection:
+            return self.add_within(connection, kind, body, webhook_id, request_id)
+
+    def add_within(
+        self,
+        connection: Connection,
+        kind: Kind,
+        body: Mapping[str, Any],
+        webhook_id: str | None,
+        request_id: str | None = None,
+    ) -> tuple[int, bool]:
+        """Store a batch as `add` does, in a transaction that does more."""
         from hallmark.poc.verdict.prover_record import ScoredBatch
         from hallmark.server.receiver.records import continue_record
 
         scored = ScoredBatch.of_body(body) if kind == "validated" else None
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))
         content = hashlib.sha256(f"{kind}\n{text}".encode()).hexdigest()
-        with self._lock, self._database.transaction() as connection:
-            known = connection.execute(
-                "SELECT id, content FROM batches WHERE webhook_id = ? OR content = ?", (webhook_id, content)
-            ).fetchall()
-            for other, its_content in known:
-                if its_content != content:
-                    raise StateError(f"webhook-id {webhook_id!r} was used for another batch, {other}")
-            if known:
-                identifier: int = known[0][0]
-                connection.execute(
-                    "UPDATE batches SET deliveries = deliveries + 1 WHERE id = ?", (identifier,)
-                )
-                return identifier, True
-            [identifier] = connection.execute(
-                "INSERT INTO batches (kind, webhook_id, request_id, content, received_at, public_key,"
-                " block_hash, block_height, node_id, n_nonces, body)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
-                (
-                    kind,
-                    webhook_id,
-                    request_id,
-                    content,
-                    time.time(),
-                    body["public_key"],
-                    body["block_hash"],
-                    body["block_height"],
-                    body["node_id"],
-                    len(body["nonces"]),
-                    text,
-                ),
-            ).fetchone()
-            if scored is not None:
-                continue_record(connection, identifier, scored)
-            return identifier, False
+        row = {
+            "kind": kind,
+            "webhook_id": webhook_id,
+            "request_id": request_id,
+            "content": content,
+            "received_at": time.time(),
+            "public_key": body["public_key"],
+            "block_hash": body["block_hash"],
+            "block_height": body["block_height"],
+            "node_id": body["node_id"],
+            "n_nonces": len(body["nonces"]),
+            "is_read": int(kind == "validated"),
+            "body": text,
+            **self._database.own_columns(kind, body),
+        }
+        for field, key in (("public_key", row["public_key"]), ("block_hash", row["block_hash"])):
+            self._database.check_key(field, key)
+        if webhook_id is not None:
+            self._database.check_key("webhook-id", webhook_id)
+        known = _repeated(connection, content, webhook_id)
+        if known is not None:
+            return known, True
+        inserted = connection.execute(
+            f"INSERT INTO batches ({', '.join(row)}) VALUES ({', '.join(f':{name}' for name in row)})"  # noqa: S608
+            " ON CONFLICT DO NOTHING RETURNING id",
+            row,
+        ).fetchone()
+        if inserted is None:
+            # Another receiver was the first, since we looked.
+            known = _repeated(connection, content, webhook_id)
+            assert known is not None  # noqa: S101  # what conflicts is committed, and nothing is deleted
+            return known, True
+        if scored is not None:
+            continue_record(self._database, connection, scored)
+        identifier: int = inserted[0]
+        return identifier, False
 
     def find(
         self,
@@ -215,19 +173,12 @@ class BatchStore:
             after: Only ids above this one, to page through many.
             limit: The most to return.
         """
-        with self._lock, self._database.reading() as connection:
+        wanted = _stated(kind=kind, public_key=public_key, block_hash=block_hash)
+        with self._database.reading() as connection:
             rows = connection.execute(
-                f"SELECT {', '.join(_SUMMARY)} FROM batches WHERE id > :after"  # noqa: S608  # constants
-                " AND (:kind IS NULL OR kind = :kind)"
-                " AND (:public_key IS NULL OR public_key = :public_key)"
-                " AND (:block_hash IS NULL OR block_hash = :block_hash) ORDER BY id LIMIT :limit",
-                {
-                    "after": after,
-                    "kind": kind,
-                    "public_key": public_key,
-                    "block_hash": block_hash,
-                    "limit": limit,
-                },
+                f"SELECT {', '.join(_SUMMARY)} FROM batches"  # noqa: S608  # constants
+                f" WHERE id > :after AND id <= :settled{_and(wanted)} ORDER BY id LIMIT :limit",
+                {**wanted, "after": after, "settled": self._database.settled(connection), "limit": limit},
             ).fetchall()
         return [dict(zip(_SUMMARY, row, strict=True)) for row in rows]
 
@@ -236,9 +187,11 @@ class BatchStore:
 
         A nonce counts for each batch that has it, so no batch has to be read; `stats` counts it once.
         """
-        with self._lock, self._database.reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(
-                "SELECT kind, max(id), count(*), sum(n_nonces) FROM batches GROUP BY kind"
+                "SELECT kind, max(id), count(*), CAST(sum(n_nonces) AS BIGINT) FROM batches"
+                " WHERE id <= :settled GROUP BY kind",
+                {"settled": self._database.settled(connection)},
             ).fetchall()
         latest = max((row[1] for row in rows), default=0)
         return latest, {kind: (batches, nonces) for kind, _, batches, nonces in rows}
@@ -250,13 +203,13 @@ class BatchStore:
             after: Only ids above this one.
             limit: The most to return.
         """
-        with self._lock, self._database.reading() as connection:
+        with self._database.reading() as connection:
             rows = connection.execute(
-                f"SELECT {', '.join(_SUMMARY)}, {', '.join(map(_of_verdict, _OUTCOME))} FROM batches"  # noqa: S608
-                " WHERE id > ? ORDER BY id LIMIT ?",
-                (after, limit),
+                f"SELECT {', '.join(_SUMMARY + OUTCOME)} FROM outlines"  # noqa: S608  # constants
+                " WHERE id > :after AND id <= :settled ORDER BY id LIMIT :limit",
+                {"after": after, "settled": self._database.settled(connection), "limit": limit},
             ).fetchall()
-        return [dict(zip(_SUMMARY + _OUTCOME, row, strict=True)) for row in rows]
+        return [dict(zip(_SUMMARY + OUTCOME, row, strict=True)) for row in rows]
 
     def summaries(self, **wanted: str | None) -> Iterator[dict[str, Any]]:
         """Yield the summaries of all batches that match, in the order of their arrival.
@@ -271,10 +224,10 @@ class BatchStore:
 
     def get(self, identifier: int) -> dict[str, Any] | None:
         """A batch's summary with its `body`; None where there is no such id."""
-        with self._lock, self._database.reading() as connection:
+        with self._database.reading() as connection:
             row = connection.execute(
-                f"SELECT {', '.join(_SUMMARY)}, body FROM batches WHERE id = ?",  # noqa: S608  # constants
-                (identifier,),
+                f"SELECT {', '.join(_SUMMARY)}, body FROM batches WHERE id = :id",  # noqa: S608  # constants
+                {"id": identifier},
             ).fetchone()
         if row is None:
             return None
@@ -292,15 +245,15 @@ class BatchStore:
         """
         from hallmark.server.receiver.records import find_records
 
-        with self._lock, self._database.reading() as connection:
+        with self._database.reading() as connection:
             return find_records(connection, public_key=public_key, after=after, limit=limit)
 
     def provers_of(self, public_keys: Collection[str]) -> "list[ProverRecord]":
         """Return what the verdicts of each of these provers show together, of those who have any."""
         from hallmark.server.receiver.records import records_of
 
-        with self._lock, self._database.reading() as connection:
-            return records_of(connection, public_keys)
+        with self._database.reading() as connection:
+            return records_of(self._database, connection, public_keys)
 
     def stats(self, *, public_key: str | None = None, block_hash: str | None = None) -> dict[str, Any]:
         """Totals by kind: `batches`, `nonces`, and `duplicates`, deliveries beyond the first.
@@ -311,17 +264,15 @@ class BatchStore:
             public_key: Only of this key.
             block_hash: Only of this block.
         """
-        with self._lock, self._database.reading() as connection:
+        wanted = _stated(public_key=public_key, block_hash=block_hash)
+        with self._database.reading() as connection:
             rows = connection.execute(
-                "WITH matching AS (SELECT * FROM batches"
-                " WHERE (:public_key IS NULL OR public_key = :public_key)"
-                " AND (:block_hash IS NULL OR block_hash = :block_hash)),"
-                " claimed AS (SELECT DISTINCT kind, public_key, block_hash, nonce.value"
-                " FROM matching, json_each(matching.body, '$.nonces') AS nonce)"
+                f"WITH matching AS (SELECT * FROM batches WHERE id > 0{_and(wanted)}),"  # noqa: S608  # constants
+                " claimed AS (SELECT DISTINCT kind, public_key, block_hash, nonce FROM claims"
+                f" WHERE nonce >= 0{_and(wanted)})"
                 " SELECT kind, count(*), (SELECT count(*) FROM claimed WHERE claimed.kind = matching.kind),"
-                " sum(deliveries - 1)"
-                " FROM matching GROUP BY kind",
-                {"public_key": public_key, "block_hash": block_hash},
+                " CAST(sum(deliveries - 1) AS BIGINT) FROM matching GROUP BY kind",
+                wanted,
             ).fetchall()
         nothing = {"batches": 0, "nonces": 0, "duplicates": 0}
         return {
@@ -334,10 +285,10 @@ class BatchStore:
         from hallmark.poc.verdict.prover_record import ScoredBatch
         from hallmark.server.receiver.records import continue_record
 
-        select = "SELECT id, body FROM batches WHERE kind = 'validated' AND NOT is_read ORDER BY id LIMIT 1"
+        unread = "SELECT id, body FROM batches WHERE kind = 'validated' AND is_read = 0 ORDER BY id LIMIT 1"
         while True:
             with self._database.transaction() as connection:
-                row = connection.execute(select).fetchone()
+                row = connection.execute(unread + self._database.row_lock).fetchone()
                 if row is None:
                     return
                 identifier, text = row
@@ -346,6 +297,47 @@ class BatchStore:
                 except FieldError as exc:
                     # It was taken by other rules than today's, and is acknowledged.
                     logger.warning("Verdict %d is in no prover's record: %s", identifier, exc)
-                    connection.execute("UPDATE batches SET is_read = 1 WHERE id = ?", (identifier,))
                 else:
-                    continue_record(connection, identifier, scored)
+                    continue_record(self._database, connection, scored)
+                connection.execute("UPDATE batches SET is_read = 1 WHERE id = :id", {"id": identifier})
+
+
+def _repeated(connection: Connection, content: str, webhook_id: str | None) -> int | None:
+    """Count a delivery of a batch that is there; return its id, None where it is not.
+
+    Raises:
+        StateError: The webhook-id was used for another batch.
+    """
+    known = connection.execute(
+        "SELECT id, content FROM batches WHERE webhook_id = :webhook_id OR content = :content",
+        {"webhook_id": webhook_id, "content": content},
+    ).fetchall()
+    for other, its_content in known:
+        if its_content != content:
+            raise StateError(f"webhook-id {webhook_id!r} was used for another batch, {other}")
+    if not known:
+        return None
+    identifier: int = known[0][0]
+    connection.execute("UPDATE batches SET deliveries = deliveries + 1 WHERE id = :id", {"id": identifier})
+    return identifier
+
+
+def _stated(**wanted: str | None) -> dict[str, str]:
+    """Return what is stated of what batches are to match, by column."""
+    return {column: value for column, value in wanted.items() if value is not None}
+
+
+def _and(wanted: Mapping[str, str]) -> str:
+    """Write the conditions by which batches match."""
+    return "".join(f" AND {column} = :{column}" for column in wanted)
+
+
+def _open(address: Address, *, makes: bool) -> StoreDatabase:
+    """Open a store's database; the arguments as for `BatchStore`."""
+    if isinstance(address, Path):
+        from hallmark.server.receiver.sqlite_database import SqliteStoreDatabase
+
+        return SqliteStoreDatabase(address, makes=makes)
+    from hallmark.server.receiver.postgres_database import PostgresStoreDatabase
+
+    return PostgresStoreDatabase(address, makes=makes)

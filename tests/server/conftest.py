@@ -1,17 +1,22 @@
 """Running the command line inside the test."""
 
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from command_line import Cli, Result
+from postgresql_server import PostgresServer, running
 
 from hallmark.server.__main__ import main
+from hallmark.server.receiver.database import Address
 
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
     """Runs `hallmark` with the given arguments; may be called from a thread, one at a time."""
-    monkeypatch.delenv("HALLMARK_API_KEY", raising=False)
+    for variable in ("HALLMARK_API_KEY", "HALLMARK_RECEIVER_DATABASE"):
+        monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("COLUMNS", "200")
 
     def run(*arguments: object) -> Result:
@@ -24,3 +29,19 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         return Result(code if isinstance(code, int) else 0, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresServer]:
+    """A PostgreSQL server, for databases that each test makes for itself."""
+    with running() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Address:
+    """Where batches may be kept: a file that is not there yet, or an empty database."""
+    if request.param == "sqlite":
+        return tmp_path / "receiver.db"
+    server: PostgresServer = request.getfixturevalue("postgresql")
+    return server.new_database()

@@ -1,11 +1,13 @@
-"""The file of a receiver, opened to read it while the receiver runs or does not."""
+"""The database of a receiver, opened to read it while receivers run or do not."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 from hallmark.poc.core.errors import DatabaseError, FieldError
+from hallmark.poc.core.postgresql import without_password
 from hallmark.server.cli.receiver.options import BatchKind
+from hallmark.server.receiver.database import address
 from hallmark.server.receiver.store import BatchStore
 
 __all__ = ["Filters", "filters", "opened"]
@@ -15,21 +17,29 @@ Filters = dict[str, str | None]
 
 
 @contextmanager
-def opened(database: Path) -> Iterator[BatchStore]:
-    """Open a receiver's file; it is neither made nor changed.
+def opened(database: str) -> Iterator[BatchStore]:
+    """Open a receiver's file or database; it is neither made nor changed.
 
     Raises:
-        FieldError: There is no such file, or it is another kind of file.
+        FieldError: There is no such file or database, or it is another kind.
+        UnsupportedError: It is a PostgreSQL database, and psycopg is not installed.
     """
-    if not database.is_file():
-        missing = FieldError("--database", str(database), "the file that a receiver keeps its batches in")
+    found = address(database)
+    if isinstance(found, Path) and not found.is_file():
+        missing = FieldError("--database", database, "the file that a receiver keeps its batches in")
         missing.add_note("hallmark receiver makes the file when it starts")
         raise missing
+    is_file = isinstance(found, Path)
     try:
-        store = BatchStore(database, makes=False)
+        store = BatchStore(found, makes=False)
     except DatabaseError as exc:
-        wrong = FieldError("--database", str(database), f"the file of a receiver ({exc})")
-        wrong.add_note("hallmark receiver makes such a file, and brings an older one up to date")
+        allowed = f"the {'file' if is_file else 'database'} of a receiver ({exc})"
+        wrong = FieldError("--database", without_password(database), allowed)
+        wrong.add_note(
+            "hallmark receiver makes such a file, and brings an older one up to date"
+            if is_file
+            else "hallmark receiver makes its tables, and brings older ones up to date"
+        )
         raise wrong from exc
     with closing(store):
         yield store

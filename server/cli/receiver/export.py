@@ -2,11 +2,13 @@
 
 from collections.abc import Collection, Iterator
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hallmark.poc.core.errors import FieldError, StateError
+from hallmark.poc.core.postgresql import without_password
 from hallmark.server.cli.json_lines import write_lines
 from hallmark.server.cli.receiver.options import (
     DEFAULT_DATABASE,
@@ -40,16 +42,18 @@ def export(
     file is replaced. Nobody but you can read it. The receiver may run or not.
     """
     from hallmark.server.cli.receiver.batch_file import filters, opened
+    from hallmark.server.receiver.database import address
 
+    found = address(database)
     with opened(database) as store:
         matching = _matching(store, ids, filters(kind, public_key, block_hash))
         first = next(matching, None)
         if first is None:
-            nothing = StateError(f"no batch of {database} matches; nothing is written")
+            nothing = StateError(f"no batch of {without_password(database)} matches; nothing is written")
             nothing.add_note("hallmark receiver list shows what there is")
             raise nothing
         batches = filter(None, map(store.get, chain((first,), matching)))
-        write_lines(file, batches, database, "batch")
+        write_lines(file, batches, found if isinstance(found, Path) else None, "batch")
 
 
 def _matching(store: "BatchStore", ids: Collection[int] | None, wanted: "Filters") -> Iterator[int]:

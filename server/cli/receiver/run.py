@@ -10,8 +10,9 @@ import typer
 
 from hallmark.poc.core.errors import DatabaseError, FieldError
 from hallmark.poc.core.json_logs import json_logging
+from hallmark.poc.core.postgresql import without_password
 from hallmark.server.cli.consoles import JsonLogs, log_as_json, say
-from hallmark.server.cli.receiver.options import DEFAULT_DATABASE
+from hallmark.server.cli.receiver.options import DATABASE_VARIABLE, DEFAULT_DATABASE
 
 if TYPE_CHECKING:
     import uvicorn
@@ -26,9 +27,13 @@ _ENDING_SECONDS = 5
 def receiver(
     context: typer.Context,
     database: Annotated[
-        Path,
+        str,
         typer.Option(
-            metavar="FILE", help="The SQLite file that keeps the batches; its folder must be there."
+            metavar="FILE|URL",
+            envvar=DATABASE_VARIABLE,
+            show_envvar=True,
+            help="What keeps the batches: a SQLite file, whose folder must be there, or a database that "
+            "several receivers may share, by its postgresql:// URL.",
         ),
     ] = DEFAULT_DATABASE,
     host: Annotated[str, typer.Option(metavar="HOST", help="The address to listen on.")] = "127.0.0.1",
@@ -53,7 +58,7 @@ def receiver(
     With a secret, from hallmark secret, callbacks that are not signed with it are refused. Without one,
     whoever reaches the port can deliver. Two are taken while one replaces the other.
 
-    Read the file with list, export and stats below, or look at the live page, /poc. Over HTTP there are
+    Read the batches with list, export and stats below, or look at the live page, /poc. Over HTTP there are
     GET /batches, GET /batches/ID, GET /export, GET /stats, GET /provers, GET /health and GET /metrics. They
     ask nobody for a token: whoever reaches the port can read.
     """
@@ -124,19 +129,27 @@ def _config(app: "FastAPI", *, json_logs: bool) -> "uvicorn.Config":
     return uvicorn.Config(app, log_config=log, timeout_graceful_shutdown=_ENDING_SECONDS)
 
 
-def _app(database: Path, secrets: list[bytes], *, has_page: bool) -> "FastAPI":
+def _app(database: str, secrets: list[bytes], *, has_page: bool) -> "FastAPI":
     """Make the application.
 
     Raises:
         FieldError: The database cannot be used, or its folder is not there.
+        UnsupportedError: It is a PostgreSQL database, and psycopg is not installed.
     """
     from hallmark.server.receiver.app import create_app
+    from hallmark.server.receiver.database import address
 
-    if not database.absolute().parent.is_dir():
-        missing = FieldError("--database", str(database), "a path in a folder that is there")
+    found = address(database)
+    if isinstance(found, Path) and not found.absolute().parent.is_dir():
+        missing = FieldError("--database", database, "a path in a folder that is there")
         missing.add_note("make the folder first, or choose another with --database")
         raise missing
     try:
-        return create_app(database, secrets, has_page=has_page)
+        return create_app(found, secrets, has_page=has_page)
     except DatabaseError as exc:
-        raise FieldError("--database", str(database), f"a path for a SQLite file ({exc})") from exc
+        allowed = (
+            "a path for a SQLite file"
+            if isinstance(found, Path)
+            else "the URL of a PostgreSQL database for batches"
+        )
+        raise FieldError("--database", without_password(database), f"{allowed} ({exc})") from exc

@@ -13,12 +13,13 @@ from received import BATCH
 from runtime import eventually, serving
 
 from hallmark.server.receiver.app import create_app
+from hallmark.server.receiver.database import Address
 from hallmark.server.receiver.store import BatchStore
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> Iterator[TestClient]:
-    with TestClient(create_app(tmp_path / "receiver.db")) as client:
+def client(database: Address) -> Iterator[TestClient]:
+    with TestClient(create_app(database)) as client:
         yield client
 
 
@@ -71,14 +72,14 @@ async def test_a_file_that_cannot_be_read_is_logged_and_the_page_stays(
         assert (await http.get("/poc")).status_code == 200
 
 
-def test_an_export_has_a_batch_a_line_with_its_body(client: TestClient, tmp_path: Path) -> None:
+def test_an_export_has_a_batch_a_line_with_its_body(client: TestClient, database: Address) -> None:
     for number in range(250):
         client.post("/generated", json={**BATCH, "block_hash": f"block {number % 2}", "block_height": number})
     answer = client.get("/export", params={"kind": "", "public_key": "", "block_hash": ""})
     assert answer.headers["content-disposition"] == 'attachment; filename="batches.jsonl"'
     assert answer.headers["content-type"] == "application/x-ndjson"
     lines = [json.loads(line) for line in answer.text.splitlines()]
-    with closing(BatchStore(tmp_path / "receiver.db", makes=False)) as store:
+    with closing(BatchStore(database, makes=False)) as store:
         assert lines == [store.get(identifier) for identifier in range(1, 251)]
     some = client.get("/export", params={"block_hash": "block 1", "kind": "generated"})
     assert [json.loads(line)["id"] for line in some.text.splitlines()] == [*range(2, 251, 2)]

@@ -14,12 +14,14 @@ import pytest
 from fastapi.testclient import TestClient
 from judged import judged_batch, validated_body
 from rounds import KEY, make_round
+from store_databases import broken_inserts
 
 from hallmark.poc.core.errors import DatabaseError
 from hallmark.poc.verdict.prover_record import ProverRecord, Reason, ScoredBatch
 from hallmark.server.receiver import records as receiver_records
-from hallmark.server.receiver import store as receiver_store
+from hallmark.server.receiver import sqlite_database
 from hallmark.server.receiver.app import create_app
+from hallmark.server.receiver.database import Address
 from hallmark.server.receiver.store import BatchStore
 
 
@@ -46,21 +48,16 @@ def in_one_go(bodies: Iterable[dict[str, Any]]) -> ProverRecord:
     return record
 
 
-def records(path: Path) -> list[ProverRecord]:
-    with closing(BatchStore(path)) as store:
+def records(database: Address) -> list[ProverRecord]:
+    with closing(BatchStore(database)) as store:
         return store.provers()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "receiver.db"
 
 
 CHEATING = [body(block, noise=1.5) for block in range(24)]
 
 
-def test_a_cheater_that_no_batch_convicts_is_convicted_over_time(path: Path) -> None:
-    with TestClient(create_app(path)) as client:
+def test_a_cheater_that_no_batch_convicts_is_convicted_over_time(database: Address) -> None:
+    with TestClient(create_app(database)) as client:
         for block, each in enumerate(CHEATING):
             assert each["verdict"] == "honest"
             client.post("/validated", json=each).raise_for_status()
@@ -80,25 +77,25 @@ def test_a_cheater_that_no_batch_convicts_is_convicted_over_time(path: Path) -> 
         assert wrong.json()["detail"].startswith("fraud_threshold: 'nan'")
 
 
-def test_a_restart_after_each_verdict_changes_nothing(path: Path) -> None:
+def test_a_restart_after_each_verdict_changes_nothing(database: Address) -> None:
     for each in CHEATING[:6]:
-        with closing(BatchStore(path)) as store:
+        with closing(BatchStore(database)) as store:
             store.add("validated", each, None)
-    assert records(path) == [in_one_go(CHEATING[:6])]
+    assert records(database) == [in_one_go(CHEATING[:6])]
 
 
-def test_what_is_delivered_twice_counts_once(path: Path) -> None:
-    with TestClient(create_app(path)) as client:
+def test_what_is_delivered_twice_counts_once(database: Address) -> None:
+    with TestClient(create_app(database)) as client:
         for each in (CHEATING[0], CHEATING[1], CHEATING[0]):
             client.post("/validated", json=each).raise_for_status()
         client.post("/validated", json=CHEATING[0], headers={"webhook-id": "msg_1"}).raise_for_status()
-    assert records(path) == [in_one_go(CHEATING[:2])]
+    assert records(database) == [in_one_go(CHEATING[:2])]
 
 
-def test_a_nonce_counts_once_however_many_verdicts_have_it(path: Path) -> None:
+def test_a_nonce_counts_once_however_many_verdicts_have_it(database: Address) -> None:
     """By another request, with others, for another height; not for another block or key."""
     again = {**CHEATING[0], "request_id": "another request"}
-    with closing(BatchStore(path)) as store:
+    with closing(BatchStore(database)) as store:
         store.add("validated", CHEATING[0], None)
         store.add("validated", again, None)
         store.add("validated", {**body(0, range(8, 24)), "block_height": 8}, None)
@@ -112,8 +109,8 @@ def test_a_nonce_counts_once_however_many_verdicts_have_it(path: Path) -> None:
     assert (other.rounds, other.evidence.nonces) == (1, 16)
 
 
-def test_what_does_not_count_is_named(path: Path) -> None:
-    with closing(BatchStore(path)) as store:
+def test_what_does_not_count_is_named(database: Address) -> None:
+    with closing(BatchStore(database)) as store:
         store.add("validated", body(0, distance_tolerance=None, honest_sigma=None), None)
         store.add("generated", CHEATING[0], None)
         [record] = store.provers()
@@ -121,8 +118,8 @@ def test_what_does_not_count_is_named(path: Path) -> None:
     assert record.uncounted == {Reason.NO_SIGMA: 16}
 
 
-def test_a_tolerance_that_cannot_be_is_refused_and_nothing_is_kept(path: Path) -> None:
-    with TestClient(create_app(path)) as client:
+def test_a_tolerance_that_cannot_be_is_refused_and_nothing_is_kept(database: Address) -> None:
+    with TestClient(create_app(database)) as client:
         answer = client.post("/validated", json={**CHEATING[0], "tolerance": -1.0})
         assert answer.status_code == 400
         assert answer.json()["detail"].startswith("tolerance: -1.0 is not allowed")
@@ -130,41 +127,39 @@ def test_a_tolerance_that_cannot_be_is_refused_and_nothing_is_kept(path: Path) -
 
 
 @pytest.mark.parametrize("table", ["provers", "counted_rounds", "counted_nonces"])
-def test_a_record_that_cannot_be_written_leaves_no_verdict_either(path: Path, table: str) -> None:
-    with closing(BatchStore(path)) as store:
+def test_a_record_that_cannot_be_written_leaves_no_verdict_either(database: Address, table: str) -> None:
+    with closing(BatchStore(database)) as store:
         store.add("validated", CHEATING[0], None)
-        with closing(sqlite3.connect(path)) as database:
-            database.execute(
-                f"CREATE TRIGGER broken BEFORE INSERT ON {table} BEGIN SELECT raise(ABORT, 'broken'); END"
-            )
-        with pytest.raises(DatabaseError, match="broken"):
+        with broken_inserts(database, table), pytest.raises(DatabaseError, match="broken"):
             store.add("validated", CHEATING[1], "msg_1")
-        with closing(sqlite3.connect(path)) as database:
-            database.execute("DROP TRIGGER broken")
         assert store.provers() == [in_one_go(CHEATING[:1])]
-        assert store.add("validated", CHEATING[1], "msg_1") == (2, False), "as its sender does again"
+        _, duplicate = store.add("validated", CHEATING[1], "msg_1")
+        assert not duplicate, "as its sender does again"
         assert store.provers() == [in_one_go(CHEATING[:2])]
 
 
-def test_after_a_kill_the_record_is_that_of_the_verdicts_that_are_there(path: Path, tmp_path: Path) -> None:
+def test_after_a_kill_the_record_is_that_of_the_verdicts_that_are_there(
+    database: Address, tmp_path: Path
+) -> None:
     bodies = tmp_path / "bodies.json"
     bodies.write_text(json.dumps(CHEATING))
     code = (
         "import json, pathlib, sys\n"
         "from hallmark.server.receiver.store import BatchStore\n"
-        "store = BatchStore(pathlib.Path(sys.argv[1]))\n"
+        "from hallmark.server.receiver.database import address\n"
+        "store = BatchStore(address(sys.argv[1]))\n"
         "for body in json.loads(pathlib.Path(sys.argv[2]).read_text()):\n"
         "    store.add('validated', body, None)\n"
         "    print('added', flush=True)\n"
     )
-    command = [sys.executable, "-P", "-c", code, str(path), str(bodies)]
+    command = [sys.executable, "-P", "-c", code, str(database), str(bodies)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for _ in range(5):
             assert process.stdout.readline() == "added\n"
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
-    with closing(BatchStore(path)) as store:
+    with closing(BatchStore(database)) as store:
         kept = len(store.find())
         assert 5 <= kept <= len(CHEATING)
         assert store.provers() == [in_one_go(CHEATING[:kept])]
@@ -174,12 +169,13 @@ def test_after_a_kill_the_record_is_that_of_the_verdicts_that_are_there(path: Pa
 
 
 def test_the_verdicts_of_an_older_file_are_read_once(
-    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Those that are no longer allowed are left out, and named."""
+    path = tmp_path / "receiver.db"
     older = sqlite3.connect(path)
     with closing(older):
-        older.executescript(receiver_store._VERSION_1)
+        older.executescript(sqlite_database._VERSION_1)
         stored = [("generated", CHEATING[0]), *(("validated", each) for each in CHEATING[:5])]
         stored.insert(3, ("validated", {**CHEATING[9], "honest_sigma": "a tenth"}))
         for number, (kind, each) in enumerate(stored):
@@ -188,7 +184,7 @@ def test_the_verdicts_of_an_older_file_are_read_once(
                 " node_id, n_nonces, body) VALUES (?, ?, 1.0, ?, ?, 7, 0, 16, ?)",
                 (kind, str(number), each["public_key"], each["block_hash"], json.dumps(each)),
             )
-        older.execute(f"PRAGMA application_id = {receiver_store._SCHEMA.application_id}")
+        older.execute(f"PRAGMA application_id = {sqlite_database.SCHEMA.application_id}")
         older.execute("PRAGMA user_version = 1")
         older.commit()
 

@@ -18,6 +18,7 @@ from received import BATCH
 from hallmark.poc.settings.secret_sources import WEBHOOK_SECRETS_VARIABLE
 from hallmark.poc.webhooks.signature import generate_secret, parse_secret, signature
 from hallmark.server.processes.child import ChildProcess, free_port
+from hallmark.server.receiver.database import Address
 
 VERDICT: dict[str, Any] = {
     **BATCH,
@@ -33,9 +34,9 @@ Start = Callable[..., tuple[ChildProcess, httpx.Client]]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(tmp_path: Path, database: Address) -> Iterator[Start]:
     """Starts a receiver on one and the same database, as often as it is called, with secrets or options."""
-    with starter(tmp_path) as start:
+    with starter(tmp_path, database) as start:
         yield start
 
 
@@ -48,20 +49,21 @@ def client(start: Start) -> httpx.Client:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A client of one receiver for all the tests that leave nothing in it."""
-    with starter(tmp_path_factory.mktemp("receiver")) as start:
+    folder = tmp_path_factory.mktemp("receiver")
+    with starter(folder, folder / "receiver.db") as start:
         _, client = start()
         yield client
         assert client.get("/stats").json() == stats((0, 0, 0))
 
 
 @contextmanager
-def starter(directory: Path) -> Iterator[Start]:
+def starter(directory: Path, database: Address) -> Iterator[Start]:
     started: list[tuple[ChildProcess, httpx.Client]] = []
 
     def once(*options: str, secrets: Sequence[str] = ()) -> tuple[ChildProcess, httpx.Client]:
         port = free_port()
         command = [sys.executable, "-P", "-m", "hallmark.server", "receiver", *options]
-        command += ["--database", str(directory / "receiver.db"), "--port", str(port)]
+        command += ["--database", str(database), "--port", str(port)]
         environment = {WEBHOOK_SECRETS_VARIABLE: " ".join(secrets)} if secrets else {}
         process = ChildProcess("the receiver", command, log=directory / "log", environment=environment)
         client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)

@@ -10,11 +10,13 @@ import pytest
 from command_line import Cli
 from fastapi.testclient import TestClient
 from older_files import written_by_734b105
+from store_databases import broken_inserts
 
 from hallmark.poc.core.errors import DatabaseError
 from hallmark.poc.outbox.database import OutboxDatabase
-from hallmark.server.receiver import store as receiver_store
+from hallmark.server.receiver import sqlite_database
 from hallmark.server.receiver.app import create_app
+from hallmark.server.receiver.database import Address
 from hallmark.server.receiver.store import BatchStore
 
 BATCH: dict[str, Any] = {
@@ -52,10 +54,10 @@ def test_it_is_nobody_elses(path: Path) -> None:
 
 def test_a_newer_ones_is_left_alone(path: Path, cli: Cli) -> None:
     with closing(sqlite3.connect(path)) as database:
-        database.execute("PRAGMA user_version = 4")
+        database.execute("PRAGMA user_version = 5")
     expected = (
-        f"the store of batches {path} was written by a newer Hallmark: its schema is 4, this one knows those "
-        "up to 3"
+        f"the store of batches {path} was written by a newer Hallmark: its schema is 5, this one knows those "
+        "up to 4"
     )
     assert refusal(path) == expected
     result = cli("receiver", "--database", path, "--port", 0)
@@ -81,7 +83,7 @@ def test_the_batches_of_one_that_knew_no_versions_are_listed(tmp_path: Path) -> 
                 "validated": {"batches": 1, "nonces": 2, "duplicates": 0},
             }
     with closing(sqlite3.connect(path)) as database:
-        assert database.execute("PRAGMA user_version").fetchone() == (3,)
+        assert database.execute("PRAGMA user_version").fetchone() == (4,)
     with TestClient(create_app(path)) as client:
         repeated = {**BATCH, "nonces": [1, 9]}
         assert client.post("/generated", json=repeated).json() == {"id": 1, "duplicate": True}
@@ -89,9 +91,9 @@ def test_the_batches_of_one_that_knew_no_versions_are_listed(tmp_path: Path) -> 
 
 
 def test_an_older_ones_content_is_kept(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = receiver_store._SCHEMA
+    known = sqlite_database.SCHEMA
     later = "ALTER TABLE batches ADD COLUMN note TEXT NOT NULL DEFAULT 'none'"
-    monkeypatch.setattr(receiver_store, "_SCHEMA", replace(known, migrations=(*known.migrations, later)))
+    monkeypatch.setattr(sqlite_database, "SCHEMA", replace(known, migrations=(*known.migrations, later)))
     for _ in range(2):
         with closing(BatchStore(path)) as store:
             found = store.get(1)
@@ -99,7 +101,7 @@ def test_an_older_ones_content_is_kept(path: Path, monkeypatch: pytest.MonkeyPat
             assert found["body"] == BATCH
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT note FROM batches").fetchall() == [("none",)]
-        assert database.execute("PRAGMA user_version").fetchone() == (4,)
+        assert database.execute("PRAGMA user_version").fetchone() == (5,)
 
 
 def test_another_kind_of_database_is_left_alone(tmp_path: Path) -> None:
@@ -111,13 +113,11 @@ def test_another_kind_of_database_is_left_alone(tmp_path: Path) -> None:
         assert refusal(path) == f"{path} is a database, but no store of batches of Hallmark's"
 
 
-def test_what_cannot_be_kept_is_not_acknowledged_and_is_to_be_sent_again(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as database:
-        database.execute(
-            "CREATE TRIGGER broken BEFORE INSERT ON batches BEGIN SELECT raise(ABORT, 'broken'); END"
-        )
-    with TestClient(create_app(path)) as client:
-        answer = client.post("/generated", json={**BATCH, "node_id": 1})
-        assert answer.status_code == 503
-        assert answer.json() == {"detail": "the batch could not be written; the receiver's log says why"}
-        assert client.post("/generated", json=BATCH).json() == {"id": 1, "duplicate": True}
+def test_what_cannot_be_kept_is_not_acknowledged_and_is_to_be_sent_again(database: Address) -> None:
+    with TestClient(create_app(database)) as client:
+        assert client.post("/generated", json=BATCH).json() == {"id": 1, "duplicate": False}
+        with broken_inserts(database, "batches"):
+            answer = client.post("/generated", json={**BATCH, "node_id": 1})
+            assert answer.status_code == 503
+            assert answer.json() == {"detail": "the batch could not be written; the receiver's log says why"}
+            assert client.post("/generated", json=BATCH).json() == {"id": 1, "duplicate": True}

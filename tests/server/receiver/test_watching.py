@@ -4,7 +4,6 @@ import json
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,25 +13,27 @@ from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 from received import BATCH
 from rounds import make_round
+from store_databases import broken_inserts
 
 from hallmark.poc.core.request_id import REQUEST_ID
 from hallmark.poc.webhooks.signature import generate_secret, parse_secret
 from hallmark.server.receiver import app as receiver_app
 from hallmark.server.receiver.app import create_app
-from hallmark.server.receiver.store import BatchStore
+from hallmark.server.receiver.database import Address
 
 ROUND = make_round(honest_sigma=0.1, numbers=2, fraud_threshold=1e-7)
 HONEST = {**validated_body(judged_batch(ROUND, range(16), 1.0)), "node_id": 0}
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "receiver.db"
+def client(database: Address) -> Iterator[TestClient]:
+    with TestClient(create_app(database)) as client:
+        yield client
 
 
 @pytest.fixture
-def client(path: Path) -> Iterator[TestClient]:
-    with TestClient(create_app(path)) as client:
+def on_a_file(tmp_path: Path) -> Iterator[TestClient]:
+    with TestClient(create_app(tmp_path / "receiver.db")) as client:
         yield client
 
 
@@ -47,7 +48,8 @@ def samples(client: TestClient) -> dict[str, float]:
             assert sample.name.startswith("hallmark_receiver_")
             name = sample.name.removeprefix("hallmark_receiver_")
             found[" ".join([name, *sample.labels.values()])] = sample.value
-    del found["clock_seconds"], found["free_bytes"]
+    del found["clock_seconds"]
+    found.pop("free_bytes", None)  # of a file only
     return found
 
 
@@ -93,7 +95,7 @@ def test_what_comes_is_counted_by_kind_and_a_duplicate_apart(client: TestClient)
 
 
 def test_what_is_refused_is_counted_by_its_status(
-    path: Path, monkeypatch: pytest.MonkeyPatch, client: TestClient
+    monkeypatch: pytest.MonkeyPatch, client: TestClient
 ) -> None:
     monkeypatch.setattr(receiver_app, "_MAX_BODY_BYTES", 1000)
     client.post("/generated", json=BATCH, headers={"webhook-id": "msg_1"}).raise_for_status()
@@ -117,22 +119,22 @@ def test_what_is_refused_is_counted_by_its_status(
     assert found["batches_total generated"] == 1
 
 
-def test_what_is_not_signed_is_counted(path: Path) -> None:
-    with TestClient(create_app(path, [parse_secret(generate_secret())])) as client:
+def test_what_is_not_signed_is_counted(database: Address) -> None:
+    with TestClient(create_app(database, [parse_secret(generate_secret())])) as client:
         assert client.post("/generated", json=BATCH).status_code == 401
         assert samples(client) == {**NOTHING, "refused_total 401": 1}
 
 
-def test_each_application_counts_for_itself_and_from_its_start(client: TestClient, path: Path) -> None:
+def test_each_application_counts_for_itself_and_from_its_start(client: TestClient, database: Address) -> None:
     client.post("/generated", json=BATCH).raise_for_status()
-    with TestClient(create_app(path)) as another:
+    with TestClient(create_app(database)) as another:
         assert samples(another) == NOTHING
     assert not [each for each in REGISTRY.collect() if each.name.startswith("hallmark_receiver")]
 
 
-def test_the_machine_is_told_of(client: TestClient, tmp_path: Path) -> None:
+def test_the_machine_is_told_of(on_a_file: TestClient, tmp_path: Path) -> None:
     before = time.time()
-    told = dict(line.split() for line in client.get("/metrics").text.splitlines() if line[0] != "#")
+    told = dict(line.split() for line in on_a_file.get("/metrics").text.splitlines() if line[0] != "#")
     assert before <= float(told["hallmark_receiver_clock_seconds"]) <= time.time()
     assert 0 < float(told["hallmark_receiver_free_bytes"]) < shutil.disk_usage(tmp_path).total
 
@@ -144,31 +146,29 @@ def test_it_is_healthy(client: TestClient) -> None:
         client.post("/generated", json=BATCH)
 
 
-def test_it_is_not_where_the_database_cannot_be_read(
-    client: TestClient, path: Path, caplog: pytest.LogCaptureFixture
+def test_it_is_not_where_the_file_cannot_be_read(
+    on_a_file: TestClient, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    path = tmp_path / "receiver.db"
     path.rename(path.with_suffix(".away"))
     for question in ("/health", "/stats", "/batches"):
-        answer = client.get(question)
+        answer = on_a_file.get(question)
         assert answer.status_code == 503
         assert answer.json() == {"detail": "the batches could not be read; the receiver's log says why"}
     assert str(path) in caplog.text
     path.with_suffix(".away").rename(path)
-    assert client.get("/health").status_code == 200
+    assert on_a_file.get("/health").status_code == 200
 
 
 def test_what_could_not_be_written_is_a_refused_delivery(
-    client: TestClient, path: Path, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, database: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with closing(BatchStore(path)) as store, store._database.transaction() as connection:
-        connection.execute(
-            "CREATE TRIGGER broken BEFORE INSERT ON batches BEGIN SELECT raise(ABORT, 'x'); END"
-        )
     about: list[str | None] = []
     monkeypatch.setattr(receiver_app.logger, "error", lambda *_: about.append(REQUEST_ID.get()))
-    answer = client.post("/generated", content=json.dumps(BATCH), headers={"X-Request-Id": "round-1"})
+    with broken_inserts(database, "batches"):
+        answer = client.post("/generated", content=json.dumps(BATCH), headers={"X-Request-Id": "round-1"})
+        assert client.get("/health").status_code == 200, "what is there can still be read"
     assert answer.status_code == 503
     assert about == ["round-1"]
     assert answer.json() == {"detail": "the batch could not be written; the receiver's log says why"}
     assert samples(client) == {**NOTHING, "refused_total 503": 1}
-    assert client.get("/health").status_code == 200, "what is there can still be read"
