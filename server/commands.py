@@ -10,6 +10,10 @@ import typer
 
 from hallmark.server.cli import completion, outbox, power, secret, target, version
 from hallmark.server.cli.consoles import WIDE
+from hallmark.server.cli.fleet import start as fleet_start
+from hallmark.server.cli.fleet import status as fleet_status
+from hallmark.server.cli.fleet import stop as fleet_stop
+from hallmark.server.cli.fleet import watch as fleet_watch
 from hallmark.server.cli.offline import calibrate, verify
 from hallmark.server.cli.offline.engine_command import EngineCommand
 from hallmark.server.cli.receiver import export, listing, run, stats
@@ -76,6 +80,13 @@ _round.command("list")(list_.list_)
 _round.command("validate")(validate.validate)
 _round.command("stop")(stop.stop)
 app.add_typer(_round, name="round")
+
+_fleet = typer.Typer(help="Start, watch and stop a round on many servers at once.", no_args_is_help=True)
+_fleet.command("start")(fleet_start.start)
+_fleet.command("status")(fleet_status.status)
+_fleet.command("watch")(fleet_watch.watch)
+_fleet.command("stop")(fleet_stop.stop)
+app.add_typer(_fleet, name="fleet")
 
 _receiver = typer.Typer()
 _receiver.callback(invoke_without_command=True)(run.receiver)

@@ -12,7 +12,8 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))  # `python
 
 from screens import FOLDER, command_paths
 
-DOCUMENTS: Final = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
+_DOCS: Final = Path(__file__).parents[1] / "docs"
+DOCUMENTS: Final = sorted([*_DOCS.glob("*.md"), *_DOCS.glob("guides/*.md")])
 
 _PAGES: Final = re.compile(r"(<!-- pages -->\n).*?(<!-- end -->)", re.DOTALL)
 _SCREEN: Final = re.compile(r"(<!-- screen: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -19,6 +19,8 @@ __all__ = [
     "WEBHOOK_SECRETS_VARIABLE",
     "read_api_key",
     "read_webhook_secrets",
+    "token_of_file",
+    "token_of_variable",
 ]
 
 API_KEY_VARIABLE: Final = "HALLMARK_API_KEY"
@@ -46,19 +48,44 @@ def read_api_key(field: str, path: str | None, environment: Mapping[str, str]) -
         FieldError: The file cannot be read, one of both is empty or no token, or they differ. No error has
             a token in it, nor has its context.
     """
-    from_variable = environment.get(API_KEY_VARIABLE)
-    if from_variable is not None:
-        from_variable = from_variable.strip()
-        allowed = "a token on one line; set it to a non-empty token, or unset it to have none"
-        _check_token(API_KEY_VARIABLE, from_variable, "" if not from_variable else NOT_SHOWN, allowed)
+    from_variable = token_of_variable(API_KEY_VARIABLE, environment)
     if path is None:
-        return None if from_variable is None else SecretStr(from_variable)
-    token = _read(field, path, "the token").strip()
-    _check_token(field, token, path, "a file whose only line is the token")
+        return from_variable
+    token = token_of_file(field, path)
     if from_variable not in (None, token):
         raise FieldError(
             field, path, f"the token of {API_KEY_VARIABLE}, where both are given; they are two different ones"
         )
+    return token
+
+
+def token_of_variable(name: str, environment: Mapping[str, str]) -> SecretStr | None:
+    """Return the token that a variable holds, without white space around it; None where it is not set.
+
+    Raises:
+        FieldError: It is empty or no token. The error has no token in it.
+    """
+    token = environment.get(name)
+    if token is None:
+        return None
+    token = token.strip()
+    allowed = "a token on one line; set it to a non-empty token, or unset it to have none"
+    _check_token(name, token, NOT_SHOWN if token else "", allowed)
+    return SecretStr(token)
+
+
+def token_of_file(field: str, path: str) -> SecretStr:
+    """Return the token that a file holds, without white space around it.
+
+    Args:
+        field: What names the file, for errors.
+        path: Of the file.
+
+    Raises:
+        FieldError: It cannot be read, is empty or holds no token. The error has no token in it.
+    """
+    token = _read(field, path, "the token").strip()
+    _check_token(field, token, path, "a file whose only line is the token")
     return SecretStr(token)
 
 

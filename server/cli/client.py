@@ -11,7 +11,19 @@ import typer
 from hallmark.poc.core.errors import FieldError, HallmarkError
 from hallmark.poc.settings.settings import API_KEY_VARIABLE
 
-__all__ = ["PREFIX", "ApiKey", "PoCClient", "ServerError", "ServerUrl", "UnreachableError", "explain"]
+__all__ = [
+    "PREFIX",
+    "ApiKey",
+    "PoCClient",
+    "ServerError",
+    "ServerUrl",
+    "UnreachableError",
+    "authorization",
+    "explain",
+    "no_answer",
+    "read_answer",
+    "server_url",
+]
 
 PREFIX = "/api/v1/pow"
 _MAX_PORT = 65_535
@@ -64,19 +76,10 @@ class PoCClient:
             timeout: The longest to wait for an answer, in seconds.
             use_proxies: Whether to go through the proxies that the environment names.
         """
-        base = url if "://" in url else f"http://{url}"
-        self.url = base.rstrip("/").removesuffix(PREFIX)
-        headers = {} if api_key is None else {b"Authorization": f"Bearer {api_key}".encode()}
-        try:
-            self.http = httpx.Client(
-                base_url=self.url, headers=headers, timeout=timeout, trust_env=use_proxies
-            )
-        except httpx.InvalidURL as exc:
-            raise UnreachableError(f"{url} is not a URL: {exc}") from exc
-        port = self.http.base_url.port
-        if port is not None and not 0 < port <= _MAX_PORT:
-            # Libraries take it modulo 65536, and would show the token to another server.
-            raise FieldError("URL", url, f"http://HOST:PORT with a port from 1 to {_MAX_PORT}")
+        self.url = server_url(url)
+        self.http = httpx.Client(
+            base_url=self.url, headers=authorization(api_key), timeout=timeout, trust_env=use_proxies
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -111,24 +114,64 @@ class PoCClient:
         try:
             response = self.http.request(method, PREFIX + path, json=body)
         except (httpx.TransportError, httpx.InvalidURL) as exc:
-            error = UnreachableError(f"no answer from {self.url}: {exc or type(exc).__name__}")
-            if isinstance(exc, httpx.ConnectError):
-                error.add_note("start a server with hallmark serve MODEL, or give the URL of one that runs")
-            raise error from exc
-        if not response.is_success:
-            raise ServerError(
-                f"{method} {PREFIX}{path}",
-                response.status_code,
-                explain(response),
-                response.headers.get("X-Request-Id"),
-            )
-        try:
-            answer = response.json()
-        except json.JSONDecodeError as exc:
-            raise UnreachableError(f"{self.url} answers {method} {PREFIX}{path} without JSON") from exc
-        if not isinstance(answer, dict):
-            raise UnreachableError(f"{self.url} answers {method} {PREFIX}{path} without a JSON object")
-        return answer
+            raise no_answer(self.url, exc) from exc
+        return read_answer(self.url, response)
+
+
+def server_url(url: str) -> str:
+    """Return the base URL of a server as somebody writes it: `http://` may be left out.
+
+    Raises:
+        UnreachableError: It is not a URL.
+        FieldError: Its port cannot be.
+    """
+    base = (url if "://" in url else f"http://{url}").rstrip("/").removesuffix(PREFIX)
+    try:
+        port = httpx.URL(base).port
+    except httpx.InvalidURL as exc:
+        raise UnreachableError(f"{url} is not a URL: {exc}") from exc
+    if port is not None and not 0 < port <= _MAX_PORT:
+        # Libraries take it modulo 65536, and would show the token to another server.
+        raise FieldError("URL", url, f"http://HOST:PORT with a port from 1 to {_MAX_PORT}")
+    return base
+
+
+def authorization(api_key: str | None) -> dict[bytes, bytes]:
+    """Return the header that shows a server its token; none without one."""
+    return {} if api_key is None else {b"Authorization": f"Bearer {api_key}".encode()}
+
+
+def no_answer(url: str, exc: Exception) -> UnreachableError:
+    """Return the error that says why a server gave no answer."""
+    error = UnreachableError(f"no answer from {url}: {exc or type(exc).__name__}")
+    if isinstance(exc, httpx.ConnectError):
+        error.add_note("start a server with hallmark serve MODEL, or give the URL of one that runs")
+    return error
+
+
+def read_answer(url: str, response: httpx.Response) -> dict[str, Any]:
+    """Return what a server answered.
+
+    Args:
+        url: Of the server.
+        response: Read to its end.
+
+    Raises:
+        ServerError: The server refuses.
+        UnreachableError: It is no object of JSON.
+    """
+    request = f"{response.request.method} {response.request.url.path}"
+    if not response.is_success:
+        raise ServerError(
+            request, response.status_code, explain(response), response.headers.get("X-Request-Id")
+        )
+    try:
+        answer = response.json()
+    except json.JSONDecodeError as exc:
+        raise UnreachableError(f"{url} answers {request} without JSON") from exc
+    if not isinstance(answer, dict):
+        raise UnreachableError(f"{url} answers {request} without a JSON object")
+    return answer
 
 
 def explain(response: httpx.Response) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from hallmark.poc.protocol.config import DEFAULT_THRESHOLD
+from hallmark.server.receiver.node_table import NodeTable
 from hallmark.server.receiver.store import BatchStore
 
 __all__ = ["Overview"]
@@ -29,7 +30,7 @@ _OTHERS: Final = ""
 
 
 class Overview:
-    """The latest batches, blocks and provers, and what came in each minute of the last three hours.
+    """The latest batches, blocks, provers and nodes, and what came in each minute of the last three hours.
 
     Of a file with many batches the latest 2,000 are read. Safe to call from several threads.
 
@@ -48,6 +49,7 @@ class Overview:
         self._latest: deque[dict[str, Any]] = deque(maxlen=_READ_BATCHES)
         self._nonces: dict[int, Counter[str]] = {}
         self._verdicts: dict[int, Counter[str]] = {}
+        self._nodes = NodeTable(_LONGEST)
 
     def read(self) -> dict[str, Any]:
         """Read what has come since the last time, and return what the page shows.
@@ -69,6 +71,8 @@ class Overview:
                 "batches": [_shown(outline) for outline in [*reversed(self._latest)][:_SHOWN_BATCHES]],
                 "blocks": self._blocks(),
                 "provers": self._provers(),
+                "fleet": self._nodes.fleet(now),
+                "nodes": self._nodes.nodes(now),
                 "minutes": [minute * _MINUTE for minute in minutes],
                 "verdicts": {
                     name: [self._verdicts.get(minute, Counter())[name] for minute in minutes]
@@ -95,6 +99,7 @@ class Overview:
             total[0] += 1
             total[1] += outline["n_nonces"]
         self._latest.append(outline)
+        self._nodes.take(outline)
         minute = int(outline["received_at"] // _MINUTE)
         if outline["kind"] == "generated":
             provers = self._nonces.setdefault(minute, Counter())

@@ -205,6 +205,10 @@ def check_receiver(tab: Watched, receiver: Receiver) -> None:
     tab.wait_until("document.getElementById('verdict-times').data?.length === 2")
     assert [sum(tab.points("verdict-times", place)) for place in (0, 1)] == [1, 1]
     assert sum(tab.points("rates")) > 0
+    expect(tab.page.locator("#nodes tbody tr")).to_have_count(2)
+    assert tab.term("fleet", "Proving").endswith(" of 2 nodes in the last 5 minutes")
+    assert tab.term("fleet", "Rate").endswith(" nonces/s in the last 5 minutes")
+    assert tab.term("fleet", "Verdicts") == "1 honest, 1 fraud in the last three hours"
     assert tab.barriers() == []
     picture(tab.page, "page-receiver")
     batch = proof(round_request(), [0], [1.4], public_key=MARKUP)

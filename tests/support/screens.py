@@ -44,6 +44,9 @@ _BUSY_PORT: Final = "61713"
 
 _COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "completion-no-shell": ("completion",),
+    "fleet-no-file": ("fleet", "status", "missing.toml"),
+    "fleet-start-no-server": ("fleet", "start", "fleet.toml", *_ROUND),
+    "fleet-unknown-key": ("fleet", "status", "unknown-key.toml"),
     "mistyped-command": ("rond",),
     "mistyped-subcommand": ("round", "strat", _URL),
     "mistyped-option": ("round", "start", _URL, *_ROUND, "--callbakc-url", "http://x"),
@@ -100,6 +103,9 @@ def prepare(folder: Path) -> None:
         _fill_journal(database, now)
         with database.transaction() as connection:
             connection.execute("UPDATE deliveries SET webhook_id = format('msg_%032d', id)")
+    inventory = f'[[nodes]]\nurl = "{_URL}"\n'
+    (folder / "fleet.toml").write_text(inventory, encoding="utf-8")
+    (folder / "unknown-key.toml").write_text(f'{inventory}tokn_file = "key"\n', encoding="utf-8")
     with closing(BatchStore(folder / "proofs.db")) as store:
         for number in range(3):
             body = {**PROOF, "public_key": _KEY if number else "my-key", "nonces": [number, 4, 8]}

@@ -16,8 +16,11 @@ from hallmark.poc.offline.cases import JudgedCase, prover_records, summarize
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.verdict.calibration import Calibration
 from hallmark.poc.verdict.judge import Verdict
-from hallmark.server.cli.client import ServerError
+from hallmark.server.cli.client import ServerError, UnreachableError
 from hallmark.server.cli.consoles import results, show
+from hallmark.server.cli.fleet.answers import Answer
+from hallmark.server.cli.fleet.inventory import FleetNode
+from hallmark.server.cli.fleet.view import live_view, show_answers
 from hallmark.server.cli.offline import calibrate, report
 from hallmark.server.cli.round import validate
 from hallmark.server.cli.round.goal import Goal
@@ -90,6 +93,36 @@ def watching() -> None:
         trend.add({**GENERATING, "total_checked": 38_912 - 24 * 120 + second * rate}, float(second))
     console = results()
     show(console, view(GENERATING, console, trend=trend, goal=Goal.parse("100000")))
+
+
+def fleet() -> list[Answer]:
+    """What a fleet of two groups answers, in which a node hangs and another one has another token."""
+    unauthorized = ServerError("GET /api/v1/pow/status", 401, "the bearer token is wrong")
+    silent = UnreachableError("no answer from http://10.0.0.2:8000 within 10 s")
+    errors = {1: silent, 4: unauthorized}
+    answers = []
+    for number, group in enumerate(("eu", "eu", "eu", "us", "us")):
+        name = f"10.0.0.{number + 1}:8000"
+        node = FleetNode(number, 5, name, f"http://{name}", group, ("eu", "us").index(group), None)
+        status = {
+            **GENERATING,
+            "config": {**GENERATING["config"], **node.share, "group_id": 0, "n_groups": 1},
+            "total_checked": 38_912 + 32 * number,
+            "validation": {
+                **STATUS["validation"],
+                "completed_jobs": 12 * number,
+                "fraud_verdicts": number // 2,
+            },
+        }
+        answer = Answer.read(node, status)
+        answers.append(Answer(node, error=errors[number]) if number in errors else answer)
+    return answers
+
+
+def fleet_watched() -> None:
+    """The same as its watcher sees it."""
+    console = results()
+    show(console, live_view(fleet(), console))
 
 
 def validated() -> None:
@@ -174,6 +207,8 @@ def demonstrated() -> None:
 VIEWS: Final[dict[str, Callable[[], None]]] = {
     "calibrate": calibrated,
     "demo": demonstrated,
+    "fleet": lambda: show_answers(fleet()),
+    "fleet-watch": fleet_watched,
     "round-status-generating": lambda: print_status(GENERATING),
     "round-status-idle": lambda: print_status(IDLE),
     "round-status-stopped": lambda: print_status(

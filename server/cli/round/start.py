@@ -1,7 +1,7 @@
 """`hallmark round start`: set a round and start it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from hallmark.server.cli.round.goal import Goal, Until
 from hallmark.server.cli.round.status import print_status
 from hallmark.server.cli.round.watch import Interval, follow
 
-__all__ = ["Phase", "start"]
+__all__ = ["Phase", "StartedPhase", "check_finite", "remarks", "start"]
 
 
 class Phase(StrEnum):
@@ -26,6 +26,13 @@ class Phase(StrEnum):
     VALIDATE = "validate"
     NONE = "none"
 
+    @property
+    def path(self) -> str:
+        """The route that does it, below the prefix."""
+        return "/init" if self is Phase.NONE else f"/init/{self}"
+
+
+StartedPhase = Annotated[Phase, typer.Option(help="What to start; none only sets the round.")]
 
 Watch = Annotated[bool, typer.Option("--watch", help="Follow the round until it ends or Ctrl-C.")]
 
@@ -34,7 +41,7 @@ Watch = Annotated[bool, typer.Option("--watch", help="Follow the round until it 
 def start(
     url: ServerUrl,
     stated: Stated,
-    phase: Annotated[Phase, typer.Option(help="What to start; none only sets the round.")] = Phase.GENERATE,
+    phase: StartedPhase = Phase.GENERATE,
     until: Until = None,
     watch: Watch = False,
     interval: Interval = 1.0,
@@ -51,12 +58,11 @@ def start(
     body = dict(stated)
     if phase is Phase.GENERATE and not {"node_id", "node_count"} & body.keys():
         body |= {"node_id": 0, "node_count": 1}
-    _check_finite(body)
-    path = "/init" if phase is Phase.NONE else f"/init/{phase}"
+    check_finite(body)
     with PoCClient(url, api_key) as client:
-        answer = client.post(path, body)
-        _say_if_lowered(answer["pow_status"])
-        _say_if_unreachable(answer.get("callback"))
+        answer = client.post(phase.path, body)
+        for remark in remarks(answer):
+            say(remark)
         if watch or goal is not None:
             follow(client, interval, goal=goal, first=answer["pow_status"])
         else:
@@ -79,8 +85,12 @@ def _goal(until: str | None, phase: Phase) -> Goal | None:
     return goal
 
 
-def _check_finite(body: Mapping[str, Any]) -> None:
-    """Refuse the numbers that JSON has no form for; what else is allowed is the server's to say."""
+def check_finite(body: Mapping[str, Any]) -> None:
+    """Refuse the numbers that JSON has no form for; what else is allowed is the server's to say.
+
+    Raises:
+        FieldError: There is one.
+    """
     for field, value in body.items():
         if isinstance(value, float) and not math.isfinite(value):
             allowed = (
@@ -89,15 +99,16 @@ def _check_finite(body: Mapping[str, Any]) -> None:
             raise FieldError(field, value, allowed)
 
 
-def _say_if_unreachable(callback: Mapping[str, Any] | None) -> None:
-    """Say that the receiver did not answer the server; what is found waits for it."""
-    if callback is not None and not callback["reachable"]:
-        say(f"the receiver of callbacks does not answer the server: {callback['error']}")
+def remarks(answer: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is to be said of a server's answer to a request that set a round.
 
-
-def _say_if_lowered(status: Mapping[str, Any]) -> None:
-    """Say that the server takes smaller batches than it was asked for."""
-    config = status.get("config") or {}
+    That is: smaller batches than were asked for, and a receiver that did not answer the server. What is found
+    waits for that.
+    """
+    config = answer["pow_status"].get("config") or {}
     taken, asked = config.get("batch_size"), config.get("requested_batch_size")
     if asked is not None and taken != asked:
-        say(f"batch_size {asked} was lowered to {taken}")
+        yield f"batch_size {asked} was lowered to {taken}"
+    callback = answer.get("callback")
+    if callback is not None and not callback["reachable"]:
+        yield f"the receiver of callbacks does not answer the server: {callback['error']}"

@@ -1,7 +1,7 @@
 // The page of a receiver.
 
 import { chart, localTime, times } from "./charts.js";
-import { count, counted, follow, large, moment, pValue, short, table, terms } from "./live.js";
+import { count, counted, follow, large, moment, pValue, rate, short, table, terms } from "./live.js";
 
 const at = (id) => document.getElementById(id);
 
@@ -11,6 +11,7 @@ follow({
   moment: (told) => {
     showTotals(told);
     showProvers(told.provers);
+    showFleet(told);
     showBlocks(told.blocks);
     showBatches(told.batches);
     drawWhenNew(told);
@@ -52,6 +53,31 @@ const isJudged = (record) => record !== null && record.nonces > 0;
 function together(record) {
   if (!isJudged(record)) return "not yet";
   return record.fraud_detected ? ["fraud", "bad"] : ["honest", "good"];
+}
+
+/** All nodes together, and each: those of a fleet have one key, and a number of their own. */
+function showFleet({ fleet, nodes, verdicts }) {
+  const sum = (numbers) => numbers.reduce((total, each) => total + each, 0);
+  const lately = `in the last ${counted(fleet.minutes, "minute")}`;
+  terms(at("fleet"), [
+    ["Rate", fleet.nodes ? `${rate(fleet.rate)} nonces/s ${lately}` : ""],
+    ["Proving", fleet.nodes ? `${count(fleet.nodes_lately)} of ${counted(fleet.nodes, "node")} ${lately}` : ""],
+    ["Verdicts", fleet.nodes ? `${count(sum(verdicts.honest))} honest, ${count(sum(verdicts.fraud))} fraud in the last three hours` : ""],
+  ]);
+  table(
+    at("nodes"),
+    "Nodes of the latest batches",
+    [
+      ["Prover", (node) => node.public_key, "key"],
+      ["Node", (node) => large(node.node_id), "number"],
+      ["Last", (node) => (node.received_at === null ? "" : moment(node.received_at))],
+      ["Nonces/s", (node) => rate(node.rate), "number"],
+      ["Honest", (node) => count(node.honest), "number"],
+      ["Fraud", (node) => [count(node.fraud), node.fraud ? "bad" : ""], "number"],
+    ],
+    nodes,
+    "Nothing has come yet.",
+  );
 }
 
 function showBlocks(blocks) {

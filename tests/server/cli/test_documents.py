@@ -20,6 +20,8 @@ DOCUMENTS = [
     *GUIDES,
 ]
 
+GROUPS = ("fleet", "model", "outbox", "receiver", "round")
+
 
 def shown(default: object) -> str:
     if default is None:
@@ -85,7 +87,7 @@ def test_options_of_commands_exist(document: Path, cli: Cli) -> None:
     text = document.read_text().replace("\\\n", " ")
     for line in re.findall(r"^hallmark (?!serve).*", text, re.MULTILINE):
         words = line.split()
-        is_group = words[1] in ("model", "outbox", "receiver", "round") and not words[2].startswith("-")
+        is_group = words[1] in GROUPS and not words[2].startswith("-")
         command = words[1:3] if is_group else words[1:2]
         help_ = cli(*command, "--help")
         assert help_.code == 0, line

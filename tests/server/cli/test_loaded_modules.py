@@ -44,6 +44,8 @@ def loaded(folder: Path, *arguments: str, **environment: str) -> set[str]:
         ("round", "status", "http://127.0.0.1:1"),
         ("round", "watch", "http://127.0.0.1:1"),
         ("round", "stop", "http://127.0.0.1:1"),
+        ("fleet", "start", "--help"),
+        ("fleet", "status", "none.toml"),
         ("outbox", "list"),
         ("receiver", "list"),
         ("serve", "--help"),

@@ -1,0 +1,1 @@
+"""`hallmark fleet`: start, watch and stop one round on many servers at once."""
