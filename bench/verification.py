@@ -85,7 +85,7 @@ def _batches(engine: OfflineEngine, n_batches: int, block: str) -> list[Batch]:
     config = PoCConfig(
         block_hash=block, block_height=1, public_key="key", batch_size=BATCH_SIZE, seq_len=SEQ_LEN
     )
-    spec = Round.resolve(config, deployed(engine, "", BATCH_SIZE * SEQ_LEN)).spec()
+    spec = Round.resolve(config, deployed(engine.facts, "", BATCH_SIZE * SEQ_LEN)).spec()
     nonces = range(n_batches * BATCH_SIZE)
     return [
         Batch(spec, tuple(("key", nonce) for nonce in nonces[start : start + BATCH_SIZE]))

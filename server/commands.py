@@ -16,6 +16,10 @@ from hallmark.server.cli.fleet import stop as fleet_stop
 from hallmark.server.cli.fleet import watch as fleet_watch
 from hallmark.server.cli.offline import calibrate, verify
 from hallmark.server.cli.offline.engine_command import EngineCommand
+from hallmark.server.cli.queue import cancel as queue_cancel
+from hallmark.server.cli.queue import order as queue_order
+from hallmark.server.cli.queue import status as queue_status
+from hallmark.server.cli.queue import worker
 from hallmark.server.cli.receiver import export, listing, run, stats
 from hallmark.server.cli.round import list_, start, status, stop, validate, watch
 from hallmark.server.cli.serve import command as serve
@@ -94,6 +98,15 @@ _receiver.command("list")(listing.list_)
 _receiver.command("export")(export.export)
 _receiver.command("stats")(stats.stats)
 app.add_typer(_receiver, name="receiver")
+
+_queue = typer.Typer(
+    help="Order that delivered batches are verified, and see what comes of it.", no_args_is_help=True
+)
+_queue.command("order")(queue_order.order)
+_queue.command("status")(queue_status.status)
+_queue.command("cancel")(queue_cancel.cancel)
+app.add_typer(_queue, name="queue")
+app.command(cls=EngineCommand)(worker.worker)
 
 _outbox = typer.Typer(help="Look at the callbacks of a server, and decide about them.", no_args_is_help=True)
 _outbox.command("list")(outbox.list_)

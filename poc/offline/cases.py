@@ -2,18 +2,27 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hallmark.poc.core.errors import HallmarkError
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.verdict.decision import Decision
-from hallmark.poc.verdict.judge import ValidatedBatch, Verdict
+from hallmark.poc.verdict.judge import ValidatedBatch, Verdict, judge
 from hallmark.poc.verdict.prover_record import ProverRecord, Reason, ScoredBatch
 from hallmark.poc.verdict.sampling import covered_together, gaps
 
-__all__ = ["JudgedCase", "apart", "identity", "joined", "prover_records", "summarize", "together"]
+__all__ = [
+    "JudgedCase",
+    "apart",
+    "identity",
+    "joined",
+    "judged",
+    "prover_records",
+    "summarize",
+    "together",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +133,32 @@ def together(round_: Round, group: Sequence[JudgedCase], *, with_vectors: bool =
         n_walked=covered_together(proofs, round_.config.node_count, round_.config.n_groups),
         parts=tuple(proofs),
     )
+
+
+def judged(case: JudgedCase, computed: Mapping[int, Sequence[float]], numerics: Numerics) -> JudgedCase:
+    """Return a case with its verdict; one that is refused as it is.
+
+    Args:
+        case: The case.
+        computed: The recomputed numbers of its nonces, and of others.
+        numerics: The fingerprint of the arithmetic that recomputed them.
+
+    Raises:
+        EngineError: A nonce that was to be recomputed was not.
+    """
+    if case.round is None:
+        return case
+    shape: Numerics = {"batch_size": case.round.batch_size, "seq_len": case.round.config.seq_len}
+    verdict = judge(
+        case.proof,
+        computed,
+        case.round,
+        {**numerics, **shape},
+        # A batch of failed nonces alone has no sample, and no verdict.
+        sampled=case.nonces or None,
+        n_walked=case.n_walked,
+    )
+    return replace(case, verdict=verdict)
 
 
 def _joined_vectors(proofs: Sequence[ProofBatch]) -> dict[str, Any]:

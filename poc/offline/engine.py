@@ -87,16 +87,16 @@ class EngineLoader(Protocol):
         ...
 
 
-def deployed(engine: OfflineEngine, served_name: str, batch_tokens: int) -> DeployedModel:
+def deployed(facts: DeployedModel, served_name: str, batch_tokens: int) -> DeployedModel:
     """Return the facts that a round is resolved against, as a server would state them.
 
     Args:
-        engine: What runs the model.
+        facts: Of the engine.
         served_name: What the round calls the model; empty where it names none.
         batch_tokens: Rows of a whole batch of the round, which is never lowered here.
     """
     return replace(
-        engine.facts,
+        facts,
         served_names=(served_name,) if served_name else (),
         max_batched_tokens=batch_tokens,
         max_sequences=batch_tokens,

@@ -229,7 +229,7 @@ class OfflineModel:
 
     def deployed(self, served_name: str, batch_tokens: int) -> DeployedModel:
         """The facts that a round is resolved against: those of `hallmark.poc.offline.engine.deployed`."""
-        return deployed(self, served_name, batch_tokens)
+        return deployed(self.facts, served_name, batch_tokens)
 
     @property
     def numerics(self) -> Numerics:

@@ -1,7 +1,7 @@
 """Files of proofs, as provers, receivers and outboxes leave them."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from hallmark.poc.core.strict_json import parse_json
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.verdict_body import claimed_batch, is_verdict, recomputed_batch
 
-__all__ = ["DeliveredBatch", "read_batches", "read_bodies"]
+__all__ = ["DeliveredBatch", "delivered", "read_batches", "read_bodies"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ def read_batches(paths: Iterable[Path]) -> list[DeliveredBatch]:
         for number, body in enumerate(_bodies(path), start=1):
             source = f"{path}, proof {number}"
             try:
-                batches.append(_delivered(body, source))
+                batches.append(delivered(body, source))
             except FieldError as exc:
                 raise FieldError(f"{source}: {exc.field}", exc.value, exc.allowed) from exc
     return batches
@@ -100,7 +100,16 @@ def _parse(path: Path) -> list[Any]:
     return entries
 
 
-def _delivered(body: dict[str, Any], source: str) -> DeliveredBatch:
+def delivered(body: Mapping[str, Any], source: str) -> DeliveredBatch:
+    """Read a proof, or a verdict on one, as it was delivered.
+
+    Args:
+        body: As JSON has it.
+        source: What the batch is called by.
+
+    Raises:
+        FieldError: It is no batch, or one of another protocol.
+    """
     proof = ProofBatch.parse(claimed_batch(body) if is_verdict(body) else body)
     r_target = body.get("r_target")
     if r_target is not None:

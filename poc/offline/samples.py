@@ -14,7 +14,7 @@ from hallmark.poc.verdict.clearing import check_power
 from hallmark.poc.verdict.power import MAX_NONCES, nonces_needed
 from hallmark.poc.verdict.sampling import draw_sample, drawing_order
 
-__all__ = ["ProverSample", "Search", "sampled_for_power"]
+__all__ = ["ProverSample", "Search", "drawn", "sampled_for_power"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +74,29 @@ class ProverSample:
     def as_dict(self) -> dict[str, Any]:
         """The sample as JSON has it."""
         return {**asdict(self), "power_reached": self.is_enough}
+
+
+def drawn(
+    cases: Iterable[JudgedCase], seed: str, *, count: int | None = None, search: Search | None = None
+) -> tuple[list[JudgedCase], dict[str, Any] | None]:
+    """Draw the nonces that are recomputed: as many as find a cheat, so many of each batch, or all.
+
+    Args:
+        cases: Batches, each with its round, or with the reason why it is not judged.
+        seed: What the draw depends on, nothing that provers could know.
+        count: How many of each batch.
+        search: What is looked for; its seed is the same.
+
+    Returns:
+        The batches with the nonces that were drawn, and what is said of the draw; None: all were.
+    """
+    if search is not None:
+        found, samples = sampled_for_power(cases, search)
+        return found, {**search.as_dict(), "provers": [sample.as_dict() for sample in samples]}
+    if count is None:
+        return [*cases], None
+    found = [replace(case, nonces=draw_sample(case.proof, count, seed)) for case in cases]
+    return found, {"nonces": count, "seed": seed}
 
 
 def sampled_for_power(

@@ -13,7 +13,14 @@ from typing_extensions import TypedDict
 
 from hallmark.poc.protocol.vectors import Encoding
 
-__all__ = ["Conclusion", "GeneratedBody", "GeneratedTemplate", "ValidatedBody", "VerdictBody"]
+__all__ = [
+    "Conclusion",
+    "GeneratedBody",
+    "GeneratedTemplate",
+    "RecomputedVectors",
+    "ValidatedBody",
+    "VerdictBody",
+]
 
 _Nonces = list[int]
 _Distances = list[float]
@@ -85,7 +92,17 @@ class VerdictBody(Conclusion):
     valid: list[bool]
 
 
-class ValidatedBody(_Origin, Conclusion):
+class RecomputedVectors(TypedDict):
+    """The recomputed numbers of a batch, in step with its nonces as they were received."""
+
+    vectors: Annotated[
+        list[str | None],
+        Field(description="Recomputed; null where that failed or the nonce was not sampled."),
+    ]
+    encoding: Encoding
+
+
+class ValidatedBody(_Origin, Conclusion, RecomputedVectors):
     """The body of `/validated`."""
 
     request_id: str
@@ -97,7 +114,5 @@ class ValidatedBody(_Origin, Conclusion):
     received_dist: _Distances
     computed_distances: list[float | None]
     received_distances: _Distances
-    vectors: Annotated[list[str | None], Field(description="Recomputed, as dist is.")]
     received_vectors: Annotated[_Vectors | None, Field(description="Null where the batch brought none.")]
-    encoding: Encoding
     valid: list[bool]

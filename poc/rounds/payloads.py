@@ -4,14 +4,14 @@ import math
 
 import numpy as np
 
-from hallmark.poc.protocol.bodies import GeneratedTemplate, ValidatedBody, VerdictBody
+from hallmark.poc.protocol.bodies import GeneratedTemplate, RecomputedVectors, ValidatedBody, VerdictBody
 from hallmark.poc.protocol.proof import Numerics
 from hallmark.poc.protocol.round import Round, is_below_target
 from hallmark.poc.protocol.streams import PROTOCOL
 from hallmark.poc.protocol.vectors import encode, encoding_of
 from hallmark.poc.verdict.judge import ValidatedBatch
 
-__all__ = ["generated_template", "validated_payload", "verdict_fields"]
+__all__ = ["generated_template", "recomputed_vectors", "validated_payload", "verdict_fields"]
 
 
 def generated_template(round_: Round, numerics: Numerics) -> GeneratedTemplate:
@@ -38,7 +38,7 @@ def validated_payload(validated: ValidatedBatch, request_id: str) -> ValidatedBo
     `dist` and `vectors` are those of the recomputation, null where it failed or the nonce was not sampled.
     """
     proof = validated.proof
-    vectors = _vectors(validated)
+    recomputed = recomputed_vectors(validated)
     answer = verdict_fields(validated)
     return {
         "request_id": request_id,
@@ -50,8 +50,22 @@ def validated_payload(validated: ValidatedBatch, request_id: str) -> ValidatedBo
         "dist": answer["computed_distances"],
         "received_dist": list(proof.dist),
         "received_distances": list(proof.dist),
-        "vectors": [vectors[place] for place in _places(validated)],
+        "vectors": recomputed["vectors"],
         "received_vectors": None if proof.vectors is None else list(proof.vectors),
+        "encoding": recomputed["encoding"],
+    }
+
+
+def recomputed_vectors(validated: ValidatedBatch) -> RecomputedVectors:
+    """The recomputed numbers of a batch, in step with its nonces as they were received.
+
+    A vector is null where the recomputation failed or the nonce was not sampled.
+    """
+    is_known = np.isfinite(validated.computed_numbers[:, 0])
+    known = iter(encode(validated.computed_numbers[is_known]))
+    of_nonces = [*(next(known) if each else None for each in is_known.tolist()), None]
+    return {
+        "vectors": [of_nonces[place] for place in _places(validated)],
         "encoding": encoding_of(validated.computed_numbers.shape[1]),
     }
 
@@ -99,10 +113,3 @@ def _places(validated: ValidatedBatch) -> list[int]:
     """Where each claim's nonce stands among those recomputed; the place after them all where it does not."""
     place_of = {nonce: place for place, nonce in enumerate(validated.nonces)}
     return [place_of.get(nonce, len(place_of)) for nonce in validated.proof.nonces]
-
-
-def _vectors(validated: ValidatedBatch) -> list[str | None]:
-    """The recomputed numbers of each nonce, and null for one that was not recomputed."""
-    is_known = np.isfinite(validated.computed_numbers[:, 0])
-    known = iter(encode(validated.computed_numbers[is_known]))
-    return [*(next(known) if each else None for each in is_known.tolist()), None]

@@ -96,7 +96,7 @@ class Prover:
 
     def _round(self, proof: ProofBatch) -> Round:
         delivered = DeliveredBatch(source="the demo", proof=proof, r_target=None, computed=None)
-        return resolve_round(delivered, self._settings, self.model)
+        return resolve_round(delivered, self._settings, self.model.facts, self.model.numerics)
 
     def _tensors(self, round_: Round) -> RoundTensors:
         return RoundTensors(round_.spec(), self.model.torch_dtype, self.model.device)

@@ -11,12 +11,14 @@ from fastapi.responses import JSONResponse
 from typing_extensions import TypedDict
 
 from hallmark.poc.core.compact_json import compact_json
-from hallmark.poc.core.errors import StateError
-from hallmark.poc.protocol.bodies import VerdictBody
+from hallmark.poc.core.errors import FieldError, StateError
+from hallmark.poc.protocol.bodies import RecomputedVectors, VerdictBody
 from hallmark.poc.protocol.config import PoCState
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.rounds.manager import PoCManager
+from hallmark.poc.rounds.payloads import recomputed_vectors
 from hallmark.poc.rounds.validation_job import SettledJob, ValidationJob
+from hallmark.poc.verdict.judge import ValidatedBatch
 from hallmark.server.http.body import read_json_object
 from hallmark.server.http.control import PREFIX, Manager, answers, ignored, json_body
 from hallmark.server.http.errors import HallmarkRoute
@@ -33,6 +35,10 @@ class VerdictAnswer(VerdictBody):
     status: str
     request_id: str
     ignored_fields: list[str]
+
+
+class VerdictWithVectors(VerdictAnswer, RecomputedVectors):
+    """The same with the recomputed numbers, which were asked for."""
 
 
 class Progress(TypedDict):
@@ -67,13 +73,20 @@ class CompletedAnswer(VerdictBody):
     "/validate",
     openapi_extra=json_body(ProofBatch.request_schema(), PROOF),
     responses=answers(
-        {200: ("The verdict.", VerdictAnswer, VERDICT), 202: ("The batch is queued.", QueuedAnswer, QUEUED)}
+        {
+            200: ("The verdict.", VerdictWithVectors | VerdictAnswer, VERDICT),
+            202: ("The batch is queued.", QueuedAnswer, QUEUED),
+        }
     ),
 )
 async def validate(
     request: Request,
     manager: Manager,
     wait: Annotated[bool | None, Query(description="Whether to wait; by default where it can.")] = None,
+    vectors: Annotated[
+        bool,
+        Query(description="Whether the verdict brings the recomputed numbers; for a request that waits."),
+    ] = False,
 ) -> Response:
     """Judge a batch of the round's block, of any public key.
 
@@ -81,14 +94,22 @@ async def validate(
     GENERATING the batch is queued until the phase turns; a request that waits when the phase turns to
     GENERATING is answered with its `request_id`. The verdict also goes to the round's callback URL; where
     there is none, a batch whose client goes away before the verdict is given up.
+
+    With `vectors=true` the verdict brings the recomputed numbers of every nonce, as `/validated` has them.
+    They are not kept, so only a request that waits may ask for them: it is refused with `wait=false` and in
+    GENERATING, and where it is answered with its `request_id` nobody gets them.
     """
+    if vectors and wait is False:
+        raise FieldError(
+            "vectors", vectors, "false with wait=false: recomputed numbers are not kept for who comes later"
+        )
     body = await read_json_object(request, manager)
     proof = await manager.offload.run(_size(body), lambda: ProofBatch.parse(body))
     ignored_fields = ignored(request, body, ProofBatch.known_fields())
-    if wait and manager.state is PoCState.GENERATING:
+    if (wait or vectors) and manager.state is PoCState.GENERATING:
         raise StateError(
-            f"wait=true needs the state {PoCState.VALIDATING}; the state is {manager.state}. "
-            "Without it the batch is queued until the phase turns"
+            f"{'vectors' if vectors else 'wait'}=true needs the state {PoCState.VALIDATING}; "
+            f"the state is {manager.state}. Without it the batch is queued until the phase turns"
         )
     job = await manager.submit(proof)
     if wait is not False and manager.state is not PoCState.GENERATING:
@@ -97,7 +118,7 @@ async def validate(
             manager.abandon(job)
         elif job.settled.is_set():
             done = {"status": "OK", "request_id": job.request_id, "ignored_fields": ignored_fields}
-            return await _answered(manager, job.size, done, job.answer())
+            return await _answered(manager, job.size, done, job.answer(), job.outcome() if vectors else None)
     return JSONResponse({**_progress(job), "ignored_fields": ignored_fields}, 202)
 
 
@@ -133,11 +154,27 @@ def _size(body: Mapping[str, Any]) -> int:
 
 
 async def _answered(
-    manager: PoCManager, size: int, answer: Mapping[str, Any], verdict: VerdictBody
+    manager: PoCManager,
+    size: int,
+    answer: Mapping[str, Any],
+    verdict: VerdictBody,
+    recomputed: ValidatedBatch | None = None,
 ) -> Response:
-    """Answer with a verdict of a batch of about so many nonces."""
-    content = await manager.offload.run(size, lambda: compact_json({**answer, **verdict}))
-    return Response(content, media_type="application/json")
+    """Answer with a verdict of a batch of about so many nonces, and with the numbers that it was judged by.
+
+    Args:
+        manager: The manager.
+        size: About how many.
+        answer: What is said besides.
+        verdict: The verdict.
+        recomputed: The batch, where its recomputed numbers are asked for.
+    """
+
+    def content() -> bytes:
+        numbers: Mapping[str, Any] = {} if recomputed is None else recomputed_vectors(recomputed)
+        return compact_json({**answer, **verdict, **numbers})
+
+    return Response(await manager.offload.run(size, content), media_type="application/json")
 
 
 async def _released_or_gone(job: ValidationJob, request: Request) -> None:

@@ -90,7 +90,61 @@ CREATE VIEW outlines AS SELECT id, kind, webhook_id, request_id, received_at, de
     FROM batches;
 CREATE VIEW claims AS SELECT kind, public_key, block_hash, unnest(nonces) AS nonce FROM batches;
 """
-SCHEMA: Final = PostgresSchema("store of batches", DatabaseError, (_VERSION_1,))
+# Standing verification: `hallmark.server.verification` says what each is for.
+_VERSION_2: Final = """
+CREATE TABLE orders (
+    id BIGINT PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    ordered_at DOUBLE PRECISION NOT NULL,
+    block_hash TEXT COLLATE "C" NOT NULL,
+    settings TEXT NOT NULL,
+    draw TEXT NOT NULL,
+    last_batch BIGINT NOT NULL,
+    delivered_before DOUBLE PRECISION,
+    planned_at DOUBLE PRECISION,
+    model TEXT,
+    arithmetic TEXT
+);
+CREATE INDEX orders_by_block ON orders (block_hash);
+CREATE TABLE ordered_provers (
+    id BIGINT PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    order_id BIGINT NOT NULL REFERENCES orders (id),
+    public_key TEXT COLLATE "C" NOT NULL,
+    n_open BIGINT NOT NULL,
+    sample TEXT NOT NULL,
+    conclusion TEXT,
+    UNIQUE (order_id, public_key)
+);
+CREATE TABLE verifications (
+    batch BIGINT PRIMARY KEY REFERENCES batches (id),
+    prover BIGINT NOT NULL REFERENCES ordered_provers (id),
+    nonces BIGINT[] NOT NULL,
+    not_together BIGINT[] NOT NULL,
+    n_open BIGINT NOT NULL,
+    error TEXT,
+    verdict BIGINT REFERENCES batches (id)
+);
+CREATE INDEX verifications_by_prover ON verifications (prover);
+CREATE TABLE jobs (
+    id BIGINT PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    order_id BIGINT NOT NULL REFERENCES orders (id),
+    provers BIGINT[] NOT NULL,
+    nonces BIGINT[] NOT NULL,
+    attempts BIGINT NOT NULL DEFAULT 0,
+    worker TEXT,
+    leased_until TIMESTAMPTZ,
+    numbers DOUBLE PRECISION[],
+    error TEXT,
+    ended_at DOUBLE PRECISION
+);
+CREATE INDEX open_jobs ON jobs (id) WHERE ended_at IS NULL;
+CREATE TABLE job_batches (
+    batch BIGINT NOT NULL REFERENCES verifications (batch),
+    job BIGINT NOT NULL REFERENCES jobs (id),
+    PRIMARY KEY (batch, job)
+);
+CREATE INDEX batches_by_job ON job_batches (job);
+"""
+SCHEMA: Final = PostgresSchema("store of batches", DatabaseError, (_VERSION_1, _VERSION_2))
 
 
 class PostgresStoreDatabase:

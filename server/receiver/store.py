@@ -65,6 +65,11 @@ class BatchStore:
             self._database.close()
             raise
 
+    @property
+    def database(self) -> StoreDatabase:
+        """The database, for transactions that do more than store a batch."""
+        return self._database
+
     def free_bytes(self) -> int | None:
         """Return what is free on the file system that it lies on; None where that is not known."""
         return self._database.free_bytes()

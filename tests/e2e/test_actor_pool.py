@@ -41,7 +41,8 @@ class Model:
     alone: OfflineEngine
 
     def batches(self, count: int) -> list[Batch]:
-        round_ = Round.resolve(config(), deployed(self.alone, "", config().batch_size * config().seq_len))
+        tokens = config().batch_size * config().seq_len
+        round_ = Round.resolve(config(), deployed(self.alone.facts, "", tokens))
         size = round_.batch_size
         # The last one is not full.
         keys = [(KEY, nonce) for nonce in range(count * size - 3)]

@@ -96,7 +96,7 @@ def calibrate(
             if hidden_size not in (None, width):
                 raise FieldError("--hidden-size", hidden_size, f"the model's, {width}")
             hidden_size = width
-            rounds = [resolve_round(batch, body, loaded) for batch in batches]
+            rounds = [resolve_round(batch, body, loaded.facts, loaded.numerics) for batch in batches]
             with recomputing.recomputation(loaded, loader, path, quiet=quiet) as recomputation:
                 wanted = [(round_, batch.proof.nonces) for round_, batch in zip(rounds, batches, strict=True)]
                 recomputing.run(recomputation, wanted, path, quiet=quiet)

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,16 +94,9 @@ class Sampling:
 
     def drawn(self, cases: "Sequence[JudgedCase]") -> "tuple[list[JudgedCase], dict[str, Any] | None]":
         """Return batches with the nonces that are recomputed, and what the summary says of the draw."""
-        from hallmark.poc.offline.samples import sampled_for_power
-        from hallmark.poc.verdict.sampling import draw_sample
+        from hallmark.poc.offline.samples import drawn
 
-        if self.search is not None:
-            found, samples = sampled_for_power(cases, self.search)
-            return found, {**self.search.as_dict(), "provers": [sample.as_dict() for sample in samples]}
-        if self.count is None:
-            return [*cases], None
-        found = [replace(case, nonces=draw_sample(case.proof, self.count, self.seed)) for case in cases]
-        return found, {"nonces": self.count, "seed": self.seed}
+        return drawn(cases, self.seed, count=self.count, search=self.search)
 
 
 def sampling(

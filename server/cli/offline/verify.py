@@ -1,27 +1,16 @@
 """`hallmark verify`: judge proofs on this machine, without a server."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from hallmark.poc.core.errors import HallmarkError
 from hallmark.poc.protocol.config import Concern
 from hallmark.server.cli.consoles import AsJson, print_or_drop, results
 from hallmark.server.cli.offline import pool_options, recomputing, sampling
 from hallmark.server.cli.offline.engine_command import vllm_flags
 from hallmark.server.cli.options import RoundFile, Stated, round_body, takes_settings
 from hallmark.server.cli.verdicts import exit_code
-
-if TYPE_CHECKING:
-    from hallmark.poc.offline.cases import JudgedCase
-    from hallmark.poc.offline.engine import OfflineEngine
-    from hallmark.poc.offline.proof_files import DeliveredBatch
-    from hallmark.poc.offline.recompute import Recomputation
-    from hallmark.poc.protocol.proof import Numerics
-    from hallmark.poc.protocol.round import Round
 
 __all__ = ["verify"]
 
@@ -75,9 +64,9 @@ def verify(
     --json prints an object a line: each verdict, then a summary. Exit code: 0 all honest, 1 fraud among them,
     2 an error or no verdict among them and no fraud.
     """  # noqa: D301  # the sign by which help keeps lines as they are
-    from hallmark.poc.offline.cases import joined, prover_records, summarize
+    from hallmark.poc.offline.cases import joined, judged, prover_records, summarize
     from hallmark.poc.offline.proof_files import read_batches
-    from hallmark.poc.offline.rounds import check_round
+    from hallmark.poc.offline.rounds import check_round, resolve_cases
     from hallmark.poc.offline.sequential import SequentialCases
     from hallmark.server.cli.offline import report
 
@@ -94,8 +83,8 @@ def verify(
         loader, ray, actors, gpus, cpus, batches=recomputing.most_batches(batches, config)
     )
     with recomputing.loaded(pooled, quiet=quiet) as loaded:
-        cases = [*_resolved(batches, body, loaded)]
         numerics = loaded.numerics
+        cases = [*resolve_cases(batches, body, loaded.facts, numerics)]
         with recomputing.recomputation(loaded, loader, path, quiet=quiet) as recomputation:
             chosen.tell_seed()
             if chosen.search is not None and chosen.is_sequential:
@@ -107,63 +96,20 @@ def verify(
                 wanted = ((case.round, case.nonces) for case in cases if case.round is not None)
                 recomputing.run(recomputation, wanted, path, quiet=quiet, seed=chosen.seed or None)
     if provers is not None:
-        judged, drawn = provers.judged(recomputation, numerics), provers.as_dict()
+        found, drawn = provers.judged(recomputation, numerics), provers.as_dict()
     else:
-        judged = [_judged(case, recomputation, numerics) for case in [*cases, *joined(cases)]]
+        found = [
+            case if case.round is None else judged(case, recomputation.numbers(case.round), numerics)
+            for case in [*cases, *joined(cases)]
+        ]
     threshold = config.fraud_threshold
-    records = prover_records(judged)
-    summary = summarize(judged, records, threshold, numerics, drawn)
+    records = prover_records(found)
+    summary = summarize(found, records, threshold, numerics, drawn)
     if as_json:
-        print_or_drop(report.as_json(judged, summary))
+        print_or_drop(report.as_json(found, summary))
     else:
-        report.show_table(results(), judged, summary)
-    verdicts = ["no_verdict" if each.verdict is None else str(each.verdict.verdict) for each in judged]
+        report.show_table(results(), found, summary)
+    verdicts = ["no_verdict" if each.verdict is None else str(each.verdict.verdict) for each in found]
     # Evidence that is too little for a conviction is no verdict of honesty, and does not need to be one.
     verdicts += ["fraud" for record in records if record.is_fraud(threshold)]
     raise typer.Exit(exit_code(verdicts))
-
-
-def _resolved(
-    batches: "Iterable[DeliveredBatch]", body: Mapping[str, Any], engine: "OfflineEngine"
-) -> "Iterator[JudgedCase]":
-    """Each batch with its round, or with the reason why it is not judged."""
-    from hallmark.poc.offline.cases import JudgedCase, identity
-    from hallmark.poc.offline.rounds import resolve_round, same_round
-
-    claimed: set[tuple[str, int, str, int]] = set()
-    rounds: dict[tuple[str, str], Round] = {}
-    for batch in batches:
-        nonces = tuple(dict.fromkeys(batch.proof.nonces))
-        keys = {identity(batch.proof, nonce) for nonce in nonces}
-        case = JudgedCase(
-            sources=(batch.source,), proof=batch.proof, nonces=nonces, n_claimed_before=len(keys & claimed)
-        )
-        claimed |= keys
-        try:
-            round_ = resolve_round(batch, body, engine)
-            prover = (batch.proof.block_hash, batch.proof.public_key)
-            round_ = same_round(rounds.setdefault(prover, round_), round_)
-        except HallmarkError as exc:
-            yield replace(case, error=exc)
-        else:
-            yield replace(case, round=round_)
-
-
-def _judged(case: "JudgedCase", recomputation: "Recomputation", numerics: "Numerics") -> "JudgedCase":
-    from hallmark.poc.verdict.judge import judge
-
-    if case.round is None:
-        return case
-    shape: Numerics = {"batch_size": case.round.batch_size, "seq_len": case.round.config.seq_len}
-    computed = recomputation.numbers(case.round)
-    # A batch of failed nonces alone has no sample, and no verdict.
-    sampled = case.nonces or None
-    verdict = judge(
-        case.proof,
-        computed,
-        case.round,
-        {**numerics, **shape},
-        sampled=sampled,
-        n_walked=case.n_walked,
-    )
-    return replace(case, verdict=verdict)

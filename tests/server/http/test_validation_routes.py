@@ -32,6 +32,7 @@ from hallmark.poc.protocol.vectors import encode, encoding_of
 from hallmark.poc.rounds.validation_job import SettledJob, ValidationJob
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.specification import PoCManager
+from hallmark.server.http.examples import QUEUED, VERDICT
 
 
 @pytest.fixture(scope="module")
@@ -350,6 +351,88 @@ async def test_vectors_that_no_nonce_has_are_refused(
     assert answer.status_code == 400
     assert answer.json()["detail"].startswith(expected)
     assert snapshot(manager)["validation"]["queued_jobs"] == 0
+
+
+class TestRecomputedNumbers:
+    """`vectors=true` brings what the verdict was computed from."""
+
+    async def test_they_are_those_of_each_nonce_as_it_was_sent(
+        self, http: httpx.AsyncClient, engine: Engine, with_vectors: dict[str, Any]
+    ) -> None:
+        await http.post(f"{POC}/init/validate", json=request(**ROWS))
+        engine.failed_nonces = {5}
+        # A repetition, and no vectors of its own: what is told is recomputed.
+        nonces, dist = [*with_vectors["nonces"], 2], [*with_vectors["dist"], with_vectors["dist"][2]]
+        asked = {
+            **{name: with_vectors[name] for name in ("public_key", "block_hash", "block_height")},
+            **{"nonces": nonces, "dist": dist},
+        }
+        verdict = (await http.post(f"{POC}/validate?vectors=true", json=asked)).json()
+        expected = [*with_vectors["vectors"], with_vectors["vectors"][2]]
+        expected[5] = None
+        assert verdict["vectors"] == expected, "the same engine gives the same bits"
+        assert verdict["encoding"] == with_vectors["encoding"]
+        assert (verdict["nonces"], verdict["failed_nonces"]) == (nonces, [5])
+
+    async def test_they_are_what_the_callback_has(self, http: httpx.AsyncClient) -> None:
+        async with running_receiver() as receiver:
+            await http.post(f"{POC}/init/validate", json=request(callback_url=receiver.url))
+            proof = (await honest_proof(config(), range(3))).as_dict()
+            verdict = (await http.post(f"{POC}/validate?vectors=true", json=proof)).json()
+            [body] = await eventually(lambda: receiver.bodies("validated"))
+        told = ("vectors", "encoding", "nonces")
+        assert {name: verdict[name] for name in told} == {name: body[name] for name in told}
+
+    @pytest.mark.parametrize("query", ["", "?vectors=false", "?wait=true"])
+    async def test_who_does_not_ask_gets_none_and_nothing_is_kept(
+        self, validating: httpx.AsyncClient, manager: PoCManager, honest: dict[str, Any], query: str
+    ) -> None:
+        plain = (await validating.post(f"{POC}/validate{query}", json=honest)).json()
+        assert list(plain) == list(VERDICT)
+        asked = (await validating.post(f"{POC}/validate?wait=true&vectors=true", json=honest)).json()
+        assert list(asked) == [*VERDICT, "vectors", "encoding"]
+        same = plain.keys() - {"request_id"}
+        assert {name: asked[name] for name in same} == {name: plain[name] for name in same}
+        later = (await validating.get(f"{POC}/validate/{asked['request_id']}")).json()
+        assert not {"vectors", "encoding"} & later.keys()
+        kept = manager.result(asked["request_id"])
+        assert isinstance(kept, SettledJob)
+        assert kept.verdict is not None
+        assert "vectors" not in kept.verdict
+
+    async def test_who_does_not_wait_cannot_ask(
+        self, validating: httpx.AsyncClient, manager: PoCManager, honest: dict[str, Any]
+    ) -> None:
+        answer = await validating.post(f"{POC}/validate?wait=false&vectors=true", json=honest)
+        assert answer.status_code == 400
+        assert answer.json()["detail"] == (
+            "vectors: True is not allowed; allowed: false with wait=false: recomputed numbers are not kept "
+            "for who comes later"
+        )
+        await validating.post(f"{POC}/phase/generate")
+        answer = await validating.post(f"{POC}/validate?vectors=true", json=honest)
+        assert answer.status_code == 409
+        assert answer.json()["detail"].startswith("vectors=true needs the state VALIDATING; ")
+        assert snapshot(manager)["validation"]["queued_jobs"] == 0
+
+    async def test_who_is_let_go_while_waiting_gets_none(
+        self, validating: httpx.AsyncClient, engine: Engine, honest: dict[str, Any]
+    ) -> None:
+        engine.hold()
+        waiting = asyncio.create_task(validating.post(f"{POC}/validate?vectors=true", json=honest))
+        await eventually(lambda: engine.keys)
+        await validating.post(f"{POC}/phase/generate")
+        answer = await waiting
+        assert answer.status_code == 202
+        assert answer.json().keys() == QUEUED.keys()
+        engine.release()
+
+    async def test_a_value_that_is_no_boolean_is_named(
+        self, validating: httpx.AsyncClient, honest: dict[str, Any]
+    ) -> None:
+        answer = await validating.post(f"{POC}/validate?vectors=all", json=honest)
+        assert answer.status_code == 400
+        assert answer.json()["detail"].startswith("vectors: 'all' is not allowed; allowed: ")
 
 
 @pytest.mark.parametrize("missing", ["public_key", "block_hash", "block_height", "nonces", "dist"])

@@ -1,0 +1,1 @@
+"""`hallmark queue` and `hallmark worker`: standing verification of what receivers take."""

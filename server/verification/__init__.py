@@ -1,0 +1,1 @@
+"""Standing verification: delivered batches are sampled, recomputed by workers and judged."""

@@ -1,0 +1,150 @@
+"""Verdicts of an order: on each batch, and on all batches of a prover together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hallmark.poc.core.errors import HallmarkError
+from hallmark.poc.offline.cases import JudgedCase, joined, judged
+from hallmark.poc.offline.proof_files import delivered
+from hallmark.poc.offline.rounds import resolve_round
+from hallmark.poc.protocol.config import DeployedModel
+from hallmark.poc.protocol.nonces import NonceKey
+from hallmark.poc.protocol.proof import Numerics
+from hallmark.poc.rounds.payloads import validated_payload
+from hallmark.poc.verdict.judge import Verdict
+from hallmark.server.verification.order import Order
+
+__all__ = ["Judge", "RecomputedBatch", "of_nothing"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecomputedBatch:
+    """A batch all of which has been recomputed that was to be.
+
+    Attributes:
+        id: The batch's.
+        body: The `/generated` body.
+        nonces: Those that were drawn.
+        not_together: Those of them that stay out of the verdict on all batches together.
+        error: Why it is not judged.
+    """
+
+    id: int
+    body: Mapping[str, Any]
+    nonces: tuple[int, ...]
+    not_together: frozenset[int]
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """Judges what was recomputed for an order.
+
+    Attributes:
+        order: The order.
+        facts: Of the model that recomputed.
+        numerics: The fingerprint of its arithmetic.
+    """
+
+    order: Order
+    facts: DeployedModel
+    numerics: Numerics
+
+    def verdict(
+        self, batch: RecomputedBatch, numbers: Mapping[NonceKey, Sequence[float]]
+    ) -> dict[str, Any] | str:
+        """Judge a batch.
+
+        Args:
+            batch: The batch, without an error.
+            numbers: The recomputed numbers of its nonces, and of others; NaN where a nonce failed.
+
+        Returns:
+            The body of a `/validated` callback, with the order and its draw as `verification`; or why there
+            is no verdict.
+        """
+        try:
+            case = self._judged(batch, numbers)
+        except HallmarkError as exc:
+            return str(exc)
+        if case.verdict is None or case.verdict.verdict is Verdict.NO_VERDICT:
+            return "there is no verdict: too many nonces failed"
+        body = validated_payload(case.verdict, f"order {self.order.id}")
+        return {**body, "verification": {"batch": batch.id, **self.order.as_dict()}}
+
+    def conclusion(
+        self, batches: Sequence[RecomputedBatch], numbers: Mapping[NonceKey, Sequence[float]]
+    ) -> dict[str, Any]:
+        """Judge all batches of a prover, each by itself and all together.
+
+        A prover could else divide a forgery into batches too small for a verdict.
+
+        Args:
+            batches: Its batches of the order, in the order of their arrival.
+            numbers: As for `verdict`.
+
+        Returns:
+            What it comes to, as JSON has it: `fraud` where any of them is, `honest` where all are.
+        """
+        cases = []
+        for batch in batches:
+            if batch.error is None:
+                try:
+                    cases.append(self._judged(batch, numbers))
+                except HallmarkError:
+                    continue  # it has no verdict, and says why itself
+        together = [
+            judged(case, _of_prover(numbers, case.proof.public_key), self.numerics) for case in joined(cases)
+        ]
+        found = [case.verdict for case in [*cases, *together] if case.verdict is not None]
+        if not found:
+            return of_nothing(len(batches))
+        verdicts = {verdict.verdict for verdict in found}
+        if Verdict.FRAUD in verdicts:
+            verdict = Verdict.FRAUD
+        else:
+            is_whole = len(cases) == len(batches) and verdicts == {Verdict.HONEST}
+            verdict = Verdict.HONEST if is_whole else Verdict.NO_VERDICT
+        # That of all together, or what speaks against the prover most.
+        least = min(found, key=lambda each: each.probability_honest)
+        return {
+            "verdict": verdict.value,
+            "probability_honest": least.probability_honest,
+            "rejected_by": [*least.rejected_by],
+            "error_rms": least.error_rms,
+            "n_judged": max(each.n_judged for each in found),
+            "batches": len(batches),
+            "refused": len(batches) - len(cases),
+        }
+
+    def _judged(self, batch: RecomputedBatch, numbers: Mapping[NonceKey, Sequence[float]]) -> JudgedCase:
+        found = delivered(batch.body, str(batch.id))
+        key = found.proof.public_key
+        case = JudgedCase(
+            sources=(found.source,),
+            proof=found.proof,
+            n_claimed_before=0,
+            round=resolve_round(found, self.order.settings, self.facts, self.numerics),
+            nonces=batch.nonces,
+            not_together=batch.not_together,
+        )
+        return judged(case, {nonce: numbers[key, nonce] for nonce in batch.nonces}, self.numerics)
+
+
+def _of_prover(numbers: Mapping[NonceKey, Sequence[float]], public_key: str) -> dict[int, Sequence[float]]:
+    """Return a prover's numbers by nonce: provers' nonces are the same ones."""
+    return {nonce: of_nonce for (key, nonce), of_nonce in numbers.items() if key == public_key}
+
+
+def of_nothing(batches: int) -> dict[str, Any]:
+    """Return the conclusion on a prover none of whose batches can be judged."""
+    return {
+        "verdict": "no_verdict",
+        "probability_honest": None,
+        "rejected_by": [],
+        "error_rms": None,
+        "n_judged": 0,
+        "batches": batches,
+        "refused": batches,
+    }

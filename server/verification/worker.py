@@ -1,0 +1,264 @@
+"""A worker: plans orders, leases jobs, has an engine recompute them, and hands in what it found."""
+
+import json
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, Final, Protocol
+
+from hallmark.poc.core.errors import DatabaseError, HallmarkError
+from hallmark.poc.offline.engine import Batch, OfflineEngine
+from hallmark.poc.protocol.config import DeployedModel
+from hallmark.poc.protocol.nonces import NonceKey
+from hallmark.poc.protocol.proof import Numerics, ProofBatch
+from hallmark.poc.protocol.round import Round
+from hallmark.server.receiver.store import BatchStore
+from hallmark.server.verification.jobs import Job, JobQueue
+from hallmark.server.verification.judging import Judge
+from hallmark.server.verification.order import Order
+from hallmark.server.verification.orders import OrderBook
+from hallmark.server.verification.planning import make_plan
+
+__all__ = ["OwnEngine", "Worker", "WorkerEngine"]
+
+logger = logging.getLogger(__name__)
+
+_POLL_SECONDS: Final = 1.0
+_WAIT_SECONDS: Final = 5.0
+"""How long it waits where database or engine do not answer."""
+
+_ARITHMETIC: Final = ("dtype", "quantization", "kv_cache_dtype")
+"""What differs between two numerics that no batch is judged by both."""
+
+
+class WorkerEngine(Protocol):
+    """What recomputes for a worker."""
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of its model's files; None where they are not known."""
+        ...
+
+    @property
+    def numerics(self) -> Numerics:
+        """The fingerprint of its arithmetic."""
+        ...
+
+    def facts_of(self, body: Mapping[str, Any]) -> DeployedModel:
+        """Get ready for a round, and tell what it has to know of the model.
+
+        Args:
+            body: The round as a body of `/init`.
+
+        Raises:
+            HallmarkError: It cannot be had now.
+        """
+        ...
+
+    def numbers(self, round_: Round, claims: Sequence[ProofBatch]) -> Mapping[NonceKey, Sequence[float]]:
+        """Recompute nonces of the round that it is ready for.
+
+        Args:
+            round_: The round.
+            claims: The nonces with what each prover claims of them; together one batch at most.
+
+        Returns:
+            The k numbers of each nonce; NaN in all of them where it failed.
+
+        Raises:
+            HallmarkError: The batch failed as a whole.
+        """
+        ...
+
+
+class OwnEngine:
+    """A model in this process.
+
+    Attributes:
+        fingerprint: Of its model's files.
+    """
+
+    def __init__(self, engine: OfflineEngine, fingerprint: str) -> None:
+        self._engine = engine
+        self.fingerprint = fingerprint
+
+    @property
+    def numerics(self) -> Numerics:
+        """The fingerprint of its arithmetic."""
+        return self._engine.numerics
+
+    def facts_of(self, _: Mapping[str, Any]) -> DeployedModel:
+        """Return what rounds have to know of the model."""
+        return self._engine.facts
+
+    def numbers(self, round_: Round, claims: Sequence[ProofBatch]) -> Mapping[NonceKey, Sequence[float]]:
+        """Recompute nonces; as `WorkerEngine` has it."""
+        keys = tuple((claim.public_key, nonce) for claim in claims for nonce in claim.nonces)
+        [(batch, numbers)] = self._engine.compute([Batch(round_.spec(), keys)])
+        return dict(zip(batch.keys, numbers, strict=True))
+
+
+class Worker:
+    """One worker of a queue.
+
+    Args:
+        store: The receivers' store, in PostgreSQL.
+        engine: What recomputes.
+        name: What it is called in the database, different from every other worker's.
+        lease_seconds: How long after its last sign of life others take over its job.
+    """
+
+    def __init__(self, store: BatchStore, engine: WorkerEngine, name: str, lease_seconds: float) -> None:
+        self._orders = OrderBook(store.database)
+        self._jobs = JobQueue(store)
+        self._engine = engine
+        self._name = name
+        self._lease_seconds = lease_seconds
+        self._stopping = threading.Event()
+        self._left: set[int] = set()
+        self._said: set[tuple[int, str]] = set()
+        self.ended_jobs = 0
+
+    def stop(self) -> None:
+        """Let it end after the job that it has; from a signal handler too."""
+        self._stopping.set()
+
+    def run(self, *, until_idle: bool = False) -> None:
+        """Work until it is stopped.
+
+        Args:
+            until_idle: Whether it ends as soon as there is nothing left that it may do, for others neither.
+
+        Raises:
+            KeyboardInterrupt: It was interrupted; its job is given back.
+        """
+        while not self._stopping.is_set():
+            try:
+                if self._plan() or self._work():
+                    continue
+                if until_idle and self._is_idle():
+                    return
+            except HallmarkError as exc:
+                who = "database" if isinstance(exc, DatabaseError) else "engine"
+                logger.warning("The %s does not answer, and is asked again: %s", who, exc)
+                self._stopping.wait(_WAIT_SECONDS)
+            self._stopping.wait(_POLL_SECONDS)
+
+    @property
+    def _arithmetic(self) -> str:
+        numerics = self._engine.numerics
+        return json.dumps({name: numerics.get(name) for name in _ARITHMETIC})
+
+    def _is_idle(self) -> bool:
+        unplanned = {order.id for order in self._orders.unplanned()}
+        is_planned = unplanned <= self._left
+        return is_planned and self._jobs.is_idle(self._engine.fingerprint, self._arithmetic)
+
+    def _plan(self) -> bool:
+        """Plan the orders that are not planned; return whether there was one."""
+        has_planned = False
+        for order in self._orders.unplanned():
+            batches = self._orders.waiting(order)
+            try:
+                facts = self._engine.facts_of(order.round_body())
+            except HallmarkError as exc:
+                self._say(order, f"Order {order.id} waits: {exc}")
+                continue
+            try:
+                plan = make_plan(order, batches, facts, self._engine.numerics)
+            except HallmarkError as exc:
+                self._left.add(order.id)
+                self._say(order, f"Order {order.id} is left to others: {exc}")
+                continue
+            if self._orders.enter(order, plan, self._engine.fingerprint, self._arithmetic):
+                logger.info("Order %d: %d batches in %d jobs", order.id, len(plan.batches), len(plan.jobs))
+                has_planned = True
+        return has_planned
+
+    def _work(self) -> bool:
+        """Recompute a job; return whether there was one."""
+        engine = self._engine
+        for identifier, order in self._jobs.exhausted(engine.fingerprint, self._arithmetic):
+            facts = engine.facts_of(order.round_body())
+            if self._jobs.give_up(identifier, Judge(order=order, facts=facts, numerics=engine.numerics)):
+                logger.error(
+                    "Job %d of order %d is given up: its batches have no verdict", identifier, order.id
+                )
+        job = self._jobs.lease(self._name, engine.fingerprint, self._arithmetic, self._lease_seconds)
+        if job is None:
+            return False
+        try:
+            with self._kept(job):
+                self._recompute(job)
+        except BaseException:
+            # Where the database is away, its lease ends by itself.
+            with suppress(DatabaseError):
+                self._jobs.release(job, self._name)
+            raise
+        return True
+
+    def _recompute(self, job: Job) -> None:
+        order = job.order
+        try:
+            facts = self._engine.facts_of(order.round_body())
+            round_ = order.round(facts)
+            claims = self._jobs.claims(job)
+        except DatabaseError:
+            raise
+        except HallmarkError as exc:
+            # It is not the job's fault.
+            self._say(order, f"Order {order.id} waits: {exc}")
+            self._jobs.release(job, self._name)
+            self._stopping.wait(_WAIT_SECONDS)
+            return
+        try:
+            found = self._engine.numbers(round_, claims)
+            numbers = [found[key] for key in job.keys]
+        except HallmarkError as exc:
+            logger.warning("Job %d failed, attempt %d: %s", job.id, job.attempts, exc)
+            self._jobs.release(job, self._name, str(exc))
+            return
+        judge = Judge(order=order, facts=facts, numerics=self._engine.numerics)
+        if self._hand_in(job, numbers, judge):
+            self.ended_jobs += 1
+        else:
+            logger.info("Job %d had been handed in by another worker", job.id)
+
+    def _hand_in(self, job: Job, numbers: Sequence[Sequence[float]], judge: Judge) -> bool:
+        """Hand numbers in, as often as it takes."""
+        while True:
+            try:
+                return self._jobs.complete(job, numbers, judge)
+            except DatabaseError as exc:
+                logger.warning("Job %d is handed in again: %s", job.id, exc)
+                if self._stopping.wait(_WAIT_SECONDS):
+                    return self._jobs.complete(job, numbers, judge)
+
+    @contextmanager
+    def _kept(self, job: Job) -> Iterator[None]:
+        """Extend a job's lease from time to time."""
+        is_done = threading.Event()
+
+        def extend() -> None:
+            while not is_done.wait(self._lease_seconds / 3):
+                try:
+                    if not self._jobs.extend(job, self._name, self._lease_seconds):
+                        logger.info("Job %d has been taken over by another worker", job.id)
+                        return
+                except DatabaseError as exc:
+                    logger.warning("The lease of job %d could not be extended: %s", job.id, exc)
+
+        thread = threading.Thread(target=extend, name="hallmark lease", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_done.set()
+            thread.join()
+
+    def _say(self, order: Order, sentence: str) -> None:
+        """Log what keeps an order, once."""
+        if (order.id, sentence) not in self._said:
+            self._said.add((order.id, sentence))
+            logger.warning("%s", sentence)
