@@ -56,6 +56,8 @@ _COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "outbox-list": ("outbox", "list", "--outbox", "outbox.db"),
     "outbox-list-dead-letters": ("outbox", "list", "--dead-letters", "--outbox", "outbox.db"),
     "outbox-no-file": ("outbox", "list", "--outbox", "missing.db"),
+    "queue-no-database": ("queue", "status"),
+    "queue-of-a-file": ("queue", "order", "0xabc", "--randomness", "0xdef", "--database", "proofs.db"),
     "receiver-busy-port": ("receiver", "--port", _BUSY_PORT, "--database", "new.db"),
     "receiver-export-nothing": ("receiver", "export", "out", "--public-key", "x", "--database", "proofs.db"),
     "receiver-list": ("receiver", "list", "--database", "proofs.db"),
@@ -71,6 +73,7 @@ _COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "serve-no-model": ("serve",),
     "target": ("target", "--hidden-size", "576", "--valid-rate", "0.1"),
     "target-both": ("target", "--hidden-size", "576", "--valid-rate", "0.1", "--r-target", "1.4"),
+    "worker-no-model": ("worker", "--database", "postgresql://127.0.0.1:1/hallmark"),
     "verify-no-file": ("verify", "missing.json", "--model", "missing"),
 }
 

@@ -20,7 +20,7 @@ DOCUMENTS = [
     *GUIDES,
 ]
 
-GROUPS = ("fleet", "model", "outbox", "receiver", "round")
+GROUPS = ("fleet", "model", "outbox", "queue", "receiver", "round")
 
 
 def shown(default: object) -> str:
