@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["status"]
 
-_ORDER_COLUMNS: Final = ("order", "age", "batches", "honest", "fraud", "none", "jobs left")
+_ORDER_COLUMNS: Final = ("order", "age", "batches", "honest", "fraud", "no verdict", "jobs left")
 _PROVER_COLUMNS: Final = ("verdict", "p-value", "nonces", "batches", "refused")
 
 
