@@ -1,8 +1,8 @@
 """Verdicts of an order: on each batch, and on all batches of a prover together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from hallmark.poc.core.errors import HallmarkError
 from hallmark.poc.offline.cases import JudgedCase, joined, judged
@@ -16,6 +16,19 @@ from hallmark.poc.verdict.judge import Verdict
 from hallmark.server.verification.order import Order
 
 __all__ = ["Judge", "RecomputedBatch", "of_nothing"]
+
+
+_COLUMNS: Final = (
+    "nonces",
+    "computed_distances",
+    "valid",
+    "dist",
+    "received_dist",
+    "received_distances",
+    "vectors",
+    "received_vectors",
+)
+"""What a verdict's body has for each nonce."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +74,8 @@ class Judge:
             numbers: The recomputed numbers of its nonces, and of others; NaN where a nonce failed.
 
         Returns:
-            The body of a `/validated` callback, with the order and its draw as `verification`; or why there
-            is no verdict.
+            The body of a `/validated` callback about the nonces that were drawn, with the batch, the order
+            and its draw as `verification`; or why there is no verdict.
         """
         try:
             case = self._judged(batch, numbers)
@@ -70,7 +83,7 @@ class Judge:
             return str(exc)
         if case.verdict is None or case.verdict.verdict is Verdict.NO_VERDICT:
             return "there is no verdict: too many nonces failed"
-        body = validated_payload(case.verdict, f"order {self.order.id}")
+        body = _of_drawn({**validated_payload(case.verdict, f"order {self.order.id}")}, batch.nonces)
         return {**body, "verification": {"batch": batch.id, **self.order.as_dict()}}
 
     def conclusion(
@@ -130,6 +143,14 @@ class Judge:
             not_together=batch.not_together,
         )
         return judged(case, {nonce: numbers[key, nonce] for nonce in batch.nonces}, self.numerics)
+
+
+def _of_drawn(body: Mapping[str, Any], drawn: Collection[int]) -> dict[str, Any]:
+    """Return a verdict's body without the nonces that were not drawn: the batch itself is kept already."""
+    chosen = set(drawn)
+    places = [place for place, nonce in enumerate(body["nonces"]) if nonce in chosen]
+    columns = {name: body[name] for name in _COLUMNS if body[name] is not None}
+    return {**body, **{name: [column[place] for place in places] for name, column in columns.items()}}
 
 
 def _of_prover(numbers: Mapping[NonceKey, Sequence[float]], public_key: str) -> dict[int, Sequence[float]]:

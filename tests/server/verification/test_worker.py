@@ -114,6 +114,8 @@ def test_others_can_repeat_the_draw_and_come_to_the_same(
     give_order(bench.store, draw)
     bench.worker().run(until_idle=True)
     verdicts = verdicts_of(bench.store)
+    if draw.nonces is not None:
+        assert {len(body["nonces"]) for body in verdicts.values()} == {draw.nonces}, "and no others"
     kept = verdicts[1]["verification"]
     assert kept == {"order": 1, "batch": 1, **draw.as_dict(), "last_batch": 9, "delivered_before": None}
     proofs = [bench.store.get(number) for number in range(1, 1 + kept["last_batch"])]
