@@ -8,34 +8,47 @@ from hallmark.poc.verdict.prover_record import ProverRecord, Reason, ScoredBatch
 from hallmark.poc.verdict.sequential_test import Evidence
 from hallmark.server.receiver.database import Connection, StoreDatabase
 
-__all__ = ["continue_record", "find_records", "records_of"]
+__all__ = ["continue_record", "find_records", "locked_record", "records_of"]
 
 _RECORD = ("rounds", "batches", "nonces", "log_stakes", "log_largest_wealth", "uncounted")
 _COLUMNS = ("public_key", *_RECORD)
 
 
-def continue_record(database: StoreDatabase, connection: Connection, batch: ScoredBatch) -> None:
-    """Continue the record of a verdict's prover by it.
+def locked_record(database: StoreDatabase, connection: Connection, public_key: str) -> ProverRecord:
+    """Return a prover's record; nobody else continues it before the transaction ends.
 
     Args:
         database: The store's.
         connection: In a transaction.
-        batch: What the verdict says.
+        public_key: The prover's.
     """
-    key = {"public_key": batch.public_key}
     # So that there is a row to lock: two verdicts on a prover that has none wait for each other too.
     connection.execute(
         f"INSERT INTO provers ({', '.join(_COLUMNS)})"  # noqa: S608  # constants
         f" VALUES ({', '.join(f':{name}' for name in _COLUMNS)}) ON CONFLICT DO NOTHING",
-        _row(ProverRecord(public_key=batch.public_key)),
+        _row(ProverRecord(public_key=public_key)),
     )
     row = connection.execute(
         f"SELECT {', '.join(_COLUMNS)} FROM provers"  # noqa: S608  # constants
         f" WHERE public_key = :public_key{database.row_lock}",
-        key,
+        {"public_key": public_key},
     ).fetchone()
+    return _record(*row)
+
+
+def continue_record(
+    database: StoreDatabase, connection: Connection, before: ProverRecord, batch: ScoredBatch
+) -> None:
+    """Continue a record by a verdict.
+
+    Args:
+        database: The store's.
+        connection: In the transaction that has locked the record.
+        before: The record.
+        batch: What the verdict says.
+    """
     opens_round, new = _count(database, connection, batch)
-    record = _record(*row).after(batch, new, opens_round=opens_round)
+    record = before.after(batch, new, opens_round=opens_round)
     connection.execute(
         f"UPDATE provers SET {', '.join(f'{name} = :{name}' for name in _RECORD)}"  # noqa: S608  # constants
         " WHERE public_key = :public_key",

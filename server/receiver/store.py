@@ -118,7 +118,7 @@ class BatchStore:
     ) -> tuple[int, bool]:
         """Store a batch as `add` does, in a transaction that does more."""
         from hallmark.poc.verdict.prover_record import ScoredBatch
-        from hallmark.server.receiver.records import continue_record
+        from hallmark.server.receiver.records import continue_record, locked_record
 
         scored = ScoredBatch.of_body(body) if kind == "validated" else None
         text = json.dumps(body, sort_keys=True, separators=(",", ":"))
@@ -145,6 +145,8 @@ class BatchStore:
         known = _repeated(connection, content, webhook_id)
         if known is not None:
             return known, True
+        # Before the verdict has an id, so that records are continued in the order of ids.
+        record = None if scored is None else locked_record(self._database, connection, scored.public_key)
         inserted = connection.execute(
             f"INSERT INTO batches ({', '.join(row)}) VALUES ({', '.join(f':{name}' for name in row)})"  # noqa: S608
             " ON CONFLICT DO NOTHING RETURNING id",
@@ -155,8 +157,8 @@ class BatchStore:
             known = _repeated(connection, content, webhook_id)
             assert known is not None  # noqa: S101  # what conflicts is committed, and nothing is deleted
             return known, True
-        if scored is not None:
-            continue_record(self._database, connection, scored)
+        if scored is not None and record is not None:
+            continue_record(self._database, connection, record, scored)
         identifier: int = inserted[0]
         return identifier, False
 
@@ -288,7 +290,7 @@ class BatchStore:
     def _read_older(self) -> None:
         """Continue records by verdicts that were stored before there were any, each in its transaction."""
         from hallmark.poc.verdict.prover_record import ScoredBatch
-        from hallmark.server.receiver.records import continue_record
+        from hallmark.server.receiver.records import continue_record, locked_record
 
         unread = "SELECT id, body FROM batches WHERE kind = 'validated' AND is_read = 0 ORDER BY id LIMIT 1"
         while True:
@@ -303,7 +305,8 @@ class BatchStore:
                     # It was taken by other rules than today's, and is acknowledged.
                     logger.warning("Verdict %d is in no prover's record: %s", identifier, exc)
                 else:
-                    continue_record(self._database, connection, scored)
+                    record = locked_record(self._database, connection, scored.public_key)
+                    continue_record(self._database, connection, record, scored)
                 connection.execute("UPDATE batches SET is_read = 1 WHERE id = :id", {"id": identifier})
 
 

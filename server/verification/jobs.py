@@ -180,6 +180,34 @@ class JobQueue:
                 for order in read_orders(connection, "id = :id", {"id": order_id})
             ]
 
+    def retry(self, order: int) -> int:
+        """Open the jobs of an order again that were given up, and with them the verdicts that lack them.
+
+        Returns:
+            How many jobs there were.
+        """
+        given_up = "SELECT id FROM jobs WHERE order_id = :order AND ended_at IS NOT NULL AND numbers IS NULL"
+        with self._database.transaction() as connection:
+            rows = connection.execute(f"{given_up} ORDER BY id FOR UPDATE", {"order": order}).fetchall()
+            chosen = {"jobs": [job for (job,) in rows]}
+            # A batch is open by each of its jobs, a prover by each of its batches.
+            connection.execute(
+                "WITH opened AS (UPDATE verifications SET error = NULL, n_open = n_open + lacking FROM"
+                " (SELECT batch AS lacks, count(*) AS lacking FROM job_batches WHERE job = ANY(:jobs)"
+                " GROUP BY batch) AS of_batch WHERE batch = lacks"
+                " RETURNING prover, CASE WHEN n_open = lacking THEN 1 ELSE 0 END AS is_new)"
+                " UPDATE ordered_provers SET conclusion = NULL, n_open = n_open + more FROM"
+                " (SELECT prover, sum(is_new) AS more FROM opened GROUP BY prover) AS of_prover"
+                " WHERE ordered_provers.id = prover",
+                chosen,
+            )
+            connection.execute(
+                "UPDATE jobs SET ended_at = NULL, attempts = 0, worker = NULL, leased_until = NULL"
+                " WHERE id = ANY(:jobs)",
+                chosen,
+            )
+        return len(rows)
+
     def is_idle(self, model: str | None, arithmetic: str) -> bool:
         """Whether no job is open that a worker may compute, be it leased or not."""
         query = (

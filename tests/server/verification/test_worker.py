@@ -212,6 +212,29 @@ def test_a_batch_that_always_fails_is_given_up_and_the_others_are_judged(
     with bench.store.database.reading() as connection:
         [(error,)] = connection.execute("SELECT error FROM verifications WHERE verdict IS NULL").fetchall()
     assert error == "job 1 was given up after 5 attempts: the device is on fire"
+    assert JobQueue(bench.store).retry(1) == 1
+    assert order_rows(bench.store.database)[0]["provers_open"] == 1
+    bench.worker().run(until_idle=True)
+    assert bench.conclusions() == {"a": "honest", "b": "honest"}
+    assert sorted(verdicts_of(bench.store)) == [1, 2]
+    assert JobQueue(bench.store).retry(1) == 0
+
+
+def test_of_a_batch_in_several_jobs_only_what_was_given_up_is_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_RETRY_SECONDS", 0)
+    deliver(bench.store, bench.prover, "a", batches=2, size=12)
+    give_order(bench.store)
+    bench.worker(failures=jobs.MAX_ATTEMPTS).run(until_idle=True)
+    assert bench.conclusions() == {"a": "no_verdict"}
+    assert sorted(verdicts_of(bench.store)) == [2], "the second one has none of the first job's nonces"
+    assert JobQueue(bench.store).retry(1) == 1
+    worker = bench.worker()
+    worker.run(until_idle=True)
+    assert worker.ended_jobs == 1
+    assert bench.conclusions() == {"a": "honest"}
+    assert sorted(verdicts_of(bench.store)) == [1, 2]
 
 
 def test_what_kills_its_workers_is_not_tried_for_ever(bench: Bench) -> None:

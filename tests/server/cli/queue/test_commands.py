@@ -172,6 +172,7 @@ def test_an_order_that_no_worker_can_have_is_taken_back(
     again = queue("cancel", 1)
     assert again.code == 2
     assert again.err.startswith("hallmark: ORDER: 1 is not allowed; allowed: an order that no worker")
+    assert queue("retry", 1).out == "0 jobs open again\n"
     assert queue(*ORDER).out == "order 2\n"
 
 
