@@ -71,7 +71,7 @@ check: setup ## Lint, format, the direction of imports, types
 	MYPYPATH=$(TYPED_FOLDERS) $(BIN)/mypy -p hallmark.kernels -p hallmark.poc -p hallmark.server
 	MYPYPATH=$(TYPED_FOLDERS) $(BIN)/mypy bench tools tests
 
-bench: programs ## Every bench on this machine's CPU, small sizes (half an hour on 2 cores)
+bench: programs ## Every bench on this machine's CPU, small sizes (40 minutes on 2 cores)
 	$(BIN)/python -P bench/draw.py
 	$(BIN)/python -P bench/numerics.py
 	$(BIN)/python -P bench/predict.py
@@ -82,9 +82,12 @@ bench: programs ## Every bench on this machine's CPU, small sizes (half an hour 
 	$(BIN)/python -P bench/coexist.py
 	$(BIN)/python -P bench/memory.py
 	$(BIN)/python -P bench/outbox.py
+	$(BIN)/python -P bench/receiver.py
+	$(BIN)/python -P bench/network.py
 	$(BIN)/python -P bench/demo.py
 	$(BIN)/python -P bench/page.py
 	$(BIN)/python -P bench/verification.py
+	$(BIN)/python -P bench/verification_queue.py
 	$(BIN)/python -P bench/report.py
 
 soundness: setup ## Every experiment of docs/soundness/ (73 minutes on 2 cores that have no bfloat16)

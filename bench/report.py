@@ -17,7 +17,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script's own folder out
 
+from _network_tables import NETWORK
 from _performance_tables import PERFORMANCE
+from _queue_tables import QUEUE
 from _quickstart_tables import QUICKSTART
 from _soundness_tables import SOUNDNESS
 from _tables import Summary, Table
@@ -28,10 +30,12 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 DOCS = ROOT / "docs"
 DOCUMENTS: dict[Path, Mapping[str, Table | Summary]] = {
+    DOCS / "network.md": NETWORK,
     DOCS / "performance.md": PERFORMANCE,
     DOCS / "quickstart.md": QUICKSTART,
     **{DOCS / "soundness" / f"{page}.md": tables for page, tables in SOUNDNESS.items()},
     DOCS / "verifying.md": VERIFYING,
+    DOCS / "guides" / "verification-queue.md": QUEUE,
     DOCS / "guides" / "verify-at-scale.md": AT_SCALE,
 }
 """Each document, and the tables that stand in it."""
