@@ -17,6 +17,7 @@ from hallmark.server.cli.fleet import watch as fleet_watch
 from hallmark.server.cli.offline import calibrate, verify
 from hallmark.server.cli.offline.engine_command import EngineCommand
 from hallmark.server.cli.queue import cancel as queue_cancel
+from hallmark.server.cli.queue import export as queue_export
 from hallmark.server.cli.queue import order as queue_order
 from hallmark.server.cli.queue import retry as queue_retry
 from hallmark.server.cli.queue import status as queue_status
@@ -105,6 +106,7 @@ _queue = typer.Typer(
 )
 _queue.command("order")(queue_order.order)
 _queue.command("status")(queue_status.status)
+_queue.command("export")(queue_export.export)
 _queue.command("cancel")(queue_cancel.cancel)
 _queue.command("retry")(queue_retry.retry)
 app.add_typer(_queue, name="queue")

@@ -57,10 +57,15 @@ def check_float(field: str, value: object, *, least: float, most: float, allowed
     """A finite number from `least` to `most`, both included; `allowed` is the range in words."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise FieldError(field, value, allowed)
-    # Python compares int with float exactly, so an integer too large for a float is caught here.
-    if not least <= value <= most or not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError as exc:
+        # An integer of many digits, which JSON may have.
+        raise FieldError(field, value, allowed) from exc
+    # Python compares int with float exactly.
+    if not least <= value <= most or not math.isfinite(number):
         raise FieldError(field, value, allowed)
-    return float(value)
+    return number
 
 
 def check_bool(field: str, value: object) -> bool:

@@ -11,7 +11,7 @@
     ├── RoundCancelledError              409  the round was stopped or replaced before the job was judged
     ├── SignatureError                   401  a callback was not signed with a secret that its receiver knows
     ├── EngineError                      503  a batch failed on the engine; ends the round
-    ├── DatabaseError                    503  a file of SQLite cannot be opened, read or written
+    ├── DatabaseError                    503  a SQLite file or a PostgreSQL database cannot be used
     │   └── OutboxError                  503  the outbox cannot be read or written; ends the round
     └── UnsupportedError                      this vLLM set-up cannot run proof of compute; refused at start
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PostgresConnection", "PostgresDatabase", "PostgresSchema", "is_postgres_url", "without_password"]
 
-_SCHEMES: Final = ("postgresql://", "postgres://")
+_URL: Final = re.compile(r"[A-Za-z][\w+.-]*://")
 _LEAST_VERSION: Final = 13
 _CONNECTIONS: Final = 8
 _WAIT_SECONDS: Final = 10.0
@@ -24,7 +24,19 @@ _RECONNECT_SECONDS: Final = 3.0
 _MIGRATING: Final = 0x484C4D4B
 """The advisory lock of whoever brings a database up to date."""
 
+_NETWORK: Final = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""By which a server that is gone without a word is noticed, where the URL says nothing else; in seconds, the
+last in milliseconds."""
+
 _SESSION: Final = (
+    # Each statement is to see what others have committed by then.
+    "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED",
     # One that stands still in the middle of a transaction would keep others from the rows it has locked.
     "SET idle_in_transaction_session_timeout = '30s'",
     # What is acknowledged is on the disk; where the server waits for more than its own disk, it goes on to.
@@ -99,16 +111,17 @@ class PostgresDatabase:
             raise missing from exc
         self._driver_error = psycopg.Error
         try:
-            psycopg.conninfo.conninfo_to_dict(url)
+            stated = psycopg.conninfo.conninfo_to_dict(url)
         except psycopg.ProgrammingError:
             # libpq says what is wrong with a URL by the URL, with the password in it.
             raise self._error("is no URL that libpq can read") from None
+        network: dict[str, Any] = {name: value for name, value in _NETWORK.items() if name not in stated}
         # The pool would go on trying; whoever starts is told at once.
         with self._answered("cannot be opened"):
-            psycopg.connect(url, connect_timeout=int(_WAIT_SECONDS)).close()
+            psycopg.connect(url, **network).close()
         self._pool: ConnectionPool[psycopg.Connection[Any]] = ConnectionPool(
             url,
-            kwargs={"connect_timeout": int(_WAIT_SECONDS)},
+            kwargs=network,
             min_size=1,
             max_size=_CONNECTIONS,
             timeout=_WAIT_SECONDS,
@@ -213,14 +226,16 @@ class PostgresDatabase:
 
 
 def is_postgres_url(text: str) -> bool:
-    """Whether a text is meant as the URL of a PostgreSQL database, and not as a path."""
-    return text.startswith(_SCHEMES)
+    """Whether a text is meant as a URL, and not as a path; libpq says whether it can read it."""
+    return _URL.match(text) is not None
 
 
 def without_password(url: str) -> str:
-    """Return a URL as it may be shown."""
+    """Return a URL as it may be shown, even where it is none that can be read."""
     shown = re.sub(r"(://[^:@/?]*):.*@", r"\1:***@", url)
-    return re.sub(r"(?<=[?&])((?:ssl)?password)=[^&]*", r"\1=***", shown)
+    # What stands in a port's place and is no port.
+    shown = re.sub(r"(://[^:@/?]*):(?!\d+(?:[/?]|$)|\*)[^@/?]*", r"\1:***", shown)
+    return re.sub(r"([?&](?:ssl)?password)=[^&]*", r"\1=***", shown, flags=re.IGNORECASE)
 
 
 def _configure(connection: "psycopg.Connection[Any]") -> None:

@@ -100,21 +100,24 @@ def _parse(path: Path) -> list[Any]:
     return entries
 
 
-def delivered(body: Mapping[str, Any], source: str) -> DeliveredBatch:
+def delivered(body: Mapping[str, Any], source: str, *, is_claim: bool = False) -> DeliveredBatch:
     """Read a proof, or a verdict on one, as it was delivered.
 
     Args:
         body: As JSON has it.
         source: What the batch is called by.
+        is_claim: Whether it came as a proof, whatever else it looks like: a prover could else have other
+            numbers judged than those that it is credited for.
 
     Raises:
         FieldError: It is no batch, or one of another protocol.
     """
-    proof = ProofBatch.parse(claimed_batch(body) if is_verdict(body) else body)
+    has_verdict = not is_claim and is_verdict(body)
+    proof = ProofBatch.parse(claimed_batch(body) if has_verdict else body)
     r_target = body.get("r_target")
     if r_target is not None:
         r_target = check_float("r_target", r_target, least=0.0, most=float("inf"), allowed="a number above 0")
     computed = None
-    if is_verdict(body):
+    if has_verdict:
         computed = ProofBatch.parse({**recomputed_batch(body), "numerics": None})
     return DeliveredBatch(source=source, proof=proof, r_target=r_target, computed=computed)

@@ -100,6 +100,7 @@ CREATE TABLE orders (
     draw TEXT NOT NULL,
     last_batch BIGINT NOT NULL,
     delivered_before DOUBLE PRECISION,
+    dtype TEXT,
     planned_at DOUBLE PRECISION,
     model TEXT,
     arithmetic TEXT
@@ -114,6 +115,7 @@ CREATE TABLE ordered_provers (
     conclusion TEXT,
     UNIQUE (order_id, public_key)
 );
+CREATE INDEX unconcluded_provers ON ordered_provers (id) WHERE n_open = 0 AND conclusion IS NULL;
 CREATE TABLE verifications (
     batch BIGINT PRIMARY KEY REFERENCES batches (id),
     prover BIGINT NOT NULL REFERENCES ordered_provers (id),
@@ -137,6 +139,7 @@ CREATE TABLE jobs (
     ended_at DOUBLE PRECISION
 );
 CREATE INDEX open_jobs ON jobs (id) WHERE ended_at IS NULL;
+CREATE INDEX jobs_by_order ON jobs (order_id);
 CREATE TABLE job_batches (
     batch BIGINT NOT NULL REFERENCES verifications (batch),
     job BIGINT NOT NULL REFERENCES jobs (id),

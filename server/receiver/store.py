@@ -103,7 +103,7 @@ class BatchStore:
         Raises:
             FieldError: A verdict states a tolerance or a sigma that cannot be.
             StateError: The webhook-id was used for another batch.
-            DatabaseError: The file cannot be written.
+            DatabaseError: The database cannot be written.
         """
         with self._database.transaction() as connection:
             return self.add_within(connection, kind, body, webhook_id, request_id)

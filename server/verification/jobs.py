@@ -6,10 +6,11 @@ over goes to the next worker.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from hallmark.poc.core.errors import FieldError
 from hallmark.poc.offline.proof_files import delivered
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.proof import ProofBatch
@@ -17,21 +18,40 @@ from hallmark.server.receiver.store import BatchStore
 from hallmark.server.verification.judging import Judge
 from hallmark.server.verification.order import Order
 from hallmark.server.verification.orders import read_orders
-from hallmark.server.verification.settlement import job_keys, settle
+from hallmark.server.verification.settlement import job_keys, recomputed_of, settle
 
-__all__ = ["MAX_ATTEMPTS", "Job", "JobQueue"]
+__all__ = ["MAX_ATTEMPTS", "Fitness", "Job", "JobQueue"]
 
 MAX_ATTEMPTS: Final = 5
-"""How often a job is leased before it is given up: what kills its workers is not tried for ever."""
+"""How often a job is leased before it is given up: what fails, or ends its workers, is not tried for ever."""
 
 _RETRY_SECONDS: Final = 10
 """How long a job waits that failed."""
 
 _FITTING: Final = (
-    "arithmetic = :arithmetic"
+    "arithmetic = :arithmetic AND NOT orders.id = ANY(:without)"
     " AND (CAST(:model AS TEXT) IS NULL OR orders.model IS NULL OR orders.model = :model)"
 )
 """The orders that a worker may compute for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitness:
+    """The orders that a worker computes for.
+
+    Attributes:
+        model: Fingerprint of its model's files; None: it is not known, and any order will do.
+        arithmetic: As of `Order`.
+        without: Orders that it cannot have now.
+    """
+
+    model: str | None
+    arithmetic: str
+    without: tuple[int, ...] = ()
+
+    def as_dict(self) -> dict[str, object]:
+        """The parameters of statements."""
+        return {"model": self.model, "arithmetic": self.arithmetic, "without": [*self.without]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,22 +82,15 @@ class JobQueue:
         self._store = store
         self._database = store.database
 
-    def lease(self, worker: str, model: str | None, arithmetic: str, seconds: float) -> Job | None:
+    def lease(self, worker: str, fitness: Fitness, seconds: float) -> Job | None:
         """Lease the first job that nobody computes, or whose lease is over.
 
         Args:
             worker: Who computes it.
-            model: Of its model's files; None: it is not known, and any order will do.
-            arithmetic: As of `Order`: the worker computes for orders with the same.
+            fitness: For which orders.
             seconds: How long nobody else does.
         """
-        wanted = {
-            "worker": worker,
-            "model": model,
-            "arithmetic": arithmetic,
-            "seconds": seconds,
-            "most": MAX_ATTEMPTS,
-        }
+        wanted = {**fitness.as_dict(), "worker": worker, "seconds": seconds, "most": MAX_ATTEMPTS}
         with self._database.transaction() as connection:
             row = connection.execute(
                 "UPDATE jobs SET worker = :worker, attempts = attempts + 1,"  # noqa: S608  # constants
@@ -138,7 +151,7 @@ class JobQueue:
         left = set(job.keys)
         claims = []
         for (body,) in rows:
-            proof = delivered(json.loads(body), "").proof
+            proof = delivered(json.loads(body), "", is_claim=True).proof
             places: dict[int, int] = {}
             for place, nonce in enumerate(proof.nonces):
                 if (proof.public_key, nonce) in left:
@@ -164,9 +177,9 @@ class JobQueue:
         """
         return self._end(job.id, [number for of_nonce in numbers for number in of_nonce], judge)
 
-    def exhausted(self, model: str | None, arithmetic: str) -> list[tuple[int, Order]]:
+    def exhausted(self, fitness: Fitness) -> list[tuple[int, Order]]:
         """Return the jobs that were leased as often as they may be, and their orders."""
-        wanted = {"most": MAX_ATTEMPTS, "model": model, "arithmetic": arithmetic}
+        wanted = {**fitness.as_dict(), "most": MAX_ATTEMPTS}
         with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT jobs.id, order_id FROM jobs JOIN orders ON orders.id = order_id"  # noqa: S608  # constants
@@ -180,16 +193,63 @@ class JobQueue:
                 for order in read_orders(connection, "id = :id", {"id": order_id})
             ]
 
+    def conclude(self, fitness: Fitness, judge_of: Callable[[Order], Judge]) -> bool:
+        """Judge all batches of a prover of an order together, where none is open any more.
+
+        It may take long, so it is done between transactions: who is late changes nothing.
+
+        Args:
+            fitness: Of the worker.
+            judge_of: Makes the judge of an order.
+
+        Returns:
+            Whether there was such a prover.
+
+        Raises:
+            HallmarkError: What `judge_of` raises.
+        """
+        with self._database.reading() as connection:
+            row = connection.execute(
+                "SELECT ordered_provers.id, order_id FROM ordered_provers"  # noqa: S608  # constants
+                " JOIN orders ON orders.id = order_id"
+                f" WHERE n_open = 0 AND conclusion IS NULL AND {_FITTING}"
+                " ORDER BY ordered_provers.id LIMIT 1",
+                fitness.as_dict(),
+            ).fetchone()
+            if row is None:
+                return False
+            prover, order_id = row
+            [order] = read_orders(connection, "id = :id", {"id": order_id})
+            batches, numbers = recomputed_of(connection, prover)
+        conclusion = judge_of(order).conclusion(batches, numbers)
+        with self._database.transaction() as connection:
+            connection.execute(
+                "UPDATE ordered_provers SET conclusion = :conclusion"
+                " WHERE id = :id AND n_open = 0 AND conclusion IS NULL",
+                {"conclusion": json.dumps(conclusion), "id": prover},
+            )
+        return True
+
     def retry(self, order: int) -> int:
         """Open the jobs of an order again that were given up, and with them the verdicts that lack them.
 
         Returns:
             How many jobs there were.
+
+        Raises:
+            FieldError: There is no such order.
         """
         given_up = "SELECT id FROM jobs WHERE order_id = :order AND ended_at IS NOT NULL AND numbers IS NULL"
         with self._database.transaction() as connection:
+            if not [*read_orders(connection, "id = :order", {"order": order})]:
+                raise FieldError("ORDER", order, "an order that hallmark queue status shows")
             rows = connection.execute(f"{given_up} ORDER BY id FOR UPDATE", {"order": order}).fetchall()
             chosen = {"jobs": [job for (job,) in rows]}
+            connection.execute(
+                "SELECT FROM verifications WHERE batch IN"
+                " (SELECT batch FROM job_batches WHERE job = ANY(:jobs)) ORDER BY prover, batch FOR UPDATE",
+                chosen,
+            )
             # A batch is open by each of its jobs, a prover by each of its batches.
             connection.execute(
                 "WITH opened AS (UPDATE verifications SET error = NULL, n_open = n_open + lacking FROM"
@@ -208,14 +268,14 @@ class JobQueue:
             )
         return len(rows)
 
-    def is_idle(self, model: str | None, arithmetic: str) -> bool:
+    def is_idle(self, fitness: Fitness) -> bool:
         """Whether no job is open that a worker may compute, be it leased or not."""
         query = (
             "SELECT EXISTS (SELECT FROM jobs JOIN orders ON orders.id = order_id"  # noqa: S608  # constants
             f" WHERE ended_at IS NULL AND {_FITTING})"
         )
         with self._database.reading() as connection:
-            [is_open] = connection.execute(query, {"model": model, "arithmetic": arithmetic}).fetchone()
+            [is_open] = connection.execute(query, fitness.as_dict()).fetchone()
         return not is_open
 
     def give_up(self, job: int, judge: Judge) -> bool:

@@ -98,7 +98,8 @@ class Judge:
             numbers: As for `verdict`.
 
         Returns:
-            What it comes to, as JSON has it: `fraud` where any of them is, `honest` where all are.
+            What it comes to, as JSON has it: `fraud` where all together are, or one of them is by a p-value
+            that so many tests allow; `honest` where nothing of it is fraud, and all have a verdict.
         """
         cases = []
         for batch in batches:
@@ -110,29 +111,32 @@ class Judge:
         together = [
             judged(case, _of_prover(numbers, case.proof.public_key), self.numerics) for case in joined(cases)
         ]
-        found = [case.verdict for case in [*cases, *together] if case.verdict is not None]
-        if not found:
+        single = [case.verdict for case in cases if case.verdict is not None]
+        joint = [case.verdict for case in together if case.verdict is not None]
+        if not single:
             return of_nothing(len(batches))
-        verdicts = {verdict.verdict for verdict in found}
-        if Verdict.FRAUD in verdicts:
+        # Each by the p-value that speaks against the prover, of as many tests as there were.
+        told = [(min(1.0, len(single) * each.probability_honest), each) for each in single]
+        told += [(each.probability_honest, each) for each in joint]
+        probability, least = min(told, key=lambda each: each[0])
+        is_known = all(each.verdict is not Verdict.NO_VERDICT for each in [*single, *joint])
+        if probability < least.fraud_threshold and least.verdict is Verdict.FRAUD:
             verdict = Verdict.FRAUD
         else:
-            is_whole = len(cases) == len(batches) and verdicts == {Verdict.HONEST}
+            is_whole = is_known and len(cases) == len(batches)
             verdict = Verdict.HONEST if is_whole else Verdict.NO_VERDICT
-        # That of all together, or what speaks against the prover most.
-        least = min(found, key=lambda each: each.probability_honest)
         return {
             "verdict": verdict.value,
-            "probability_honest": least.probability_honest,
+            "probability_honest": probability,
             "rejected_by": [*least.rejected_by],
             "error_rms": least.error_rms,
-            "n_judged": max(each.n_judged for each in found),
+            "n_judged": max(each.n_judged for each in [*single, *joint]),
             "batches": len(batches),
             "refused": len(batches) - len(cases),
         }
 
     def _judged(self, batch: RecomputedBatch, numbers: Mapping[NonceKey, Sequence[float]]) -> JudgedCase:
-        found = delivered(batch.body, str(batch.id))
+        found = delivered(batch.body, str(batch.id), is_claim=True)
         key = found.proof.public_key
         case = JudgedCase(
             sources=(found.source,),

@@ -63,6 +63,7 @@ class Order:
         last_batch: Batches with higher ids came after the randomness was stated, and are not in it.
         delivered_before: Batches received at this time or later are not in it either, in seconds since the
             epoch; None: the ids alone decide.
+        dtype: What the model runs in; None: in whatever it does.
         model: Fingerprint of the files of the model that plans it; None where a server did.
         arithmetic: What the numerics of all who compute for it have to agree in.
     """
@@ -73,6 +74,7 @@ class Order:
     draw: Draw
     last_batch: int
     delivered_before: float | None = None
+    dtype: str | None = None
     model: str | None = None
     arithmetic: str | None = None
 

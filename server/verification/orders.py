@@ -21,10 +21,13 @@ _ORDER: Final = (
     "draw",
     "last_batch",
     "delivered_before",
+    "dtype",
     "model",
     "arithmetic",
 )
 _COLUMNS: Final = ", ".join(_ORDER)
+
+_SETTLING_SECONDS: Final = 10.0
 
 _WAITING: Final = (
     "kind = 'generated' AND block_hash = :block_hash AND batches.id <= :last_batch"
@@ -51,6 +54,7 @@ class OrderBook:
         draw: Draw,
         *,
         delivered_before: float | None = None,
+        dtype: str | None = None,
     ) -> tuple[Order, bool]:
         """Order that what has been delivered for a block is verified, and no order has yet.
 
@@ -59,6 +63,7 @@ class OrderBook:
             settings: Of the round, as a body of `/init` has them.
             draw: What is recomputed.
             delivered_before: As of `Order`.
+            dtype: As of `Order`; None: what most provers say that they computed in.
 
         Returns:
             The order, and whether it is new: one that was given before is given once.
@@ -70,6 +75,7 @@ class OrderBook:
             DatabaseError: The database cannot be written.
         """
         self._database.check_key("block_hash", block_hash)
+        self._wait_for_deliveries()
         with self._database.transaction() as connection:
             connection.execute("LOCK TABLE orders IN SHARE ROW EXCLUSIVE MODE")
             row = {
@@ -80,9 +86,11 @@ class OrderBook:
                 "last_batch": self._database.settled(connection),
                 "delivered_before": delivered_before,
             }
+            row["dtype"] = dtype or _dtype_of_most(connection, row)
             for before in read_orders(connection, "block_hash = :block_hash", row):
                 if before.draw.randomness == draw.randomness:
-                    if before.settings == settings and before.draw == draw:
+                    same = (before.settings, before.draw, before.delivered_before, before.dtype)
+                    if same == (settings, draw, delivered_before, dtype or before.dtype):
                         return before, False
                     raise StateError(
                         f"order {before.id} has stated the randomness {draw.randomness!r} for this block: "
@@ -104,6 +112,28 @@ class OrderBook:
             ).fetchone()
             [order] = read_orders(connection, "id = :id", {"id": identifier})
             return order, True
+
+    def _wait_for_deliveries(self) -> None:
+        """Wait until what has an id by now is committed or given up, for ten seconds at most."""
+        with self._database.reading() as connection:
+            used = connection.execute("SELECT last_value FROM batch_ids WHERE is_called").fetchone()
+        latest = 0 if used is None else used[0]
+        deadline = time.monotonic() + _SETTLING_SECONDS
+        while time.monotonic() < deadline:
+            with self._database.reading() as connection:
+                if self._database.settled(connection) >= latest:
+                    return
+            time.sleep(_SETTLING_SECONDS / 100)
+
+    def batches(self, order: int) -> list[int]:
+        """Return the ids of the batches of a planned order, in the order of their arrival."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                "SELECT batch FROM verifications JOIN ordered_provers ON ordered_provers.id = prover"
+                " WHERE order_id = :order ORDER BY batch",
+                {"order": order},
+            ).fetchall()
+        return [batch for (batch,) in rows]
 
     def cancel(self, order: int) -> None:
         """Take back an order that is not planned.
@@ -165,6 +195,21 @@ def read_orders(connection: Connection, condition: str, parameters: Mapping[str,
         parameters,
     ).fetchall()
     return (Order.of_row(dict(zip(_ORDER, row, strict=True))) for row in rows)
+
+
+def _dtype_of_most(connection: Connection, wanted: Mapping[str, Any]) -> str | None:
+    """What most provers of the batches that wait say that they computed in; None where none says."""
+    rows = connection.execute(
+        f"SELECT DISTINCT ON (public_key) public_key, body FROM batches WHERE {_WAITING}"  # noqa: S608
+        " ORDER BY public_key, id",
+        wanted,
+    ).fetchall()
+    stated = Counter(
+        numerics["dtype"]
+        for _, body in rows
+        if (numerics := json.loads(body).get("numerics")) and isinstance(numerics.get("dtype"), str)
+    )
+    return stated.most_common(1)[0][0] if stated else None
 
 
 def _is_any_waiting(connection: Connection, wanted: Mapping[str, Any]) -> bool:

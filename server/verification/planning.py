@@ -1,11 +1,12 @@
 """Plans of orders: the nonces of many provers in full batches, one job each.
 
-A plan depends on the order, the batches and the model alone: whoever makes it makes the same one.
+A plan depends on the order, the batches, the model and its arithmetic: whoever has these makes the same one.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from hallmark.poc.core.errors import FieldError, StateError
 from hallmark.poc.offline.cases import JudgedCase
@@ -18,6 +19,10 @@ from hallmark.poc.protocol.proof import Numerics
 from hallmark.server.verification.order import Order
 
 __all__ = ["Plan", "PlannedBatch", "StoredBatch", "make_plan"]
+
+
+_MAX_BATCHES: Final = 1_000
+"""Batches that may wait for one job: their verdicts are stored in one transaction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,15 +87,19 @@ def make_plan(order: Order, batches: Iterable[StoredBatch], facts: DeployedModel
 
     Raises:
         FieldError: The order's settings contradict each other or the model.
-        StateError: None of the batches can be judged by this model: it is another one than theirs, or the
-            settings are others.
+        StateError: None of the batches can be judged by this model: it is another one than theirs, runs in
+            another dtype, or the settings are others.
     """
+    if order.dtype is not None and numerics.get("dtype") != order.dtype:
+        raise StateError(
+            f"its batches were computed in {order.dtype}, and this model runs in {numerics.get('dtype')}"
+        )
     stored = [*batches]
     unread: dict[int, PlannedBatch] = {}
     read: list[DeliveredBatch] = []
     for batch in stored:
         try:
-            read.append(delivered(batch.body, str(batch.id)))
+            read.append(delivered(batch.body, str(batch.id), is_claim=True))
         except FieldError as exc:
             # It was taken by other rules than today's.
             unread[batch.id] = PlannedBatch(id=batch.id, public_key=batch.public_key, error=str(exc))
@@ -100,14 +109,22 @@ def make_plan(order: Order, batches: Iterable[StoredBatch], facts: DeployedModel
     keys = dict.fromkeys(key for case in found for key in _keys(case))
     jobs = _packed([*keys], order.round(facts).batch_size)
     job_of = {key: place for place, job in enumerate(jobs) for key in job}
-    planned = {
-        int(case.sources[0]): _planned(case, sorted({job_of[key] for key in _keys(case)})) for case in found
-    }
+    planned: dict[int, PlannedBatch] = {}
+    served: Counter[int] = Counter()
+    for case in found:
+        ours = _planned(case, sorted({job_of[key] for key in _keys(case)}))
+        if any(served[job] >= _MAX_BATCHES for job in ours.jobs):
+            refused = f"{_MAX_BATCHES:,} earlier batches of this prover claim one of its nonces"
+            ours = PlannedBatch(id=ours.id, public_key=ours.public_key, error=refused)
+        served.update(ours.jobs)
+        planned[ours.id] = ours
     all_planned = tuple({**unread, **planned}[batch.id] for batch in stored)
-    if all(batch.error is not None for batch in all_planned):
-        refused = all_planned[0]
+    # Those that do not say by which settings they were computed fit every model.
+    telling = {int(case.sources[0]) for case in found if case.proof.round_digest is not None}
+    asked = [each for each in all_planned if each.id in telling] or all_planned
+    if all(each.error is not None for each in asked):
         raise StateError(
-            f"none of its {len(all_planned)} batches can be judged here; batch {refused.id}: {refused.error}"
+            f"none of its {len(asked)} batches can be judged here; batch {asked[0].id}: {asked[0].error}"
         )
     samples: dict[str, Mapping[str, Any]] = {batch.public_key: {} for batch in stored}
     for sample in (said or {}).get("provers", ()):

@@ -9,31 +9,44 @@ from hallmark.server.receiver.database import StoreDatabase
 __all__ = ["order_provers", "order_rows"]
 
 
-def order_rows(database: StoreDatabase) -> list[dict[str, Any]]:
-    """Return each order with what has become of it, the first first."""
+def order_rows(database: StoreDatabase, order: int | None = None) -> list[dict[str, Any]]:
+    """Return each order with what has become of it, the first first.
+
+    Args:
+        database: The receivers'.
+        order: Only this one.
+    """
+    only = "" if order is None else " WHERE id = :order"
+    of_jobs = "" if order is None else " WHERE order_id = :order"
+    wanted = {"order": order}
     with database.reading() as connection:
-        rows = connection.execute(
-            "SELECT orders.id, block_hash, ordered_at, planned_at, draw, last_batch, delivered_before,"
-            " (SELECT count(*) FROM ordered_provers WHERE order_id = orders.id),"
-            " (SELECT count(*) FROM ordered_provers WHERE order_id = orders.id AND n_open > 0),"
-            " (SELECT count(*) FROM ordered_provers WHERE order_id = orders.id"
-            "  AND CAST(conclusion AS JSON) ->> 'verdict' = 'fraud'),"
-            " (SELECT count(*) FROM jobs WHERE order_id = orders.id),"
-            " (SELECT count(*) FROM jobs WHERE order_id = orders.id AND ended_at IS NOT NULL),"
-            " (SELECT count(*) FROM jobs WHERE order_id = orders.id AND ended_at IS NOT NULL"
-            "  AND numbers IS NULL),"
-            " (SELECT count(*) FROM jobs WHERE order_id = orders.id AND ended_at IS NULL"
-            "  AND leased_until > now() AND worker IS NOT NULL)"
-            " FROM orders ORDER BY orders.id"
+        orders = connection.execute(
+            "SELECT id, block_hash, ordered_at, planned_at, draw, last_batch, delivered_before, dtype"  # noqa: S608
+            f" FROM orders{only} ORDER BY id",
+            wanted,
+        ).fetchall()
+        jobs = connection.execute(
+            "SELECT order_id, count(*), count(ended_at),"  # noqa: S608  # constants
+            " count(*) FILTER (WHERE ended_at IS NOT NULL AND numbers IS NULL),"
+            " count(*) FILTER (WHERE ended_at IS NULL AND worker IS NOT NULL AND leased_until > now())"
+            f" FROM jobs{of_jobs} GROUP BY order_id",
+            wanted,
+        ).fetchall()
+        provers = connection.execute(
+            "SELECT order_id, count(*), count(*) FILTER (WHERE conclusion IS NULL),"  # noqa: S608  # constants
+            " count(*) FILTER (WHERE CAST(conclusion AS JSON) ->> 'verdict' = 'fraud')"
+            f" FROM ordered_provers{of_jobs} GROUP BY order_id",
+            wanted,
         ).fetchall()
         verdicts = connection.execute(
-            "SELECT order_id, count(*), count(verdict), count(*) FILTER (WHERE fraud_detected),"
+            "SELECT order_id, count(*), count(verdict), count(*) FILTER (WHERE fraud_detected),"  # noqa: S608
             " count(verifications.error) FROM verifications"
             " JOIN ordered_provers ON ordered_provers.id = prover"
-            " LEFT JOIN batches ON batches.id = verdict GROUP BY order_id"
+            f" LEFT JOIN batches ON batches.id = verdict{of_jobs} GROUP BY order_id",
+            wanted,
         ).fetchall()
-    of_order = {identifier: counts for identifier, *counts in verdicts}
-    return [_status(row, of_order.get(row[0], (0, 0, 0, 0))) for row in rows]
+    counts = [{key: [*values] for key, *values in rows} for rows in (jobs, provers, verdicts)]
+    return [_status(row, *(of_order.get(row[0], [0] * 4) for of_order in counts)) for row in orders]
 
 
 def order_provers(database: StoreDatabase, order: int) -> list[dict[str, Any]]:
@@ -55,10 +68,10 @@ def order_provers(database: StoreDatabase, order: int) -> list[dict[str, Any]]:
     ]
 
 
-def _status(row: Sequence[Any], counts: Sequence[int]) -> dict[str, Any]:
-    identifier, block, ordered_at, planned_at, draw, last, before, provers, open_, convicted, *jobs = row
-    of_jobs = dict(zip(("jobs", "jobs_ended", "jobs_given_up", "jobs_leased"), jobs, strict=True))
-    batches, verdicts, fraud, refused = counts
+def _status(
+    row: Sequence[Any], jobs: Sequence[int], provers: Sequence[int], verdicts: Sequence[int]
+) -> dict[str, Any]:
+    identifier, block, ordered_at, planned_at, draw, last, before, dtype = row
     return {
         "order": identifier,
         "block_hash": block,
@@ -67,12 +80,8 @@ def _status(row: Sequence[Any], counts: Sequence[int]) -> dict[str, Any]:
         "draw": json.loads(draw),
         "last_batch": last,
         "delivered_before": before,
-        "batches": batches,
-        "verdicts": verdicts,
-        "fraud_verdicts": fraud,
-        "no_verdict": refused,
-        "provers": provers,
-        "provers_open": open_,
-        "provers_convicted": convicted,
-        **of_jobs,
+        "dtype": dtype,
+        **dict(zip(("batches", "verdicts", "fraud_verdicts", "no_verdict"), verdicts, strict=False)),
+        **dict(zip(("provers", "provers_open", "provers_convicted"), provers, strict=False)),
+        **dict(zip(("jobs", "jobs_ended", "jobs_given_up", "jobs_leased"), jobs, strict=False)),
     }

@@ -1,4 +1,4 @@
-"""Verdicts in the transaction that ends a job: of batches that wait for no other, and of their provers."""
+"""Verdicts in the transaction that ends a job: of the batches that wait for no other."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,11 @@ from hallmark.server.receiver.database import Connection
 from hallmark.server.receiver.store import BatchStore
 from hallmark.server.verification.judging import Judge, RecomputedBatch
 
-__all__ = ["job_keys", "settle"]
+__all__ = ["job_keys", "recomputed_of", "settle"]
 
 
 def settle(store: BatchStore, connection: Connection, job: int, judge: Judge) -> None:
-    """Store the verdicts of the batches whose last job this was, and of provers whose last batch.
+    """Store the verdicts of the batches whose last job this was.
 
     Args:
         store: The receivers'.
@@ -40,7 +40,10 @@ def settle(store: BatchStore, connection: Connection, job: int, judge: Judge) ->
         numbers = _numbers(connection, batches)
         for batch in _recomputed(connection, batches):
             _store(store, connection, batch, numbers, judge)
-        _conclude(connection, prover, len(batches), judge)
+        connection.execute(
+            "UPDATE ordered_provers SET n_open = n_open - :ended WHERE id = :id",
+            {"ended": len(batches), "id": prover},
+        )
 
 
 def job_keys(connection: Connection, job: int) -> tuple[NonceKey, ...]:
@@ -67,7 +70,7 @@ def _store(
     if isinstance(found, str):
         error = found
     else:
-        verdict, _ = store.add_within(connection, "validated", found, f"verification-{batch.id}")
+        verdict, _ = store.add_within(connection, "validated", found, None)
     connection.execute(
         "UPDATE verifications SET verdict = :verdict, error = :error WHERE batch = :batch",
         {"verdict": verdict, "error": error, "batch": batch.id},
@@ -114,18 +117,10 @@ def _recomputed(connection: Connection, batches: Sequence[int]) -> list[Recomput
     ]
 
 
-def _conclude(connection: Connection, prover: int, ended: int, judge: Judge) -> None:
-    """Judge all batches of a prover together, where they were the last that were open."""
-    [n_open] = connection.execute(
-        "UPDATE ordered_provers SET n_open = n_open - :ended WHERE id = :id RETURNING n_open",
-        {"ended": ended, "id": prover},
-    ).fetchone()
-    if n_open:
-        return
+def recomputed_of(
+    connection: Connection, prover: int
+) -> tuple[list[RecomputedBatch], dict[NonceKey, Sequence[float]]]:
+    """Return the batches of a prover of an order, none of which is open, and the numbers of their jobs."""
     rows = connection.execute("SELECT batch FROM verifications WHERE prover = :id", {"id": prover}).fetchall()
     batches = [batch for (batch,) in rows]
-    conclusion = judge.conclusion(_recomputed(connection, batches), _numbers(connection, batches))
-    connection.execute(
-        "UPDATE ordered_provers SET conclusion = :conclusion WHERE id = :id",
-        {"conclusion": json.dumps(conclusion), "id": prover},
-    )
+    return _recomputed(connection, batches), _numbers(connection, batches)

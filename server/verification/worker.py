@@ -3,18 +3,20 @@
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any, Final, Protocol
 
-from hallmark.poc.core.errors import DatabaseError, HallmarkError
+from hallmark.poc.core.errors import DatabaseError, FieldError, HallmarkError, UnsupportedError
 from hallmark.poc.offline.engine import Batch, OfflineEngine
 from hallmark.poc.protocol.config import DeployedModel
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
 from hallmark.poc.protocol.round import Round
 from hallmark.server.receiver.store import BatchStore
-from hallmark.server.verification.jobs import Job, JobQueue
+from hallmark.server.verification.jobs import Fitness, Job, JobQueue
 from hallmark.server.verification.judging import Judge
 from hallmark.server.verification.order import Order
 from hallmark.server.verification.orders import OrderBook
@@ -27,6 +29,11 @@ logger = logging.getLogger(__name__)
 _POLL_SECONDS: Final = 1.0
 _WAIT_SECONDS: Final = 5.0
 """How long it waits where database or engine do not answer."""
+
+_HAND_IN_ATTEMPTS: Final = 12
+_FIRST_PAUSE: Final = 0.5
+_LONGEST_PAUSE: Final = 60.0
+"""How long it waits after failures in a row, each time twice as long as before; in seconds."""
 
 _ARITHMETIC: Final = ("dtype", "quantization", "kv_cache_dtype")
 """What differs between two numerics that no batch is judged by both."""
@@ -117,6 +124,8 @@ class Worker:
         self._lease_seconds = lease_seconds
         self._stopping = threading.Event()
         self._left: set[int] = set()
+        self._waiting: dict[int, float] = {}
+        self._failures = 0
         self._said: set[tuple[int, str]] = set()
         self.ended_jobs = 0
 
@@ -135,7 +144,7 @@ class Worker:
         """
         while not self._stopping.is_set():
             try:
-                if self._plan() or self._work():
+                if self._plan() or self._work() or self._conclude():
                     continue
                 if until_idle and self._is_idle():
                     return
@@ -146,94 +155,136 @@ class Worker:
             self._stopping.wait(_POLL_SECONDS)
 
     @property
-    def _arithmetic(self) -> str:
-        numerics = self._engine.numerics
-        return json.dumps({name: numerics.get(name) for name in _ARITHMETIC})
+    def _fitness(self) -> Fitness:
+        numerics, now = self._engine.numerics, time.monotonic()
+        arithmetic = json.dumps({name: numerics.get(name) for name in _ARITHMETIC})
+        waiting = [order for order, until in self._waiting.items() if now < until]
+        return Fitness(model=self._engine.fingerprint, arithmetic=arithmetic, without=(*self._left, *waiting))
 
     def _is_idle(self) -> bool:
-        unplanned = {order.id for order in self._orders.unplanned()}
-        is_planned = unplanned <= self._left
-        return is_planned and self._jobs.is_idle(self._engine.fingerprint, self._arithmetic)
+        """Whether nothing is left; an order that only waits is not done, one that is left to others is."""
+        unplanned = {order.id for order in self._orders.unplanned()} - self._left
+        fitness = replace(self._fitness, without=(*self._left,))
+        return not unplanned and self._jobs.is_idle(fitness)
 
     def _plan(self) -> bool:
         """Plan the orders that are not planned; return whether there was one."""
         has_planned = False
         for order in self._orders.unplanned():
-            batches = self._orders.waiting(order)
-            try:
-                facts = self._engine.facts_of(order.round_body())
-            except HallmarkError as exc:
-                self._say(order, f"Order {order.id} waits: {exc}")
+            if order.id in self._fitness.without:
                 continue
+            facts = self._facts(order)
+            if facts is None:
+                continue
+            batches = self._orders.waiting(order)
             try:
                 plan = make_plan(order, batches, facts, self._engine.numerics)
             except HallmarkError as exc:
-                self._left.add(order.id)
-                self._say(order, f"Order {order.id} is left to others: {exc}")
+                self._leave(order, exc)
                 continue
-            if self._orders.enter(order, plan, self._engine.fingerprint, self._arithmetic):
+            except Exception as exc:
+                logger.exception("Order %d cannot be planned", order.id)
+                self._leave(order, exc)
+                continue
+            if self._orders.enter(order, plan, self._engine.fingerprint, self._fitness.arithmetic):
                 logger.info("Order %d: %d batches in %d jobs", order.id, len(plan.batches), len(plan.jobs))
                 has_planned = True
         return has_planned
 
+    def _facts(self, order: Order) -> DeployedModel | None:
+        """Get ready for an order's round; None where it cannot be had, now or ever."""
+        try:
+            facts = self._engine.facts_of(order.round_body())
+            order.round(facts)
+        except (FieldError, UnsupportedError) as exc:
+            self._leave(order, exc)
+        except HallmarkError as exc:
+            self._waiting[order.id] = time.monotonic() + _WAIT_SECONDS
+            self._say(order, f"Order {order.id} waits: {exc}")
+        else:
+            return facts
+        return None
+
+    def _leave(self, order: Order, reason: Exception) -> None:
+        self._left.add(order.id)
+        self._say(order, f"Order {order.id} is left to others: {reason}")
+
+    def _judge_of(self, order: Order) -> Judge:
+        return Judge(
+            order=order, facts=self._engine.facts_of(order.round_body()), numerics=self._engine.numerics
+        )
+
     def _work(self) -> bool:
-        """Recompute a job; return whether there was one."""
-        engine = self._engine
-        for identifier, order in self._jobs.exhausted(engine.fingerprint, self._arithmetic):
-            facts = engine.facts_of(order.round_body())
-            if self._jobs.give_up(identifier, Judge(order=order, facts=facts, numerics=engine.numerics)):
-                logger.error(
-                    "Job %d of order %d is given up: its batches have no verdict", identifier, order.id
-                )
-        job = self._jobs.lease(self._name, engine.fingerprint, self._arithmetic, self._lease_seconds)
+        """Recompute a job, or give one up; return whether there was one."""
+        job = self._jobs.lease(self._name, self._fitness, self._lease_seconds)
         if job is None:
-            return False
+            return self._give_up()
         try:
             with self._kept(job):
                 self._recompute(job)
-        except BaseException:
+        except (KeyboardInterrupt, SystemExit):
             # Where the database is away, its lease ends by itself.
             with suppress(DatabaseError):
                 self._jobs.release(job, self._name)
             raise
         return True
 
+    def _give_up(self) -> bool:
+        """End the jobs that were tried as often as they may be."""
+        has_ended = False
+        for identifier, order in self._jobs.exhausted(self._fitness):
+            if self._facts(order) is not None and self._jobs.give_up(identifier, self._judge_of(order)):
+                logger.error("Job %d of order %d is given up", identifier, order.id)
+                has_ended = True
+        return has_ended
+
+    def _conclude(self) -> bool:
+        """Judge all batches of a prover together; return whether there was one."""
+        try:
+            return self._jobs.conclude(self._fitness, self._judge_of)
+        except HallmarkError:
+            raise
+        except Exception:
+            logger.exception("A prover's batches cannot be judged together")
+            self._stopping.wait(_LONGEST_PAUSE)
+            return False
+
     def _recompute(self, job: Job) -> None:
         order = job.order
-        try:
-            facts = self._engine.facts_of(order.round_body())
-            round_ = order.round(facts)
-            claims = self._jobs.claims(job)
-        except DatabaseError:
-            raise
-        except HallmarkError as exc:
+        facts = self._facts(order)
+        if facts is None:
             # It is not the job's fault.
-            self._say(order, f"Order {order.id} waits: {exc}")
             self._jobs.release(job, self._name)
-            self._stopping.wait(_WAIT_SECONDS)
-            return
-        try:
-            found = self._engine.numbers(round_, claims)
-            numbers = [found[key] for key in job.keys]
-        except HallmarkError as exc:
-            logger.warning("Job %d failed, attempt %d: %s", job.id, job.attempts, exc)
-            self._jobs.release(job, self._name, str(exc))
             return
         judge = Judge(order=order, facts=facts, numerics=self._engine.numerics)
-        if self._hand_in(job, numbers, judge):
+        try:
+            found = self._engine.numbers(order.round(facts), self._jobs.claims(job))
+            is_first = self._hand_in(job, [found[key] for key in job.keys], judge)
+        except DatabaseError:
+            self._jobs.release(job, self._name)
+            raise
+        except Exception as exc:  # whatever it is, it must not end one worker after the other
+            self._failures += 1
+            logger.warning("Job %d failed, attempt %d", job.id, job.attempts, exc_info=exc)
+            self._jobs.release(job, self._name, str(exc) or repr(exc))
+            # Where every job fails here, others are to have them.
+            self._stopping.wait(min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**self._failures))
+            return
+        self._failures = 0
+        if is_first:
             self.ended_jobs += 1
         else:
             logger.info("Job %d had been handed in by another worker", job.id)
 
     def _hand_in(self, job: Job, numbers: Sequence[Sequence[float]], judge: Judge) -> bool:
-        """Hand numbers in, as often as it takes."""
-        while True:
+        """Hand numbers in, again where the database does not answer; then others have the job."""
+        for attempt in range(1, _HAND_IN_ATTEMPTS):
             try:
                 return self._jobs.complete(job, numbers, judge)
             except DatabaseError as exc:
-                logger.warning("Job %d is handed in again: %s", job.id, exc)
-                if self._stopping.wait(_WAIT_SECONDS):
-                    return self._jobs.complete(job, numbers, judge)
+                logger.warning("Job %d is handed in again, attempt %d: %s", job.id, attempt, exc)
+                self._stopping.wait(_WAIT_SECONDS)
+        return self._jobs.complete(job, numbers, judge)
 
     @contextmanager
     def _kept(self, job: Job) -> Iterator[None]:

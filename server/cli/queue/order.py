@@ -52,6 +52,13 @@ def order(
             "as 2026-11-28T12:00:00Z.",
         ),
     ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="What the provers computed in; by default what most of them say. Workers with another one "
+            "leave the order."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Have what provers delivered for a block verified, by whatever workers there are.
@@ -62,6 +69,7 @@ def order(
 
     Workers recompute: hallmark worker. Verdicts come into the receivers' database, like those of servers.
     """
+    from hallmark.poc.offline.model import DTYPES
     from hallmark.poc.offline.rounds import check_round
     from hallmark.server.verification.order import Draw
     from hallmark.server.verification.orders import OrderBook
@@ -77,11 +85,15 @@ def order(
             cheat=None if chosen.search is None else chosen.search.cheat.error,
             cheat_share=1.0 if chosen.search is None else chosen.search.cheat.share,
         )
+    if dtype is not None and dtype not in DTYPES:
+        raise FieldError("--dtype", dtype, ", ".join(DTYPES))
     before = None if delivered_before is None else _seconds(delivered_before)
     with opened(database) as store:
         given, is_new = OrderBook(store.database).place(
-            block, {**body, "block_hash": block}, draw, delivered_before=before
+            block, {**body, "block_hash": block}, draw, delivered_before=before, dtype=dtype
         )
+    if before is None:
+        say("No --delivered-before: who delivered after the randomness was known is drawn like all others.")
     if as_json:
         print_or_drop(json.dumps({**given.as_dict(), "is_new": is_new}))
         return

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 
-from hallmark.poc.core.errors import EngineError, FieldError, HallmarkError, StateError
+from hallmark.poc.core.errors import EngineError, FieldError, HallmarkError, StateError, UnsupportedError
 from hallmark.poc.protocol.config import DeployedModel, PoCConfig, PoCState
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
@@ -85,7 +85,8 @@ class ServerEngine:
 
         Raises:
             FieldError: The body is not one of a round.
-            StateError: The server has a round of its own, cannot compute this one, or resolves it otherwise;
+            UnsupportedError: The server cannot compute the round.
+            StateError: The server has a round of its own, or resolves this one otherwise;
                 or its arithmetic is another one than `numerics` said, which then says the new one.
             ServerError: The server fails, or refuses the client.
             UnreachableError: There is no answer.
@@ -168,7 +169,7 @@ class ServerEngine:
             status = self._client.post("/init/validate", asdict(config))["pow_status"]
         except ServerError as exc:
             if exc.status in (httpx.codes.BAD_REQUEST, httpx.codes.CONFLICT):
-                raise StateError(f"the server cannot compute the round: {exc.detail}") from exc
+                raise UnsupportedError(f"the server cannot compute the round: {exc.detail}") from exc
             raise
         facts = _facts(config, status)
         ours, theirs = Round.resolve(config, facts).digest, status["config"]["round"]

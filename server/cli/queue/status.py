@@ -34,13 +34,11 @@ def status(
     from hallmark.server.verification.progress import order_provers, order_rows
 
     with opened(database) as store:
-        orders = order_rows(store.database)
-        if order is None:
-            rows = orders
-        elif order in [each["order"] for each in orders]:
+        rows = order_rows(store.database, order)
+        if order is not None:
+            if not rows:
+                raise FieldError("ORDER", order, "an order that hallmark queue status shows")
             rows = order_provers(store.database, order)
-        else:
-            raise FieldError("ORDER", order, "an order that hallmark queue status shows")
     if as_json:
         print_or_drop(json.dumps(rows))
     elif rows:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["worker"]
 
+_INTERRUPTED: Final = 130
 _SERVER_SECONDS: Final = 600.0
 """How long a server may take for a batch; it may serve chat beside."""
 
@@ -99,8 +100,14 @@ def worker(
             used = stack.enter_context(_loaded(engine, model, device, dtype, flags, shape))
         found = Worker(store, used, called, lease)
         say(f"Working as {called}.")
-        with _ended_by_signals(found):
-            found.run(until_idle=until_idle)
+        try:
+            with _ended_by_signals(found):
+                found.run(until_idle=until_idle)
+        except KeyboardInterrupt:
+            if server is not None:
+                # Threads wait for the server's answers, and nothing else ends them.
+                os._exit(_INTERRUPTED)
+            raise
     say(f"{counted(found.ended_jobs, 'job')} done.")
 
 

@@ -18,7 +18,7 @@ Filters = dict[str, str | None]
 
 @contextmanager
 def opened(database: str) -> Iterator[BatchStore]:
-    """Open a receiver's file or database; it is neither made nor changed.
+    """Open a receiver's file or database; its tables are neither made nor brought up to date.
 
     Raises:
         FieldError: There is no such file or database, or it is another kind.

@@ -187,7 +187,9 @@ def test_a_claim_of_fraud_among_unknown_fields_of_a_batch_is_none(url: str) -> N
 def test_an_empty_database_that_several_open_at_once_is_prepared_once(url: str) -> None:
     for store in at_once([lambda: BatchStore(url)] * 4):
         store.close()
-    assert execute(url, "SELECT version FROM hallmark_schema") == [(len(postgres_database.SCHEMA.migrations),)]
+    assert execute(url, "SELECT version FROM hallmark_schema") == [
+        (len(postgres_database.SCHEMA.migrations),)
+    ]
 
 
 def test_an_older_ones_content_is_kept_and_readers_wait_for_a_receiver(
@@ -239,6 +241,10 @@ class TestCommandLine:
         [
             ("postgresql://hallmark:secret@[::1/db", "is no URL that libpq can read"),
             ("postgres://hallmark:sec/ret@h@/db?nothing=1", "is no URL that libpq can read"),
+            ("Postgresql://hallmark:secret@h/db", "is no URL that libpq can read"),
+            ("postgresql+psycopg://hallmark:secret@h/db", "is no URL that libpq can read"),
+            ("postgresql:///db?host=/nowhere&PASSWORD=secret", "is no URL that libpq can read"),
+            ("postgresql://hallmark:secret/db", "cannot be opened"),
             ("postgresql:///db?host=/nowhere&password=secret", "cannot be opened: connection"),
         ],
     )

@@ -1,5 +1,6 @@
 """Orders: what they are about, that nobody can choose what is drawn, and that they are given once."""
 
+import threading
 import time
 from contextlib import closing
 
@@ -88,3 +89,35 @@ def test_a_plan_is_entered_once_and_whoever_makes_it_makes_the_same(
         assert book.enter(order, theirs, "a model", "{}")
         assert not OrderBook(store.database).enter(order, mine, "another", "{}")
         assert book.unplanned() == []
+
+
+def test_the_same_randomness_with_another_time_is_another_order(store: BatchStore, prover: Prover) -> None:
+    deliver(store, prover, "a")
+    book, draw = OrderBook(store.database), Draw(randomness="r")
+    book.place(BLOCK, SETTINGS, draw, delivered_before=time.time())
+    with pytest.raises(StateError, match="order 1 has stated the randomness"):
+        book.place(BLOCK, SETTINGS, draw, delivered_before=time.time() + 1)
+
+
+def test_what_is_on_its_way_is_waited_for(store: BatchStore, url: str, prover: Prover) -> None:
+    """A batch that is acknowledged is in the order, though one with a lower id is not committed yet."""
+    [body] = deliver(store, prover, "a", batches=1)
+    ordered: list[Order] = []
+    with closing(BatchStore(url)) as other:
+        with other.database.transaction() as connection:
+            other.add_within(connection, "generated", {**body, "public_key": "b"}, None)
+            store.add("generated", {**body, "public_key": "c"}, None)
+            thread = threading.Thread(target=lambda: ordered.append(give_order(other)))
+            thread.start()
+            time.sleep(0.5)
+        thread.join()
+    assert waiting(store, ordered[0]) == [1, 2, 3]
+
+
+def test_a_dtype_is_the_one_that_most_provers_state(store: BatchStore, prover: Prover) -> None:
+    [body] = deliver(store, prover, "a", batches=1)
+    for key, dtype in (("b", "float64"), ("b", "float64"), ("c", None)):
+        numerics = None if dtype is None else {**body["numerics"], "dtype": dtype}
+        store.add("generated", {**body, "public_key": key, "numerics": numerics, "more": time.time()}, None)
+    store.add("generated", {**body, "public_key": "d"}, None)
+    assert give_order(store).dtype == prover.model.numerics["dtype"]

@@ -15,15 +15,18 @@ from command_line import Cli
 from offline_proofs import SHORT, Prover, judged_lines, write
 from ordered_batches import BLOCK, SETTINGS, deliver, give_order, verdicts_of
 from postgresql_server import running
+from received import BATCH
 from store_databases import execute
 
-from hallmark.poc.core.errors import EngineError
+from hallmark.poc.core.errors import EngineError, UnsupportedError
 from hallmark.poc.offline.model import TransformersLoader
+from hallmark.poc.protocol.config import DeployedModel
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.round import Round
 from hallmark.server.receiver.store import BatchStore
-from hallmark.server.verification import jobs
+from hallmark.server.verification import jobs, planning
+from hallmark.server.verification import worker as worker_module
 from hallmark.server.verification.jobs import JobQueue
 from hallmark.server.verification.judging import Judge
 from hallmark.server.verification.order import Draw
@@ -70,6 +73,12 @@ class Bench:
 @pytest.fixture
 def bench(store: BatchStore, prover: Prover, directory: Path) -> Bench:
     return Bench(store, prover, directory)
+
+
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what failed be tried again at once."""
+    monkeypatch.setattr(jobs, "_RETRY_SECONDS", 0)
+    monkeypatch.setattr(worker_module, "_FIRST_PAUSE", 0)
 
 
 def soon(store: BatchStore) -> None:
@@ -171,11 +180,11 @@ def test_a_job_that_is_handed_in_twice_counts_once(bench: Bench) -> None:
     order = give_order(bench.store)
     worker, queue = bench.worker(), JobQueue(bench.store)
     assert worker._plan()
-    first = queue.lease("first", bench.fingerprint, worker._arithmetic, _LEASE)
+    first = queue.lease("first", worker._fitness, _LEASE)
     assert first is not None
-    assert queue.lease("second", bench.fingerprint, worker._arithmetic, _LEASE) is None, "it is leased"
+    assert queue.lease("second", worker._fitness, _LEASE) is None, "it is leased"
     soon(bench.store)
-    second = queue.lease("second", bench.fingerprint, worker._arithmetic, _LEASE)
+    second = queue.lease("second", worker._fitness, _LEASE)
     assert second is not None
     assert (second.id, second.keys, second.attempts) == (first.id, first.keys, 2)
     assert not queue.extend(first, "first", _LEASE)
@@ -192,7 +201,7 @@ def test_a_job_that_is_handed_in_twice_counts_once(bench: Bench) -> None:
 
 
 def test_a_batch_that_fails_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "_RETRY_SECONDS", 0)
+    at_once(monkeypatch)
     deliver(bench.store, bench.prover, "a")
     give_order(bench.store)
     bench.worker(failures=jobs.MAX_ATTEMPTS - 1).run(until_idle=True)
@@ -202,7 +211,7 @@ def test_a_batch_that_fails_is_tried_again(bench: Bench, monkeypatch: pytest.Mon
 def test_a_batch_that_always_fails_is_given_up_and_the_others_are_judged(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "_RETRY_SECONDS", 0)
+    at_once(monkeypatch)
     deliver(bench.store, bench.prover, "ab", batches=1)
     give_order(bench.store)
     bench.worker(failures=jobs.MAX_ATTEMPTS).run(until_idle=True)
@@ -223,7 +232,7 @@ def test_a_batch_that_always_fails_is_given_up_and_the_others_are_judged(
 def test_of_a_batch_in_several_jobs_only_what_was_given_up_is_tried_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "_RETRY_SECONDS", 0)
+    at_once(monkeypatch)
     deliver(bench.store, bench.prover, "a", batches=2, size=12)
     give_order(bench.store)
     bench.worker(failures=jobs.MAX_ATTEMPTS).run(until_idle=True)
@@ -243,7 +252,7 @@ def test_what_kills_its_workers_is_not_tried_for_ever(bench: Bench) -> None:
     worker, queue = bench.worker(), JobQueue(bench.store)
     worker._plan()
     for attempt in range(1, jobs.MAX_ATTEMPTS + 1):
-        job = queue.lease("killed", bench.fingerprint, worker._arithmetic, _LEASE)
+        job = queue.lease("killed", worker._fitness, _LEASE)
         assert job is not None
         assert job.attempts == attempt
         soon(bench.store)
@@ -344,7 +353,7 @@ def test_a_worker_that_is_interrupted_gives_its_job_back(
     monkeypatch.setattr(worker._engine, "numbers", interrupted)
     with pytest.raises(KeyboardInterrupt):
         worker.run()
-    job = JobQueue(bench.store).lease("next", bench.fingerprint, worker._arithmetic, _LEASE)
+    job = JobQueue(bench.store).lease("next", worker._fitness, _LEASE)
     assert job is not None
     assert job.attempts == 1, "it was no attempt"
 
@@ -386,7 +395,7 @@ def test_rows_are_what_the_issue_of_a_verdict_needs(bench: Bench, url: str) -> N
         " $$ BEGIN RAISE EXCEPTION 'broken'; END $$",
         "CREATE TRIGGER broken BEFORE UPDATE ON provers FOR EACH ROW EXECUTE FUNCTION broken()",
     )
-    job = queue.lease("w", bench.fingerprint, worker._arithmetic, _LEASE)
+    job = queue.lease("w", worker._fitness, _LEASE)
     assert job is not None
     facts, numerics = bench.prover.model.facts, bench.prover.model.numerics
     judge = Judge(order=job.order, facts=facts, numerics=numerics)
@@ -410,3 +419,108 @@ def test_what_is_told_of_orders_is_json(bench: Bench) -> None:
     assert told["sample"]["power_reached"] is True
     assert told["sample"]["drawn"] >= told["sample"]["needed"]
     assert json.loads(json.dumps(order_rows(bench.store.database)))[0]["block_hash"] == BLOCK
+
+
+def test_no_id_that_a_sender_chooses_keeps_a_verdict_away(bench: Bench) -> None:
+    deliver(bench.store, bench.prover, "a")
+    for batch in (1, 2):
+        bench.store.add("generated", {**BATCH, "nonces": [batch, 8, 9]}, f"verification-{batch}")
+    give_order(bench.store)
+    bench.worker().run(until_idle=True)
+    assert sorted(verdicts_of(bench.store)) == [1, 2]
+
+
+def test_a_batch_that_no_longer_reads_is_named_and_the_others_are_judged(bench: Bench) -> None:
+    [body] = deliver(bench.store, bench.prover, "a", batches=1)
+    bench.store.add("generated", {**body, "public_key": "b", "r_target": 10**400}, None)
+    give_order(bench.store)
+    bench.worker().run(until_idle=True)
+    assert bench.conclusions() == {"a": "honest", "b": "no_verdict"}
+
+
+def test_what_is_claimed_is_judged_whatever_stands_beside_it(bench: Bench) -> None:
+    """A body that looks like a verdict, too: with the honest distances where a verdict has the claim."""
+    [body] = deliver(bench.store, bench.prover, "a", batches=1)
+    forged = {**body, "public_key": "b", "dist": [0.5] * 8, "vectors": None, "encoding": None}
+    bench.store.add("generated", {**forged, "received_dist": body["dist"]}, None)
+    give_order(bench.store)
+    bench.worker().run(until_idle=True)
+    assert bench.conclusions() == {"a": "honest", "b": "fraud"}
+
+
+def test_an_error_that_nobody_expects_is_an_attempt_and_ends_no_worker(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    at_once(monkeypatch)
+    deliver(bench.store, bench.prover, "a", batches=1)
+    give_order(bench.store)
+    worker = bench.worker()
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("device-side assert triggered")
+
+    monkeypatch.setattr(worker._engine, "numbers", broken)
+    worker.run(until_idle=True)
+    assert bench.conclusions() == {"a": "no_verdict"}
+    assert order_rows(bench.store.database)[0]["jobs_given_up"] == 1
+    assert "RuntimeError: device-side assert triggered" in caplog.text
+
+
+def test_a_worker_in_another_dtype_decides_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even beside a batch that says nothing of how it was computed."""
+    [body] = deliver(bench.store, bench.prover, "a", batches=1)
+    nothing = {"numerics": None, "round": None, "round_settings": None}
+    bench.store.add("generated", {**body, "public_key": "b", **nothing}, None)
+    order = give_order(bench.store)
+    assert order.dtype == bench.prover.model.numerics["dtype"]
+    with monkeypatch.context() as patched:
+        other = {**bench.prover.model.numerics, "dtype": "float64"}
+        patched.setattr(OwnEngine, "numerics", property(lambda _: other))
+        bench.worker().run(until_idle=True)
+    assert order_rows(bench.store.database)[0]["planned_at"] is None
+    bench.worker().run(until_idle=True)
+    assert bench.conclusions() == {"a": "honest", "b": "fraud"}, "they are the numbers of another key"
+
+
+def test_a_strangers_batch_does_not_let_wrong_settings_be_planned(bench: Bench) -> None:
+    [body] = deliver(bench.store, bench.prover, "a", batches=1)
+    nothing = {"round": None, "round_settings": None}
+    bench.store.add("generated", {**body, "public_key": "b", **nothing}, None)
+    give_order(bench.store, settings={**SETTINGS, "seq_len": 8})
+    bench.worker().run(until_idle=True)
+    assert order_rows(bench.store.database)[0]["planned_at"] is None
+
+
+def test_an_order_that_cannot_be_had_keeps_no_other_waiting(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deliver(bench.store, bench.prover, "a")
+    give_order(bench.store)
+    assert bench.worker()._plan()
+    deliver(bench.store, bench.prover, "b")
+    give_order(bench.store, Draw(randomness="another"), {**SETTINGS, "fraud_threshold": 1e-5})
+    worker = bench.worker()
+    real = worker._engine.facts_of
+
+    def facts_of(body: Mapping[str, Any]) -> DeployedModel:
+        if body["fraud_threshold"] == SETTINGS["fraud_threshold"]:
+            raise UnsupportedError("the server cannot compute the round")
+        return real(body)
+
+    monkeypatch.setattr(worker._engine, "facts_of", facts_of)
+    worker.run(until_idle=True)
+    assert bench.conclusions(2) == {"b": "honest"}
+    assert order_rows(bench.store.database)[0]["jobs_ended"] == 0
+
+
+def test_batches_that_all_claim_one_nonce_do_not_wait_for_one_job(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planning, "_MAX_BATCHES", 2)
+    [body] = deliver(bench.store, bench.prover, "a", batches=1)
+    for number in range(3):
+        bench.store.add("generated", {**body, "another": number}, None)
+    give_order(bench.store)
+    bench.worker().run(until_idle=True)
+    assert sorted(verdicts_of(bench.store)) == [1, 2]
+    assert order_rows(bench.store.database)[0]["no_verdict"] == 2

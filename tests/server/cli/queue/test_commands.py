@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 from command_line import Cli, Result
-from offline_proofs import SHORT, Prover
+from offline_proofs import SHORT, Prover, judged_lines
 from ordered_batches import BLOCK, deliver, verdicts_of
 from store_databases import execute
 
@@ -74,6 +74,7 @@ def test_from_an_order_to_verdicts(
     with worker(url, directory, "--until-idle", "--name", "w1") as process:
         _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
+    assert queue("retry", 1).out == "0 jobs open again\n"
     assert "Working as w1." in said
     assert "Order 1: 4 batches in 2 jobs" in said
     assert "2 jobs done." in said
@@ -139,6 +140,7 @@ def until(condition: Callable[[], bool], process: "subprocess.Popen[str]") -> No
         (("--randomness", ""), "--randomness: '' is not allowed"),
         (("--delivered-before", "noon"), "--delivered-before: 'noon' is not allowed"),
         (("--delivered-before", "2026-11-28T12:00:00"), "with its time zone"),
+        (("--dtype", "int8"), "--dtype: 'int8' is not allowed; allowed: "),
         (("--delivered-before", "inf"), "--delivered-before: inf is not allowed"),
         (("--fraud-threshold", 7), "fraud_threshold: 7"),
         (("--delivered-before", "1"), "no batch of block '0x8d3f2a' waits for a verdict"),
@@ -154,6 +156,28 @@ def test_what_cannot_be_ordered_is_named(
     assert "Traceback" not in result.err
     assert rows(queue("status", "--json")) == []
     assert queue("status").out == "there are no orders\n"
+
+
+def test_others_repeat_the_draw_of_a_later_order(
+    queue: Run, store: BatchStore, prover: Prover, url: str, cli: Cli, directory: Path, tmp_path: Path
+) -> None:
+    draw = ("--power", 0.9, "--cheat", 0.5)
+    deliver(store, prover, "a")
+    queue("order", BLOCK, "--randomness", "first", *SHORT, *draw)
+    with worker(url, directory, "--until-idle") as process:
+        process.communicate(timeout=300)
+    deliver(store, prover, "ab", first=100)
+    queue("order", BLOCK, "--randomness", "second", *SHORT, *draw)
+    with worker(url, directory, "--until-idle") as process:
+        process.communicate(timeout=300)
+    file = tmp_path / "order.jsonl"
+    exported = queue("export", 2, file)
+    assert (exported.code, exported.err) == (0, f"4 batches written to {file}\n")
+    again = cli("verify", file, "--model", directory, *SHORT, *draw, "--seed", "second", "--json")
+    lines, _ = judged_lines(again)
+    ours = verdicts_of(store)
+    assert [line["n_judged"] for line in lines[:4]] == [ours[batch]["n_judged"] for batch in sorted(ours)[2:]]
+    assert queue("export", 7, file).code == 2
 
 
 def test_an_order_that_no_worker_can_have_is_taken_back(
@@ -172,7 +196,7 @@ def test_an_order_that_no_worker_can_have_is_taken_back(
     again = queue("cancel", 1)
     assert again.code == 2
     assert again.err.startswith("hallmark: ORDER: 1 is not allowed; allowed: an order that no worker")
-    assert queue("retry", 1).out == "0 jobs open again\n"
+    assert queue("retry", 1).err.startswith("hallmark: ORDER: 1 is not allowed; allowed: an order that")
     assert queue(*ORDER).out == "order 2\n"
 
 

@@ -26,7 +26,7 @@ from runtime import (
     snapshot,
 )
 
-from hallmark.poc.core.errors import EngineError, StateError
+from hallmark.poc.core.errors import EngineError, StateError, UnsupportedError
 from hallmark.poc.outbox.outbox import Outbox
 from hallmark.poc.outbox.store import OutboxStore
 from hallmark.poc.protocol.config import PoCConfig
@@ -421,7 +421,7 @@ class TestRefusals:
     async def test_of_a_round(
         self, worker: ServerEngine, manager: PoCManager, changes: dict[str, Any], expected: str
     ) -> None:
-        with pytest.raises(StateError, match=f"the server cannot compute the round: {expected}"):
+        with pytest.raises(UnsupportedError, match=f"the server cannot compute the round: {expected}"):
             await asyncio.to_thread(worker.facts_of, request(**changes))
         assert manager.active is None
 
