@@ -101,9 +101,7 @@ _receiver.command("export")(export.export)
 _receiver.command("stats")(stats.stats)
 app.add_typer(_receiver, name="receiver")
 
-_queue = typer.Typer(
-    help="Order that delivered batches are verified, and see what comes of it.", no_args_is_help=True
-)
+_queue = typer.Typer(help="Order that batches are verified, and see what comes of it.", no_args_is_help=True)
 _queue.command("order")(queue_order.order)
 _queue.command("status")(queue_status.status)
 _queue.command("export")(queue_export.export)

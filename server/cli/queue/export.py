@@ -16,10 +16,10 @@ def export(
     file: Annotated[str, typer.Argument(metavar="FILE", help="Where to; - is standard output.")],
     database: QueueDatabase,
 ) -> None:
-    """Write the batches of an order to a file, so that others can repeat its draw.
+    """Write the batches of an order to a file.
 
-    There is a JSON object on each line. Give it to hallmark verify with the order's settings, its draw, and
-    its randomness as --seed.
+    So others can repeat its draw. There is a JSON object on each line. Give it to hallmark verify with the
+    order's settings, its draw, and its randomness as --seed.
     """
     from hallmark.server.verification.orders import OrderBook
 

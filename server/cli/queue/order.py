@@ -61,7 +61,7 @@ def order(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Have what provers delivered for a block verified, by whatever workers there are.
+    """Have what was delivered for a block verified.
 
     It is about the batches that receivers have by now and no earlier order has. Without --sample or --power
     all nonces are recomputed. What comes later needs an order with another randomness. The same order again

@@ -15,7 +15,10 @@ def retry(
     order: Annotated[int, typer.Argument(metavar="ORDER", help="Its number, as status shows it.")],
     database: QueueDatabase,
 ) -> None:
-    """Have workers try again the jobs of an order that they gave up after five attempts."""
+    """Have workers try again what they gave up.
+
+    A job is given up after five attempts.
+    """
     from hallmark.server.verification.jobs import JobQueue
 
     with opened(database) as store:

@@ -27,9 +27,10 @@ def status(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the orders, or what the batches of each prover of one come to together.
+    """Show what has become of orders.
 
-    A batch without a verdict is refused, or too many of its nonces failed.
+    Of one order it shows what the batches of each prover come to together. A batch without a verdict is
+    refused, or too many of its nonces failed.
     """
     from hallmark.server.verification.progress import order_provers, order_rows
 

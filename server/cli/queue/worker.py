@@ -65,7 +65,7 @@ def worker(
     api_key: ApiKey = None,
     json_logs: JsonLogs = False,
 ) -> None:
-    """Recompute what was ordered, and write verdicts into the receivers' database.
+    """Recompute what was ordered, and write verdicts.
 
     Run as many as you like, on any machines. The model runs in this process, by transformers or by vLLM with
     its own flags after --; or on the Hallmark server of --server, which goes on serving chat. A worker that
