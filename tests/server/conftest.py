@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from command_line import Cli, Result
+from offline_proofs import Prover
 from postgresql_server import PostgresServer, running
 
 from hallmark.server.__main__ import main
+from hallmark.server.models.small import build_small_model
 from hallmark.server.receiver.database import Address
 
 
@@ -32,6 +34,20 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.fixture(scope="session")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model."""
+    path = tmp_path_factory.mktemp("small") / "model"
+    build_small_model(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def prover(directory: Path) -> Prover:
+    """A node that has it."""
+    return Prover(directory)
+
+
+@pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgresServer]:
     """A PostgreSQL server, for databases that each test makes for itself."""
     with running() as server:
@@ -43,5 +59,11 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Address:
     """Where batches may be kept: a file that is not there yet, or an empty database."""
     if request.param == "sqlite":
         return tmp_path / "receiver.db"
-    server: PostgresServer = request.getfixturevalue("postgresql")
-    return server.new_database()
+    url: str = request.getfixturevalue("url")
+    return url
+
+
+@pytest.fixture
+def url(postgresql: PostgresServer) -> str:
+    """An empty database."""
+    return postgresql.new_database()

@@ -27,12 +27,6 @@ from hallmark.server.receiver.store import BatchStore
 
 
 @pytest.fixture
-def url(postgresql: PostgresServer) -> str:
-    """An empty database."""
-    return postgresql.new_database()
-
-
-@pytest.fixture
 def stores(url: str) -> Iterator[list[BatchStore]]:
     """Of three receivers on one database."""
     with ExitStack() as stack:

@@ -1,24 +1,10 @@
-"""The small model, a node that has it, and `hallmark verify` with it."""
+"""`hallmark verify` with the small model."""
 
 from pathlib import Path
 
 import pytest
 from command_line import Cli, Result
-from offline_proofs import SHORT, Prover
-
-from hallmark.server.models.small import build_small_model
-
-
-@pytest.fixture(scope="package")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("offline") / "model"
-    build_small_model(path)
-    return path
-
-
-@pytest.fixture(scope="package")
-def prover(directory: Path) -> Prover:
-    return Prover(directory)
+from offline_proofs import SHORT
 
 
 @pytest.fixture
