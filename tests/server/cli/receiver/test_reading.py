@@ -22,11 +22,13 @@ from fastapi.testclient import TestClient
 from judged import judged_batch, validated_body
 from older_files import written_by_734b105
 from rounds import make_round
+from store_databases import execute
 
 from hallmark.poc.offline.proof_files import read_batches, read_bodies
 from hallmark.poc.outbox.database import OutboxDatabase
 from hallmark.server.processes.child import ChildProcess, free_port
 from hallmark.server.receiver.app import create_app
+from hallmark.server.receiver.database import Address
 from hallmark.server.receiver.store import BatchStore
 
 HALLMARK = (sys.executable, "-P", "-m", "hallmark.server")
@@ -45,6 +47,9 @@ COMMANDS = [("list",), ("export", "-"), ("stats",)]
 
 Run = Callable[..., Result]
 
+IN_A_FILE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+"""For what is about the file."""
+
 
 def verdict(number: int) -> dict[str, Any]:
     """A verdict that shows too much noise, of another block each."""
@@ -58,24 +63,21 @@ VERDICTS = [verdict(number) for number in range(12)]
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """A file of two batches, one delivered three times, and twelve verdicts, one in another request too."""
-    path = tmp_path / "receiver.db"
-    with closing(BatchStore(path)) as store:
+def path(database: Address) -> Address:
+    """Two batches, one delivered three times, and twelve verdicts, one in another request too."""
+    with closing(BatchStore(database)) as store:
         for _ in range(3):
             store.add("generated", GENERATED, "msg_2KWPBgLlAfxdpx2AI54pPJ85f4W")
         store.add("generated", {**GENERATED, "public_key": KEY, "node_id": 0}, None)
         for each in VERDICTS:
             store.add("validated", each, None)
         store.add("validated", {**VERDICTS[0], "request_id": "again"}, None)
-    with closing(sqlite3.connect(path)) as database:
-        database.execute("UPDATE batches SET received_at = ? WHERE id = 1", (time.time() - 7_500,))
-        database.commit()
-    return path
+    execute(database, f"UPDATE batches SET received_at = {time.time() - 7_500} WHERE id = 1")  # noqa: S608
+    return database
 
 
 @pytest.fixture
-def run(cli: Cli, path: Path) -> Run:
+def run(cli: Cli, path: Address) -> Run:
     """Runs a command of `hallmark receiver` on that file."""
     return lambda command, *arguments: cli("receiver", command, *arguments, "--database", path)
 
@@ -137,7 +139,7 @@ class TestList:
         assert len(rows) == 15
         assert all(line.endswith(KEY) for line in rows[1:])
 
-    def test_as_json_they_are_what_the_receiver_answers(self, run: Run, path: Path) -> None:
+    def test_as_json_they_are_what_the_receiver_answers(self, run: Run, path: Address) -> None:
         shown = run("list", "--json")
         assert (shown.code, shown.err, shown.out.count("\n")) == (0, "", 1)
         with TestClient(create_app(path)) as client:
@@ -179,6 +181,7 @@ class TestList:
         assert (none.code, none.out) == (0, "there are no batches that match\n")
         assert run("list", "--json", "--public-key", "nobody").out == "[]\n"
 
+    @IN_A_FILE
     def test_the_receivers_file_is_the_one_that_is_meant(
         self, cli: Cli, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -186,7 +189,7 @@ class TestList:
         path.rename("hallmark-receiver.db")
         assert len(json.loads(cli("receiver", "list", "--json").out)) == 15
 
-    def test_on_a_terminal(self, path: Path) -> None:
+    def test_on_a_terminal(self, path: Address) -> None:
         command = [*HALLMARK, "receiver", "list", "--database", str(path)]
         leader, follower = pty.openpty()
         environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "TERM")}
@@ -211,7 +214,7 @@ class TestExport:
     """Batches with their bodies, for others."""
 
     def test_lines_are_what_the_receiver_answers_and_proofs_to_hallmark(
-        self, run: Run, path: Path, tmp_path: Path
+        self, run: Run, path: Address, tmp_path: Path
     ) -> None:
         target = tmp_path / "batches.jsonl"
         result = run("export", target)
@@ -235,7 +238,7 @@ class TestExport:
         assert len(read_batches([one])) == 1, "a single line is read too"
 
     @pytest.mark.parametrize("command", ["export -", "list", "list --json", "stats"])
-    def test_to_a_command_that_does_not_read_on(self, path: Path, command: str) -> None:
+    def test_to_a_command_that_does_not_read_on(self, path: Address, command: str) -> None:
         """Code 1 would be a verdict."""
         words = [*HALLMARK, "receiver", *command.split(), "--database", str(path)]
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -288,7 +291,7 @@ class TestExport:
 
     @pytest.mark.parametrize("existing", [None, "what was there\n"])
     def test_an_export_of_nothing_is_an_error_and_writes_nothing(
-        self, run: Run, path: Path, tmp_path: Path, existing: str | None
+        self, run: Run, path: Address, tmp_path: Path, existing: str | None
     ) -> None:
         target = tmp_path / "batches.jsonl"
         if existing is not None:
@@ -303,6 +306,7 @@ class TestExport:
                 )
         assert (target.read_text() if target.exists() else None) == existing
 
+    @IN_A_FILE
     def test_the_receivers_own_file_is_not_written_over(self, run: Run, path: Path, tmp_path: Path) -> None:
         link = tmp_path / "link"
         link.symlink_to(path)
@@ -360,7 +364,7 @@ class TestStats:
         assert KEY in squeezed("".join(line[header.index("public") :] for line in provers.splitlines()[1:]))
         assert max(map(len, shown.out.splitlines())) <= 80
 
-    def test_an_honest_prover_is_none_of_fraud(self, run: Run, path: Path) -> None:
+    def test_an_honest_prover_is_none_of_fraud(self, run: Run, path: Address) -> None:
         round_ = make_round(honest_sigma=0.1, numbers=2, public_key="honest")
         with closing(BatchStore(path)) as store:
             store.add(
@@ -375,7 +379,7 @@ class TestStats:
         assert "log10 wealth  why not counted  public key" in header
         assert re.search(rf"yes +\d+\.\d  repeated 16 +{KEY}$", first)
 
-    def test_as_json_it_is_what_the_receiver_answers(self, run: Run, path: Path) -> None:
+    def test_as_json_it_is_what_the_receiver_answers(self, run: Run, path: Address) -> None:
         for filters, query in (
             ((), {}),
             (("--public-key", STRANGE), {"public_key": STRANGE}),
@@ -446,6 +450,7 @@ class TestFile:
             assert squeezed(result.err).endswith(squeezed(hint))
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
+    @IN_A_FILE
     def test_the_right_one_is_not_changed(
         self, run: Run, path: Path, command: tuple[str, ...], tmp_path: Path
     ) -> None:
