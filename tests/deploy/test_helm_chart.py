@@ -325,7 +325,7 @@ def test_the_receiver_is_started_as_the_values_say(chart: helm_python.Chart, nam
     given = parsed(("receiver",), container["args"][1:]).params
     assert (given["host"], given["port"]) == ("0.0.0.0", container["ports"][0]["containerPort"])  # noqa: S104
     mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
-    assert mounts[str(given["database"].parent)] == "proofs"
+    assert mounts[str(Path(given["database"]).parent)] == "proofs"
     is_signed = "webhookSecrets" in value_set(name)["secrets"]
     assert given["secrets_file"] == (Path(MOUNTED, "webhook_secrets") if is_signed else None)
     assert mounts.get(MOUNTED) == ("secrets" if is_signed else None)

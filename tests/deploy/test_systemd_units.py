@@ -243,7 +243,7 @@ def test_the_receiver_understands_its_command(is_configured: bool) -> None:
     commands = typer.main.get_command(app)
     assert isinstance(commands, TyperGroup)
     options = commands.commands["receiver"].make_context("receiver", words).params
-    assert options["database"] == Path("/var/lib", unit["StateDirectory"][0], "proofs.db")
+    assert options["database"] == str(Path("/var/lib", unit["StateDirectory"][0], "proofs.db"))
     assert options["port"] == 8099
     if is_configured:
         [credentials], [bound] = unit["LoadCredential"], unit["BindReadOnlyPaths"]
