@@ -12,7 +12,7 @@ from hallmark.poc.core.errors import DatabaseError, UnsupportedError
 if TYPE_CHECKING:
     import psycopg
 
-__all__ = ["PostgresConnection", "PostgresDatabase", "PostgresSchema", "is_postgres_url", "without_password"]
+__all__ = ["PostgresConnection", "PostgresDatabase", "PostgresSchema", "is_url", "without_password"]
 
 _URL: Final = re.compile(r"[A-Za-z][\w+.-]*://")
 _LEAST_VERSION: Final = 13
@@ -225,7 +225,7 @@ class PostgresDatabase:
         return self._schema.error(f"the {self._schema.kind} {self} {problem}")
 
 
-def is_postgres_url(text: str) -> bool:
+def is_url(text: str) -> bool:
     """Whether a text is meant as a URL, and not as a path; libpq says whether it can read it."""
     return _URL.match(text) is not None
 

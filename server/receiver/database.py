@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
-from hallmark.poc.core.postgresql import is_postgres_url
+from hallmark.poc.core.postgresql import is_url
 
 __all__ = [
     "OUTCOME",
@@ -113,5 +113,5 @@ class StoreDatabase(Protocol):
 
 
 def address(text: str) -> Address:
-    """Read where a database is: a text that begins as a PostgreSQL URL is one, and any other a path."""
-    return text if is_postgres_url(text) else Path(text)
+    """Read where a database is: a text that begins as a URL is one, of PostgreSQL, and any other a path."""
+    return text if is_url(text) else Path(text)

@@ -1,7 +1,6 @@
 """A store of batches in a PostgreSQL database, for any number of receivers at once."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Final
 
 from hallmark.poc.core.errors import DatabaseError, FieldError
@@ -150,7 +149,7 @@ CREATE INDEX batches_by_job ON job_batches (job);
 SCHEMA: Final = PostgresSchema("store of batches", DatabaseError, (_VERSION_1, _VERSION_2))
 
 
-class PostgresStoreDatabase:
+class PostgresStoreDatabase(PostgresDatabase):
     """The tables of a store in a PostgreSQL database.
 
     Args:
@@ -165,19 +164,7 @@ class PostgresStoreDatabase:
     row_lock = " FOR UPDATE"
 
     def __init__(self, url: str, *, makes: bool) -> None:
-        self._database = PostgresDatabase(SCHEMA, url, makes=makes)
-
-    @contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        """As `StoreDatabase` has it."""
-        with self._database.transaction() as connection:
-            yield connection
-
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        """As `StoreDatabase` has it."""
-        with self._database.reading() as connection:
-            yield connection
+        super().__init__(SCHEMA, url, makes=makes)
 
     def elements(self, parameter: str) -> str:
         """As `StoreDatabase` has it."""
@@ -202,7 +189,3 @@ class PostgresStoreDatabase:
     def free_bytes(self) -> int | None:
         """Return None: the disk is another machine's business."""
         return None
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._database.close()

@@ -210,9 +210,8 @@ class Worker:
         self._say(order, f"Order {order.id} is left to others: {reason}")
 
     def _judge_of(self, order: Order) -> Judge:
-        return Judge(
-            order=order, facts=self._engine.facts_of(order.round_body()), numerics=self._engine.numerics
-        )
+        facts = self._engine.facts_of(order.round_body())
+        return Judge(order=order, facts=facts, numerics=self._engine.numerics)
 
     def _work(self) -> bool:
         """Recompute a job, or give one up; return whether there was one."""
