@@ -1,4 +1,4 @@
-"""The tables of docs/network.md."""
+"""The tables of docs/performance/network.md."""
 
 from typing import Any
 

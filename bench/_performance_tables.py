@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md."""
+"""The tables of docs/performance/README.md."""
 
 from _tables import Table, mebibytes, number, numbers, text
 

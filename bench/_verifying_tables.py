@@ -1,4 +1,4 @@
-"""The tables of docs/verifying.md, and those of its guide for large models and many provers."""
+"""The tables of docs/guides/verify.md, and those of its guide for large models and many provers."""
 
 from _tables import Table, number, percent, text
 

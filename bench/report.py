@@ -17,10 +17,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script's own folder out
 
+from _demo_tables import DEMO
 from _network_tables import NETWORK
 from _performance_tables import PERFORMANCE
 from _queue_tables import QUEUE
-from _quickstart_tables import QUICKSTART
 from _soundness_tables import SOUNDNESS
 from _tables import Summary, Table
 from _tables import text as as_it_is
@@ -30,11 +30,11 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
 DOCS = ROOT / "docs"
 DOCUMENTS: dict[Path, Mapping[str, Table | Summary]] = {
-    DOCS / "network.md": NETWORK,
-    DOCS / "performance.md": PERFORMANCE,
-    DOCS / "quickstart.md": QUICKSTART,
+    DOCS / "performance" / "network.md": NETWORK,
+    DOCS / "performance" / "README.md": PERFORMANCE,
+    DOCS / "start" / "demo.md": DEMO,
     **{DOCS / "soundness" / f"{page}.md": tables for page, tables in SOUNDNESS.items()},
-    DOCS / "verifying.md": VERIFYING,
+    DOCS / "guides" / "verify.md": VERIFYING,
     DOCS / "guides" / "verification-queue.md": QUEUE,
     DOCS / "guides" / "verify-at-scale.md": AT_SCALE,
 }

@@ -1,7 +1,7 @@
 """Test vectors for implementations in other languages.
 
-``python -P bench/vectors.py > docs/vectors.json`` writes them; docs/protocol.md explains each part.
-Everything but the numbers of `vectors` is exact.
+``python -P bench/vectors.py > docs/protocol/vectors.json`` writes them.
+docs/protocol/hallmark-2.md explains each part. Everything but the numbers of `vectors` is exact.
 """
 
 import base64

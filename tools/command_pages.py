@@ -13,7 +13,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))  # `python
 from screens import FOLDER, command_paths
 
 _DOCS: Final = Path(__file__).parents[1] / "docs"
-DOCUMENTS: Final = sorted([*_DOCS.glob("*.md"), *_DOCS.glob("guides/*.md")])
+DOCUMENTS: Final = sorted(_DOCS.glob("**/*.md"))
 
 _PAGES: Final = re.compile(r"(<!-- pages -->\n).*?(<!-- end -->)", re.DOTALL)
 _SCREEN: Final = re.compile(r"(<!-- screen: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

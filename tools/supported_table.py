@@ -1,4 +1,4 @@
-"""Write the tables of docs/models.md: what Hallmark works with, and the test that shows it.
+"""Write the tables of docs/reference/models.md: what Hallmark works with, and the test that shows it.
 
 The lines are those of `tests/support/supported.py`.
 """
@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))  # `python
 from supported import GROUPS, Support
 
 ROOT: Final = Path(__file__).parents[1]
-DOCUMENT: Final = ROOT / "docs" / "models.md"
+DOCUMENT: Final = ROOT / "docs" / "reference" / "models.md"
 _BLOCK: Final = re.compile(r"(<!-- supported: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

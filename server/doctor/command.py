@@ -69,7 +69,7 @@ def doctor(
         configuration = Configuration(flags, os.environ)
     except HallmarkError as exc:
         findings.append(
-            Finding.problem("settings", str(exc), "correct it; docs/operations.md lists the settings")
+            Finding.problem("settings", str(exc), "correct it; docs/reference/settings.md lists the settings")
         )
     token = None if configuration is None else configuration.settings.api_key
     api_key = api_key or (None if token is None else token.get_secret_value())
@@ -121,7 +121,9 @@ def _installation(
             inspected = inspect(model, flags, environment)
         except HallmarkError as exc:
             yield Finding.problem(
-                "model", str(exc), "correct the flag, or take another model: docs/models.md lists them"
+                "model",
+                str(exc),
+                "correct the flag, or take another model: docs/reference/models.md lists them",
             )
         else:
             dtype, width = getattr(torch, inspected["dtype"]), inspected["hidden_size"]

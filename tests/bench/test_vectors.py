@@ -12,7 +12,7 @@ from tolerances import NUMBER_TOLERANCES
 from vectors import render, vectors
 
 TABLE = independent_verifier.table()
-PATH = Path(__file__).parents[2] / "docs" / "vectors.json"
+PATH = Path(__file__).parents[2] / "docs" / "protocol" / "vectors.json"
 
 
 @pytest.fixture(scope="module")

@@ -332,7 +332,7 @@ def test_the_receiver_is_started_as_the_values_say(chart: helm_python.Chart, nam
 
 
 def test_probes_of_a_node_are_those_of_the_documentation(chart: helm_python.Chart) -> None:
-    documented = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    documented = (ROOT / "docs" / "reference" / "states.md").read_text(encoding="utf-8")
     [block] = re.findall(r"```yaml\n(startupProbe:.*?)```", documented, re.DOTALL)
     container = container_of(rendered(chart, value_set("defaults")), "node")
     [port] = container["ports"]

@@ -23,7 +23,7 @@ from hallmark.server.cli.serve.vllm_flags import VllmFlags
 from hallmark.server.commands import app
 
 FOLDER = ROOT / "deploy" / "systemd"
-COMMAND_LINE = ROOT / "docs" / "command-line.md"
+COMMAND_LINE = ROOT / "docs" / "reference" / "command-line.md"
 NODE = "hallmark-node@.service"
 RECEIVER = "hallmark-receiver.service"
 INSTALLED = {NODE: "hallmark-node@node.service", RECEIVER: RECEIVER}

@@ -1,6 +1,6 @@
 """The protocol around the model once more, from Python's standard library alone.
 
-Written from docs/protocol.md and sharing no line with the package: integers, SHA-256, an inverse normal
+Written from docs/protocol/ and sharing no line with the package: integers, SHA-256, an inverse normal
 distribution function and exact sums. Slow, and meant to be read beside the document.
 """
 

@@ -120,7 +120,7 @@ def test_is_frozen() -> None:
 
 @pytest.mark.parametrize(("dim", "bytes_"), [(1, 4), (256, 262_144), (1024, 4 * 2**20)])
 def test_memory_is_four_bytes_times_the_square_of_the_width(dim: int, bytes_: int) -> None:
-    """Acceptance criterion 6.1: Memory overhead documented (docs/protocol.md gives this formula)."""
+    """Acceptance criterion 6.1: Memory overhead documented, by docs/protocol/hallmark-2.md."""
     projection = RandomProjection(5, dim)
     assert projection.memory_bytes == bytes_ == 4 * dim**2
     assert sum(p.untyped_storage().nbytes() for p in projection.parameters()) == bytes_

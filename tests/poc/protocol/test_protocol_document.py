@@ -1,4 +1,4 @@
-"""docs/protocol.md says what the code does: its numbers are read from the page and checked."""
+"""docs/protocol/ says what the code does: its numbers are read from the pages and checked."""
 
 import hashlib
 import json
@@ -38,7 +38,8 @@ from hallmark.poc.verdict.hypothesis_tests import (
 from hallmark.poc.verdict.judge import MAX_FAILED, judge
 
 ROOT = Path(__file__).parents[3]
-PAGE = (ROOT / "docs" / "protocol.md").read_text(encoding="utf-8")
+FOLDER = ROOT / "docs" / "protocol"
+PAGE = "".join((FOLDER / page).read_text(encoding="utf-8") for page in ("hallmark-2.md", "verdict.md"))
 HEX = r"[0-9a-f]{8}"
 
 
@@ -108,7 +109,7 @@ class TestWorkedExample:
         k0, k1, c2, c3 = name
         assert lines.get(f"{purpose} k0 k1", f"{k0:08x} {k1:08x}") == f"{k0:08x} {k1:08x}"
         assert lines.get(f"{purpose} c2 c3", f"{c2:08x} {c3:08x}") == f"{c2:08x} {c3:08x}"
-        published = json.loads((ROOT / "docs" / "vectors.json").read_text(encoding="utf-8"))
+        published = json.loads((FOLDER / "vectors.json").read_text(encoding="utf-8"))
         first = next(stream for stream in published["streams"] if stream["purpose"] == purpose)
         assert first["fields"] == fields
 
@@ -141,7 +142,7 @@ class TestWorkedExample:
 
 
 def test_numbers_on_the_wire() -> None:
-    published = json.loads((ROOT / "docs" / "vectors.json").read_text(encoding="utf-8"))["vectors"]
+    published = json.loads((FOLDER / "vectors.json").read_text(encoding="utf-8"))["vectors"]
     numbers, text = published["numbers"][0], published["f16"][0]
     section = PAGE.partition("## 7. A batch")[2]
     lines = dict(re.findall(r"^(\w[\w ,]*?) {2,}(.+)$", section, re.MULTILINE))
@@ -293,7 +294,5 @@ def test_measured_differences_are_those_of_their_file() -> None:
     largest = max(rows[dtype]["max_s"] for dtype in ("fp16", "fp32"))
     assert f"{rms:.2f} RMS ({largest:.2f} at most)" in text
     assert rows["bf16, one thread"]["max_s"] == 0
-    tolerance = json.loads((ROOT / "docs" / "vectors.json").read_text(encoding="utf-8"))["vectors"][
-        "tolerance"
-    ]
+    tolerance = json.loads((FOLDER / "vectors.json").read_text(encoding="utf-8"))["vectors"]["tolerance"]
     assert f"`tolerance` is {tolerance}." in text

@@ -35,7 +35,7 @@ from hallmark.poc.settings.settings import Settings
 from hallmark.poc.specification import PoCManager
 from hallmark.server.http.metrics import register
 
-OPERATIONS = Path(__file__).parents[3] / "docs/operations.md"
+METRICS_PAGE = Path(__file__).parents[3] / "docs/reference/metrics.md"
 STATES = tuple(f'state{{state="{state}"}}' for state in PoCState)
 STALLS = tuple(f'stall_seconds{{quantile="{quantile}"}}' for quantile in ("0.5", "0.99", "1"))
 
@@ -336,7 +336,7 @@ async def test_a_registry_shows_one_manager_at_a_time(manager: PoCManager) -> No
 
 
 async def test_the_table_of_metrics_is_complete_and_right(registry: CollectorRegistry) -> None:
-    section = OPERATIONS.read_text().partition("## Metrics")[2].partition("\n## ")[0]
+    section = METRICS_PAGE.read_text()
     named = {
         (name, kind)
         for names, kind in re.findall(r"^\| (`[^|]*) \| (\w+) \|", section, re.MULTILINE)

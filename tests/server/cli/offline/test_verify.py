@@ -43,7 +43,7 @@ from hallmark.poc.verdict.judge import judge
 from hallmark.server.models.small import HIDDEN_SIZE, build_small_model, fast_dtype
 from hallmark.server.receiver.app import create_app
 
-VECTORS = Path(__file__).parents[4] / "docs" / "vectors.json"
+VECTORS = Path(__file__).parents[4] / "docs" / "protocol" / "vectors.json"
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
-"""The table of docs/quickstart.md."""
+"""The table of docs/start/demo.md."""
 
 from _tables import Table, text
 
-QUICKSTART = {
+DEMO = {
     "demo": Table(
         "demo",
         (

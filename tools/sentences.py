@@ -1,0 +1,69 @@
+"""Report how long the sentences of the documents are.
+
+Run `python -P tools/sentences.py [--over WORDS] [PAGE ...]`. A report and no gate. Headings, tables and code are left out; an item of a list ends a sentence.
+"""
+
+import argparse
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from statistics import mean
+from typing import Final
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+ROOT: Final = Path(__file__).parents[1]
+PAGES: Final = sorted(
+    [*ROOT.glob("*.md"), ROOT / "deploy" / "README.md", *(ROOT / "docs").glob("**/*.md")], key=str
+)
+_LEFT_OUT: Final = frozenset({"heading", "table"})
+_END: Final = re.compile(r"(?<=[.!?…])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9`])")
+
+
+def sentences(text: str) -> Iterator[str]:
+    """Yield the sentences of a page of Markdown, code spans and links as their text."""
+    for paragraph in _paragraphs(MarkdownIt("gfm-like", {"linkify": False}).parse(text)):
+        yield from (part for part in _END.split(paragraph) if words(part))
+
+
+def words(sentence: str) -> int:
+    """Count the words of a sentence: what stands between spaces and has a letter or a digit."""
+    return sum(any(letter.isalnum() for letter in word) for word in sentence.split())
+
+
+def _paragraphs(tokens: Iterable[Token]) -> Iterator[str]:
+    left_out = 0
+    for token in tokens:
+        kind = token.type.removesuffix("_open").removesuffix("_close")
+        left_out += token.nesting * (kind in _LEFT_OUT)
+        if token.type == "inline" and not left_out:
+            yield "".join(
+                " " if child.type == "softbreak" else child.content for child in token.children or ()
+            )
+
+
+def main() -> None:
+    """Print a line for each page, and its long sentences where asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "pages", nargs="*", type=Path, default=PAGES, help="the pages; all of them by default"
+    )
+    parser.add_argument("--over", type=int, metavar="WORDS", help="print the sentences with more words")
+    chosen = parser.parse_args()
+    print(f"{'page':40} sentences   mean  longest")
+    for page in chosen.pages:
+        found = list(sentences(page.read_text(encoding="utf-8")))
+        if not found:
+            continue
+        counts = [words(sentence) for sentence in found]
+        name = str(page.resolve().relative_to(ROOT))
+        print(f"{name:40} {len(found):9} {mean(counts):6.1f} {max(counts):8}")
+        if chosen.over is not None:
+            for sentence, count in zip(found, counts, strict=True):
+                if count > chosen.over:
+                    print(f"    {count}: {sentence}")
+
+
+if __name__ == "__main__":
+    main()
