@@ -104,7 +104,15 @@ def _weights() -> Iterator[Support]:
         _FAMILIES,
         "test_weights_and_activations_in_int8",
     )
-    yield _expected("AWQ, GPTQ", "vLLM's kernels for them on CPUs need AVX-512")
+    yield _proved(
+        "4-bit weights: AWQ, GPTQ, compressed-tensors",
+        "of dense layers, with activations in bf16; on a CPU with AVX-512",
+        _FAMILIES,
+        "test_weights_in_4_bits",
+    )
+    yield _expected(
+        "4-bit weights of experts, 4-bit weights on 8-bit activations", "vLLM's kernels on CPUs need AMX"
+    )
     yield _expected("FP8, NVFP4, MXFP4", "no kernel of vLLM's for CPUs has them on every processor")
 
 

@@ -1,13 +1,13 @@
 """The families that networks serve: whole and sliced batches, chat between the slices, and transformers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from families import FAMILIES, STEP_LAYERS, build_family, write_step
-from quantised_checkpoints import quantise_to_int8
+from quantised_checkpoints import quantise_to_awq, quantise_to_gptq, quantise_to_int4, quantise_to_int8
 from tolerances import ENGINE_TOLERANCES
 from zygote import Zygote
 
@@ -208,3 +208,29 @@ def test_weights_and_activations_in_int8(zygote: Zygote, tmp_path: Path) -> None
     check_independence(found)
     assert found["numerics"]["quantization"] == "compressed-tensors"
     check_with_transformers(found, meant, "bfloat16", ENGINE_TOLERANCES["bfloat16", "INT8"])
+
+
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() == "AVX2",
+    reason="vLLM's kernels for 4-bit weights on a CPU need AVX-512",
+)
+@pytest.mark.parametrize(
+    ("quantise", "method"),
+    [
+        pytest.param(quantise_to_awq, "awq", id="AWQ"),
+        pytest.param(quantise_to_gptq, "auto_gptq", id="GPTQ"),
+        pytest.param(quantise_to_int4, "compressed-tensors", id="compressed-tensors"),
+    ],
+)
+def test_weights_in_4_bits(
+    zygote: Zygote, quantise: Callable[[Path, Path, Path], None], method: str, tmp_path: Path
+) -> None:
+    plain = build_family("Llama", tmp_path / "plain", torch.bfloat16)
+    quantised, meant = tmp_path / "quantised", tmp_path / "meant"
+    quantise(plain, quantised, meant)
+    # By default vLLM rounds activations to 8 bits too, on processors with AMX.
+    found = zygote.run(quantised, {**ARGUMENTS, "dtype": "bfloat16"}, REQUEST, VLLM_CPU_INT4_W4A8="0")
+    check_itself(found, layers=4)
+    check_independence(found)
+    assert found["numerics"]["quantization"] == method
+    check_with_transformers(found, meant, "bfloat16", ENGINE_TOLERANCES["bfloat16", "4 bits"])
