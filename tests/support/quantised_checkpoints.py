@@ -11,12 +11,18 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from compressed_tensors.compressors.nvfp4 import NVFP4PackedCompressor
+from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 _MOST: Final = 127
 _GROUP: Final = 64
 """How many neighbours in a row of weights of 4 bits have one scale."""
+
+_MOST_FP4: Final = 6
+_DIVISOR: Final = torch.tensor([448.0 * _MOST_FP4])
+"""Of all scales in FP8, up to 448 for weights up to 1; one for all matrices, since vLLM joins some of them."""
 
 _IN_ORDER: Final = (0, 1, 2, 3, 4, 5, 6, 7)
 _AWQ_ORDER: Final = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -44,6 +50,8 @@ _INT8: Final = _compressed(
 _INT4: Final = _compressed(
     "pack-quantized", weights=_numbers(4, strategy="group", group_size=_GROUP, dynamic=False)
 )
+_FP4_WEIGHTS: Final = _numbers(4, strategy="tensor_group", group_size=16, dynamic=False) | {"type": "float"}
+_NVFP4: Final = _compressed("nvfp4-pack-quantized", weights=_FP4_WEIGHTS)
 _GPTQ: Final = {"quant_method": "gptq", "bits": 4, "group_size": _GROUP, "desc_act": False, "sym": True}
 _AWQ: Final = {"quant_method": "awq", "bits": 4, "group_size": _GROUP, "zero_point": True, "version": "gemm"}
 
@@ -78,6 +86,22 @@ def quantise_to_int4(plain: Path, quantised: Path, meant: Path) -> None:
         return stored, found.meaning
 
     _write(plain, quantised, meant, _INT4, quantise)
+
+
+def quantise_to_nvfp4(plain: Path, quantised: Path, meant: Path) -> None:
+    """Write a checkpoint anew, its weights in NVFP4 packed by compressed-tensors; see quantise_to_int8."""
+    scheme = QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(**_FP4_WEIGHTS))
+
+    def quantise(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        most = weight.float().reshape(len(weight), -1, 16).abs().amax(2)
+        # Rounded first: what is stored says what the levels mean.
+        scale = (most / _MOST_FP4 * _DIVISOR).to(torch.float8_e4m3fn).float()
+        plain = {"weight": weight.float(), "weight_scale": scale, "weight_global_scale": _DIVISOR.clone()}
+        stored = NVFP4PackedCompressor.compress(plain, scheme)
+        meaning: Tensor = NVFP4PackedCompressor.decompress(dict(stored), scheme)["weight"]
+        return dict(stored), meaning
+
+    _write(plain, quantised, meant, _NVFP4, quantise)
 
 
 def quantise_to_gptq(plain: Path, quantised: Path, meant: Path) -> None:

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 import torch
 from families import FAMILIES, STEP_LAYERS, build_family, write_step
-from quantised_checkpoints import quantise_to_awq, quantise_to_gptq, quantise_to_int4, quantise_to_int8
+from quantised_checkpoints import (
+    quantise_to_awq,
+    quantise_to_gptq,
+    quantise_to_int4,
+    quantise_to_int8,
+    quantise_to_nvfp4,
+)
 from tolerances import ENGINE_TOLERANCES
 from zygote import Zygote
 
@@ -189,6 +195,14 @@ def test_a_quantised_cache(zygote: Zygote, tmp_path: Path) -> None:
         pytest.param("Qwen3-MoE", {"quantization": "fp8"}, id="experts in FP8"),
         pytest.param("Llama", {"kv_cache_dtype": "fp8"}, id="FP8 cache"),
         pytest.param("Llama", {"async_scheduling": False}, id="no asynchronous scheduling"),
+        pytest.param("Llama", {"attention_backend": "FLASHINFER"}, id="FlashInfer"),
+        pytest.param("DeepSeek-V3", {"attention_backend": "TRITON_MLA"}, id="latent attention by Triton"),
+        pytest.param("DeepSeek-V3", {"attention_backend": "FLASHMLA"}, id="latent attention by FlashMLA"),
+        pytest.param(
+            "Llama",
+            {"enforce_eager": False, "compilation_config": {"cudagraph_mode": "FULL"}},
+            id="full CUDA graphs",
+        ),
     ],
 )
 def test_on_a_gpu(zygote: Zygote, name: str, arguments: dict[str, Any], tmp_path: Path) -> None:
@@ -210,6 +224,21 @@ def test_weights_and_activations_in_int8(zygote: Zygote, tmp_path: Path) -> None
     check_with_transformers(found, meant, "bfloat16", ENGINE_TOLERANCES["bfloat16", "INT8"])
 
 
+def check_weights_in_4_bits(
+    zygote: Zygote, quantise: Callable[[Path, Path, Path], None], method: str, directory: Path
+) -> None:
+    """That weights in 4 bits count as what they mean, activations in bf16."""
+    plain = build_family("Llama", directory / "plain", torch.bfloat16)
+    quantised, meant = directory / "quantised", directory / "meant"
+    quantise(plain, quantised, meant)
+    # By default vLLM rounds activations to 8 bits too, on processors with AMX.
+    found = zygote.run(quantised, {**ARGUMENTS, "dtype": "bfloat16"}, REQUEST, VLLM_CPU_INT4_W4A8="0")
+    check_itself(found, layers=4)
+    check_independence(found)
+    assert found["numerics"]["quantization"] == method
+    check_with_transformers(found, meant, "bfloat16", ENGINE_TOLERANCES["bfloat16", "4 bits"])
+
+
 @pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() == "AVX2",
     reason="vLLM's kernels for 4-bit weights on a CPU need AVX-512",
@@ -225,12 +254,29 @@ def test_weights_and_activations_in_int8(zygote: Zygote, tmp_path: Path) -> None
 def test_weights_in_4_bits(
     zygote: Zygote, quantise: Callable[[Path, Path, Path], None], method: str, tmp_path: Path
 ) -> None:
-    plain = build_family("Llama", tmp_path / "plain", torch.bfloat16)
-    quantised, meant = tmp_path / "quantised", tmp_path / "meant"
-    quantise(plain, quantised, meant)
-    # By default vLLM rounds activations to 8 bits too, on processors with AMX.
-    found = zygote.run(quantised, {**ARGUMENTS, "dtype": "bfloat16"}, REQUEST, VLLM_CPU_INT4_W4A8="0")
+    check_weights_in_4_bits(zygote, quantise, method, tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("quantise", "method"),
+    [
+        pytest.param(quantise_to_awq, "auto_awq", id="AWQ"),
+        pytest.param(quantise_to_gptq, "auto_gptq", id="GPTQ"),
+        pytest.param(quantise_to_nvfp4, "compressed-tensors", id="NVFP4"),
+    ],
+)
+def test_weights_in_4_bits_on_a_gpu(
+    zygote: Zygote, quantise: Callable[[Path, Path, Path], None], method: str, tmp_path: Path
+) -> None:
+    check_weights_in_4_bits(zygote, quantise, method, tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="expert parallelism needs two GPUs")
+def test_each_gpu_has_experts_of_its_own(zygote: Zygote, tmp_path: Path) -> None:
+    model = build_family("Qwen3-MoE", tmp_path / "model", torch.bfloat16)
+    arguments = {"dtype": "bfloat16", "tensor_parallel_size": 2, "enable_expert_parallel": True}
+    found = zygote.run(model, {**ARGUMENTS, **arguments}, REQUEST)
     check_itself(found, layers=4)
-    check_independence(found)
-    assert found["numerics"]["quantization"] == method
-    check_with_transformers(found, meant, "bfloat16", ENGINE_TOLERANCES["bfloat16", "4 bits"])
+    check_with_transformers(found, model, "bfloat16", ENGINE_TOLERANCES["bfloat16", "two ranks"])
