@@ -22,7 +22,7 @@ _GROUP: Final = 64
 
 _MOST_FP4: Final = 6
 _DIVISOR: Final = torch.tensor([448.0 * _MOST_FP4])
-"""Of all scales in FP8, up to 448 for weights up to 1; one for all matrices, since vLLM joins some of them."""
+"""Of all scales in FP8, up to 448 for weights up to 1; one for all, since vLLM joins matrices."""
 
 _IN_ORDER: Final = (0, 1, 2, 3, 4, 5, 6, 7)
 _AWQ_ORDER: Final = (0, 2, 4, 6, 1, 3, 5, 7)
