@@ -15,12 +15,17 @@ FAST_TESTS := tests/poc/core tests/poc/offline tests/poc/outbox tests/poc/protoc
 	$(addprefix server/http/test_,documented_requests plugin plugin_outbox real_server smuggling))
 EXPERIMENTS := law streams honest_noise thresholds detection shortcuts forging grinding caching resistance games
 
-.PHONY: help setup programs pictures demo test test-fast test-all test-next check bench gpu gpu-parts soundness clean
+.PHONY: help setup programs pictures demo test test-fast test-all test-next check docs bench gpu gpu-parts soundness clean
+
+##@ Begin
 
 help: ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@sed -nE 's/^##@ (.*)/\n\1/p; s/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
-setup: $(STAMP) ## Make .venv with vLLM for CPU and Hallmark in editable mode
+demo: setup ## Prove a trained model on real servers, and catch nine cheaters
+	$(BIN)/hallmark demo
+
+setup: $(STAMP) ## Make .venv with vLLM for CPUs and Hallmark in editable mode
 
 # torch comes first and with its own dependencies (a CUDA build brings its libraries, a CPU build none);
 # all else is exactly the pinned list.
@@ -31,24 +36,23 @@ $(STAMP): requirements/cpu.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: setup ## A trained model on real servers: it chats, proves itself, and cheaters are caught
-	$(BIN)/hallmark demo
-
-programs: setup ## Find the programs that tests run beside Python's, or fetch them: a browser, Prometheus, systemd's
+programs: setup ## Fetch what tests run: Chromium, Prometheus, PostgreSQL, systemd
 	$(BIN)/python -P tools/install_browser.py
 	$(BIN)/python -P tools/debian_programs.py
+
+clean: ## Remove what the targets made
+	rm -rf $(VENV) .check .cache build dist site *.egg-info
+
+##@ Test
+
+# What starts no server, no kernel's interpreter and no vLLM: for the loop of an editor.
+test-fast: setup ## What needs no server: protocol, outbox, rounds, routes, verdicts
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu and not server" --numprocesses 2 $(FAST_TESTS)
 
 # Real servers take both cores; all other tests share them among two processes of one thread each.
 test: programs ## The tests that CI runs (20 to 55 minutes on 2 cores)
 	$(PYTEST) -m "not slow and not gpu" tests/e2e
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu" --numprocesses 2 --dist loadgroup --ignore tests/e2e
-
-pictures: programs ## Take the pictures of the live pages in docs/figures anew, by their test
-	HALLMARK_PICTURES=docs/figures $(PYTEST) tests/e2e/test_page.py
-
-# What starts no server, no kernel's interpreter and no vLLM: for the loop of an editor.
-test-fast: setup ## The tests of the protocol, the outbox, rounds, routes and verdicts, without any server
-	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu and not server" --numprocesses 2 $(FAST_TESTS)
 
 test-all: programs ## Every test, the slow and the GPU ones included
 	$(PYTEST) --hypothesis-profile=exploring
@@ -61,6 +65,16 @@ $(OVERLAY)/.made: tools/vllm_overlay.py tools/_release.py requirements/next.txt 
 	$(BIN)/python tools/vllm_overlay.py $(VERSION) $(OVERLAY)
 	@touch $@
 
+# Nothing is installed and nothing fetched: PYTHON has PyTorch with CUDA, Triton, transformers, SciPy and pytest
+# with hypothesis, and vLLM or not. bench/gpu/run.py says what the environment may set.
+gpu: ## Correctness, times, honest noise on a GPU: make gpu PYTHON=python3
+	$(PYTHON) -P bench/gpu/run.py
+
+gpu-parts: setup ## Fetch what make gpu measures noise on, to be carried to a GPU
+	$(BIN)/python -P bench/gpu/_smollm2.py split
+
+##@ Check and document
+
 # mypy finds hallmark.* by folders: links give the sources those names.
 check: setup ## Lint, format, the direction of imports, types
 	$(BIN)/ruff check .
@@ -71,7 +85,17 @@ check: setup ## Lint, format, the direction of imports, types
 	MYPYPATH=$(TYPED_FOLDERS) $(BIN)/mypy -p hallmark.kernels -p hallmark.poc -p hallmark.server
 	MYPYPATH=$(TYPED_FOLDERS) $(BIN)/mypy bench tools tests
 
-bench: programs ## Every bench on this machine's CPU, small sizes (40 minutes on 2 cores)
+# Nothing is fetched.
+docs: setup ## Build the documentation into site/, and report sentence lengths
+	$(BIN)/mkdocs build --strict
+	$(BIN)/python -P tools/sentences.py
+
+pictures: programs ## Take the pictures of the live pages in docs/figures anew
+	HALLMARK_PICTURES=docs/figures $(PYTEST) tests/e2e/test_page.py
+
+##@ Measure
+
+bench: programs ## Every bench on this CPU, small sizes (40 minutes on 2 cores)
 	$(BIN)/python -P bench/draw.py
 	$(BIN)/python -P bench/numerics.py
 	$(BIN)/python -P bench/predict.py
@@ -90,17 +114,6 @@ bench: programs ## Every bench on this machine's CPU, small sizes (40 minutes on
 	$(BIN)/python -P bench/verification_queue.py
 	$(BIN)/python -P bench/report.py
 
-soundness: setup ## Every experiment of docs/soundness/ (73 minutes on 2 cores that have no bfloat16)
+soundness: setup ## Every experiment of docs/soundness/ (73 minutes on 2 slow cores)
 	for experiment in $(EXPERIMENTS); do $(BIN)/python -P bench/soundness/experiments/$$experiment.py || exit 1; done
 	$(BIN)/python -P bench/report.py
-
-# Nothing is installed and nothing fetched: PYTHON has PyTorch with CUDA, Triton, transformers, SciPy and pytest
-# with hypothesis, and vLLM or not. bench/gpu/run.py says what the environment may set.
-gpu: ## Correctness, times and honest noise on one GPU: make gpu PYTHON=python3
-	$(PYTHON) -P bench/gpu/run.py
-
-gpu-parts: setup ## Fetch the trained model that make gpu measures noise on, and what reads it, to be carried
-	$(BIN)/python -P bench/gpu/_smollm2.py split
-
-clean: ## Remove what the targets made
-	rm -rf $(VENV) .check .cache build dist *.egg-info

@@ -57,12 +57,12 @@ class Received:
 
 
 def lost(received: Received, shown: StatusHistory) -> list[int]:
-    """Nonces that were shown as found and did not arrive."""
+    """Return nonces that were shown as found and did not arrive."""
     return sorted(shown.distances.keys() - received.distances.keys())
 
 
 def problems(received: Received, shown: StatusHistory, request: Mapping[str, Any], queued: int) -> list[str]:
-    """What is not as it should be with what arrived; empty where all is.
+    """Return what is not as it should be with what arrived; empty where all is.
 
     Args:
         received: What arrived.
@@ -113,7 +113,7 @@ def _wrong_counts(received: Received, shown: StatusHistory, request: Mapping[str
 
 
 def differing(received: Received, request: Mapping[str, Any], validator: PoCClient) -> int:
-    """How many nonces of the covered walk another server computes otherwise than was reported.
+    """Return how many nonces of the covered walk another server computes otherwise than was reported.
 
     That is a distance with another bit, or one that counts and was not reported.
     """

@@ -9,7 +9,7 @@ _PRODUCT_SIZE = {"cuda": 8192, "cpu": 1024}
 
 
 def measured_ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """Bytes a second of a copy, read and written, and FLOP a second of a matrix product."""
+    """Return bytes a second of a copy, read and written, and FLOP a second of a matrix product."""
     source = torch.empty(_COPY_BYTES[device.type], dtype=torch.uint8, device=device)
     source.random_()
     copy = torch.empty_like(source)

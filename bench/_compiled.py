@@ -79,7 +79,7 @@ def round_launches(
     seq_len: int = 256,
     numbers: int = 16,
 ) -> dict[str, Launch]:
-    """Every launch that a batch may have and the draw of a projection, on tensors never touched.
+    """Return every launch that a batch may have and the draw of a projection, on tensors never touched.
 
     A batch of tokens on one rank has `embed_project`, on several `embed_project of a shard`; one of normal
     inputs or of a model with an embedding function of its own `project_residual`. Where the model's own final
@@ -221,12 +221,12 @@ def _amd_instructions(assembly: str) -> Iterator[str]:
 
 
 def count(instructions: tuple[str, ...], *prefixes: str) -> int:
-    """How many instructions begin with one of the prefixes."""
+    """Return how many instructions begin with one of the prefixes."""
     return sum(instruction.startswith(prefixes) for instruction in instructions)
 
 
 def describe(compiled: Compiled) -> dict[str, Any]:
-    """The numbers of a compiled kernel."""
+    """Return the numbers of a compiled kernel."""
     return {
         "kernel": compiled.name,
         "registers": compiled.registers,

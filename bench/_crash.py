@@ -326,7 +326,7 @@ class Victim:
         return [*kills, last]
 
     def _processes(self) -> tuple[psutil.Process, psutil.Process | None]:
-        """The API server, and its engine where there is one yet."""
+        """Return the API server, and its engine where there is one yet."""
         serve = psutil.Process(self.process.pid)
         until = time.monotonic() + _START_SECONDS
         while not (children := serve.children()):

@@ -113,7 +113,7 @@ def _deliver(load: Load, urls: Sequence[str], begin: float, end: float, number: 
 
 
 def _another(body: bytes, prover: Prover, chance: random.Random) -> tuple[bytes, str]:
-    """The same batch of another prover for another block, and its id."""
+    """Return the same batch of another prover for another block, and its id."""
     config = prover.round.config
     block, key = f"{chance.getrandbits(256):064x}", f"02{chance.randrange(_PROVERS):064x}"
     body = body.replace(config.block_hash.encode(), block.encode(), 1)

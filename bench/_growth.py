@@ -27,7 +27,7 @@ class Rate(NamedTuple):
 
 
 def rate(growths: Sequence[float], hours: Sequence[float]) -> Rate:
-    """The mean growth an hour.
+    """Return the mean growth an hour.
 
     Args:
         growths: Of each window.
@@ -39,7 +39,7 @@ def rate(growths: Sequence[float], hours: Sequence[float]) -> Rate:
 
 
 def shares(growths: Sequence[float], counts: Mapping[str, Sequence[float]]) -> dict[str, Rate]:
-    """What each of several causes adds to a growth, by least squares.
+    """Return what each of several causes adds to a growth, by least squares.
 
     Args:
         growths: Of each window.
@@ -67,7 +67,7 @@ def shares(growths: Sequence[float], counts: Mapping[str, Sequence[float]]) -> d
 
 
 def has_grown(counts: Sequence[int]) -> bool:
-    """Whether counts at the ends of windows rise: all late ones are clearly above all early ones."""
+    """Return whether counts at the ends of windows rise: all late ones are clearly above all early ones."""
     third = max(1, len(counts) // 3)
     return min(counts[-third:]) > max(counts[:third]) + _SPARE
 

@@ -37,7 +37,7 @@ def counted(outbox: Path) -> tuple[int, int]:
 
 
 def ever_queued(outbox: Path) -> int:
-    """How many callbacks have ever been in an outbox."""
+    """Return how many callbacks have ever been in an outbox."""
     with closing(_reading(outbox)) as database:
         row = database.execute("SELECT seq FROM sqlite_sequence WHERE name = 'deliveries'").fetchone()
     return 0 if row is None else int(row[0])

@@ -24,15 +24,18 @@ class ModelShape:
 
     @classmethod
     def of(cls, config: Any) -> Self:
-        """The shape of a transformers model, whose layers are as Qwen3's, by its configuration."""
+        """Return the shape of a transformers model, whose layers are as Qwen3's, by its configuration."""
         return cls(**{field.name: int(getattr(config, field.name)) for field in fields(cls)})
 
     def cut(self, layers: int | None) -> Self:
-        """The same shape with fewer layers; all of them for None."""
+        """Return the same shape with fewer layers; all of them for None."""
         return self if layers is None else replace(self, num_hidden_layers=layers)
 
     def config(self) -> Qwen3Config:
-        """What transformers builds a model from; the vocabulary is small, but enough for rounds of tokens."""
+        """Return what transformers builds a model from.
+
+        The vocabulary is small, but enough for rounds of tokens.
+        """
         return Qwen3Config(**asdict(self), vocab_size=small.VOCABULARY_SIZE, max_position_embeddings=4096)
 
     @property

@@ -47,7 +47,7 @@ class Cost:
     nonce: float
 
     def of(self, n_nonces: float) -> float:
-        """Seconds of a batch of so many nonces."""
+        """Return seconds of a batch of so many nonces."""
         return self.batch + self.nonce * n_nonces
 
 
@@ -238,14 +238,14 @@ class Ran:
     step: float = 0.05
 
     def lag(self, share: float) -> float | None:
-        """Seconds from a batch's merge until it is stored, which a share of those stored keeps."""
+        """Return seconds from a batch's merge until it is stored, which a share of those stored keeps."""
         total = int(self.lags.sum())
         if not total:
             return None
         return round(float(np.searchsorted(np.cumsum(self.lags), share * total)) * self.step, 2)
 
     def as_row(self) -> Mapping[str, Any]:
-        """What a results file has of it."""
+        """Return what a results file has of it."""
         return {
             "batches made": self.made,
             "batches stored": self.stored,
@@ -505,7 +505,7 @@ class _Simulation:
         ran.busy["verifiers"] += seconds
 
     def _is_generating(self, now: float) -> bool:
-        """Whether more samples of this round may come soon: verifiers wait to fill a batch."""
+        """Return whether more samples of this round may come soon: verifiers wait to fill a batch."""
         return now < self.ran.seconds + self._network.start_spread + 2 * self._network.interval
 
     def _note_outages(self, now: float) -> None:

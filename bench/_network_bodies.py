@@ -38,7 +38,7 @@ _NUMERICS: Final[Numerics] = {
 
 
 def round_of(public_key: str, node_id: int, nodes: int, *, valid_rate: float = 1.0, block: int = 0) -> Round:
-    """A node's round of a model as wide as an 8B one.
+    """Return a node's round of a model as wide as an 8B one.
 
     Args:
         public_key: The node's.
@@ -91,7 +91,9 @@ class Prover:
         self._template = generated_template(round_, _NUMERICS)
 
     def delivery(self, n_nonces: int, *, has_vectors: bool = True) -> bytes:
-        """The next body of `/generated` with so many nonces, in as many spans as the engine would compute.
+        """Return the next body of `/generated` with so many nonces.
+
+        In as many spans as the engine would compute.
 
         Args:
             n_nonces: How many count; about 1/`valid_rate` times as many are walked.
@@ -105,7 +107,7 @@ class Prover:
         return compact_json(fields)
 
     def verdict(self, n_nonces: int, n_sampled: int | None = None, noise: float = 0.02) -> bytes:
-        """The body of `/validated` of a batch.
+        """Return the body of `/validated` of a batch.
 
         Args:
             n_nonces: Of the batch.
@@ -164,11 +166,11 @@ class BodySizes:
         return cls(few[1] - few[0] * each, each)
 
     def of(self, n_nonces: float) -> float:
-        """Bytes of a body with so many nonces."""
+        """Return bytes of a body with so many nonces."""
         return self.fixed + self.each * n_nonces
 
     def most(self, limit: int) -> int:
-        """How many nonces a body of at most so many bytes has, in whole batches of the engine."""
+        """Return how many nonces a body of at most so many bytes has, in whole batches of the engine."""
         return int((limit - self.fixed) / self.each) // FORWARD * FORWARD
 
 

@@ -19,7 +19,7 @@ _OVERHEAD = (
 
 
 def _version_of_runner(module: str) -> str:
-    """The version of vLLM's model runner that a module has."""
+    """Return the version of vLLM's model runner that a module has."""
     return "2" if module == "vllm.v1.worker.gpu.model_runner" else "1"
 
 

@@ -70,7 +70,7 @@ class Kept:
 
 
 def receiver(number: int, database: str, folder: Path) -> Kept:
-    """A receiver on a port of its own; it does not run yet."""
+    """Return a receiver on a port of its own; it does not run yet."""
     port = free_port()
     command = (*_HALLMARK, "receiver", "--no-page", "--port", str(port), "--database", database)
     log = folder / f"receiver-{number}.log"
@@ -78,7 +78,7 @@ def receiver(number: int, database: str, folder: Path) -> Kept:
 
 
 def worker(number: int, database: str, model: Path, folder: Path, lease: float) -> Kept:
-    """A worker; it does not run yet."""
+    """Return a worker; it does not run yet."""
     return Kept(
         f"worker-{number}",
         lambda called: worker_command(called, database, model, lease),
@@ -87,7 +87,7 @@ def worker(number: int, database: str, model: Path, folder: Path, lease: float) 
 
 
 def worker_command(name: str, database: str, model: Path, lease: float, *more: str) -> list[str]:
-    """The command of a worker."""
+    """Return the command of a worker."""
     return [
         *(*_HALLMARK, "worker", "--database", database, "--model", str(model), "--device", "cpu"),
         *("--dtype", fast_dtype(), "--lease", str(lease), "--name", name, *more),

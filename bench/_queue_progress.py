@@ -61,7 +61,7 @@ class Progress:
             self._made[target] += 1
 
     def may_deliver(self) -> bool:
-        """Whether another batch may be begun; it is counted where it may."""
+        """Return whether another batch may be begun; it is counted where it may."""
         with self._lock:
             planned = sum(self._kills.values())
             killed = self._made.total() / planned if planned else 1.0
@@ -70,7 +70,7 @@ class Progress:
             return may
 
     def may_kill(self, target: Target) -> bool:
-        """Whether it is time for another kill."""
+        """Return whether it is time for another kill."""
         with self._lock:
             return (
                 self._made[target] / self._kills[target] <= self._acknowledged / self._batches + self._ahead

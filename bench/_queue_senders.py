@@ -59,12 +59,12 @@ class Senders(Part):
         self._answered: set[str] = set()
 
     def is_posting_to(self, url: str) -> bool:
-        """Whether a post is under way to a receiver that has answered since it was started."""
+        """Return whether a post is under way to a receiver that has answered since it was started."""
         with self._lock:
             return url in self._answered and self._under_way[url] > 0
 
     def has_answered(self, url: str) -> bool:
-        """Whether a receiver has answered since it was started."""
+        """Return whether a receiver has answered since it was started."""
         with self._lock:
             return url in self._answered
 

@@ -21,7 +21,7 @@ Row = Mapping[str, Any]
 
 
 def machine() -> dict[str, Any]:
-    """The processor and, where there is one, the GPU that the bench runs on."""
+    """Return the processor and, where there is one, the GPU that the bench runs on."""
     described: dict[str, Any] = {
         "cpu": _cpu_line("model name") or platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
@@ -41,12 +41,15 @@ def machine() -> dict[str, Any]:
 
 
 def device() -> torch.device:
-    """Where the benches that run on both run here."""
+    """Return where the benches that run on both run here."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def target() -> str:
-    """What kind of machine this is, for the name of a results file: `cpu`, or the GPU's, e.g. `h200`."""
+    """Return what kind of machine this is, for the name of a results file.
+
+    `cpu`, or the GPU's, e.g. `h200`.
+    """
     if not torch.cuda.is_available():
         return "cpu"
     words = re.findall(r"[a-z0-9]+", torch.cuda.get_device_name().lower())
@@ -92,7 +95,7 @@ def seconds_side_by_side(
 
 
 def median_seconds(contenders: Mapping[str, Callable[[], object]], *, repeats: int = 7) -> dict[str, float]:
-    """The median time of each contender, all measured in this process.
+    """Return the median time of each contender, all measured in this process.
 
     On a GPU by Triton's `do_bench`, which times with events and empties the L2 cache before each run: for
     work that takes longer than the host needs to launch it. On a CPU by turns.
@@ -188,7 +191,7 @@ def _driver_version() -> str:
 
 
 def _bf16_instructions() -> str:
-    """The instructions that multiply bf16 numbers, as Linux calls them."""
+    """Return the instructions that multiply bf16 numbers, as Linux calls them."""
     flags = _cpu_line("flags").split()
     return " ".join(flag for flag in ("avx512_bf16", "amx_bf16") if flag in flags) or "none"
 

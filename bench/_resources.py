@@ -61,7 +61,7 @@ class Sampler(Background):
         self._every = every
 
     def between(self, begin: float, end: float) -> dict[str, list[Resources]]:
-        """The samples from one moment to another, by process."""
+        """Return the samples from one moment to another, by process."""
         return {
             name: [sample for sample in samples if begin <= sample.seconds <= end]
             for name, samples in self.samples.items()
@@ -74,7 +74,7 @@ class Sampler(Background):
 
 
 def processes_of(pid: int) -> dict[str, int]:
-    """The processes of a `hallmark serve`, by what they are; ranks are numbered."""
+    """Return the processes of a `hallmark serve`, by what they are; ranks are numbered."""
     command = psutil.Process(pid)
     found = {"hallmark serve": pid, "API server": command.children()[0].pid}
     workers = 0
@@ -89,6 +89,6 @@ def processes_of(pid: int) -> dict[str, int]:
 
 
 def _bytes(path: Path) -> dict[str, int]:
-    """The fields of a file of /proc that are in kB."""
+    """Return the fields of a file of /proc that are in kB."""
     fields = (line.split() for line in path.read_text(encoding="ascii").splitlines()[1:])
     return {name.rstrip(":"): int(number) * 1024 for name, number, *_ in fields}

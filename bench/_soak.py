@@ -86,7 +86,7 @@ class Chats:
                     over.wait(_REFUSED_SECONDS)
 
     def _stream(self, http: httpx.Client, content: str) -> bool:
-        """Whether the chat was answered, and not refused."""
+        """Return whether the chat was answered, and not refused."""
         body = {
             **{"model": self._model, "messages": [{"role": "user", "content": content}], "stream": True},
             **{"max_tokens": TOKENS, "temperature": 0, "ignore_eos": True},
@@ -202,7 +202,7 @@ class Rounds:
             time.sleep(_POLL_SECONDS)
 
     def _wait_until_delivered(self) -> dict[str, Any]:
-        """The status once the engine holds nothing and the outbox is empty."""
+        """Return the status once the engine holds nothing and the outbox is empty."""
 
         def is_over(status: Mapping[str, Any]) -> bool:
             callbacks = status["callbacks"]
@@ -239,13 +239,13 @@ def _identity(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _part(request: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any]:
-    """The first nonces of a delivered batch, as a batch to judge."""
+    """Return the first nonces of a delivered batch, as a batch to judge."""
     per_nonce = {key: body[key][:_NONCES] for key in ("nonces", "dist", "vectors")}
     return {**_identity(request), **per_nonce, "encoding": body["encoding"], "round": body["round"]}
 
 
 def _forged(batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The same claims for nonces that they are not of."""
+    """Return the same claims for nonces that they are not of."""
     return {**batch, "dist": _turned(batch["dist"]), "vectors": _turned(batch["vectors"])}
 
 

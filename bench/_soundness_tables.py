@@ -15,7 +15,7 @@ def significant(digits: int) -> Callable[[Any], str]:
 
 
 def _of_one_gpu_or_cpu(row: Row) -> bool:
-    """Whether a pair, read as a round is, has vLLM on a GPU or the two implementations on one CPU."""
+    """Return whether a pair, read as a round is, has vLLM on a GPU or the two implementations on one CPU."""
     pair = {row["one"], row["other"]}
     with_gpu = any(way.endswith(" vllm-FLASH_ATTN") for way in pair)
     in_fp32 = any(way.endswith(" transformers-fp32") for way in pair)
@@ -292,12 +292,15 @@ _SMOLLM2: Final = "SmolLM2-135M-Instruct"
 
 
 def _is_of_smollm2(row: Row, key: str, *shown: str) -> bool:
-    """Whether a row is SmolLM2's, of the shorter nonces where it says so, and one of those that are shown."""
+    """Return whether a row is SmolLM2's.
+
+    Of the shorter nonces where it says so, and one of those that are shown.
+    """
     return row["model"] == _SMOLLM2 and row.get("rows", 64) == 64 and row[key] in shown
 
 
 def _attack(words: str, page: str, bench: str, key: str, shown: str, saving: str, of: str = "work") -> Line:
-    """A line of the table of attacks: a row of SmolLM2's in an experiment.
+    """Return a line of the table of attacks: a row of SmolLM2's in an experiment.
 
     Args:
         words: The attack.
@@ -364,7 +367,7 @@ ATTACKS: Final = Summary(
 
 
 def _hidden(words: str, shortcut: str, model: str = _SMOLLM2) -> Line:
-    """A line on what hides: the share of a forward's work, where a shortcut is spread thinly."""
+    """Return a line on what hides: the share of a forward's work, where a shortcut is spread thinly."""
     return Line(
         words,
         "soundness_shortcuts",
@@ -387,7 +390,7 @@ HIDDEN: Final = Summary(
 )
 
 SOUNDNESS: Final[dict[str, dict[str, Table | Summary]]] = {
-    "README": {"attacks": ATTACKS, "hidden": HIDDEN},
+    "README": {"attacks": ATTACKS},
     "law": {"law": replace(LAW, where=lambda row: (row["projection"], row["width"]) == ("on", 576))},
     "streams": {"streams": STREAMS},
     "honest-noise": {
@@ -439,7 +442,8 @@ SOUNDNESS: Final[dict[str, dict[str, Table | Summary]]] = {
                 "the last MLP left out",
                 "attention to a quarter of the keys and the first",
             ),
-        )
+        ),
+        "hidden": HIDDEN,
     },
     "forging": {
         "forging": replace(

@@ -16,12 +16,12 @@ def number(digits: int) -> Callable[[Any], str]:
 
 
 def percent(digits: int) -> Callable[[Any], str]:
-    """A share in percent, with so many digits after the point."""
+    """Return a share in percent, with so many digits after the point."""
     return lambda value: f"{value:.{digits}%}"
 
 
 def mebibytes(value: Any) -> str:
-    """Bytes as MiB."""
+    """Return bytes as MiB."""
     return f"{value / 2**20:,.1f}"
 
 

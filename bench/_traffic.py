@@ -36,11 +36,11 @@ class Batches:
         self.slices = 0
 
     def whole(self, keys: Sequence[Key]) -> Numbers:
-        """The numbers of a batch that is computed in one go."""
+        """Return the numbers of a batch that is computed in one go."""
         return self._numbers(self._call("poc_start", [list(keys)], None))
 
     def sliced(self, keys: Sequence[Key], most_layers: int = 3) -> Numbers:
-        """The numbers of a batch that stands still after every few layers."""
+        """Return the numbers of a batch that stands still after every few layers."""
         done = self._call("poc_start", [list(keys)], self._chance.randint(1, most_layers))
         while done["batches"] is None:
             self.slices += 1
@@ -61,7 +61,7 @@ class Batches:
         return numbers
 
     def _call(self, method: str, *arguments: Any) -> dict[str, Any]:
-        """The payload, which is the same on every rank but for the times."""
+        """Return the payload, which is the same on every rank but for the times."""
         self._sequence += 1
         body = {"method": method, "args": [self._sequence, *arguments]}
         response = self._http.post("/collective_rpc", json=body)
@@ -186,7 +186,7 @@ def some_prompts(count: int, seed: int) -> list[str]:
 
 
 def metric(http: httpx.Client, name: str) -> float:
-    """The sum of a metric's samples on the server's `/metrics`."""
+    """Return the sum of a metric's samples on the server's `/metrics`."""
     lines = http.get("/metrics").raise_for_status().text.splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
 

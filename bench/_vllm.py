@@ -21,7 +21,7 @@ ENVIRONMENT = {
 
 
 def vllm_is_installed() -> bool:
-    """Whether there is a vLLM to measure."""
+    """Return whether there is a vLLM to measure."""
     return find_spec("vllm") is not None
 
 
@@ -35,11 +35,11 @@ class Engine:
         self.warm: dict[str, Any] = self.poc("poc_warm_up")
 
     def call(self, method: str, *arguments: object) -> Any:
-        """The first rank's answer to one of the bench worker's methods."""
+        """Return the first rank's answer to one of the bench worker's methods."""
         return self.llm.collective_rpc(method, args=arguments)[0]
 
     def poc(self, method: str, *arguments: object) -> Any:
-        """What one of PoC's worker methods gives.
+        """Return what one of PoC's worker methods gives.
 
         Raises:
             RuntimeError: It failed.

@@ -81,7 +81,7 @@ class Watch:
         self._thread.join()
 
     def rate(self, begin: float, end: float) -> float:
-        """Nonces a second between two times of `time.perf_counter`, from one change to another."""
+        """Return nonces a second between two times of `time.perf_counter`, from one change to another."""
         changes = [change for change in self._changes if begin <= change[0] <= end]
         if len(changes) < 2:
             raise RuntimeError("too short a measurement: no two batches were computed in it")
@@ -97,14 +97,14 @@ class Watch:
 
 
 def validation_job(public_key: str, nonces: range) -> dict[str, Any]:
-    """A batch for the round, with claims that are beside the point."""
+    """Return a batch for the round, with claims that are beside the point."""
     round_ = {"block_hash": "bench", "block_height": 1, "public_key": public_key, "node_id": 0}
     return {**round_, "nonces": list(nonces), "dist": [1.0] * len(nonces)}
 
 
 @contextmanager
 def validating(server: Server, *, fill: bool = True) -> Iterator[None]:
-    """A new round in VALIDATING, with more batches queued than it gets through if `fill` is set."""
+    """Yield a new round in VALIDATING, with more batches queued than it gets through if `fill` is set."""
     request = {"block_hash": "bench", "block_height": 1, "public_key": "key"}
     server.poc.post("/init/validate", {**request, "batch_size": BATCH_SIZE, "seq_len": SEQ_LEN})
     if fill:
@@ -146,7 +146,7 @@ def serve(server: Server, concurrency: int) -> dict[str, Any]:
 
 
 def measure(server: Server, concurrency: int) -> dict[str, Any]:
-    """One row: chat before, beside and after a validation, and validation beside it."""
+    """Return one row: chat before, beside and after a validation, and validation beside it."""
     with Watch(server.poc.url) as watch:
         before = serve(server, concurrency)
         with validating(server):
@@ -176,13 +176,13 @@ def measure(server: Server, concurrency: int) -> dict[str, Any]:
 
 
 def percentiles(runs: Sequence[Mapping[str, Any]], metric: str) -> list[float]:
-    """The 50th and the 99th percentile of a latency in milliseconds, each the mean of the runs'."""
+    """Return the 50th and the 99th percentile of a latency in milliseconds, each the mean of the runs'."""
     means = [statistics.mean(float(run[f"p{each}_{metric}_ms"]) for run in runs) for each in (50, 99)]
     return [round(mean, 2) for mean in means]
 
 
 def rate_alone(server: Server) -> float:
-    """Nonces a second of a validation without chat."""
+    """Return nonces a second of a validation without chat."""
     with Watch(server.poc.url) as watch, validating(server):
         begun = time.perf_counter()
         time.sleep(ALONE_SECONDS)
@@ -190,7 +190,7 @@ def rate_alone(server: Server) -> float:
 
 
 def complete(server: Server) -> list[list[int]]:
-    """The tokens of greedy completions, one at a time."""
+    """Return the tokens of greedy completions, one at a time."""
     completions = []
     for number in range(COMPLETIONS):
         body = {"model": str(server.model), "prompt": f"{number} proofs", "max_tokens": OUTPUT_TOKENS}
@@ -202,7 +202,7 @@ def complete(server: Server) -> list[list[int]]:
 
 
 def identities(server: Server) -> dict[str, Any]:
-    """Whether load changes distances, and whether validation changes greedy completions."""
+    """Return whether load changes distances, and whether validation changes greedy completions."""
     sample = validation_job("sample", SAMPLE)
     idle_completions = complete(server)
     loaded_completions: list[list[list[int]]] = []
@@ -227,7 +227,7 @@ def identities(server: Server) -> dict[str, Any]:
 
 
 def bench(shape: ModelShape, share: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """A row for each concurrency with a share of the engine, and what `identities` found."""
+    """Return a row for each concurrency with a share of the engine, and what `identities` found."""
     settings = {
         "batch_size": BATCH_SIZE,
         "seq_len": SEQ_LEN,

@@ -53,7 +53,7 @@ class Schedule:
         self._lock = threading.Lock()
 
     def next(self) -> tuple[Target, Moment, bool] | None:
-        """What to kill in the next start, when, and whether twice; None once there is none left."""
+        """Return what to kill in the next start, when, and whether twice; None once there is none left."""
         with self._lock:
             if self._left <= 0:
                 return None
@@ -91,7 +91,7 @@ def kill_again_and_again(victim: Victim, schedule: Schedule, seed: int) -> list[
 
 
 def summary(kills: Sequence[Kill]) -> list[dict[str, Any]]:
-    """A row for each target and moment."""
+    """Return a row for each target and moment."""
     rows = []
     for what in TARGETS:
         for moment in MOMENTS:

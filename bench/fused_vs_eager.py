@@ -51,23 +51,23 @@ def sizes() -> Iterator[tuple[int, int, int]]:
 
 
 def eager_matrix(seed: int, width: int) -> Tensor:
-    """The specification's projection."""
+    """Return the specification's projection."""
     generator = torch.Generator(DEVICE).manual_seed(seed)
     return torch.randn(width, width, generator=generator, dtype=DTYPE, device=DEVICE) * 0.01
 
 
 def eager_project(x: Tensor, p: Tensor) -> Tensor:
-    """The specification's `pre`, whose product is rounded before the residual is added."""
+    """Return the specification's `pre`, whose product is rounded before the residual is added."""
     return x + x @ p
 
 
 def eager_embed(table: Tensor, tokens: Tensor, p: Tensor) -> Tensor:
-    """The specification's inputs: looked up, then projected."""
+    """Return the specification's inputs: looked up, then projected."""
     return eager_project(functional.embedding(tokens, table), p)
 
 
 def eager_sums(hidden: Tensor, residual: Tensor, weight: Tensor, order: Tensor) -> Tensor:
-    """The model's norm of every row, then the signed sums of those that are read: [n, NUMBERS, D]."""
+    """Return the model's norm of every row, then the signed sums of those that are read: [n, NUMBERS, D]."""
     x = (hidden + residual).float()
     x = (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPSILON)).to(DTYPE) * weight
     nonces, read = order.shape
@@ -87,7 +87,7 @@ def eager_numbers(sums: Tensor, p: Tensor, targets: Tensor) -> Tensor:
 
 
 def eager_targets(seeds: list[int], width: int) -> Tensor:
-    """The specification's targets: a seeded generator for each nonce."""
+    """Return the specification's targets: a seeded generator for each nonce."""
     drawn = []
     for seed in seeds:
         generator = torch.Generator(DEVICE).manual_seed(seed)

@@ -116,7 +116,7 @@ def run(mode: str, count: int) -> dict[str, Any]:
 
 
 def compare_completions(url: str, batches: Batches, keys: Sequence[list[tuple[str, int]]]) -> dict[str, int]:
-    """How many completions differ, one at a time and at once, without batches beside them and with."""
+    """Return how many completions differ, one at a time and at once, without batches beside them and with."""
     prompts = some_prompts(PROMPTS, seed=2)
 
     def complete(at_once: int) -> list[str]:

@@ -86,7 +86,7 @@ class Costs:
 
 @cache
 def sample(numbers: int = 16, valid_rate: float = 1.0) -> int:
-    """How many nonces convict the cheat.
+    """Return how many nonces convict the cheat.
 
     Args:
         numbers: Of a nonce; 1 without vectors.
@@ -127,7 +127,7 @@ def network(
     has_vectors: bool = True,
     **more: Any,
 ) -> Network:
-    """A network in which each part has twice what it needs, where `more` does not say otherwise."""
+    """Return a network in which each part has twice what it needs, where `more` does not say otherwise."""
     made = Network(
         nodes=nodes,
         bodies=sizes("generated", has_vectors=has_vectors, valid_rate=valid_rate),
@@ -415,7 +415,7 @@ def plans(costs: Costs) -> Iterator[dict[str, Any]]:
 
 
 def stated_or_measured(arguments: argparse.Namespace) -> Costs:
-    """The costs that options state, else those of the newest results.
+    """Return the costs that options state, else those of the newest results.
 
     Raises:
         SystemExit: Neither is there.

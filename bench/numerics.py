@@ -40,7 +40,7 @@ VARIANTS: dict[str, tuple[str, int, dict[str, str]]] = {
 
 
 def numbers(directory: Path, dtype: str) -> list[list[float]]:
-    """Numbers of the first nonces, in batches of the round's shape."""
+    """Return numbers of the first nonces, in batches of the round's shape."""
     model = OfflineModel.load(directory, device="cpu", dtype=dtype)
     spec = Round.resolve(CONFIG, model.deployed("", CONFIG.batch_size * CONFIG.seq_len)).spec()
     tensors = RoundTensors(spec, model.torch_dtype, "cpu")

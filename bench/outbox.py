@@ -76,7 +76,7 @@ class Phase:
         self._row["file_mib"] = round(file_bytes(self._path) / _MEBIBYTE, 1)
 
     def row(self) -> dict[str, Any]:
-        """What was measured."""
+        """Return what was measured."""
         if self.commits:
             self._row["commit_ms"] = _percentiles(self.commits)
         self._row["stall_ms"] = [*_percentiles(self._stalls), round(max(self._stalls) * 1e3, 2)]
@@ -96,7 +96,7 @@ class Phase:
 
 
 def batch(number: int) -> dict[str, Any]:
-    """A merged batch of a node, as the server makes them."""
+    """Return a merged batch of a node, as the server makes them."""
     first = number * NONCES
     nonces = range(first, first + NONCES)
     return {
@@ -118,7 +118,7 @@ def batch(number: int) -> dict[str, Any]:
 
 
 async def bench(directory: Path, count: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The phases, and what concerns all of them."""
+    """Return the phases, and what concerns all of them."""
     path = directory / "outbox.db"
     settings = Settings(callback_backoff_base=0.1, callback_backoff_cap=1.0)
     receivers = [Receiver(directory, name) for name in ("first", "second")]
@@ -172,12 +172,12 @@ def check(receiver: Receiver, count: int) -> None:
 
 
 def resident() -> float:
-    """What this process holds of memory, in MiB."""
+    """Return what this process holds of memory, in MiB."""
     return round(float(psutil.Process().memory_info().rss) / _MEBIBYTE, 1)
 
 
 def file_bytes(path: Path) -> int:
-    """An outbox's file and its write-ahead log."""
+    """Return an outbox's file and its write-ahead log."""
     return sum(file.stat().st_size for ending in ("", "-wal") if (file := Path(f"{path}{ending}")).exists())
 
 
@@ -188,7 +188,7 @@ async def _started(settings: Settings, path: Path) -> Outbox:
 
 
 def _of(outbox: Outbox, url: str) -> CallbackStats:
-    """What the status shows of a receiver, asked for as often as a busy operator would."""
+    """Return what the status shows of a receiver, asked for as often as a busy operator would."""
     return outbox.stats()["receivers"][url]
 
 
@@ -198,7 +198,7 @@ async def _until(outbox: Outbox, url: str, condition: Callable[[CallbackStats], 
 
 
 def _percentiles(seconds: Sequence[float]) -> list[float]:
-    """The 50th and the 99th in milliseconds."""
+    """Return the 50th and the 99th in milliseconds."""
     cuts = statistics.quantiles(seconds, n=100, method="inclusive")
     return [round(cuts[each - 1] * 1e3, 2) for each in (50, 99)]
 

@@ -46,7 +46,7 @@ MODELS: dict[str, ModelShape] = (
 
 
 def random_model(shape: ModelShape) -> nn.Module:
-    """The decoder with random weights, without an output layer, made on the device."""
+    """Return the decoder with random weights, without an output layer, made on the device."""
     from transformers import Qwen3Model
 
     config = shape.config()
@@ -113,7 +113,7 @@ class Case:
             self.hidden_states(tokens=self.tokens)
 
     def round(self) -> Tensor:
-        """Batches as a round runs them; the last one's numbers."""
+        """Return batches as a round runs them; the last one's numbers."""
         for _ in range(BATCHES):
             inputs = self.inputs(self.tensors.tokens(self.keys))
             order = self.tensors.order(self.keys)

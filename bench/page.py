@@ -128,7 +128,7 @@ def viewers(server: Server, count: int) -> Iterator[None]:
 
 
 def share_of_a_core(server: Server, count: int) -> float:
-    """How much of a core the API server takes while nobody chats and so many look."""
+    """Return how much of a core the API server takes while nobody chats and so many look."""
     process = psutil.Process(processes_of(server.pid)["API server"])
     with viewers(server, count):
         before, begun = process.cpu_times(), time.perf_counter()

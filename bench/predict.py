@@ -87,7 +87,7 @@ def replaced(width: int) -> dict[str, float]:
 
 
 def kernel_rows(width: int) -> list[dict[str, Any]]:
-    """What each launch needs, and how long it takes at least."""
+    """Return what each launch needs, and how long it takes at least."""
     rows = []
     launches = round_launches(torch.bfloat16, width, "sm_90", nonces=NONCES, seq_len=SEQ_LEN, numbers=NUMBERS)
     for name, launch in launches.items():
@@ -136,7 +136,7 @@ def kernel_rows(width: int) -> list[dict[str, Any]]:
 
 
 def share_row(model: str, launches: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a batch of tokens adds to a model's forward, and what that is without what it replaces."""
+    """Return what a batch of tokens adds to a model's forward, and what that is without what it replaces."""
     shape = SHAPES[model]
     us = {row["launch"]: row["predicted_us"] for row in launches}
     forward = shape.forward_flops(NONCES, SEQ_LEN) / H200["flops_per_second"] * 1e6

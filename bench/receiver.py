@@ -113,12 +113,12 @@ class Receivers:
         return cls(tuple(urls), tuple(processes), None if is_sqlite else _postmaster(server))
 
     def busy(self) -> tuple[float, float]:
-        """Seconds of a core that the receivers, and the database, have taken."""
+        """Return seconds of a core that the receivers, and the database, have taken."""
         database = 0.0 if self.database is None else _busy(self.database)
         return sum(map(_busy, self.processes)), database
 
     def taken(self) -> int:
-        """Batches that they have taken since their start, by their metrics."""
+        """Return batches that they have taken since their start, by their metrics."""
         return sum(map(_taken, self.urls))
 
 
@@ -155,7 +155,7 @@ def measured(pool: Pool, load: Load, receivers: Receivers, seconds: float) -> Me
 
 
 def _busy(process: psutil.Process) -> float:
-    """Seconds of a core that a process and its children have taken, those that have ended included."""
+    """Return seconds of a core that a process and its children have taken, those that have ended included."""
     found = 0.0
     # The process itself at last: it has the times of those that end meanwhile.
     for each in (*process.children(recursive=True), process):
@@ -171,7 +171,7 @@ def _postmaster(server: PostgresServer) -> psutil.Process:
 
 
 def _taken(url: str) -> int:
-    """Batches that a receiver has taken since its start, by its metrics."""
+    """Return batches that a receiver has taken since its start, by its metrics."""
     text = httpx.get(f"{url}/metrics", trust_env=False).text
     return sum(
         int(float(count))
@@ -180,7 +180,7 @@ def _taken(url: str) -> int:
 
 
 def rows_of(passes: Sequence[Mapping[tuple[Way, Load], Measured]]) -> Iterator[dict[str, Any]]:
-    """The rows of a results file, all passes together."""
+    """Yield the rows of a results file, all passes together."""
     for load, way in itertools.product(LOADS, WAYS):
         ours = [one[way, load] for one in passes]
         rates = [one.batches / one.seconds for one in ours]

@@ -43,7 +43,7 @@ _BLOCK = re.compile(r"(<!-- (?P<kind>table|findings): (?P<name>[\w-]+) -->\n).*?
 
 
 def newest(bench: str) -> list[tuple[Path, dict[str, Any]]]:
-    """The newest results of a bench on each kind of machine."""
+    """Return the newest results of a bench on each kind of machine."""
     found: dict[str, Path] = {}
     for path in sorted(RESULTS.glob(f"{bench}-*.json")):
         match = re.fullmatch(rf"{bench}-(?P<target>.+)-\d{{4}}-\d\d-\d\d", path.stem)
@@ -53,7 +53,7 @@ def newest(bench: str) -> list[tuple[Path, dict[str, Any]]]:
 
 
 def render(name: str, page: Path) -> str:
-    """A table of a page with a line on where its figures are from, for each kind of machine."""
+    """Return a table of a page with a line on where its figures are from, for each kind of machine."""
     table = DOCUMENTS[page][name]
     if isinstance(table, Summary):
         return _summary(table, page)
@@ -86,7 +86,7 @@ def _summary(summary: Summary, page: Path) -> str:
 
 
 def found(name: str, page: Path) -> str:
-    """What an experiment found, as a list of its sentences on a page, for each kind of machine."""
+    """Return what an experiment found, as a list of its sentences on a page, for each kind of machine."""
     parts = []
     for path, results in newest(f"soundness_{name}"):
         sentences = "\n".join(f"- {sentence}" for sentence in results["findings"])
@@ -95,7 +95,7 @@ def found(name: str, page: Path) -> str:
 
 
 def document(page: Path, content: str) -> str:
-    """A document's content with every table and every list of findings written anew.
+    """Return a document's content with every table and every list of findings written anew.
 
     Raises:
         KeyError: It asks for a table that does not exist.
@@ -123,7 +123,7 @@ def _link(path: Path, page: Path) -> str:
 
 
 def _made_by(results: Mapping[str, Any]) -> str:
-    """The machine, the versions and the date."""
+    """Return the machine, the versions and the date."""
     if "ways" in results:  # of several machines
         named = sorted({_where(way["machine"], way["versions"]) for way in results["ways"]})
         return f"{'; '.join(named)}; {results['date']}"

@@ -70,7 +70,7 @@ class Level:
 
 
 def median_of(samples: Sequence[Resources]) -> Resources:
-    """The median of each number."""
+    """Return the median of each number."""
     numbers = {
         name: round(statistics.median(getattr(sample, name) for sample in samples))
         for name in (*_MEASURED, "descriptors", "threads")
@@ -130,7 +130,7 @@ def _size(outbox: Path) -> int:
 
 
 def growth_rows(levels: Sequence[Level]) -> list[dict[str, Any]]:
-    """A row for each process and phase. The first level is the warm-up's."""
+    """Return a row for each process and phase. The first level is the warm-up's."""
     phases = [phase for phase in PHASES if any(level.phase == phase for level in levels[1:])]
     rows = []
     for process, first in levels[0].held.items():
@@ -153,7 +153,7 @@ def growth_rows(levels: Sequence[Level]) -> list[dict[str, Any]]:
 
 
 def share_rows(levels: Sequence[Level]) -> list[dict[str, Any]]:
-    """A row for each process: what it grows by with each completion, and with each round."""
+    """Return a row for each process: what it grows by with each completion, and with each round."""
     pairs = [*itertools.pairwise(levels)]
     counts = {
         cause: [after.done.get(cause, 0) - before.done.get(cause, 0) for before, after in pairs]
@@ -186,12 +186,12 @@ def _growths(
 
 
 def _shown(found: Rate) -> list[float]:
-    """The mean, and the bounds where there are some."""
+    """Return the mean, and the bounds where there are some."""
     return [round(each, 3) for each in found if math.isfinite(each)]
 
 
 def totals_of(levels: Sequence[Level], account: Account, hours: float) -> dict[str, Any]:
-    """What was done in all, and what went wrong."""
+    """Return what was done in all, and what went wrong."""
     done = account.done
     return {
         "hours": round(hours, 2),

@@ -93,7 +93,7 @@ _ROUNDS = (_DEMO, _SHORT, _PLAIN, _SCALED, _LARGE, _UNUSUAL, _SMALL_SCALE)
 
 
 def vectors() -> Json:
-    """All vectors as JSON has them; bf16 numbers as the four hex digits of their bit patterns."""
+    """Return all vectors as JSON has them; bf16 numbers as the four hex digits of their bit patterns."""
     return {
         "protocol": PROTOCOL,
         "table": _table(),
@@ -173,7 +173,7 @@ def _streams() -> list[Json]:
 
 
 def _stream(purpose: str, fields: list[str], scale: float | None = None) -> Json:
-    """A stream; without a scale it is one of words."""
+    """Return a stream; without a scale it is one of words."""
     digest = stream_digest(purpose, *fields)
     stream = Stream.from_digest(digest)
     named: Json = {

@@ -83,7 +83,10 @@ def nonces_over_time(
     most: int,
     honest_before: int = 0,
 ) -> dict[float, int | None]:
-    """Nonces of larger noise until 99 % of provers are convicted, by threshold; None: more than `most`."""
+    """Return nonces of larger noise until 99 % of provers are convicted, by threshold.
+
+    None: more than `most`.
+    """
     kurtosis = settings.kurtosis
     record = honest_errors(rng, honest_before, numbers, kurtosis, HONEST_NOISE)
     passages: dict[float, list[int]] = {threshold: [] for threshold in THRESHOLDS}
@@ -104,7 +107,7 @@ def nonces_over_time(
 def nonces_in_one_batch(
     rng: np.random.Generator, settings: Settings, *, numbers: int, noise: float, trials: int
 ) -> dict[float, int | None]:
-    """The smallest batch that is fraud in 99 % of trials, at each threshold; None: more than 6,300."""
+    """Return the smallest batch that is fraud in 99 % of trials, at each threshold; None: more than 6,300."""
     found: dict[float, int | None] = dict.fromkeys(THRESHOLDS)
     for size in _SIZES:
         open_ = [threshold for threshold, smallest in found.items() if smallest is None]
@@ -118,7 +121,10 @@ def nonces_in_one_batch(
 def nonces_in_batches(
     rng: np.random.Generator, settings: Settings, *, numbers: int, noise: float, trials: int
 ) -> dict[float, int | None]:
-    """Nonces in batches of 32 until 99 % of provers had one that is fraud; None: too rare to be seen."""
+    """Return nonces in batches of 32 until 99 % of provers had one that is fraud.
+
+    None: too rare to be seen.
+    """
     combined = _trials(rng, settings, numbers, noise, BATCH, trials)
     found: dict[float, int | None] = {}
     for threshold in THRESHOLDS:
@@ -135,7 +141,7 @@ def nonces_in_batches(
 def _trials(
     rng: np.random.Generator, settings: Settings, numbers: int, noise: float, size: int, trials: int
 ) -> Floats:
-    """The combined p-values of batches of larger noise."""
+    """Return the combined p-values of batches of larger noise."""
     return np.array(
         [
             _combined(honest_errors(rng, size, numbers, settings.kurtosis, noise), settings)

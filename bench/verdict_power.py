@@ -72,7 +72,7 @@ def honest_errors(rng: np.random.Generator, n: int, numbers: int, kurtosis: floa
 
 
 def p_values(errors: Floats, settings: Settings) -> dict[str, float]:
-    """The p-value of each test that a round at rate 1 asks of errors, [n, k]."""
+    """Return the p-value of each test that a round at rate 1 asks of errors, [n, k]."""
     sigma, kurtosis, beyond, design_effect = settings
     n, numbers = errors.shape
     limit = LIMIT_IN_SIGMAS * sigma
@@ -127,7 +127,9 @@ def nonces_to_convict(
     sizes: Sequence[int] = _SIZES,
     power: float = _POWER,
 ) -> int | None:
-    """The fewest nonces with which errors are fraud in enough batches; None: all that are tried are too few.
+    """Return the fewest nonces with which errors are fraud in enough batches.
+
+    None: all that are tried are too few.
 
     Args:
         settings: What the round allows for.

@@ -1,6 +1,7 @@
 """Report how long the sentences of the documents are.
 
-Run `python -P tools/sentences.py [--over WORDS] [PAGE ...]`. A report and no gate. Headings, tables and code are left out; an item of a list ends a sentence.
+Run `python -P tools/sentences.py [--over WORDS] [PAGE ...]`. A report and no gate. Headings, tables and code
+are left out; an item of a list ends a sentence.
 """
 
 import argparse
@@ -41,6 +42,12 @@ def _paragraphs(tokens: Iterable[Token]) -> Iterator[str]:
             yield "".join(
                 " " if child.type == "softbreak" else child.content for child in token.children or ()
             )
+
+
+def _text(token: Token) -> str:
+    if token.type == "softbreak":
+        return " "
+    return "" if token.type == "html_inline" else token.content  # a comment
 
 
 def main() -> None:

@@ -54,14 +54,14 @@ def _both_below(h: float, k: float, correlation: npt.NDArray[np.float64]) -> npt
 
 
 def smallest_share(rate: float, cosines: npt.ArrayLike, found: float) -> float:
-    """The smallest share of the nonces that holds the part `found` of the valid ones."""
+    """Return the smallest share of the nonces that holds the part `found` of the valid ones."""
     if found >= 1.0:
         return 1.0
     return _bisect(lambda share: found_share(rate, share, cosines) >= found, 1e-6, 1.0)
 
 
 def unconvicted_counts(covered: int, rate: float, threshold: float) -> tuple[int, int]:
-    """The smallest and the largest number of valid nonces among so many that the density test lets pass."""
+    """Return the fewest and the most valid nonces among so many that the density test lets pass."""
 
     def passes(count: int) -> bool:
         return TESTS * density_test(count, covered, rate, SIGMA) >= threshold
@@ -81,7 +81,7 @@ def unconvicted_counts(covered: int, rate: float, threshold: float) -> tuple[int
 
 
 def density_power(covered: int, rate: float, density: float, threshold: float) -> float:
-    """How probably a prover is convicted whose covered nonces are valid with the probability `density`."""
+    """Return how probably a prover is convicted whose nonces are valid with the probability `density`."""
     smallest, largest = unconvicted_counts(covered, rate, threshold)
     too_few = float(bdtr(smallest - 1, covered, density)) if smallest else 0.0
     too_many = float(bdtrc(largest, covered, density)) if largest < covered else 0.0
@@ -89,14 +89,17 @@ def density_power(covered: int, rate: float, density: float, threshold: float) -
 
 
 def reported_density(rate: float, found: float) -> float:
-    """The density of a grinder that declares as failed what the protocol lets it, of what it did not run."""
+    """Return the density of a grinder that declares as failed what the protocol lets it.
+
+    Of what it did not run.
+    """
     return min(1.0, rate * found / (1 - MAX_FAILED))
 
 
 def covered_to_convict(
     rate: float, density: float, threshold: float, power: float = 0.99, most: int = 10**9
 ) -> int | None:
-    """How many nonces must be covered for a conviction with that power; None: more than `most`."""
+    """Return how many nonces must be covered for a conviction with that power; None: more than `most`."""
     if density_power(most, rate, density, threshold) < power:
         return None
     low, high = 1, 16
@@ -110,7 +113,7 @@ def covered_to_convict(
 
 
 def least_density(covered: int, rate: float, threshold: float, power: float) -> float:
-    """The lowest density with which a prover is convicted with no more than that probability."""
+    """Return the lowest density with which a prover is convicted with no more than that probability."""
     smallest, _ = unconvicted_counts(covered, rate, threshold)
     if smallest == 0:
         return 0.0
@@ -118,7 +121,7 @@ def least_density(covered: int, rate: float, threshold: float, power: float) -> 
 
 
 def _bisect(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """Where a condition begins to hold that does not at `low` and does at `high`."""
+    """Return where a condition begins to hold that does not at `low` and does at `high`."""
     for _ in range(30):
         tried = (low + high) / 2
         low, high = (low, tried) if holds(tried) else (tried, high)

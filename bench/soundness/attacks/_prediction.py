@@ -115,7 +115,7 @@ class Readout:
         return tensors.tokens(self.keys) if tensors.reads_tokens else tensors.normal(self.keys)
 
     def numbers(self, final: Tensor) -> Floats:
-        """The numbers of final hidden states [n, rows, D]: [n, k]."""
+        """Return the numbers of final hidden states [n, rows, D]: [n, k]."""
         found = self._tensors.numbers(final.flatten(0, 1), self.keys, self._order)
         return np.asarray(found.numpy(), dtype=np.float64)
 

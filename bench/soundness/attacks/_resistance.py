@@ -122,12 +122,12 @@ SEVERAL = "several batches"
 
 
 def changed(**members: Any) -> Sends:
-    """An honest batch with other members; None leaves one out."""
+    """Return an honest batch with other members; None leaves one out."""
     return lambda prover: [prover.honest(0, N, **members)]
 
 
 def element(member: str, value: object) -> Sends:
-    """An honest batch with another last element of a member."""
+    """Return an honest batch with another last element of a member."""
 
     def sends(prover: Prover) -> Sequence[Body]:
         honest = prover.honest(0, N)
@@ -137,7 +137,7 @@ def element(member: str, value: object) -> Sends:
 
 
 def written(sends: Sends, old: str, new: str) -> Sends:
-    """The same batch, in whose bytes a text is replaced once."""
+    """Return the same batch, in whose bytes a text is replaced once."""
 
     def rewritten(prover: Prover) -> Sequence[Body]:
         [batch] = map(as_bytes, sends(prover))
@@ -148,7 +148,7 @@ def written(sends: Sends, old: str, new: str) -> Sends:
 
 
 def foreign(**settings: Any) -> Sends:
-    """An honest batch of another round, which says so."""
+    """Return an honest batch of another round, which says so."""
     return lambda prover: [prover.elsewhere(**settings).honest(0, N)]
 
 
@@ -160,14 +160,17 @@ def relabelled(members: Mapping[str, Any] | None = None, **settings: Any) -> Sen
 
 
 def forged(forge: Callable[[Floats, Prover], Floats], **members: Any) -> Sends:
-    """A batch of numbers that are made of honest ones, [n, k]."""
+    """Return a batch of numbers that are made of honest ones, [n, k]."""
     return lambda prover: [
         prover.claim(range(N), forge(prover.numbers(range(N)), prover), (0, N - 1), **members)
     ]
 
 
 def half(place: int, value: float) -> Sends:
-    """An honest batch with another half at a place of its last vector, number 0 and the distance left."""
+    """Return an honest batch with another half at a place of its last vector.
+
+    Number 0 and the distance left.
+    """
 
     def sends(prover: Prover) -> Sequence[Body]:
         honest = prover.honest(0, N)
@@ -180,7 +183,7 @@ def half(place: int, value: float) -> Sends:
 
 
 def beside_its_vector(by: float) -> Sends:
-    """An honest batch whose last distance is so much, in units of s, above that of its number 0."""
+    """Return an honest batch whose last distance is so much, in units of s, above that of its number 0."""
 
     def sends(prover: Prover) -> Sequence[Body]:
         honest = prover.honest(0, N)
@@ -197,7 +200,7 @@ def of_nonces(nonces: Sequence[int], covered: tuple[int, int] | None, **members:
 
 
 def together(*several: Sends) -> Sends:
-    """The batches of several, one after the other."""
+    """Return the batches of several, one after the other."""
     return lambda prover: [batch for sends in several for batch in sends(prover)]
 
 
@@ -209,7 +212,7 @@ def one_by_one(**members: Any) -> Sends:
 
 
 def twice(sends: Sends, lowered: float = 0.0) -> Sends:
-    """One batch that has each claim of another a second time, the distance then lower by so many s."""
+    """Return one batch that has each claim of another a second time, the distance then lower by so many s."""
 
     def doubled(prover: Prover) -> Sequence[Body]:
         [batch] = sends(prover)
@@ -226,7 +229,7 @@ UNNAMED: Mapping[str, Any] = {"round": None, "round_settings": None}
 
 
 def _found(prover: Prover, first: int, last: int) -> tuple[list[int], Floats]:
-    """The valid nonces of a stretch of the walk, and their numbers."""
+    """Return the valid nonces of a stretch of the walk, and their numbers."""
     walked = [*range(first, last + 1)]
     numbers = prover.numbers(walked)
     counts = prover.is_valid(numbers)
@@ -234,7 +237,7 @@ def _found(prover: Prover, first: int, last: int) -> tuple[list[int], Floats]:
 
 
 def found(first: int, last: int, covered: tuple[int, int] | None, **members: Any) -> Sends:
-    """The valid nonces of a stretch, in a batch that says that it covers another one, or nothing."""
+    """Return the valid nonces of a stretch, in a batch that says that it covers another one, or nothing."""
 
     def sends(prover: Prover) -> Sequence[Body]:
         return [prover.claim(*_found(prover, first, last), covered, **members)]
@@ -265,7 +268,7 @@ def thinned(*, overlap: int = 0, left_out: int | None = None, **members: Any) ->
 
 
 def of_two_nodes(prover: Prover) -> Sequence[Body]:
-    """The same of two nodes of one key, each in batches of its own walk."""
+    """Return the same of two nodes of one key, each in batches of its own walk."""
     batches = []
     for first in range(0, WALK // 2, 16):
         for node in (0, 1):
@@ -294,7 +297,7 @@ def _others_kept(honest: Floats, _: Prover) -> Floats:
 
 
 def _one_in(every: int) -> Callable[[Floats, Prover], Floats]:
-    """One nonce of so many from the law."""
+    """Return one nonce of so many from the law."""
 
     def forge(honest: Floats, prover: Prover) -> Floats:
         is_forged = np.arange(len(honest))[:, None] % every == 0
@@ -309,7 +312,7 @@ def _raised(by: float) -> Callable[[Floats, Prover], Floats]:
 
 
 def _off_by(by: float) -> Callable[[Floats, Prover], Floats]:
-    """All numbers off by so much, up and down by turns."""
+    """Return all numbers off by so much, up and down by turns."""
 
     def forge(honest: Floats, _: Prover) -> Floats:
         return honest + by * np.where(np.arange(honest.size).reshape(honest.shape) % 2, 1.0, -1.0)
@@ -322,7 +325,7 @@ def _from_the_law(honest: Floats, prover: Prover) -> Floats:
 
 
 def _lowered_where_it_pays(by: float) -> Sends:
-    """The valid nonces of a walk, and those that come to count when lowered by less than so many s."""
+    """Return the valid nonces of a walk, and those that come to count when lowered by less than so many s."""
 
     def sends(prover: Prover) -> Sequence[Body]:
         numbers = prover.numbers(range(WALK))
@@ -367,7 +370,7 @@ def _under_many_keys(prover: Prover) -> Sequence[Body]:
 
 
 def _validated(prover: Prover) -> Sequence[Body]:
-    """A forgery as the body of `/validated`, with a verdict that the prover gave itself."""
+    """Return a forgery as the body of `/validated`, with a verdict that the prover gave itself."""
     claim = prover.claim(range(N), prover.from_the_law(N), (0, N - 1))
     return [
         {
@@ -396,7 +399,10 @@ def _row(
     judged_by_itself: bool = False,
     **settings: Any,
 ) -> Attack:
-    """A row, in whose round the settings are others than in `ROUND`; the rest is as `Attack` has it."""
+    """Return a row, in whose round the settings are others than in `ROUND`.
+
+    The rest is as `Attack` has it.
+    """
     return Attack(
         kind=kind,
         sent=sent,
@@ -412,7 +418,7 @@ def _row(
 
 
 def _refused(kind: str, sent: str, sends: Sends, field: str, reason: str, **settings: Any) -> Attack:
-    """A row whose batch is refused for a field of it."""
+    """Return a row whose batch is refused for a field of it."""
     return _row(kind, sent, sends, "refused", reason, field=field, **settings)
 
 

@@ -51,7 +51,7 @@ def noisy(distances: Floats, round_: Round, sigma: float, draw: np.random.Genera
 def judged_walk(
     round_: Round, rule: Rule, walked: int, sigma: float, draw: np.random.Generator, *, tells_coverage: bool
 ) -> ValidatedBatch | None:
-    """The verdict on one batch of a walk; None where nothing is reported.
+    """Return the verdict on one batch of a walk; None where nothing is reported.
 
     Args:
         round_: The round.

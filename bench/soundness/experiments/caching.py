@@ -120,17 +120,19 @@ class Kept:
 
 
 def width_of_qkv(shape: ModelShape) -> int:
-    """How many values q, k and v of a token have together in one layer."""
+    """Return how many values q, k and v of a token have together in one layer."""
     return shape.queries_width + 2 * shape.keys_width
 
 
 def expected_distinct(kinds: float, draws: float) -> float:
-    """How many of so many equally likely kinds are expected among draws."""
+    """Return how many of so many equally likely kinds are expected among draws."""
     return -kinds * math.expm1(-draws / kinds)
 
 
 def net_saving(saving: float, vocabulary: int, rows: int, nonces: int, contexts: int = 1) -> float:
-    """What a table saves of so many nonces that is filled as tokens come, as a share of their forwards.
+    """Return what a table saves of so many nonces that is filled as tokens come.
+
+    As a share of their forwards.
 
     Args:
         saving: Once it is full.
@@ -148,7 +150,7 @@ def net_saving(saving: float, vocabulary: int, rows: int, nonces: int, contexts:
 def exact_tables(
     model: OfflineModel, spec: RoundSpec, tested: Sequences, shape: ModelShape
 ) -> Iterator[Kept]:
-    """The first layer's q, k and v: of the block itself, and of an earlier block."""
+    """Yield the first layer's q, k and v: of the block itself, and of an earlier block."""
     assert tested.tokens is not None
     saving = Work(shape, ROWS).qkv
     width = width_of_qkv(shape)
@@ -209,7 +211,7 @@ def first_row(model: OfflineModel, spec: RoundSpec, tested: Sequences, shape: Mo
 
 
 def kept_row(kept: Kept, errors: Floats, vocabulary: int, trials: int) -> Row:
-    """The figures of something kept."""
+    """Return the figures of something kept."""
     net = kept.saving
     if kept.by_token:
         net = net_saving(kept.saving, vocabulary, ROWS, NONCES, kept.contexts)
@@ -226,7 +228,7 @@ def kept_row(kept: Kept, errors: Floats, vocabulary: int, trials: int) -> Row:
 
 
 def rows_of(name: str, model: OfflineModel, shape: ModelShape) -> Iterator[Row]:
-    """All rows of a model."""
+    """Yield all rows of a model."""
     size = SIZES[name]
     own = round_of(model, ROWS).spec()
     begins = own if own.first != NO_FIRST else round_of(model, ROWS, first=STATED_FIRST).spec()
@@ -246,7 +248,7 @@ def rows_of(name: str, model: OfflineModel, shape: ModelShape) -> Iterator[Row]:
 
 
 def shape_rows(of_models: Mapping[str, tuple[ModelShape, int]]) -> Iterator[Row]:
-    """What is kept exactly, on more models, with nonces of the default length.
+    """Yield what is kept exactly, on more models, with nonces of the default length.
 
     Args:
         of_models: Shape and vocabulary by name.
@@ -266,7 +268,10 @@ def shape_rows(of_models: Mapping[str, tuple[ModelShape, int]]) -> Iterator[Row]
 
 
 def prefix_rows(vocabularies: Mapping[str, int]) -> Iterator[Row]:
-    """How often the first drawn tokens of a nonce are those of an earlier one, and what their rows save."""
+    """Yield how often the first drawn tokens of a nonce are those of an earlier one.
+
+    And what their rows save.
+    """
     for name, vocabulary in vocabularies.items():
         for nonces in WALKS:
             seen = [1 - expected_distinct(float(vocabulary) ** j, nonces) / nonces for j in (1, 2, 3)]
@@ -276,7 +281,7 @@ def prefix_rows(vocabularies: Mapping[str, int]) -> Iterator[Row]:
 
 
 def findings(rows: Sequence[Row], shapes: Sequence[Row], prefixes: Sequence[Row]) -> list[str]:
-    """What the numbers say."""
+    """Return what the numbers say."""
     exact = [row for row in rows if row["kept"] in ("row 0 of all layers", "q, k, v of layer 0")]
     most, least = (choose(shapes, key=lambda row: row["saving"]) for choose in (max, min))
     said = [

@@ -123,14 +123,14 @@ class Attack:
 
 
 def by_matrix(name: str, bits: float, change: Change) -> Attack:
-    """An attack that changes each matrix on its own."""
+    """Return an attack that changes each matrix on its own."""
     return Attack(name, bits, lambda attacker: attacker.changed(change))
 
 
 def with_activations(
     name: str, rounded: Callable[[Tensor], Tensor], weights: Callable[[Tensor], Tensor]
 ) -> Attack:
-    """An attack that rounds activations of each token too."""
+    """Return an attack that rounds activations of each token too."""
     return Attack(
         name,
         8,
@@ -142,7 +142,7 @@ def with_activations(
 
 
 def attacks() -> Iterator[Attack]:
-    """All attacks on matrices, and on whole models."""
+    """Yield all attacks on matrices, and on whole models."""
     yield Attack("honest", FULL_BITS, lambda _: together())
     yield from _quantisations()
     yield from _prunings()
@@ -245,7 +245,7 @@ def measure(size: Size) -> Iterator[Row]:
 
 
 def findings(rows: Sequence[Row], noise: Honest) -> list[str]:
-    """What the numbers say, in words."""
+    """Return what the numbers say, in words."""
     said = []
     for model in dict.fromkeys(row["model"] for row in rows):
         of_model = {row["attack"]: row for row in rows if row["model"] == model and row["rows"] < 200}
@@ -289,7 +289,7 @@ def _count(row: Row, settings: str) -> str:
 
 
 def draw_figure(rows: Sequence[Row], noise: Honest) -> Figure:
-    """Errors against bits a weight."""
+    """Return errors against bits a weight."""
     figure, (axes,) = new_figure(width=7.0, height=4.2)
     shortest = [row for row in rows if row["rows"] < 200 and row["error"] > 0]
     for model in dict.fromkeys(row["model"] for row in shortest):

@@ -143,7 +143,7 @@ class Prediction:
 
 
 def exits(model: OfflineModel, size: Size) -> dict[int, nn.Module]:
-    """The last layers that are run, by how many are."""
+    """Return the last layers that are run, by how many are."""
     return {depth: layers_of(model)[depth - 1] for depth in size.depths}
 
 
@@ -170,7 +170,7 @@ def token_table(
 
 
 def means_of(parts: Sequence[tuple[Tensor, Tensor]]) -> TokenMeans:
-    """The table of what ran."""
+    """Return the table of what ran."""
     return TokenMeans(torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts]))
 
 
@@ -221,7 +221,7 @@ def linear_predictions(
 def predictions_of_groups(
     model: OfflineModel, shape: ModelShape, size: Size, readout: Readout, tested: Sequences
 ) -> Iterator[Prediction]:
-    """All predictions of a round of tokens."""
+    """Yield all predictions of a round of tokens."""
     assert tested.tokens is not None
     spec, draw = readout.spec, np.random.default_rng(1)
     layers = exits(model, size)
@@ -257,7 +257,7 @@ def _table(contexts: int) -> str:
 def predictions_of_last_row(
     model: OfflineModel, shape: ModelShape, size: Size, readout: Readout, tested: Sequences
 ) -> Iterator[Prediction]:
-    """What can be predicted of a round with normal inputs, of which the last row is read."""
+    """Yield what can be predicted of a round with normal inputs, of which the last row is read."""
     layers = exits(model, size)
     earlier = earlier_blocks(model, size.last_earlier, list(layers.values()), inputs="normal", readout="last")
     constant = earlier.final.mean(0).expand_as(tested.final)
@@ -266,7 +266,9 @@ def predictions_of_last_row(
 
 
 def judged(errors: Floats, size: Size) -> Row:
-    """How large errors are and how many nonces convict, for numbers of groups; only the first for one number.
+    """Return how large errors are and how many nonces convict, for numbers of groups.
+
+    Only the first for one number.
 
     The noise that a verdict is calibrated on is that of groups.
     """
@@ -294,7 +296,7 @@ def nothing_rows(true: Floats, width: int, size: Size) -> Iterator[Row]:
 
 
 def prediction_row(said: Prediction, readout: Readout, final: Tensor, true: Floats, size: Size) -> Row:
-    """The figures of a predictor."""
+    """Return the figures of a predictor."""
     cosines = readout.cosines(said.rows, final)
     cosine = float(cosines.mean())
     reported = max(0.0, cosine) * readout.numbers(said.rows)
@@ -319,7 +321,7 @@ def gain_of(share: float, cosines: Floats, said: Prediction) -> float:
 
 
 def grinding(cosines: Floats, said: Prediction) -> Row:
-    """What cosines are worth below rate 1, and what convicts.
+    """Return what cosines are worth below rate 1, and what convicts.
 
     Number 0 is chosen by. All numbers' cosines are taken as a sample of its own: groups are drawn alike.
     """
@@ -336,7 +338,7 @@ def grinding(cosines: Floats, said: Prediction) -> Row:
 
 
 def rows_of(name: str) -> Iterator[Row]:
-    """All rows of a model."""
+    """Yield all rows of a model."""
     model, size = provide(name), SIZES[name]
     shape = shape_of(model)
     for reads, tests, config in (
@@ -358,7 +360,7 @@ def rows_of(name: str) -> Iterator[Row]:
 
 
 def endless(rows: Sequence[Row]) -> float:
-    """The cosine of a table by token with endless contexts, from that with one and that with several.
+    """Return the cosine of a table by token with endless contexts, from that with one and that with several.
 
     The mean over n contexts of independent noise has 1/cosine² = (1 + v/n)/limit².
     """
@@ -371,7 +373,7 @@ def endless(rows: Sequence[Row]) -> float:
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
-    """What the numbers say."""
+    """Return what the numbers say."""
     said = []
     for name in dict.fromkeys(row["model"] for row in rows):
         of_model = [row for row in rows if row["model"] == name]

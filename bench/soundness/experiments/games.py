@@ -45,12 +45,12 @@ Row = dict[str, Any]
 
 
 def rounds(**config: Any) -> Round:
-    """A round at the strict threshold whose honest noise is stated."""
+    """Return a round at the strict threshold whose honest noise is stated."""
     return round_for(**{"fraud_threshold": 1e-7, "honest_sigma": SIGMA, "node_count": 1, **config})
 
 
 def shaving(batches: int, sizes: Sequence[int]) -> list[Row]:
-    """What lowering distances gains at rates below 1, and how long it lasts.
+    """Return what lowering distances gains at rates below 1, and how long it lasts.
 
     Args:
         batches: How many of each size are judged.
@@ -131,7 +131,7 @@ def pooling(batches: int, sizes: Sequence[int]) -> list[Row]:
 
 
 def repeated(provers: int, batches: int) -> list[Row]:
-    """An honest prover judged batch by batch, and on everything so far after every batch.
+    """Return an honest prover judged batch by batch, and on everything so far after every batch.
 
     Its noise is just what the round states, the largest that the null hypothesis allows.
     """
@@ -174,7 +174,7 @@ def repeated(provers: int, batches: int) -> list[Row]:
 
 
 def foreseen_samples(tries: int) -> list[Row]:
-    """A sample that the prover can foresee, or draw again until it suits, and one that it cannot."""
+    """Return a sample that the prover can foresee, or draw again until it suits, and one that it cannot."""
     round_ = rounds()
     count, size = 1_000, 50
     rows = []
@@ -214,14 +214,14 @@ def foreseen_samples(tries: int) -> list[Row]:
 
 
 def _sample_by_hash(received: Any, salt: int, count: int, size: int) -> list[int]:
-    """The sample that a batch's own hash draws; the salt stands for a digit that nobody would miss."""
+    """Return the sample that a batch's own hash draws; the salt stands for a digit that nobody would miss."""
     digest = hashlib.sha256(received.tobytes() + salt.to_bytes(8, "big")).digest()
     draw = np.random.default_rng(int.from_bytes(digest[:8], "big"))
     return [int(nonce) for nonce in draw.choice(count, size, replace=False)]
 
 
 def findings(tables: Mapping[str, Sequence[Row]]) -> list[str]:
-    """What the numbers say, in sentences."""
+    """Return what the numbers say, in sentences."""
     loose, strict = tables["repeated"]
     return [
         *_what_shaving_gains(tables),
@@ -245,7 +245,7 @@ def findings(tables: Mapping[str, Sequence[Row]]) -> list[str]:
 
 
 def _what_shaving_gains(tables: Mapping[str, Sequence[Row]]) -> list[str]:
-    """The most that it gains seen and unseen, at the lowest rate."""
+    """Return the most that it gains seen and unseen, at the lowest rate."""
     rate = min(row["rate"] for row in tables["rows"])
     shaved_here = [row for row in tables["rows"] if row["rate"] == rate]
     largest = tables["largest_walk"][0]["nonces"]
@@ -273,7 +273,7 @@ def _what_shaving_gains(tables: Mapping[str, Sequence[Row]]) -> list[str]:
 
 
 def _what_pooling_gains(rows: Sequence[Row]) -> str:
-    """How one faint cheat fares in batches of four and all at once."""
+    """Return how one faint cheat fares in batches of four and all at once."""
     row = next(row for row in rows if row["batch"] == 4 and row["cheat"] == "a model off by 0.12 s")
     return (
         "Of batches of 4 nonces from a model off by 0.12 s, each judged alone, "

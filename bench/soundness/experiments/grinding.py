@@ -44,7 +44,7 @@ Row = dict[str, Any]
 
 
 def gain_rows(count: int) -> Iterator[Row]:
-    """The gain of each cosine at each rate.
+    """Yield the gain of each cosine at each rate.
 
     Args:
         count: Nonces of the check of the formula.
@@ -62,7 +62,10 @@ def gain_rows(count: int) -> Iterator[Row]:
 
 
 def counted_gain(cosine: float, rate: float, share: float, count: int) -> float:
-    """The gain counted: targets are uniform, and the true output has the cosine with the predicted one."""
+    """Return the gain counted.
+
+    Targets are uniform, and the true output has the cosine with the predicted one.
+    """
     if rate == 1.0:
         return 1.0
     draw = np.random.default_rng(round(1e4 * cosine))
@@ -77,7 +80,7 @@ def counted_gain(cosine: float, rate: float, share: float, count: int) -> float:
 
 
 def density_rows() -> Iterator[Row]:
-    """How many nonces convict a grinder by what it covers and does not find."""
+    """Yield how many nonces convict a grinder by what it covers and does not find."""
     for cosine in COSINES:
         for share in SHARES:
             part = found_share(RATE, share, [cosine])
@@ -91,7 +94,7 @@ def density_rows() -> Iterator[Row]:
 
 
 def hidden_rows() -> Iterator[Row]:
-    """What a grinder gains that stays below detection."""
+    """Yield what a grinder gains that stays below detection."""
     for cosine in COSINES:
         for threshold in THRESHOLDS:
             for covered in COVERED:
@@ -106,7 +109,7 @@ def hidden_rows() -> Iterator[Row]:
 
 
 def findings(rows: Sequence[Row], density: Sequence[Row], hidden: Sequence[Row]) -> list[str]:
-    """What the numbers say."""
+    """Return what the numbers say."""
     at_rate = {row["cosine"]: row for row in rows if row["rate"] == RATE}
     low, high = min(at_rate), 0.9
     by_rate = {row["rate"]: row["gain_10"] for row in rows if row["cosine"] == high}
@@ -138,7 +141,7 @@ def _covered(row: Row) -> str:
 
 
 def draw_figure(rows: Sequence[Row], hidden: Sequence[Row]) -> Figure:
-    """The gain by the share run, by the rate, and what is left of it in hiding."""
+    """Return the gain by the share run, by the rate, and what is left of it in hiding."""
     figure, (by_share, by_rate, in_hiding) = new_figure(3)
     shares = np.geomspace(0.01, 1.0, 60)
     for cosine in COSINES:

@@ -81,7 +81,7 @@ def hidden_states(kind: str, nonces: int, width: int, draw: torch.Generator) -> 
 
 
 def numbers_of_kind(kind: str, width: int, size: Size, *, projection: bool) -> Numbers:
-    """The numbers of all blocks, [nonces, k], as the product makes them."""
+    """Return the numbers of all blocks, [nonces, k], as the product makes them."""
     draw = torch.Generator().manual_seed(width)
     found = []
     for block in range(size.blocks):
@@ -102,7 +102,7 @@ def numbers_of_kind(kind: str, width: int, size: Size, *, projection: bool) -> N
 
 
 def distances_of(numbers: Numbers, width: int) -> Numbers:
-    """The distance of each number."""
+    """Return the distance of each number."""
     return np.asarray(np.sqrt(np.maximum(0.0, 2 - 2 * numbers / math.sqrt(width))))
 
 
@@ -123,13 +123,13 @@ def p_value_of_pairs(values: Numbers) -> float:
 
 
 def standard_sizes(numbers: Numbers, width: int) -> Numbers:
-    """How far numbers are from 0, as ranks by the law: uniform, of mean 0 and variance 1."""
+    """Return how far numbers are from 0, as ranks by the law: uniform, of mean 0 and variance 1."""
     ranks = np.abs(2 * distance_cdf(distances_of(numbers, width), width) - 1)
     return np.asarray((ranks - 0.5) * math.sqrt(12))
 
 
 def describe(numbers: Numbers, width: int) -> Row:
-    """The figures of a row."""
+    """Return the figures of a row."""
     row: Row = {
         "nonces": len(numbers),
         "k": numbers.shape[1],
@@ -169,12 +169,12 @@ def rates_of(results: Sequence[tuple[Row, Numbers]]) -> Iterator[Row]:
 
 
 def p_values(rows: Sequence[Row]) -> list[float]:
-    """All p-values of the rows."""
+    """Return all p-values of the rows."""
     return [row[name] for row in rows for name in ("p_law", "p_pairs", "p_sizes") if name in row]
 
 
 def findings(rows: Sequence[Row], rates: Sequence[Row], combined: Row) -> list[str]:
-    """What the numbers say, in words."""
+    """Return what the numbers say, in words."""
     common = [row for row in rates if row["rate"] >= COMMON_RATE]
     worst = max(common, key=lambda row: abs(row["ratio"] - 1))
     outside = sum(not row["low"] <= 1 <= row["high"] for row in rates)

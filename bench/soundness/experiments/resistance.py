@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 
 def row_of(attack: Attack, outcome: Outcome) -> Row:
-    """What the results file says of an attack."""
+    """Return what the results file says of an attack."""
     last = outcome.answers[-1]
     because = last.reason
     if last.outcome == "refused":
@@ -42,7 +42,7 @@ def row_of(attack: Attack, outcome: Outcome) -> Row:
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
-    """What the rows say, in sentences."""
+    """Return what the rows say, in sentences."""
     attacks = [row for row in rows if row["plays_with"] != "honest"]
     refused, convicted, unsure, passed = (
         [row for row in attacks if row["answer"] == answer]

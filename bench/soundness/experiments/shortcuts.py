@@ -328,7 +328,7 @@ def measure(size: Size, attacker: Attacker) -> tuple[list[Row], list[Row], list[
 
 
 def findings(rows: Sequence[Row], limits: Sequence[Row], combined: Sequence[Row]) -> list[str]:
-    """What the numbers say, in words."""
+    """Return what the numbers say, in words."""
     said = []
     for model, length in dict.fromkeys((row["model"], row["rows"]) for row in rows):
         chosen, limit, thin = (_of(each, model, length) for each in (rows, limits, combined))
@@ -366,7 +366,7 @@ def findings(rows: Sequence[Row], limits: Sequence[Row], combined: Sequence[Row]
 
 
 def _of(rows: Sequence[Row], model: str, length: int) -> list[Row]:
-    """The rows of a model and a length."""
+    """Return the rows of a model and a length."""
     return [row for row in rows if (row["model"], row["rows"]) == (model, length)]
 
 

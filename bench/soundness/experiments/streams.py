@@ -63,12 +63,12 @@ Family = Callable[[int], Stream]
 def of_nonce(
     purpose: NoncePurpose, nonce: int, *, digest: str = ROUND, block: str = BLOCK, key: str = KEY
 ) -> Stream:
-    """One nonce's stream."""
+    """Return one nonce's stream."""
     return nonce_streams(purpose, digest, block, [(key, nonce)])[0]
 
 
 def one_character(i: int) -> str:
-    """The block hash with one character changed: another place and another digit for each i."""
+    """Return the block hash with one character changed: another place and another digit for each i."""
     place, digit = i % len(BLOCK), i // len(BLOCK) + 1
     changed = f"{(int(BLOCK[place], 16) + digit) % 16:x}"
     return BLOCK[:place] + changed + BLOCK[place + 1 :]
@@ -93,7 +93,7 @@ FAMILIES: dict[str, Family] = {
 
 
 def of_family(family: Family, streams: int, elements: int) -> Iterator[Outcome]:
-    """Every test of the elements of a family.
+    """Yield every test of the elements of a family.
 
     Args:
         family: The stream of each number from 0 on.
@@ -110,7 +110,7 @@ def of_family(family: Family, streams: int, elements: int) -> Iterator[Outcome]:
 
 
 def of_words(nonces: int) -> Iterator[Outcome]:
-    """What is made of words: how often each token is drawn, and how often each row has each rank.
+    """Yield what is made of words: how often each token is drawn, and how often each row has each rank.
 
     Ranks of one nonce exclude each other, which the factor in front of the sum allows for.
     """
@@ -236,7 +236,7 @@ def findings(
     matrix: Sequence[dict[str, Any]],
     elements: int,
 ) -> list[str]:
-    """What the numbers say, in words."""
+    """Return what the numbers say, in words."""
     least = min(rows, key=lambda row: row["p_value"])
     small = sum(row["p_value"] < 0.01 for row in rows)
     families = len({row["family"] for row in rows})

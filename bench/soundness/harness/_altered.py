@@ -96,13 +96,16 @@ class Deployed:
 
 
 def layers_of(model: OfflineModel) -> Sequence[Any]:
-    """The decoder layers."""
+    """Return the decoder layers."""
     found: Sequence[Any] = model.model.base_model.layers
     return found
 
 
 def matrices_of(model: OfflineModel) -> dict[str, nn.Linear]:
-    """The linear maps of all decoder layers, which are nearly all of a forward's work, by `LAYER.NAME`."""
+    """Return the linear maps of all decoder layers.
+
+    Which are nearly all of a forward's work, by `LAYER.NAME`.
+    """
     return {
         f"{place}.{name}": module
         for place, layer in enumerate(layers_of(model))

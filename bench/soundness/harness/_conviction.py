@@ -130,7 +130,9 @@ def noisy(errors: Floats, honest: Honest, draw: np.random.Generator) -> Callable
 
 
 def largest_that_hides(settings: Settings, numbers: int, *, trials: int) -> float:
-    """The largest RMS of normal errors, in s, that `MOST_NONCES` nonces convict at 1e-7 with less than 90 %.
+    """Return the largest RMS of normal errors.
+
+    In s, that `MOST_NONCES` nonces convict at 1e-7 with less than 90 %.
 
     By bisection, to a hundredth.
     """

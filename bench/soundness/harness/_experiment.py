@@ -35,7 +35,7 @@ class Options:
 
 
 def options(about: str | None) -> Options:
-    """The options of the command line.
+    """Return the options of the command line.
 
     Args:
         about: The script's docstring.
@@ -88,7 +88,7 @@ def write(
 
 
 def new_figure(columns: int = 1, *, width: float = 4.6, height: float = 3.4) -> tuple[Figure, list[Any]]:
-    """A figure with axes side by side; grid lines behind, no frame above and to the right."""
+    """Return a figure with axes side by side; grid lines behind, no frame above and to the right."""
     figure = Figure(figsize=(width * columns, height), layout="constrained")
     axes = list(figure.subplots(1, columns, squeeze=False)[0])
     for each in axes:

@@ -17,7 +17,7 @@ WIDTH = 4096
 
 
 def round_for(hidden_size: int = WIDTH, **config: Any) -> Round:
-    """A round that batches are judged in, by the protocol's defaults but for what is stated."""
+    """Return a round that batches are judged in, by the protocol's defaults but for what is stated."""
     return Round.resolve(
         PoCConfig(**{"block_hash": "soundness", "block_height": 1, "public_key": "prover", **config}),
         DeployedModel(
@@ -40,7 +40,7 @@ def proof(
     received: Sequence[float] | npt.NDArray[np.float64],
     **more: Any,
 ) -> ProofBatch:
-    """A batch of the round.
+    """Return a batch of the round.
 
     Args:
         round_: The round.

@@ -31,16 +31,16 @@ class Machine:
         self._recomputation = Recomputation(self.model)
 
     def round(self, request: Mapping[str, Any]) -> Round:
-        """A round that was asked for."""
+        """Return a round that was asked for."""
         config = PoCConfig.parse(request)
         return Round.resolve(config, self.model.deployed(config.model, config.batch_size * config.seq_len))
 
     def numbers(self, round_: Round, nonces: Iterable[int]) -> Floats:
-        """The numbers of nonces of a round's key, [n, k]."""
+        """Return the numbers of nonces of a round's key, [n, k]."""
         return recomputed(self._recomputation, round_, nonces)
 
     def numbers_of_the_mean(self, round_: Round, nonces: Iterable[int], count: int) -> Floats:
-        """The numbers of nonces as if each had the mean hidden states of the first few, [n, k].
+        """Return the numbers of nonces as if each had the mean hidden states of the first few, [n, k].
 
         Args:
             round_: The round.
@@ -78,7 +78,7 @@ class Prover:
         self.draw = np.random.default_rng(1)
 
     def elsewhere(self, **settings: Any) -> Self:
-        """The same prover in a round of other settings, of another block or key."""
+        """Return the same prover in a round of other settings, of another block or key."""
         request = {**self._request, **settings}
         return type(self)(self._machine, self._other, request, request["public_key"], self._sigma)
 
@@ -93,28 +93,28 @@ class Prover:
         return number_of(self.round.r_target, self.round.hidden_size)
 
     def numbers(self, nonces: Iterable[int]) -> Floats:
-        """The numbers of nonces in its own noise, [n, k]."""
+        """Return the numbers of nonces in its own noise, [n, k]."""
         return self._noisy(self._machine.numbers(self.round, nonces))
 
     def of_another_model(self, nonces: Iterable[int]) -> Floats:
-        """The numbers that the other model gives, [n, k]."""
+        """Return the numbers that the other model gives, [n, k]."""
         return self._noisy(self._other.numbers(self.round, nonces))
 
     def of_the_mean(self, nonces: Iterable[int]) -> Floats:
-        """Numbers without a forward of their own: those of the mean hidden states of a batch."""
+        """Return numbers without a forward of their own: those of the mean hidden states of a batch."""
         return self._machine.numbers_of_the_mean(self.round, nonces, self.round.batch_size)
 
     def from_the_law(self, count: int) -> Floats:
-        """Numbers as they are distributed, of no nonce, [count, k]."""
+        """Return numbers as they are distributed, of no nonce, [count, k]."""
         shape, root = (self.round.hidden_size - 1) / 2, np.sqrt(self.round.hidden_size)
         return np.asarray(root * (2 * self.draw.beta(shape, shape, (count, self.round.numbers)) - 1))
 
     def is_valid(self, numbers: Floats) -> npt.NDArray[np.bool_]:
-        """Which nonces count, by their numbers, [n]."""
+        """Return which nonces count, by their numbers, [n]."""
         return np.array([self.round.is_valid(distance) for distance in self.distances(numbers)], np.bool_)
 
     def distances(self, numbers: Floats) -> list[float]:
-        """The distances of numbers 0, [n]."""
+        """Return the distances of numbers 0, [n]."""
         return [distance_of(number, self.round.hidden_size) for number in numbers[:, 0].tolist()]
 
     def claim(
@@ -125,7 +125,7 @@ class Prover:
         /,
         **members: Any,
     ) -> dict[str, Any]:
-        """A batch as `/generated` carries one, with any numbers.
+        """Return a batch as `/generated` carries one, with any numbers.
 
         Args:
             nonces: The nonces.
@@ -146,7 +146,7 @@ class Prover:
         return {name: value for name, value in body.items() if value is not None}
 
     def honest(self, first: int, count: int, **members: Any) -> dict[str, Any]:
-        """The honest batch of some nonces of the walk of a node that is alone, at rate 1."""
+        """Return the honest batch of some nonces of the walk of a node that is alone, at rate 1."""
         nonces = range(first, first + count)
         covered = (first, first + count - 1)
         return self.claim(nonces, self.numbers(nonces), covered, **members)

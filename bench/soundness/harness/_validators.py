@@ -104,7 +104,10 @@ class Verified:
     text: str
 
     def said(self, sentence: str) -> str:
-        """The line that says a sentence, where it is asked for one, and what is credited in the end."""
+        """Return the line that says a sentence.
+
+        Where it is asked for one, and what is credited in the end.
+        """
         lines = self.text.splitlines()
         credited = lines[-1].rpartition("; ")[2]
         found = next((line for line in lines if sentence and sentence in line), None)
@@ -137,5 +140,5 @@ def verify(
 
 
 def as_bytes(batch: Body) -> bytes:
-    """A batch as it goes over the wire."""
+    """Return a batch as it goes over the wire."""
     return batch if isinstance(batch, bytes) else json.dumps(dict(batch)).encode()

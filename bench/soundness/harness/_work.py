@@ -6,7 +6,7 @@ from hallmark.poc.offline.model import OfflineModel
 
 
 def shape_of(model: OfflineModel) -> ModelShape:
-    """The shape of a loaded model, by its configuration."""
+    """Return the shape of a loaded model, by its configuration."""
     return ModelShape.of(model.model.config.get_text_config())
 
 

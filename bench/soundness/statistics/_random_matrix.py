@@ -34,7 +34,7 @@ def singular_value_density(x: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def residual_singular_values(reach: float) -> tuple[float, float]:
-    """The least and the largest singular value of ``I + P`` in the limit of large widths.
+    """Return the least and the largest singular value of ``I + P`` in the limit of large widths.
 
     Those of a square matrix of independent entries shifted by z: P. Bourgade, H.-T. Yau, J. Yin, Probability
     Theory and Related Fields 159 (2014).

@@ -45,31 +45,34 @@ class Outcome:
 
 
 def deviate(name: str, value: float) -> Outcome:
-    """The outcome of a standard normal deviate."""
+    """Return the outcome of a standard normal deviate."""
     return Outcome(name, value, None, float(2 * stats.norm.sf(abs(value))))
 
 
 def chi_squared(name: str, value: float, freedom: int) -> Outcome:
-    """The outcome of a chi-squared statistic; one that is too small is as suspicious as one too large."""
+    """Return the outcome of a chi-squared statistic.
+
+    One that is too small is as suspicious as one too large.
+    """
     below, above = stats.chi2.cdf(value, freedom), stats.chi2.sf(value, freedom)
     return Outcome(name, value, freedom, float(2 * min(below, above)))
 
 
 def poisson(name: str, found: int, expected: float) -> Outcome:
-    """The outcome of a count of rare events."""
+    """Return the outcome of a count of rare events."""
     below, above = stats.poisson.cdf(found, expected), stats.poisson.sf(found - 1, expected)
     return Outcome(name, found, expected, float(min(1.0, 2 * min(below, above))))
 
 
 def uniform_cells(name: str, cells: Tensor, number: int) -> Outcome:
-    """Whether integers from 0 to number − 1 are all equally frequent."""
+    """Return whether integers from 0 to number − 1 are all equally frequent."""
     counts = torch.bincount(cells.flatten(), minlength=number).double()
     expected = cells.numel() / number
     return chi_squared(name, float(((counts - expected) ** 2 / expected).sum()), number - 1)
 
 
 def fair_bits(name: str, words: Tensor, bits: int) -> Outcome:
-    """Whether each of the lowest bits of words, any shape, is set in half of them."""
+    """Return whether each of the lowest bits of words, any shape, is set in half of them."""
     half = words.numel() / 2
     counts = [float(((words >> bit) & 1).sum()) for bit in range(bits)]
     return chi_squared(name, sum((count - half) ** 2 for count in counts) / (half / 2), bits)
@@ -96,7 +99,7 @@ def of_halves(halves: Tensor) -> Iterator[Outcome]:
 
 
 def _runs(halves: Tensor) -> float:
-    """How many bits differ from the one before, as a deviate; bits of a half from the lowest up."""
+    """Return how many bits differ from the one before, as a deviate; bits of a half from the lowest up."""
     values = halves.numpy().astype(np.uint16)
     within = np.bitwise_count((values ^ (values >> 1)) & 0x7FFF).sum(dtype=np.int64)
     between = ((values[:, :-1] >> 15) ^ (values[:, 1:] & 1)).sum(dtype=np.int64)
