@@ -15,7 +15,7 @@ FAST_TESTS := tests/poc/core tests/poc/offline tests/poc/outbox tests/poc/protoc
 	$(addprefix server/http/test_,documented_requests plugin plugin_outbox real_server smuggling))
 EXPERIMENTS := law streams honest_noise thresholds detection shortcuts forging grinding caching resistance games
 
-.PHONY: help setup programs pictures demo test test-fast test-all test-next check docs bench gpu gpu-parts soundness clean
+.PHONY: help demo setup programs clean test-fast test test-all test-next gpu gpu-parts check docs pages pictures bench soundness
 
 ##@ Begin
 
@@ -89,6 +89,12 @@ check: setup ## Lint, format, the direction of imports, types
 docs: setup ## Build the documentation into site/, and report sentence lengths
 	$(BIN)/mkdocs build --strict
 	$(BIN)/python -P tools/sentences.py
+
+pages: setup ## Write anew what the code, the tests and the results say in the documents
+	$(BIN)/python -P tools/command_pages.py
+	$(BIN)/python -P tools/reference_pages.py
+	$(BIN)/python -P tools/supported_table.py
+	$(BIN)/python -P bench/report.py
 
 pictures: programs ## Take the pictures of the live pages in docs/figures anew
 	HALLMARK_PICTURES=docs/figures $(PYTEST) tests/e2e/test_page.py

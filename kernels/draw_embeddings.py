@@ -8,7 +8,7 @@ __all__ = ["draw_embeddings", "draw_embeddings_reference"]
 
 
 def draw_embeddings(streams: Tensor, rows: int, columns: int, table: Tensor) -> Tensor:
-    """One matrix for each stream; by a kernel where there is one for the table's device.
+    """Return one matrix for each stream; by a kernel where there is one for the table's device.
 
     Args:
         streams: int64 [n, 4]: k0, k1, c2, c3 of each stream, on the table's device.
@@ -27,5 +27,5 @@ def draw_embeddings(streams: Tensor, rows: int, columns: int, table: Tensor) -> 
 
 
 def draw_embeddings_reference(streams: Tensor, rows: int, columns: int, table: Tensor) -> Tensor:
-    """One matrix for each stream, in plain PyTorch; see `draw_embeddings`."""
+    """Return one matrix for each stream, in plain PyTorch; see `draw_embeddings`."""
     return draw_normals_reference(streams, rows * columns, table).view(-1, rows, columns)

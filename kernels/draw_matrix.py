@@ -12,7 +12,7 @@ __all__ = ["draw_matrix", "draw_matrix_reference"]
 def draw_matrix(
     stream: Tensor, rows: int, columns: int, scale: float, device: torch.device | str | None = None
 ) -> Tensor:
-    """One matrix; by a kernel where there is one for the device.
+    """Return one matrix; by a kernel where there is one for the device.
 
     Args:
         stream: int64 [4]: k0, k1, c2, c3.
@@ -35,7 +35,7 @@ def draw_matrix(
 def draw_matrix_reference(
     stream: Tensor, rows: int, columns: int, scale: float, device: torch.device | str | None = None
 ) -> Tensor:
-    """One matrix, in plain PyTorch; see `draw_matrix`."""
+    """Return one matrix, in plain PyTorch; see `draw_matrix`."""
     table = signed_table(scale, torch.bfloat16, device)
     drawn = draw_normals_reference(stream.to(table.device).view(1, 4), rows * columns, table)
     return drawn.view(rows, columns)

@@ -51,7 +51,7 @@ def streams_tensor(streams: Iterable[Sequence[int]]) -> Tensor:
 def stream_words(
     call: tl.tensor, k0: tl.tensor, k1: tl.tensor, c2: tl.tensor, c3: tl.tensor, WORDS: tl.constexpr
 ) -> tl.tensor:
-    """The words of calls, in the stream's order.
+    """Return the words of calls, in the stream's order.
 
     Args:
         call: uint32, any shape; row after row of it makes the result.
@@ -71,7 +71,7 @@ def stream_words(
 
 @triton.jit
 def table_indices(words: tl.tensor, WORDS: tl.constexpr) -> tl.tensor:
-    """Where the table has the entries of the words' halves: int32 [2 · WORDS]."""
+    """Return where the table has the entries of the words' halves: int32 [2 · WORDS]."""
     low = words & _INDEX_BITS
     high = (words >> 16) & _INDEX_BITS
     return tl.reshape(tl.join(low, high), [2 * WORDS]).to(tl.int32)
@@ -129,7 +129,7 @@ def _draw_normals_kernel(
 
 
 def launch_draw_normals(out: Tensor, streams: Tensor, table: Tensor) -> Launch:
-    """The launch that draws into `out`.
+    """Return the launch that draws into `out`.
 
     Args:
         out: [n, elements] in the table's dtype, dense, as is all else.
@@ -195,7 +195,7 @@ def _(streams: Tensor, elements: int, table: Tensor) -> Tensor:
 
 
 def draw_normals_reference(streams: Tensor, elements: int, table: Tensor) -> Tensor:
-    """The first `elements` elements of each stream, in plain PyTorch; see `draw_normals`."""
+    """Return the first `elements` elements of each stream, in plain PyTorch; see `draw_normals`."""
     if not 0 <= elements < STREAM_ELEMENTS:
         raise ValueError(f"elements: {elements} is not allowed; allowed: 0 to {STREAM_ELEMENTS - 1}")
     drawn = torch.empty((len(streams), elements), dtype=table.dtype, device=table.device)
@@ -215,7 +215,7 @@ def draw_normals_reference(streams: Tensor, elements: int, table: Tensor) -> Ten
 
 
 def _halves(words: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
-    """The words' halves in order: int32 [n, 8·calls], 0 to 65,535."""
+    """Return the words' halves in order: int32 [n, 8·calls], 0 to 65,535."""
     packed = torch.empty((*words[0].shape, 4), dtype=torch.int32, device=words[0].device)
     for place, word in enumerate(words):
         packed[..., place] = word  # keeps the low 32 bits

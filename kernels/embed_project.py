@@ -65,7 +65,7 @@ def _(
 def embed_project_reference(
     table: Tensor, tokens: Tensor, p_pre: Tensor, places: Tensor | None = None, rows: int | None = None
 ) -> Tensor:
-    """The inputs of a batch in plain PyTorch; see `embed_project`."""
+    """Return the inputs of a batch in plain PyTorch; see `embed_project`."""
     if places is None:
         return project_residual_reference(table[tokens], p_pre, table.dtype)
     # Libraries for CPUs add in another order where a few rows are left over. How many tokens a rank has

@@ -12,12 +12,12 @@ __all__ = ["Launch", "dense", "kernels_are_interpreted"]
 
 
 def kernels_are_interpreted() -> bool:
-    """Whether Triton runs kernels in its interpreter, on CPU tensors (``TRITON_INTERPRET=1``)."""
+    """Return whether Triton runs kernels in its interpreter, on CPU tensors (``TRITON_INTERPRET=1``)."""
     return bool(triton.knobs.runtime.interpret)
 
 
 def dense(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy of it: contiguous, on a boundary of 16 bytes, as wide accesses need it."""
+    """Return the tensor, or a copy of it: contiguous, on a boundary of 16 bytes, as wide accesses need it."""
     tensor = tensor.contiguous()
     return tensor.clone() if tensor.data_ptr() % 16 else tensor
 

@@ -183,7 +183,7 @@ def launch_project_numbers(
     table: Tensor,
     architecture: Architecture | None = None,
 ) -> tuple[Launch, Launch]:
-    """The launches, in their order, that write the numbers of signed sums into `out`.
+    """Return the launches, in their order, that write the numbers of signed sums into `out`.
 
     Args:
         out: float64 [n, k], dense, as is all else.
@@ -254,7 +254,7 @@ def norm_project(
     streams: Tensor,
     table: Tensor,
 ) -> Tensor:
-    """The numbers of a batch; by kernels where there are some for the device, the dtype and the width.
+    """Return the numbers of a batch; by kernels where there are some for the device, the dtype and the width.
 
     Args:
         hidden: [n * rows, D] in the model's dtype: what the model's own final norm returned, or what it would
@@ -322,6 +322,6 @@ def norm_project_reference(
     streams: Tensor,
     table: Tensor,
 ) -> Tensor:
-    """The numbers of a batch in plain PyTorch; see `norm_project`."""
+    """Return the numbers of a batch in plain PyTorch; see `norm_project`."""
     sums = norm_sums_reference(hidden, norm, order, numbers)
     return _project_numbers_reference(sums, p_post, streams, table)

@@ -113,7 +113,7 @@ def _norm_sums_kernel(
 def launch_norm_sums(
     out: Tensor, hidden: Tensor, norm: FinalNorm | None, order: Tensor, numbers: int
 ) -> Launch:
-    """The launch that writes the sums into `out`.
+    """Return the launch that writes the sums into `out`.
 
     Args:
         out: [n, numbers, D] in the `sum_dtype` of hidden's, dense, as is all else.
@@ -169,7 +169,9 @@ def _num_warps(block: int) -> int:
 
 
 def norm_sums(hidden: Tensor, norm: FinalNorm | None, order: Tensor, numbers: int) -> Tensor:
-    """The signed sums of a batch; by a kernel where there is one for the device, the dtype and the width.
+    """Return the signed sums of a batch.
+
+    By a kernel where there is one for the device, the dtype and the width.
 
     Args:
         hidden: [n * rows, D] in the model's dtype: what the model's own final norm returned, or what it would
@@ -259,7 +261,7 @@ def _norm(
 
 
 def norm_sums_reference(hidden: Tensor, norm: FinalNorm | None, order: Tensor, numbers: int) -> Tensor:
-    """The signed sums of a batch in plain PyTorch; see `norm_sums`."""
+    """Return the signed sums of a batch in plain PyTorch; see `norm_sums`."""
     n, read = order.shape
     nonce = torch.arange(n, device=order.device).unsqueeze(1)
     rows = nonce * (len(hidden) // n) + order

@@ -18,7 +18,7 @@ class KernelPath(StrEnum):
 
 
 def kernel_path(device: torch.device, size: int, most: int = MAX_WIDTH) -> KernelPath:
-    """The implementation for tensors of a size on a device.
+    """Return the implementation for tensors of a size on a device.
 
     Args:
         device: Where the tensors are. PyTorch calls AMD's GPUs `cuda` as well; NVIDIA's need sm_80, the first

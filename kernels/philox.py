@@ -22,7 +22,7 @@ _WORD = 0xFFFFFFFF
 def random_words(
     c0: tl.tensor, c1: tl.tensor, c2: tl.tensor, c3: tl.tensor, k0: tl.tensor, k1: tl.tensor
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """Four random words for each counter and key, inside a kernel.
+    """Return four random words for each counter and key, inside a kernel.
 
     Triton's own `tl.philox` gives the same words by a multiplication for each half of a product; here the
     64-bit product is one instruction (IMAD.WIDE), which leaves 11 instructions an element instead of 13
@@ -51,7 +51,7 @@ def random_words(
 def philox4x32(
     counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Four random words for each counter and key, in plain PyTorch.
+    """Return four random words for each counter and key, in plain PyTorch.
 
     Args:
         counter: Four int64 tensors of values below 2**32, of shapes that broadcast to one.

@@ -158,7 +158,7 @@ def launch_project_residual(
     gather: Tensor | None = None,
     scatter: Tensor | None = None,
 ) -> Launch:
-    """The launch that projects `x` into `out`.
+    """Return the launch that projects `x` into `out`.
 
     Args:
         out: [rows, D], dense; bfloat16, float16 or float32.

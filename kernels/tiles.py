@@ -121,17 +121,17 @@ NORM_PROJECT_TILES["sm_120", _BF16, "wide", "few"] = Tile(32, 32, 128, 4, 4)
 
 
 def shape_of(width: int) -> Shape:
-    """The class of a hidden state's width."""
+    """Return the class of a hidden state's width."""
     return "narrow" if width <= _MAX_NARROW_WIDTH else "wide"
 
 
 def height_of(rows: int) -> Height:
-    """The class of a number of rows."""
+    """Return the class of a number of rows."""
     return "few" if rows <= _MAX_FEW_ROWS else "many"
 
 
 def architecture_of(device: torch.device) -> Architecture:
-    """The chip whose tiles a device uses.
+    """Return the chip whose tiles a device uses.
 
     Of NVIDIA's chips those with less shared memory than their generation's largest (sm_86, sm_89) use the
     tiles of sm_120; of AMD's, all use those of gfx942. A CPU, on which only the interpreter runs kernels,

@@ -42,7 +42,7 @@ _ENVIRONMENT: Final = {
 
 
 def import_ray() -> Any:
-    """The ray package.
+    """Return the ray package.
 
     Raises:
         UnsupportedError: It is not installed.
@@ -74,7 +74,7 @@ class ActorNeeds:
         return f"{_several(self.gpus, 'GPU')} and {_several(self.cpus, 'CPU')}"
 
     def fit(self, node: Mapping[str, float]) -> int:
-        """How many such actors a node has room for."""
+        """Return how many such actors a node has room for."""
         needed = {"GPU": self.gpus, "CPU": self.cpus}
         return min(int(node.get(name, 0) // count) for name, count in needed.items() if count)
 
@@ -160,7 +160,9 @@ class RayCluster:
         return cls(ray, address)
 
     def needs(self, devices: int, gpus: int | None, cpus: int | None) -> ActorNeeds:
-        """What an actor takes, where that is not stated: its devices are GPUs where the cluster has any.
+        """Return what an actor takes, where that is not stated.
+
+        Its devices are GPUs where the cluster has any.
 
         Args:
             devices: How many its engine runs on; 0: it takes its own, and the actor one CPU.
@@ -188,7 +190,7 @@ class RayCluster:
         return needs
 
     def room(self, needs: ActorNeeds) -> int:
-        """How many actors its nodes can hold, whoever else uses them now."""
+        """Return how many actors its nodes can hold, whoever else uses them now."""
         return sum(map(needs.fit, self._nodes()))
 
     def look(self) -> None:
@@ -204,7 +206,7 @@ class RayCluster:
             raise EngineError(f"the head of the Ray cluster, {self.address}, does not answer any more")
 
     def look_now(self) -> bool:
-        """Whether its head answers."""
+        """Return whether its head answers."""
         answers = _is_listened_at(self.address)
         self._last_look = time.monotonic()
         if answers:
@@ -218,7 +220,7 @@ class RayCluster:
             _dismiss(self._warden)
 
     def _nodes(self) -> list[Mapping[str, float]]:
-        """What each node that is up has of everything."""
+        """Return what each node that is up has of everything."""
         return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
 
 
@@ -287,6 +289,6 @@ def _several(count: int, noun: str) -> str:
 
 
 def reason(exc: BaseException) -> str:
-    """What an error of Ray's says, on one line, cut where it goes on for long."""
+    """Return what an error of Ray's says, on one line, cut where it goes on for long."""
     text = " ".join(str(exc).split()) or type(exc).__name__
     return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}…"

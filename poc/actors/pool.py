@@ -393,7 +393,7 @@ class PoolLoader:
         return self.loader.devices
 
     def fingerprint(self) -> str:
-        """What this machine's folder would have an actor say."""
+        """Return what this machine's folder would have an actor say."""
         return self.loader.fingerprint()
 
     def load(self) -> ActorPool:

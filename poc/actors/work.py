@@ -67,7 +67,7 @@ class Work:
         """In the order in which they were given away first."""
 
     def __len__(self) -> int:
-        """How many batches are known that are not done."""
+        """Return how many batches are known that are not done."""
         return len(self._waiting) + len(self._open)
 
     def read(self, count: int) -> None:

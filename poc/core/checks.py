@@ -42,19 +42,19 @@ _ALLOWED_IN_WORDS = MappingProxyType(
 
 
 def is_integer(value: object) -> bool:
-    """Whether `value` is an integer and not a boolean."""
+    """Return whether `value` is an integer and not a boolean."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_integer(field: str, value: object, *, least: int = 0, most: int = INTEGER_LIMIT - 1) -> int:
-    """An integer from `least` to `most`, both included."""
+    """Return an integer from `least` to `most`, both included."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise FieldError(field, value, f"an integer from {least} to {most}")
     return value
 
 
 def check_float(field: str, value: object, *, least: float, most: float, allowed: str) -> float:
-    """A finite number from `least` to `most`, both included; `allowed` is the range in words."""
+    """Return a finite number from `least` to `most`, both included; `allowed` is the range in words."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise FieldError(field, value, allowed)
     try:
@@ -69,14 +69,14 @@ def check_float(field: str, value: object, *, least: float, most: float, allowed
 
 
 def check_bool(field: str, value: object) -> bool:
-    """A boolean."""
+    """Return a boolean."""
     if not isinstance(value, bool):
         raise FieldError(field, value, "true or false")
     return value
 
 
 def check_text(field: str, value: object, *, empty: bool = False) -> str:
-    """Text that has a UTF-8 form, used as it is; `empty` says whether it may be empty."""
+    """Return text that has a UTF-8 form, used as it is; `empty` says whether it may be empty."""
     allowed = f"text of {0 if empty else 1} to {_MAX_TEXT} characters without lone surrogates"
     if not isinstance(value, str) or len(value) > _MAX_TEXT or not (value or empty):
         raise FieldError(field, value, allowed)
@@ -88,5 +88,5 @@ def check_text(field: str, value: object, *, empty: bool = False) -> str:
 
 
 def allowed_in_words(error: Mapping[str, Any]) -> str:
-    """What would have been accepted, as `FieldError` wants it, from one of the errors that pydantic lists."""
+    """Return what would have been accepted, for `FieldError`, from one of pydantic's errors."""
     return _ALLOWED_IN_WORDS.get(error["type"]) or str(error["msg"]).removeprefix("Input should be ")

@@ -35,7 +35,7 @@ class SettableClock:
         self._ahead = wall() - steady()
 
     def __call__(self) -> float:
-        """Seconds since the epoch."""
+        """Return seconds since the epoch."""
         now = self._wall()
         step = now - self._steady() - self._ahead
         if abs(step) >= _LEAST_STEP:

@@ -153,5 +153,16 @@ def json_schema(
                 key: described.pop(key) for key in ("description", "default", "title") if key in described
             }
             described = {"anyOf": [described, {"type": "null"}], **kept}
-        properties[names.get(name, name)] = described
+        properties[names.get(name, name)] = _inlined(described, schema.get("$defs", {}))
     return {"type": "object", "properties": properties, "required": schema["required"]}
+
+
+def _inlined(part: Any, definitions: Mapping[str, Any]) -> Any:
+    """Return a part of a schema with what it refers to in the place of the references."""
+    if isinstance(part, list):
+        return [_inlined(each, definitions) for each in part]
+    if not isinstance(part, dict):
+        return part
+    if "$ref" in part:
+        part = {**definitions[part["$ref"].rpartition("/")[2]], **part}
+    return {key: _inlined(value, definitions) for key, value in part.items() if key != "$ref"}

@@ -144,7 +144,7 @@ class PostgresDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[PostgresConnection]:
-        """All that is done in it is on the disk at its end, or nothing.
+        """Yield all that is done in it is on the disk at its end, or nothing.
 
         Raises:
             DatabaseError: The database cannot be written. Where the connection broke at the very end, all may
@@ -155,7 +155,7 @@ class PostgresDatabase:
 
     @contextmanager
     def reading(self) -> Iterator[PostgresConnection]:
-        """A connection to read with.
+        """Yield a connection to read with.
 
         Raises:
             DatabaseError: The database cannot be read.
@@ -226,7 +226,7 @@ class PostgresDatabase:
 
 
 def is_url(text: str) -> bool:
-    """Whether a text is meant as a URL, and not as a path; libpq says whether it can read it."""
+    """Return whether a text is meant as a URL, and not as a path; libpq says whether it can read it."""
     return _URL.match(text) is not None
 
 

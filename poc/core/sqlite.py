@@ -76,7 +76,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All that is done in it is on the disk at its end, or nothing.
+        """Yield all that is done in it is on the disk at its end, or nothing.
 
         Raises:
             DatabaseError: The file cannot be written.
@@ -96,7 +96,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection to read with, on another thread than the writer's too.
+        """Yield a connection to read with, on another thread than the writer's too.
 
         Raises:
             DatabaseError: The file cannot be read.
@@ -173,7 +173,7 @@ class Database:
             database.executescript("PRAGMA incremental_vacuum")
 
     def _version(self, database: sqlite3.Connection) -> int:
-        """The version of the file's schema; 0 where the file is new, or has no mark yet.
+        """Return the version of the file's schema; 0 where the file is new, or has no mark yet.
 
         Raises:
             DatabaseError: It is another kind of file, or of a newer Hallmark's.

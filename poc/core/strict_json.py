@@ -54,7 +54,7 @@ def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _first_not_finite(parsed: object) -> tuple[str, float]:
-    """Where it stands, by the names and places that lead there."""
+    """Return where it stands, by the names and places that lead there."""
     # Without recursion, however deep it stands; and a path is put together for the one that is found only.
     waiting: list[tuple[str, Iterator[tuple[str, object]]]] = [("", iter([("", parsed)]))]
     while waiting:

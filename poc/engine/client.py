@@ -220,7 +220,7 @@ class VllmEngine:
 
 
 def _slice(ranks: Sequence[Mapping[str, Any]]) -> Slice:
-    """What a call has done, of what every rank says: the slowest one's time, the same numbers."""
+    """Return what a call has done, of what every rank says: the slowest one's time, the same numbers."""
     batches = None
     if ranks[0]["batches"] is not None:
         batches = [

@@ -29,7 +29,7 @@ class DeviceTime:
             self._events[1].record(torch.cuda.current_stream(self._device))
 
     def has_arrived(self) -> bool:
-        """Whether the device has come to the end."""
+        """Return whether the device has come to the end."""
         return self._events is None or self._events[1].query()
 
     @property

@@ -134,7 +134,7 @@ class EagerOperators:
         return self._copies[id(original)]
 
     def _is_off(self, operator: CustomOp) -> bool:
-        """Whether an operator is off, and not because somebody wrote so."""
+        """Return whether an operator is off, and not because somebody wrote so."""
         name = getattr(operator, "name", None)
         return not (
             name is None
@@ -152,7 +152,7 @@ def _as_eager(config: VllmConfig) -> VllmConfig:
 
 
 def _may_keep_operators(part: object) -> bool:
-    """Whether something that a module keeps is a module too, or an object of vLLM's with attributes."""
+    """Return whether what a module keeps is a module too, or an object of vLLM's with attributes."""
     of_vllm = type(part).__module__.startswith("vllm.model_executor.") and not isinstance(part, Enum)
     return isinstance(part, nn.Module) or (of_vllm and hasattr(part, "__dict__"))
 

@@ -26,7 +26,7 @@ _MAX_COMPILED_DIFFERENCE = 0.3
 
 
 def compiles_embeddings(config: VllmConfig) -> bool:
-    """Whether vLLM has compiled the model for embeddings as its inputs, which is what a PoC batch has.
+    """Return whether vLLM has compiled the model for embeddings as its inputs, which is what a PoC batch has.
 
     Without `--enable-prompt-embeds` its graph was traced for token ids. Where Inductor partitions the graph,
     or guards are evaluated, a forward changes something process-wide while it runs, so that none can stand

@@ -52,7 +52,7 @@ def _is_not_one(value: object) -> bool:
 
 
 def _has_deepstack(configuration: Mapping[str, Any]) -> bool:
-    """Whether a model's configuration, or one inside of it, says what is added to which layer."""
+    """Return whether a model's configuration, or one inside of it, says what is added to which layer."""
     return any(
         (str(name).startswith("deepstack") and bool(value))
         or (isinstance(value, Mapping) and _has_deepstack(value))
@@ -78,7 +78,7 @@ class Feature:
     unless: Mapping[str, FlagTest] = field(default_factory=dict)
 
     def is_asked_for(self, value_of: Callable[[str], object]) -> bool:
-        """Whether flags ask for it, by what returns a flag's value."""
+        """Return whether flags ask for it, by what returns a flag's value."""
 
         def says(tests: Mapping[str, FlagTest]) -> bool:
             return any(says_so(value_of(flag)) for flag, says_so in tests.items())

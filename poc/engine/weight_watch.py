@@ -64,7 +64,7 @@ class WeightWatch:
         self._parameters, self._bytes = [], None
 
     def moved(self) -> bool:
-        """Whether a parameter is another tensor, or lies elsewhere; the device is not waited for."""
+        """Return whether a parameter is another tensor, or lies elsewhere; the device is not waited for."""
         return any(
             getattr(known.module, known.name, None) is not known.value
             or known.value.data_ptr() != known.address

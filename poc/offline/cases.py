@@ -76,7 +76,7 @@ def identity(proof: ProofBatch, nonce: int) -> tuple[str, int, str, int]:
 
 
 def apart(cases: Iterable[JudgedCase]) -> tuple[list[JudgedCase], list[JudgedCase]]:
-    """Batches that claim nonces without vectors, in the second place; in the first the others."""
+    """Return batches that claim nonces without vectors, in the second place; in the first the others."""
     parts: tuple[list[JudgedCase], list[JudgedCase]] = ([], [])
     for case in cases:
         parts[bool(case.proof.nonces) and case.proof.vectors is None].append(case)
@@ -84,7 +84,7 @@ def apart(cases: Iterable[JudgedCase]) -> tuple[list[JudgedCase], list[JudgedCas
 
 
 def joined(cases: Iterable[JudgedCase]) -> Iterator[JudgedCase]:
-    """All batches of a prover in a round as one, where there are several and nonces are claimed.
+    """Yield all batches of a prover in a round as one, where there are several and nonces are claimed.
 
     A prover could else divide a forgery into batches too small for a verdict. Where they say what they cover,
     and leave no gap, they are judged by how many of it are valid too. Those without vectors let all be judged
@@ -162,7 +162,10 @@ def judged(case: JudgedCase, computed: Mapping[int, Sequence[float]], numerics: 
 
 
 def _joined_vectors(proofs: Sequence[ProofBatch]) -> dict[str, Any]:
-    """The vectors of several batches of a round together; none where one of them has none, or none claims."""
+    """Return the vectors of several batches of a round together.
+
+    None where one of them has none, or none claims.
+    """
     several = [proof.vectors for proof in proofs if proof.vectors is not None]
     if not several or len(several) < len(proofs):
         return {}
@@ -173,7 +176,10 @@ def _joined_vectors(proofs: Sequence[ProofBatch]) -> dict[str, Any]:
 
 
 def prover_records(judged: Iterable[JudgedCase]) -> list[ProverRecord]:
-    """What each prover sent, over all rounds: by block height, and batches of a block as they are given."""
+    """Return what each prover sent, over all rounds.
+
+    By block height, and batches of a block as they are given.
+    """
     records: dict[str, ProverRecord] = {}
     seen: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
     for case in sorted(judged, key=lambda case: case.proof.block_height):
@@ -192,7 +198,7 @@ def prover_records(judged: Iterable[JudgedCase]) -> list[ProverRecord]:
 
 
 def _scored(proof: ProofBatch, decision: Decision | None) -> ScoredBatch | None:
-    """What a decision is about, as a batch; its nonces go on in the order in which they were drawn.
+    """Return what a decision is about, as a batch; its nonces go on in the order in which they were drawn.
 
     How many were drawn depends on what they showed in this order, and in no other.
     """
@@ -210,7 +216,7 @@ def summarize(
     numerics: Numerics,
     sample: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Totals over the batches; a nonce is credited once, in an honest batch of a prover without fraud.
+    """Return totals over the batches; a nonce is credited once, in an honest batch of a prover without fraud.
 
     Args:
         judged: Single and joined batches.

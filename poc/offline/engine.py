@@ -72,7 +72,7 @@ class EngineLoader(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Hex digest of the model's files, and of all else of this that what it computes may depend on."""
+        """Return a hex digest of the model's files and of all else that its numbers may depend on."""
         ...
 
     def load(self) -> OfflineEngine:

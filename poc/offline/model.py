@@ -228,7 +228,7 @@ class OfflineModel:
         )
 
     def deployed(self, served_name: str, batch_tokens: int) -> DeployedModel:
-        """The facts that a round is resolved against: those of `hallmark.poc.offline.engine.deployed`."""
+        """Return the facts that a round is resolved against, as `offline.engine.deployed` has them."""
         return deployed(self.facts, served_name, batch_tokens)
 
     @property
@@ -275,7 +275,7 @@ class OfflineModel:
         self._round = None
 
     def _tensors(self, spec: RoundSpec) -> RoundTensors:
-        """The tensors of a round, kept for its other batches; those of the one before are freed."""
+        """Return the tensors of a round, kept for its other batches; those of the one before are freed."""
         if self._round is None or self._round[0] != spec:
             self._round = None
             self._round = spec, RoundTensors(spec, self.torch_dtype, self.device)
@@ -365,7 +365,7 @@ def _first_token(directory: Path) -> int | None:
 
 
 def import_transformers() -> Any:
-    """The transformers package.
+    """Return the transformers package.
 
     Raises:
         UnsupportedError: It is not installed.
@@ -379,7 +379,7 @@ def import_transformers() -> Any:
 
 
 def language_model_class(config: Any) -> Any:
-    """The class of transformers' that loads a model by its configuration and has it return a text's states.
+    """Return transformers' class that loads a model by its configuration and returns a text's states.
 
     Models that see or hear besides are in a list of their own.
 

@@ -13,7 +13,7 @@ _MODEL_FILES: Final = frozenset({".json", ".safetensors", ".bin", ".pt", ".pth",
 
 
 def model_fingerprint(directory: Path) -> str:
-    """Hex SHA-256 of a model's files: names and whole contents of configuration and weights.
+    """Return hex SHA-256 of a model's files: names and whole contents of configuration and weights.
 
     Sizes and times of change would be quicker, and would not tell weights that were altered in place from
     those that were not.

@@ -80,7 +80,7 @@ class NumberFile:
         os.close(self._descriptor)
 
     def known(self, arithmetic: Arithmetic) -> Mapping[NonceKey, Sequence[float]]:
-        """What has been computed with this arithmetic; NaN where that failed."""
+        """Return what has been computed with this arithmetic; NaN where that failed."""
         return self._known[_name(arithmetic)]
 
     def add(
@@ -178,7 +178,7 @@ class NumberFile:
 
 
 def _allowed_instead_of(content: bytes) -> str:
-    """What a file may be that begins with another line than ours."""
+    """Return what a file may be that begins with another line than ours."""
     with suppress(ValueError, RecursionError):
         match json.loads(content.partition(b"\n")[0]):
             case {"hallmark": str(kind), "format": 1} if kind == _KIND:

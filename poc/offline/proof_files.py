@@ -76,7 +76,7 @@ def _bodies(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _parse(path: Path) -> list[Any]:
-    """The entries of a file: of one array, a single one, or those of all lines."""
+    """Return the entries of a file: of one array, a single one, or those of all lines."""
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
         try:

@@ -81,7 +81,7 @@ class Recomputation:
             yield len(keys)
 
     def numbers(self, round_: Round, nonces: Iterable[int] | None = None) -> dict[int, Sequence[float]]:
-        """What has been computed for the round's public key, by nonce; NaN where that failed.
+        """Return what has been computed for the round's public key, by nonce; NaN where that failed.
 
         Args:
             round_: The round.

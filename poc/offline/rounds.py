@@ -18,7 +18,7 @@ _TARGET_MARGIN = 1e-6
 
 
 def check_round(body: Mapping[str, Any]) -> PoCConfig:
-    """The round that the options ask for, of no block in particular where they name none.
+    """Return the round that the options ask for, of no block in particular where they name none.
 
     Raises:
         FieldError: An option or a field of the file is out of its range.
@@ -29,7 +29,7 @@ def check_round(body: Mapping[str, Any]) -> PoCConfig:
 def resolve_round(
     batch: DeliveredBatch, body: Mapping[str, Any], facts: DeployedModel, numerics: Numerics
 ) -> Round:
-    """The round that a batch is judged in; of its own block unless the body names one.
+    """Return the round that a batch is judged in; of its own block unless the body names one.
 
     Args:
         batch: The batch.
@@ -59,7 +59,7 @@ def resolve_round(
 
 
 def same_round(earlier: Round, round_: Round) -> Round:
-    """The round that batches of one prover and block hash are in, where both say so.
+    """Return the round that batches of one prover and block hash are in, where both say so.
 
     Args:
         earlier: Of the first of them.

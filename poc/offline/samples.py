@@ -38,7 +38,7 @@ class Search:
         check_power(self.power)
 
     def as_dict(self) -> dict[str, Any]:
-        """What is looked for, as JSON has it."""
+        """Return what is looked for, as JSON has it."""
         return {
             "seed": self.seed,
             "cheat": self.cheat.error,
@@ -72,7 +72,7 @@ class ProverSample:
         return self.drawn >= self.needed
 
     def as_dict(self) -> dict[str, Any]:
-        """The sample as JSON has it."""
+        """Return the sample as JSON has it."""
         return {**asdict(self), "power_reached": self.is_enough}
 
 
@@ -144,7 +144,7 @@ def sampled_for_power(
 def _of_prover(
     round_: Round, group: Sequence[JudgedCase], search: Search, needed_of: Callable[[Allowance], int | None]
 ) -> tuple[list[JudgedCase], ProverSample | None]:
-    """The batches of a prover with the nonces that are drawn, or refused."""
+    """Return the batches of a prover with the nonces that are drawn, or refused."""
     brought, without = apart(group)
     is_mixed = bool(without) and any(case.proof.nonces for case in brought)
     of_brought = 0

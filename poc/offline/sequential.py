@@ -65,7 +65,10 @@ class _Prover:
         )
 
     def next(self, after: int) -> int | None:
-        """The nonce that is drawn when so many others of this step have been; None where none is left."""
+        """Return the nonce that is drawn when so many others of this step have been.
+
+        None where none is left.
+        """
         place = self.decision.n_drawn + after
         return self._order[place] if place < len(self._order) else None
 
@@ -74,7 +77,7 @@ class _Prover:
         self.decision = self.decision.after(nonces, self._claims.scores(nonces, computed))
 
     def judged(self, recomputation: _Recomputes, numerics: Numerics) -> JudgedCase:
-        """The case with its verdict."""
+        """Return the case with its verdict."""
         shape: Numerics = {"batch_size": self.round.batch_size, "seq_len": self.round.config.seq_len}
         drawn = set(self.decision.nonces)
         judged = judge(
@@ -152,7 +155,7 @@ class SequentialCases:
                 prover.take(nonces, recomputation.numbers(prover.round, nonces))
 
     def judged(self, recomputation: _Recomputes, numerics: Numerics) -> list[JudgedCase]:
-        """A row for each prover and round, and for each refused batch.
+        """Return a row for each prover and round, and for each refused batch.
 
         Args:
             recomputation: What `run` was given.
@@ -161,7 +164,7 @@ class SequentialCases:
         return [*(prover.judged(recomputation, numerics) for prover in self._provers), *self._refused]
 
     def as_dict(self) -> dict[str, Any]:
-        """What the summary says of the draw, as JSON has it."""
+        """Return what the summary says of the draw, as JSON has it."""
         counts = {"recomputed": self.n_recomputed, "claimed": self.n_claimed}
         return {**self._search.as_dict(), "sequential": True, **counts}
 
@@ -175,7 +178,7 @@ class SequentialCases:
 
 
 def _judgeable(round_: Round, group: list[JudgedCase]) -> tuple[list[JudgedCase], list[JudgedCase]]:
-    """The batches of a prover that are judged, and those that cannot be beside them, refused.
+    """Return the batches of a prover that are judged, and those that cannot be beside them, refused.
 
     One batch without vectors must not keep the others from being judged: a forger would send one.
     """
@@ -189,7 +192,7 @@ def _judgeable(round_: Round, group: list[JudgedCase]) -> tuple[list[JudgedCase]
 
 
 def _filled(provers: Sequence[_Prover], size: int) -> Iterator[tuple[_Prover, list[int]]]:
-    """The next nonces of provers in turn, at least one of each, to a multiple of a size."""
+    """Yield the next nonces of provers in turn, at least one of each, to a multiple of a size."""
     room = size * -(-len(provers) // size)
     drawn: list[list[int]] = [[] for _ in provers]
     n_spent = 0

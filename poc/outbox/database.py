@@ -98,7 +98,7 @@ _SCHEMA: Final = Schema("outbox", OutboxError, 0x484C4D4B, _MIGRATIONS, is_trans
 
 
 def default_path(port: int | None, socket: str | None = None) -> Path:
-    """Where a server's outbox lies when nobody says: in the user's state directory, one for each port.
+    """Return where a server's outbox lies when nobody says: in the user's state directory, one for each port.
 
     Args:
         port: The port the server listens on.
@@ -142,7 +142,7 @@ class OutboxDatabase(Database):
 
 
 def _lock(path: Path) -> FileLock:
-    """The right to be the file's one server; it ends with the process, however that ends.
+    """Return the right to be the file's one server; it ends with the process, however that ends.
 
     It is of a file beside it: to open and close the database itself would take SQLite's own locks away.
     """
@@ -173,7 +173,7 @@ def _lock(path: Path) -> FileLock:
 
 
 def _problem_of(held: str) -> str | None:
-    """What is wrong where a lock that is held here can be had again."""
+    """Return what is wrong where a lock that is held here can be had again."""
     again = FileLock(held, timeout=0, thread_local=False)
     try:
         again.acquire()

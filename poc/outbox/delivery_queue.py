@@ -204,7 +204,7 @@ class DeliveryQueue:
         return 0 if row is None else int(row[0])
 
     def oldest(self, url: str) -> tuple[Delivery, bytes] | None:
-        """A receiver's oldest queued callback and its body; None where it has none."""
+        """Return a receiver's oldest queued callback and its body; None where it has none."""
         with self._database.transaction() as connection:
             row = connection.execute(
                 f"SELECT {_FIELDS}, body FROM deliveries WHERE url = ? AND given_up IS NULL"  # noqa: S608
@@ -306,7 +306,7 @@ class DeliveryQueue:
             return _change(connection, "DELETE FROM deliveries", identifiers)
 
     def receivers(self) -> Mapping[str, ReceiverTotals]:
-        """What each receiver has in the queue; none is there that has nothing."""
+        """Return what each receiver has in the queue; none is there that has nothing."""
         with self._database.reading() as connection:
             rows = connection.execute(
                 "SELECT url, queued, given_up, bytes, (SELECT created_at FROM deliveries AS d"
@@ -315,13 +315,13 @@ class DeliveryQueue:
         return {url: ReceiverTotals(*totals) for url, *totals in rows}
 
     def listed(self) -> list[Delivery]:
-        """All callbacks, without their bodies."""
+        """Return all callbacks, without their bodies."""
         with self._database.reading() as connection:
             rows = connection.execute(f"SELECT {_FIELDS} FROM deliveries ORDER BY id").fetchall()  # noqa: S608
         return [Delivery(*row) for row in rows]
 
     def exported(self) -> Iterator[tuple[Delivery, Any]]:
-        """All callbacks with their bodies as parsed JSON, one after the other."""
+        """Yield all callbacks with their bodies as parsed JSON, one after the other."""
         with self._database.reading() as connection:
             for row in connection.execute(f"SELECT {_FIELDS}, body FROM deliveries ORDER BY id"):  # noqa: S608
                 yield Delivery(*row[:-1]), json.loads(row[-1])

@@ -67,7 +67,7 @@ def problem_of_mounts(mounts: str, device: str) -> str | None:
 
 @contextmanager
 def _opened_twice(folder: Path) -> Iterator[tuple[int, int]]:
-    """A new file without a name, opened two times, as two processes would have it."""
+    """Yield a new file without a name, opened two times, as two processes would have it."""
     one, name = tempfile.mkstemp(prefix=".hallmark-", dir=folder)
     try:
         try:
@@ -83,7 +83,7 @@ def _opened_twice(folder: Path) -> Iterator[tuple[int, int]]:
 
 
 def _flock_problem(one: int, other: int) -> str | None:
-    """The lock by which a server has its outbox."""
+    """Return the lock by which a server has its outbox."""
     try:
         fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
@@ -117,7 +117,7 @@ def _record_lock_problem(one: int, other: int) -> str | None:
 
 
 def _mapping_problem(one: int, other: int) -> str | None:
-    """The memory by which SQLite's processes share the index of the write-ahead log."""
+    """Return the memory by which SQLite's processes share the index of the write-ahead log."""
     try:
         with mmap.mmap(one, _PAGE) as written, mmap.mmap(other, _PAGE) as read:
             written[:1] = b"x"

@@ -237,7 +237,7 @@ class Outbox:
         return self._senders.ask(url)
 
     def stats(self) -> OutboxStats:
-        """The sums over all receivers, and under `receivers` the stats of each recent one by its URL."""
+        """Return sums over all receivers, and under `receivers` the stats of each recent one by URL."""
         return self._senders.stats()
 
     async def close(self, deadline: float) -> None:

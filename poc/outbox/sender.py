@@ -168,7 +168,7 @@ class CallbackSender:
         return self.stats_with(self._store.receivers().get(self.callback_url))
 
     def stats_with(self, totals: ReceiverTotals | None) -> CallbackStats:
-        """The same for totals of the queue that are known."""
+        """Return the same for totals of the queue that are known."""
         totals = totals or ReceiverTotals(0, 0, 0, None)
         now = self._clock()
         return CallbackStats(
@@ -252,7 +252,7 @@ class CallbackSender:
                         await self._woken.wait()
 
     async def _settle_oldest(self, *, is_last: bool = False) -> float | None:
-        """One attempt at the head of the queue, where it is due.
+        """Return one attempt at the head of the queue, where it is due.
 
         Args:
             is_last: Whether it is due in any case, unless the receiver has asked to be left alone.

@@ -129,7 +129,7 @@ class SenderRegistry:
         self.wake(url)
 
     def stats(self) -> OutboxStats:
-        """The sums over all receivers, and under `receivers` the stats of each recent one by its URL."""
+        """Return sums over all receivers, and under `receivers` the stats of each recent one by URL."""
         if self._last_stats is not None:
             return self._last_stats
         totals = self._store.receivers()

@@ -65,7 +65,7 @@ class OutboxStore:
 
     @classmethod
     def from_settings(cls, settings: Settings, port: int | None, socket: str | None = None) -> Self:
-        """The store of a server.
+        """Return the store of a server.
 
         Args:
             settings: Its `outbox_*` and `callback_*` settings.
@@ -79,7 +79,7 @@ class OutboxStore:
 
     @classmethod
     def bounded_by(cls, settings: Settings, path: Path | None) -> Self:
-        """A store with the bounds of a server's settings, in a file or, with None, in memory.
+        """Return a store with the bounds of a server's settings, in a file or, with None, in memory.
 
         Raises:
             OutboxError: As for `OutboxDatabase`.

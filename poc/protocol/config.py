@@ -67,7 +67,7 @@ class PoCState(StrEnum):
 
 
 def is_power_of_two(value: float) -> bool:
-    """Whether a positive finite number is 2**k for an integer k."""
+    """Return whether a positive finite number is 2**k for an integer k."""
     return math.frexp(value)[0] == 0.5
 
 

@@ -70,7 +70,7 @@ class ComputedSpan:
 
     @classmethod
     def merged(cls, batches: Sequence[Self]) -> Self:
-        """Several spans, each right after the last, as one."""
+        """Return several spans, each right after the last, as one."""
         return cls(
             covered=(batches[0].covered[0], batches[-1].covered[1]),
             nonces=tuple(nonce for batch in batches for nonce in batch.nonces),
@@ -85,7 +85,7 @@ class ComputedSpan:
         return self.covered[1] - self.covered[0] + 1
 
     def proof(self, round_: Round, numerics: Numerics) -> ProofBatch | None:
-        """The batch to be reported; None when no nonce of the span counts and none failed."""
+        """Return the batch to be reported; None when no nonce of the span counts and none failed."""
         if not self.nonces and not self.failed_nonces:
             return None
         config = round_.config
@@ -107,7 +107,7 @@ class ComputedSpan:
         )
 
     def fields(self) -> dict[str, Any]:
-        """What a callback says of the span, as JSON has it; vectors where there are some."""
+        """Return what a callback says of the span, as JSON has it; vectors where there are some."""
         found: dict[str, Any] = {
             "covered": list(self.covered),
             "nonces": list(self.nonces),
@@ -123,7 +123,7 @@ class ComputedSpan:
 def merged_bodies(
     template: Mapping[str, Any], batches: Iterable[ComputedSpan], max_bytes: int
 ) -> list[bytes]:
-    """The bodies of callbacks that report spans: as few as keep within a size.
+    """Return the bodies of callbacks that report spans: as few as keep within a size.
 
     Args:
         template: What every body says beside them.

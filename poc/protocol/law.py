@@ -31,7 +31,7 @@ def number_of(distance: float, hidden_size: int) -> float:
 
 
 def distance_cdf(distance: npt.ArrayLike, hidden_size: int) -> npt.NDArray[np.float64]:
-    """The probability of a distance below the given ones, element by element; any shape, float64."""
+    """Return the probability of a distance below the given ones, element by element; any shape, float64."""
     from scipy.special import betainc
 
     shape = _shape(hidden_size)
@@ -40,12 +40,12 @@ def distance_cdf(distance: npt.ArrayLike, hidden_size: int) -> npt.NDArray[np.fl
 
 
 def valid_rate(r_target: float, hidden_size: int) -> float:
-    """The share of nonces whose distance is below `r_target`; exactly 1 from 2 on."""
+    """Return the share of nonces whose distance is below `r_target`; exactly 1 from 2 on."""
     return float(distance_cdf(r_target, hidden_size))
 
 
 def r_target_for(valid_rate: float, hidden_size: int) -> float:
-    """The `r_target` that gives `valid_rate`; exactly 2 for rate 1.
+    """Return the `r_target` that gives `valid_rate`; exactly 2 for rate 1.
 
     Raises:
         FieldError: `valid_rate` is not above 0 and at most 1.
@@ -60,7 +60,7 @@ def r_target_for(valid_rate: float, hidden_size: int) -> float:
 
 
 def distance_std(hidden_size: int) -> float:
-    """The standard deviation of the distance under the law, s = 1/√(2·D); the unit of every error.
+    """Return the standard deviation of the distance under the law, s = 1/√(2·D); the unit of every error.
 
     It is the leading term; the exact one is up to 1 % larger from width 64 on.
     """

@@ -8,7 +8,7 @@ __all__ = ["device_name", "first_token"]
 
 
 def device_name(device: torch.device) -> str:
-    """A GPU's name; of a CPU the instructions that PyTorch uses, which decide its last bits."""
+    """Return a GPU's name; of a CPU the instructions that PyTorch uses, which decide its last bits."""
     if device.type == "cpu":
         return f"cpu {torch.backends.cpu.get_cpu_capability()}"
     return str(torch.cuda.get_device_name(device))

@@ -101,7 +101,7 @@ class ProofBatch:
     ] = None
     encoding: Annotated[
         Encoding | None,
-        Field(description='What the vectors are: {"dtype": "f16", "k_dim": k, "endian": "le"}.'),
+        Field(description='What the vectors are: `{"dtype": "f16", "k_dim": k, "endian": "le"}`.'),
         _FEW_ENTRIES,
     ] = None
     protocol: Annotated[
@@ -345,7 +345,7 @@ def _method(name: str) -> str:
 
 
 def _is_same_cache(stated: str, own: str) -> bool:
-    """Whether caches of all layers, in any order, have the same dtypes."""
+    """Return whether caches of all layers, in any order, have the same dtypes."""
     found = [
         frozenset("fp8_e4m3" if name == "fp8" else name for name in side.split()) for side in (stated, own)
     ]

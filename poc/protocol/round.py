@@ -16,7 +16,7 @@ _RATE_MARGIN = 0.01
 
 
 def is_below_target(distance: float, r_target: float) -> bool:
-    """Whether a nonce with this distance counts; never where the distance is NaN.
+    """Return whether a nonce with this distance counts; never where the distance is NaN.
 
     An `r_target` from 2 on is rate 1: no distance is too large, 2 itself included.
     """
@@ -115,11 +115,11 @@ class Round:
         return self.r_target >= 2.0
 
     def is_valid(self, distance: float) -> bool:
-        """Whether a nonce with this distance counts; never where the distance is NaN."""
+        """Return whether a nonce with this distance counts; never where the distance is NaN."""
         return is_below_target(distance, self.r_target)
 
     def spec(self) -> RoundSpec:
-        """What a worker has to know."""
+        """Return what a worker has to know."""
         return RoundSpec(
             digest=self.digest,
             block_hash=self.config.block_hash,
@@ -142,7 +142,7 @@ def _settings(config: PoCConfig, hidden_size: int, definition: Definition) -> di
 
 
 def _resolve_target(config: PoCConfig, hidden_size: int) -> tuple[float, float]:
-    """The round's `r_target` and valid rate; each gives the other by the law."""
+    """Return the round's `r_target` and valid rate; each gives the other by the law."""
     if config.r_target is None:
         rate = 1.0 if config.valid_rate is None else config.valid_rate
         return r_target_for(rate, hidden_size), rate

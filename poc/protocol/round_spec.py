@@ -28,7 +28,7 @@ NO_FIRST = -1
 
 
 def shortest_decimal(value: float) -> str:
-    """The shortest decimal that reads back as the same binary64 number, written without an exponent.
+    """Return the shortest decimal that reads back as the same binary64 number, written without an exponent.
 
     No trailing zeros and no trailing point: `0.01`, `0.00001`, `0.125`, `1`.
     """
@@ -60,7 +60,7 @@ def round_settings(
     numbers: int,
     model: str,
 ) -> dict[str, str]:
-    """The settings that a round's digest covers, as the texts that are hashed, in their order.
+    """Return the settings that a round's digest covers, as the texts that are hashed, in their order.
 
     Args:
         hidden_size: D.
@@ -136,12 +136,12 @@ class RoundSpec:
     numbers: int
 
     def to_wire(self) -> dict[str, str | int | float | bool]:
-        """The specification as a flat dictionary of plain values."""
+        """Return the specification as a flat dictionary of plain values."""
         return asdict(self)
 
     @classmethod
     def from_wire(cls, wire: dict[str, str | int | float | bool]) -> Self:
-        """The inverse of `to_wire`.
+        """Return the inverse of `to_wire`.
 
         Raises:
             ValueError: A key is missing, unknown, or of another type.

@@ -44,7 +44,7 @@ class Stream(NamedTuple):
 
     @classmethod
     def from_digest(cls, digest: bytes) -> Self:
-        """The stream that a digest of at least 16 bytes names."""
+        """Return the stream that a digest of at least 16 bytes names."""
         return cls(*struct.unpack("<4I", digest[:16]))
 
 
@@ -67,7 +67,7 @@ def length_prefixed(*fields: str | int) -> bytes:
 
 
 def stream_digest(purpose: str, *fields: str | int) -> bytes:
-    """The 32 bytes that name the stream for `purpose` and `fields`.
+    """Return the 32 bytes that name the stream for `purpose` and `fields`.
 
     Raises:
         FieldError: As for `length_prefixed`.
@@ -96,20 +96,20 @@ def nonce_streams(
 
 
 def embeds_stream(round_digest: str, block_hash: str, public_key: str, nonce: int) -> Stream:
-    """The stream of one nonce's model input."""
+    """Return the stream of one nonce's model input."""
     return nonce_streams("embeds", round_digest, block_hash, [(public_key, nonce)])[0]
 
 
 def target_stream(round_digest: str, block_hash: str, public_key: str, nonce: int) -> Stream:
-    """The stream of one nonce's target."""
+    """Return the stream of one nonce's target."""
     return nonce_streams("target", round_digest, block_hash, [(public_key, nonce)])[0]
 
 
 def pre_stream(block_hash: str) -> Stream:
-    """The stream of the block's projection before the model."""
+    """Return the stream of the block's projection before the model."""
     return _stream("pre", block_hash)
 
 
 def post_stream(block_hash: str) -> Stream:
-    """The stream of the block's projection after the model's final norm."""
+    """Return the stream of the block's projection after the model's final norm."""
     return _stream("post", block_hash)

@@ -27,7 +27,7 @@ class HostCopy:
             self._done.record(torch.cuda.current_stream(tensor.device))
 
     def has_arrived(self) -> bool:
-        """Whether the device has done everything that leads to the tensor, and the copy."""
+        """Return whether the device has done everything that leads to the tensor, and the copy."""
         return self._done is None or self._done.query()
 
     @property

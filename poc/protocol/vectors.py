@@ -4,10 +4,11 @@ import base64
 import binascii
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from hallmark.poc.core.checks import check_integer
@@ -26,18 +27,18 @@ _APART: Final = 0.005
 class Encoding(TypedDict):
     """What a vector's bytes are: `k_dim` numbers of a `dtype`, by their `endian`."""
 
-    dtype: str
-    k_dim: int
-    endian: str
+    dtype: Annotated[str, Field(description="`f16`: IEEE halves.")]
+    k_dim: Annotated[int, Field(description="Numbers of a nonce.")]
+    endian: Annotated[str, Field(description="`le`: little-endian.")]
 
 
 def encoding_of(numbers: int) -> Encoding:
-    """The encoding of vectors of so many numbers."""
+    """Return the encoding of vectors of so many numbers."""
     return {"dtype": "f16", "k_dim": numbers, "endian": "le"}
 
 
 def encode(numbers: Sequence[Sequence[float]] | npt.NDArray[np.float64]) -> tuple[str, ...]:
-    """The vectors of nonces, each number rounded once.
+    """Return the vectors of nonces, each number rounded once.
 
     Args:
         numbers: [n, k] finite ones.
@@ -79,7 +80,7 @@ def check_encoding(encoding: Encoding | None, *, has_vectors: bool) -> int:
 
 
 def decode(vectors: Sequence[str], numbers: int) -> npt.NDArray[np.float64]:
-    """The numbers of vectors, [n, k].
+    """Return the numbers of vectors, [n, k].
 
     Args:
         vectors: One for each of n nonces.

@@ -7,7 +7,7 @@ __all__ = ["claimed_batch", "is_verdict", "recomputed_batch"]
 
 
 def is_verdict(body: Mapping[str, Any]) -> bool:
-    """Whether a body is one of `/validated`, not of `/generated`."""
+    """Return whether a body is one of `/validated`, not of `/generated`."""
     return "received_dist" in body
 
 

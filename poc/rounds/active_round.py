@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -83,15 +82,17 @@ class ActiveRound:
         queue: ValidationQueue,
         outbox: Outbox,
         offload: Offload,
+        clock: Callable[[], float],
+        now: Callable[[], float],
         resumes: InterruptedRound | None = None,
     ) -> None:
         self.round = round_
         self.state = state
         self.reason: str | None = None
         self.has_failed = False
-        self.statistics = RoundStatistics()
+        self.statistics = RoundStatistics(clock)
         self._log = RoundLog(round_, self.statistics)
-        self.watch = EngineWatch(round_.config.block_hash, settings.stuck_after)
+        self.watch = EngineWatch(round_.config.block_hash, settings.stuck_after, clock)
         self.memory_bytes: int | None = None
         self.engine_is_gone = False
         self.owner: asyncio.Task[None] | None = None
@@ -103,6 +104,8 @@ class ActiveRound:
         self._queue = queue
         self._outbox = outbox
         self._offload = offload
+        self._clock = clock
+        self._now = now
         self._walk = _walk(round_.config)
         self._check(state)
         self._journal_id = None if resumes is None else resumes.id
@@ -186,7 +189,7 @@ class ActiveRound:
             FieldError: It does not fit the round.
         """
         batch.check_against(self.round, self._engine.numerics)
-        return ValidationJob(batch, self.round, self.numerics)
+        return ValidationJob(batch, self.round, self.numerics, self._now)
 
     def submit(self, job: ValidationJob) -> None:
         """Queue a batch for the time when the state is VALIDATING.
@@ -231,7 +234,7 @@ class ActiveRound:
         self._wake.set()
 
     def cancelled(self, reason: str) -> RoundCancelledError:
-        """What those get who wait for something of a round that has ended."""
+        """Return what those get who wait for something of a round that has ended."""
         return RoundCancelledError(
             f"the round for block {self.round.config.block_hash!r} has ended: {reason}"
         )
@@ -370,10 +373,10 @@ class ActiveRound:
     async def _validate(self) -> None:
         """Compute the next nonces that wait for validation, and report the verdicts this brings."""
         taken = self._queue.take(self.round.batch_size)
-        begun = time.monotonic()
+        begun = self._clock()
         computed = await self._compute(lambda: [[(job.proof.public_key, nonce) for job, nonce in taken]])
         if computed is not None:
-            await self._settle(self._queue.record(taken, computed[0], time.monotonic() - begun))
+            await self._settle(self._queue.record(taken, computed[0], self._clock() - begun))
 
     async def _settle(self, jobs: Sequence[ValidationJob]) -> None:
         """Judge jobs and report their verdicts. Each is settled, whatever becomes of it and of the others.
@@ -408,7 +411,7 @@ class ActiveRound:
             raise failure
 
     async def _compute(self, choose: Callable[[], list[list[NonceKey]]]) -> list[list[list[float]]] | None:
-        """The numbers of each nonce of batches; None where the round has ended before."""
+        """Return the numbers of each nonce of batches; None where the round has ended before."""
         computed = await self.watch.wait_for_batches(
             self.scheduler.compute(choose, ended=self._ended, on_slice=self.watch.note_progress)
         )

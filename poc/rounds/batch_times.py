@@ -40,7 +40,10 @@ class BatchTimes:
         self._host_seconds_each = sum(batch.host_seconds for batch in batches) / len(batches)
 
     def batches_per_call(self) -> int:
-        """How many batches fill `CALL_SECONDS`, going by the last call; 1 as long as nothing is known."""
+        """Return how many batches fill `CALL_SECONDS`, going by the last call.
+
+        1 as long as nothing is known.
+        """
         if self._seconds_each is None:
             return 1
         return max(1, min(MAX_BATCHES, int(CALL_SECONDS / max(self._seconds_each, 1e-9))))

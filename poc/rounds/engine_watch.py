@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TypeVar
 
 from hallmark.poc.rounds.batch_times import BatchTimes
@@ -23,25 +23,29 @@ class EngineWatch:
         block_hash: The round's block, for the log.
         stuck_after: Seconds without progress after which a call that runs is logged, and then at waits that
             double.
+        clock: Seconds on a clock that never goes back.
 
     Attributes:
         times: How long the round's batches take.
     """
 
-    def __init__(self, block_hash: str, stuck_after: float) -> None:
+    def __init__(
+        self, block_hash: str, stuck_after: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.times = BatchTimes()
         self._block_hash = block_hash
         self._stuck_after = stuck_after
-        self._last_progress = time.monotonic()
+        self._clock = clock
+        self._last_progress = clock()
 
     @property
     def seconds_since_progress(self) -> float:
         """How long ago progress was last noted."""
-        return time.monotonic() - self._last_progress
+        return self._clock() - self._last_progress
 
     def note_progress(self) -> None:
         """Note that the engine has answered, or that it has only now got something to do."""
-        self._last_progress = time.monotonic()
+        self._last_progress = self._clock()
 
     async def wait_for(self, work: Coroutine[None, None, _Result]) -> _Result:
         """Wait for a call of the engine; what it raises is raised."""
@@ -67,8 +71,8 @@ class EngineWatch:
         self, work: Coroutine[None, None, list[ComputedBatch] | None]
     ) -> list[ComputedBatch] | None:
         """Wait for batches as `wait_for` does, and note how long they took; None where they were given up."""
-        begun = time.monotonic()
+        begun = self._clock()
         computed = await self.wait_for(work)
         if computed is not None:
-            self.times.record(computed, time.monotonic() - begun)
+            self.times.record(computed, self._clock() - begun)
         return computed

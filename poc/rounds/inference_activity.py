@@ -75,7 +75,7 @@ class InferenceActivity:
 
     @contextmanager
     def connection(self) -> Iterator[InferenceConnection]:
-        """A connection for inference, from its first byte to the end of its answer."""
+        """Yield a connection for inference, from its first byte to the end of its answer."""
         connection = InferenceConnection(self._clock)
         self._connections.add(connection)
         self.all_served.clear()

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Final
 
 from hallmark.poc.core.errors import HallmarkError, NotReadyError, StateError
@@ -38,6 +39,8 @@ class PoCManager:
         engine: The engine.
         settings: The server's settings.
         outbox: Where callbacks go; None makes one in memory. Closed by `shutdown`.
+        clock: Seconds on a clock that never goes back.
+        now: Seconds since the epoch.
 
     Attributes:
         activity: The inference that is at work; the server's middleware counts in it.
@@ -47,15 +50,25 @@ class PoCManager:
         interrupted: The round in which the last server ended, until another is set or a stop gives it up.
     """
 
-    def __init__(self, engine: PoCEngine, settings: Settings, outbox: Outbox | None = None) -> None:
+    def __init__(
+        self,
+        engine: PoCEngine,
+        settings: Settings,
+        outbox: Outbox | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self.engine = engine
         self.settings = settings
-        self.outbox = outbox or Outbox(settings)
-        self.activity = InferenceActivity(engine)
-        self.queue = ValidationQueue(settings.max_queued_nonces)
+        self.outbox = outbox or Outbox(settings, clock=now, steady=clock)
+        self.activity = InferenceActivity(engine, clock)
+        self.queue = ValidationQueue(settings.max_queued_nonces, clock)
         self.offload = Offload()
         self.active: ActiveRound | None = None
         self.interrupted: InterruptedRound | None = None
+        self._clock = clock
+        self._now = now
         self._state_without_round = PoCState.IDLE
         self._is_shut_down = False
         # Rounds whose owner may still be at work: the present one, and those it waits for.
@@ -98,7 +111,7 @@ class PoCManager:
             logger.error("The round of block %r is not gone on with: %s", block, exc)
 
     def _check_resumable(self, interrupted: InterruptedRound) -> None:
-        age = time.time() - interrupted.updated_at
+        age = self._now() - interrupted.updated_at
         if age > self.settings.callback_max_age:
             raise StateError(f"it was interrupted {age:.0f} s ago, and callbacks would be too old by now")
         digest = Round.resolve(interrupted.config, self.engine.model).digest
@@ -207,7 +220,7 @@ class PoCManager:
             self.queue.withdraw(job, gone)
 
     def result(self, request_id: str) -> ValidationJob | SettledJob:
-        """A submitted batch by its request id, or what is kept of one that has been settled.
+        """Return a submitted batch by its request id, or what is kept of one that has been settled.
 
         Raises:
             UnknownRequestError: There is none, or its result has expired.
@@ -263,6 +276,8 @@ class PoCManager:
             queue=self.queue,
             outbox=self.outbox,
             offload=self.offload,
+            clock=self._clock,
+            now=self._now,
             resumes=resumes,
         )
         if resumes is None:

@@ -15,7 +15,7 @@ __all__ = ["generated_template", "recomputed_vectors", "validated_payload", "ver
 
 
 def generated_template(round_: Round, numerics: Numerics) -> GeneratedTemplate:
-    """The body of `/generated` without what was found: whose nonces, and the bound they are under."""
+    """Return the body of `/generated` without what was found: whose nonces, and the bound they are under."""
     config = round_.config
     return {
         "public_key": config.public_key,
@@ -32,7 +32,7 @@ def generated_template(round_: Round, numerics: Numerics) -> GeneratedTemplate:
 
 
 def validated_payload(validated: ValidatedBatch, request_id: str) -> ValidatedBody:
-    """The body of `/validated`: the batch as it came, repeated nonces included, and what became of it.
+    """Return the body of `/validated`: the batch as it came, repeated nonces included, and what became of it.
 
     Its arrays run in step with the nonces as they were received: clients compare them entry by entry.
     `dist` and `vectors` are those of the recomputation, null where it failed or the nonce was not sampled.
@@ -57,7 +57,7 @@ def validated_payload(validated: ValidatedBatch, request_id: str) -> ValidatedBo
 
 
 def recomputed_vectors(validated: ValidatedBatch) -> RecomputedVectors:
-    """The recomputed numbers of a batch, in step with its nonces as they were received.
+    """Return the recomputed numbers of a batch, in step with its nonces as they were received.
 
     A vector is null where the recomputation failed or the nonce was not sampled.
     """
@@ -71,7 +71,7 @@ def recomputed_vectors(validated: ValidatedBatch) -> RecomputedVectors:
 
 
 def verdict_fields(validated: ValidatedBatch) -> VerdictBody:
-    """A verdict as `/validate` answers it.
+    """Return a verdict as `/validate` answers it.
 
     `computed_distances` runs in step with the nonces as they were received, repetitions included; null where
     the recomputation failed or the nonce was not sampled. Without a verdict `fraud_detected` is false, and
@@ -110,6 +110,9 @@ def verdict_fields(validated: ValidatedBatch) -> VerdictBody:
 
 
 def _places(validated: ValidatedBatch) -> list[int]:
-    """Where each claim's nonce stands among those recomputed; the place after them all where it does not."""
+    """Return where each claim's nonce stands among those recomputed.
+
+    The place after them all where it does not.
+    """
     place_of = {nonce: place for place, nonce in enumerate(validated.nonces)}
     return [place_of.get(nonce, len(place_of)) for nonce in validated.proof.nonces]

@@ -31,7 +31,7 @@ class SliceTimes:
         self._latest: tuple[float, float] | None = None
 
     def stats(self, max_stall_ms: float) -> SliceStats:
-        """Totals, the latest stalls, and what a layer costs."""
+        """Return totals, the latest stalls, and what a layer costs."""
         layer_ms = None if self._layer_seconds is None else self._layer_seconds * 1e3
         stalls = sorted(self._stalls)
         return SliceStats(
@@ -49,7 +49,7 @@ class SliceTimes:
         )
 
     def layers_within(self, seconds: float) -> int:
-        """How many layers take about so long, at least 1; 1 as long as nothing is known."""
+        """Return how many layers take about so long, at least 1; 1 as long as nothing is known."""
         if self._layer_seconds is None:
             return 1
         return max(1, int(min(seconds / max(self._layer_seconds, 1e-9), 1e6)))
@@ -84,7 +84,7 @@ def _share(periods: Collection[tuple[float, float]]) -> float | None:
 
 
 def _percentile_ms(ordered: Sequence[float], share: float) -> float | None:
-    """The nearest-rank percentile of ordered seconds, in milliseconds."""
+    """Return the nearest-rank percentile of ordered seconds, in milliseconds."""
     if not ordered:
         return None
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] * 1e3

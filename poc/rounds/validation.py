@@ -91,7 +91,7 @@ class ValidationQueue:
         self._unsettled[job.request_id] = job
 
     def find(self, request_id: str) -> ValidationJob | SettledJob:
-        """A job that waits or runs, or what is kept of one that has been settled not too long ago.
+        """Return a job that waits or runs, or what is kept of one that has been settled not too long ago.
 
         Raises:
             UnknownRequestError: There is none of that id.
@@ -112,7 +112,7 @@ class ValidationQueue:
         return [job for _, job in islice(reversed(self._settled.values()), count)]
 
     def take(self, count: int) -> list[tuple[ValidationJob, int]]:
-        """The next `count` nonces, each with its job; fewer only where no more wait."""
+        """Return the next `count` nonces, each with its job; fewer only where no more wait."""
         taken: list[tuple[ValidationJob, int]] = []
         while self._waiting and len(taken) < count:
             share = max(1, (count - len(taken)) // len(self._waiting))
@@ -123,7 +123,7 @@ class ValidationQueue:
         return taken
 
     def _take_from(self, prover: str, count: int) -> list[tuple[ValidationJob, int]]:
-        """Nonces of a prover's first jobs; the prover is then behind the others."""
+        """Return nonces of a prover's first jobs; the prover is then behind the others."""
         jobs = self._waiting.pop(prover)
         taken: list[tuple[ValidationJob, int]] = []
         while jobs and len(taken) < count:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -51,6 +51,12 @@ class SettledJob:
 class ValidationJob:
     """One submitted batch, from the queue to its verdict or to the error that took its place.
 
+    Args:
+        proof: As of the attribute.
+        round_: As of the attribute.
+        numerics: As of the attribute.
+        now: Seconds since the epoch.
+
     Attributes:
         request_id: What the client asks for it by.
         proof: The batch.
@@ -65,7 +71,13 @@ class ValidationJob:
         asked_by: The id of the HTTP request that brought it; None where none did.
     """
 
-    def __init__(self, proof: ProofBatch, round_: Round, numerics: Numerics | None) -> None:
+    def __init__(
+        self,
+        proof: ProofBatch,
+        round_: Round,
+        numerics: Numerics | None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self.request_id = str(uuid.uuid4())
         self.proof = proof
         self.round = round_
@@ -74,6 +86,7 @@ class ValidationJob:
         self.size = len(proof.nonces) + len(proof.failed_nonces)
         self.settled = asyncio.Event()
         self.released = asyncio.Event()
+        self._now = now
         self._taken = 0
         self._computed: dict[int, Sequence[float]] = {}
         self._verdict: tuple[ValidatedBatch, VerdictBody] | None = None
@@ -100,7 +113,7 @@ class ValidationJob:
         return len(self.nonces) - len(self._computed)
 
     def outcome(self) -> ValidatedBatch:
-        """The verdict of a job that has been judged.
+        """Return the verdict of a job that has been judged.
 
         Raises:
             HallmarkError: The error that took the verdict's place.
@@ -108,7 +121,7 @@ class ValidationJob:
         return self._known()[0]
 
     def answer(self) -> VerdictBody:
-        """The same as it is answered; raises as `outcome` does."""
+        """Return the same as it is answered; raises as `outcome` does."""
         return self._known()[1]
 
     def _known(self) -> tuple[ValidatedBatch, VerdictBody]:
@@ -119,7 +132,7 @@ class ValidationJob:
         return self._verdict
 
     def take(self, count: int) -> tuple[int, ...]:
-        """Up to `count` nonces that nobody has taken yet."""
+        """Return up to `count` nonces that nobody has taken yet."""
         taken = self.nonces[self._taken : self._taken + count]
         self._taken += len(taken)
         return taken
@@ -164,13 +177,13 @@ class ValidationJob:
         self.released.set()
 
     def to_keep(self) -> SettledJob:
-        """What is kept of it once it is settled."""
+        """Return what is kept of it once it is settled."""
         failed = self.error is not None
         return SettledJob(
             request_id=self.request_id,
             public_key=self.proof.public_key,
             block_hash=self.proof.block_hash,
-            settled_at=time.time(),
+            settled_at=self._now(),
             status=self.status,
             n_claims=self.n_claims,
             size=self.size,

@@ -10,7 +10,16 @@ from hallmark.poc.core.errors import FieldError
 from hallmark.poc.core.models import field_error, nearest
 from hallmark.poc.settings.secret_sources import NOT_SHOWN
 
-__all__ = ["OLDER_NAMES", "SECTION", "Count", "EngineLimits", "settings_section"]
+__all__ = [
+    "BYTES",
+    "MILLISECONDS",
+    "OLDER_NAMES",
+    "SECONDS",
+    "SECTION",
+    "Count",
+    "EngineLimits",
+    "settings_section",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +27,11 @@ SECTION: Final = "hallmark"
 """The key of vLLM's `--additional-config` that holds the settings."""
 
 OLDER_NAMES: Final = {"batch_size": "max_batch_size"}
+
+# What a setting is counted in, for the table in docs/reference/settings.md.
+BYTES: Final[dict[str, Any]] = {"unit": "bytes"}
+SECONDS: Final[dict[str, Any]] = {"unit": "seconds"}
+MILLISECONDS: Final[dict[str, Any]] = {"unit": "milliseconds"}
 
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 
@@ -38,6 +52,7 @@ class EngineLimits(BaseModel):
         ge=1,  # a call of a round computes batches for half a second
         allow_inf_nan=False,
         description="A worker that is stuck for so long ends.",
+        json_schema_extra=SECONDS,
     )
 
     @classmethod

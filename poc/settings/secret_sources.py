@@ -37,7 +37,7 @@ _CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def read_api_key(field: str, path: str | None, environment: Mapping[str, str]) -> SecretStr | None:
-    """The token of the control routes; None where there is none.
+    """Return the token of the control routes; None where there is none.
 
     Args:
         field: The setting that names the file, for errors.
@@ -92,7 +92,7 @@ def token_of_file(field: str, path: str) -> SecretStr:
 def read_webhook_secrets(
     field: str, path: str | None, environment: Mapping[str, str]
 ) -> tuple[SecretStr, ...]:
-    """The secrets that callbacks are signed with; without any, they are not signed.
+    """Return the secrets that callbacks are signed with; without any, they are not signed.
 
     Args:
         field: The setting that names the file, for errors.
@@ -144,7 +144,7 @@ def _is_webhook_secret(text: str) -> bool:
 
 
 def _read(field: str, path: str, what: str) -> str:
-    """A file's text.
+    """Return a file's text.
 
     Nothing is raised while another error is handled: the text would hang on it.
     """

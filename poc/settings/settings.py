@@ -9,7 +9,16 @@ from pydantic import ConfigDict, Field, SecretStr, ValidationError, model_valida
 
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.core.models import field_error, nearest
-from hallmark.poc.settings.engine_limits import OLDER_NAMES, SECTION, Count, EngineLimits, settings_section
+from hallmark.poc.settings.engine_limits import (
+    BYTES,
+    MILLISECONDS,
+    OLDER_NAMES,
+    SECONDS,
+    SECTION,
+    Count,
+    EngineLimits,
+    settings_section,
+)
 from hallmark.poc.settings.secret_sources import (
     API_KEY_VARIABLE,
     MAX_WEBHOOK_SECRETS,
@@ -41,8 +50,9 @@ NEVER_IN_THE_SECTION = MappingProxyType(
 )
 """The fields that are secrets, and how each is given instead: vLLM logs the section, `ps` shows it."""
 
-_Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False, json_schema_extra=MILLISECONDS)]
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False, json_schema_extra=SECONDS)]
+_PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False, json_schema_extra=SECONDS)]
 
 
 class Settings(EngineLimits):
@@ -64,11 +74,13 @@ class Settings(EngineLimits):
     api_key_file: str | None = Field(
         None,
         min_length=1,
-        description="A file with the token of the control routes, instead of HALLMARK_API_KEY.",
+        description="A file with the token of the control routes, instead of `HALLMARK_API_KEY`.",
     )
     allow_unauthenticated: bool = Field(False, description="Serve a network without a token.")
-    page: bool = Field(True, description="Serve the live page at /poc.")
-    max_body_bytes: Count = Field(8 * 2**20, description="Largest body of a control request.")
+    page: bool = Field(True, description="Serve the live page at `/poc`.")
+    max_body_bytes: Count = Field(
+        8 * 2**20, description="Largest body of a control request.", json_schema_extra=BYTES
+    )
 
     max_stall_ms: _Milliseconds = Field(
         10.0, description="Longest that proof of compute may hold the engine at a time beside inference."
@@ -78,13 +90,13 @@ class Settings(EngineLimits):
         gt=0,
         le=1,
         allow_inf_nan=False,
-        description="Share of engine time it may take then.",
+        description="Share of engine time that proof of compute may take beside inference.",
     )
     idle_slice_ms: _Milliseconds = Field(
-        50.0, description="The same as max_stall_ms while no inference is at work."
+        50.0, description="The same as `max_stall_ms` while no inference is at work."
     )
-    stuck_after: float = Field(
-        60.0, gt=0, allow_inf_nan=False, description="Work without progress for so long is reported as stuck."
+    stuck_after: _PositiveSeconds = Field(
+        60.0, description="Work without progress for so long is reported as stuck."
     )
     inference_while_generating: bool = Field(False, description="Serve inference in GENERATING too.")
     max_queued_nonces: Count = Field(
@@ -97,11 +109,15 @@ class Settings(EngineLimits):
     outbox_path: str | None = Field(
         None,
         min_length=1,
-        description="The file that keeps callbacks and the round; none given: one for each port, in the "
-        "user's state directory. `memory` keeps nothing beyond the server's end.",
+        description="The file that keeps callbacks and the round; none: one for each port, in the user's "
+        "state directory. `memory` keeps nothing beyond the server's end.",
     )
     outbox_max_bytes: int = Field(
-        2**30, ge=2**16, lt=2**63, description="Bytes of callbacks that may be kept, for all receivers."
+        2**30,
+        ge=2**16,
+        lt=2**63,
+        description="Callbacks that may be kept, for all receivers.",
+        json_schema_extra=BYTES,
     )
     resume_on_start: bool = Field(
         False, description="Go on with the round that the server's end interrupted."
@@ -109,21 +125,25 @@ class Settings(EngineLimits):
 
     callback_interval: _Seconds = Field(5.0, description="Least time between two merged batches.")
     callback_max_payload_bytes: int = Field(
-        2**20, ge=2**19, lt=2**31, description="Longest body of a merged batch."
+        2**20,
+        ge=2**19,
+        lt=2**31,
+        description="Longest body of a merged batch.",
+        json_schema_extra=BYTES,
     )
-    callback_timeout: float = Field(10.0, gt=0, allow_inf_nan=False, description="Longest attempt.")
-    callback_max_age: float = Field(
-        86_400.0, gt=0, allow_inf_nan=False, description="A callback that is older is dropped."
-    )
+    callback_timeout: _PositiveSeconds = Field(10.0, description="Longest attempt.")
+    callback_max_age: _PositiveSeconds = Field(86_400.0, description="A callback that is older is dropped.")
     callback_max_retries: int | None = Field(
-        None, ge=0, lt=2**31, description="Further attempts after the first; none given: any, within the age."
+        None, ge=0, lt=2**31, description="Further attempts after the first; none: any, within the age."
     )
     callback_max_queue: Count = Field(100_000, description="Callbacks one receiver may have waiting.")
     callback_max_concurrency: Count = Field(64, description="Receivers that are called at the same time.")
-    callback_backoff_base: _Seconds = Field(1.0, description="Shortest wait before a retry.")
-    callback_backoff_cap: float = Field(60.0, ge=0, le=86_400, description="Longest wait before a retry.")
+    callback_backoff_base: _Seconds = Field(
+        1.0, description="Shortest wait before a retry, at most `callback_backoff_cap`."
+    )
+    callback_backoff_cap: _Seconds = Field(60.0, le=86_400, description="Longest wait before a retry.")
     callback_allowed_hosts: tuple[str, ...] | None = Field(
-        None, strict=False, description="Hosts that callbacks may go to; none given: any."
+        None, strict=False, description="Hosts that callbacks may go to; none: any."
     )
 
     webhook_secrets: tuple[SecretStr, ...] = Field(
@@ -133,7 +153,7 @@ class Settings(EngineLimits):
         None,
         min_length=1,
         description="A file with a secret a line that callbacks are signed with, instead of "
-        "HALLMARK_WEBHOOK_SECRETS.",
+        "`HALLMARK_WEBHOOK_SECRETS`.",
     )
 
     @model_validator(mode="after")
@@ -163,7 +183,7 @@ class Settings(EngineLimits):
     def from_additional_config(
         cls, additional_config: object, environment: Mapping[str, str] = os.environ
     ) -> Self:
-        """The settings in vLLM's `additional_config`, and the secrets from where those are.
+        """Return the settings in vLLM's `additional_config`, and the secrets from where those are.
 
         Args:
             additional_config: What vLLM made of `--additional-config`; anything but a mapping with our

@@ -166,7 +166,7 @@ class Calibration:
 
 
 def clipped_sigma(errors: npt.NDArray[np.float64]) -> float:
-    """The RMS of errors that count up to 3.5 times it, any shape.
+    """Return the RMS of errors that count up to 3.5 times it, any shape.
 
     It is the one σ > 0 with ``mean(min((e/σ)², 3.5²)) = 1``, a mean that falls as σ grows; 0 where hardly any
     error is not 0.
@@ -184,7 +184,7 @@ def clipped_sigma(errors: npt.NDArray[np.float64]) -> float:
 
 
 def sigma_bound(sigma: float, n: int, kurtosis: float, numbers: int = 1) -> float:
-    """What the RMS of the errors of n nonces is at most, with 99.9 % confidence.
+    """Return what the RMS of the errors of n nonces is at most, with 99.9 % confidence.
 
     ``ν₀·σ̂²/σ²`` is taken for χ² with ``ν₀ = n·ν`` degrees of freedom, as in the test of the RMS; exact for
     Gaussian errors.
@@ -245,7 +245,7 @@ def _design_effect(beyond: npt.NDArray[np.bool_]) -> float | None:
 
 
 def _share_bound(count: int, size: int, design_effect: float) -> float:
-    """What a share is at most, by Clopper and Pearson."""
+    """Return what a share is at most, by Clopper and Pearson."""
     from scipy.special import betaincinv
 
     worth, found = size / design_effect, count / design_effect

@@ -170,7 +170,7 @@ def draw_scales(rng: np.random.Generator, count: int, kurtosis: float) -> _Float
 
 
 def _scale_quantiles(kurtosis: float) -> _Floats:
-    """The scales of as many equally probable parts of nonces, by the middle of each."""
+    """Return the scales of as many equally probable parts of nonces, by the middle of each."""
     from scipy.special import gammaincinv
 
     if kurtosis <= 3.0:

@@ -148,7 +148,7 @@ class Clearing:
         return math.exp(-self.log_largest_wealth)
 
     def is_cleared(self, power: float) -> bool:
-        """Whether it is cleared; the stated cheat ever is with a probability of 1 − power at most."""
+        """Return whether it is cleared; the stated cheat ever is with a probability of 1 − power at most."""
         return self.log_largest_wealth >= -math.log(1.0 - power)
 
 

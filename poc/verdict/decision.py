@@ -127,7 +127,7 @@ class Decision:
         return is_enough or self.n_drawn >= self.n_claimed
 
     def as_dict(self) -> dict[str, Any]:
-        """The decision as JSON has it."""
+        """Return the decision as JSON has it."""
         return {
             "outcome": self.outcome.value,
             "recomputed": self.n_drawn,
@@ -186,14 +186,14 @@ class Claims:
         return {nonce: (self._first(nonce, ratios), max(ratios)) for nonce, ratios in found.items()}
 
     def _first(self, nonce: int, ratios: Sequence[float]) -> float:
-        """The mean of a nonce's first ratio with vectors and its first without, where it has both."""
+        """Return the mean of a nonce's first ratio with vectors and its first without, where it has both."""
         first: dict[bool, float] = {}
         for (which, _), ratio in zip(self._places[nonce], ratios, strict=True):
             first.setdefault(self._numbers[which] is None, ratio)
         return sum(first.values()) / len(first)
 
     def _ratios(self, which: int, places: Sequence[int], ours: _Floats) -> _Floats:
-        """Ratios of some claims of a batch, against recomputed numbers, [n, k]."""
+        """Return ratios of some claims of a batch, against recomputed numbers, [n, k]."""
         round_, theirs = self._round, self._numbers[which]
         dist = np.asarray(self._proofs[which].dist, dtype=np.float64)[places]
         errors = number_errors(

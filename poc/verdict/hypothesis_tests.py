@@ -99,7 +99,7 @@ def probability_at_most(k: int, n: int, p: float) -> float:
 
 
 def bonferroni(p_values: Iterable[float]) -> float:
-    """The combined p-value of m tests, min(1, m·min p), valid however they depend on each other.
+    """Return the combined p-value of m tests, min(1, m·min p), valid however they depend on each other.
 
     Source: Dunn, Multiple comparisons among means, JASA 56 (1961). 1 where there is no test.
     """
@@ -125,7 +125,10 @@ class NonceBound(NamedTuple):
 
 
 def counted_kurtosis(kurtosis: float) -> float:
-    """What a kurtosis counts as: from that of Gaussian errors to that of errors all at the limit, 12.25."""
+    """Return what a kurtosis counts as.
+
+    From that of Gaussian errors to that of errors all at the limit, 12.25.
+    """
     return min(max(kurtosis, 3.0), LIMIT_IN_SIGMAS**2)
 
 
@@ -163,7 +166,7 @@ def nonce_bound(numbers: int, kurtosis: float, beyond: float) -> NonceBound:
 
 
 def mean_squares(errors: npt.NDArray[np.float64], limit: float = math.inf) -> npt.NDArray[np.float64]:
-    """The mean square of each nonce's errors, [n] of [n, k], each error counting up to ±limit."""
+    """Return the mean square of each nonce's errors, [n] of [n, k], each error counting up to ±limit."""
     return np.asarray(np.mean(np.square(np.clip(errors, -limit, limit)), axis=-1))
 
 
@@ -194,7 +197,7 @@ def beyond_test(errors: npt.ArrayLike, limit: float, probability: float, design_
 def cosine_errors(
     received: npt.ArrayLike, computed: npt.ArrayLike, distance_std: float
 ) -> npt.NDArray[np.float64]:
-    """How far received distances are off, ``(received² − computed²) / (2√2·s)``; as long as both.
+    """Return how far received distances are off, ``(received² − computed²) / (2√2·s)``; as long as both.
 
     As ``d² = 2 − 2·y·t``, that is the error of the cosine y·t in units of its standard deviation 1/√D, and
     (received − computed)/s times the mean of the two distances over √2. Noise moves cosines alike wherever
@@ -212,7 +215,7 @@ def number_errors(
     received_numbers: npt.NDArray[np.float64] | None = None,
     computed_numbers: npt.NDArray[np.float64] | None = None,
 ) -> npt.NDArray[np.float64]:
-    """How far numbers are off, in units of s; the first of each nonce by its distance.
+    """Return how far numbers are off, in units of s; the first of each nonce by its distance.
 
     Args:
         received: Distances, [n].
@@ -232,7 +235,7 @@ def number_errors(
 
 
 def selected_mean(rate: float, sigma: float) -> float:
-    """The lowest mean error that selection alone gives an honest prover: E[e | selected], 0 at rate 1.
+    """Return the lowest mean error that selection alone gives an honest prover: E[e | selected], 0 at rate 1.
 
     Args:
         rate: The round's valid rate.
@@ -250,7 +253,7 @@ def selected_mean(rate: float, sigma: float) -> float:
 
 
 def selected_mean_square(rate: float, sigma: float) -> float:
-    """The largest mean square error of an honest prover: σ² at rate 1, below it E[e² | selected].
+    """Return the largest mean square error of an honest prover: σ² at rate 1, below it E[e² | selected].
 
     Where the selection lowers the mean square, from rate 1/2 on, it is σ²: the noise may be the verifier's.
 
@@ -354,7 +357,7 @@ def signed_mean_test(
 
 
 def density_bounds(rate: float, sigma: float) -> tuple[float, float]:
-    """The lowest and the highest share of valid nonces that an honest prover may have.
+    """Return the lowest and the highest share of valid nonces that an honest prover may have.
 
     Noise of the prover's own widens the law by √(1 + σ²) at most, which moves the rate to
     Φ(Φ⁻¹(rate)/√(1 + σ²)); to that comes `LAW_MARGIN` on either side.
@@ -401,7 +404,7 @@ def _inverse_mills(u: float) -> float:
 def _checked(
     errors: npt.ArrayLike, sigma: float, kurtosis: float, rate: float, limit: float
 ) -> npt.NDArray[np.float64]:
-    """Errors that count up to the limit, after a check of everything."""
+    """Return errors that count up to the limit, after a check of everything."""
     check_float("sigma", sigma, least=math.ulp(0.0), most=math.inf, allowed="a finite number above 0")
     allowed = "a finite number above 1"
     check_float("kurtosis", kurtosis, least=math.nextafter(1.0, 2.0), most=math.inf, allowed=allowed)

@@ -229,7 +229,7 @@ def judge(
 
 
 def _recomputed(nonces: Sequence[int], computed: Mapping[int, Sequence[float]], numbers: int) -> _Floats:
-    """The recomputed numbers of nonces, [n, k]: NaN in all of them where one is not finite.
+    """Return the recomputed numbers of nonces, [n, k]: NaN in all of them where one is not finite.
 
     Raises:
         EngineError: A nonce has none, or not k of them.
@@ -260,7 +260,7 @@ def _bound(round_: Round, numbers: int) -> NonceBound:
 def _is_too_far(
     distances: _Floats, errors: _Floats, round_: Round, bound: NonceBound
 ) -> npt.NDArray[np.bool_]:
-    """Which claims are too far off, by their recomputed distances, [m], and their errors, [m, k]."""
+    """Return which claims are too far off, by their recomputed distances, [m], and their errors, [m, k]."""
     if round_.honest_sigma is None:
         # The older systems let a recomputed distance of exactly r_target pass.
         return np.asarray(distances > round_.r_target)
@@ -275,7 +275,7 @@ def _last_of_each(rows: _Integers, order: _Integers) -> _Integers:
 
 
 def _first_of_each(rows: _Integers, count: int) -> _Integers:
-    """The first place of each row, [count]; a place of row -1 is no row's."""
+    """Return the first place of each row, [count]; a place of row -1 is no row's."""
     first = np.zeros(count, dtype=np.int64)
     places = np.flatnonzero(rows >= 0)[::-1]
     first[rows[places]] = places
@@ -293,7 +293,7 @@ def _check_sample(sampled: Collection[int] | None, claims: Mapping[int, object])
 
 
 def _tests_of_errors(errors: npt.NDArray[np.float64], round_: Round) -> Iterator[tuple[str, float]]:
-    """The tests that look at how far claims are off, [n, k], where there is a sigma to compare with."""
+    """Yield the tests that look at how far claims are off, [n, k], where there is a sigma to compare with."""
     sigma, config = round_.honest_sigma, round_.config
     if sigma is None or not errors.size:
         return
@@ -322,7 +322,7 @@ def asks_density(proof: ProofBatch, round_: Round, n_walked: int | None = None) 
 
 
 def _length(proof: ProofBatch, n_walked: int | None) -> int | None:
-    """How many nonces a batch says that it covers, or is known to."""
+    """Return how many nonces a batch says that it covers, or is known to."""
     if n_walked is not None:
         return n_walked
     return None if proof.covered is None else proof.covered[1] - proof.covered[0] + 1
@@ -341,12 +341,12 @@ def _n_covered(length: int | None, proof: ProofBatch, round_: Round) -> int | No
 
 
 def _declares_too_many_failed(length: int | None, proof: ProofBatch) -> bool:
-    """Whether more than a share of `MAX_FAILED` of what the prover walked failed, as it says."""
+    """Return whether more than a share of `MAX_FAILED` of what the prover walked failed, as it says."""
     failed = len(set(proof.failed_nonces))
     walked = max(len(set(proof.nonces)) + failed, length or 0)
     return failed > MAX_FAILED * walked
 
 
 def _differing(theirs: Numerics, ours: Numerics) -> tuple[str, ...]:
-    """What both tell of and tell differently."""
+    """Return what both tell of and tell differently."""
     return tuple(sorted(name for name in theirs.keys() & ours.keys() if theirs[name] != ours[name]))

@@ -198,7 +198,10 @@ def _first_passages(
     power: float,
     horizon: int,
 ) -> tuple[_Integers, _Integers]:
-    """The nonce at which each of several provers is convicted and cleared; one after the horizon: never."""
+    """Return the nonce at which each of several provers is convicted and cleared.
+
+    One after the horizon: never.
+    """
     found: tuple[list[_Integers], list[_Integers]] = ([], [])
     left = _WALKS
     while left:
@@ -219,7 +222,7 @@ def _first_passages(
 
 
 def _draw(rng: np.random.Generator, error: float, allowance: Allowance, kurtosis: float) -> Iterator[_Floats]:
-    """Errors of a pool of nonces, [n, k], in parts that have room in memory."""
+    """Yield errors of a pool of nonces, [n, k], in parts that have room in memory."""
     at_once = max(1, _POOL // allowance.numbers)
     left = max(at_once, _LEAST_POOL)
     while left:
@@ -284,7 +287,7 @@ class _Totals(NamedTuple):
         return cls(*(np.zeros(trials) for _ in cls._fields))
 
     def after(self, pool: _Pool, places: _Integers, wrong: _Bools) -> "tuple[_Totals, _Totals]":
-        """The sums after all of the nonces, and after each of them."""
+        """Return the sums after all of the nonces, and after each of them."""
         sums = _Totals(
             *(
                 before[:, None] + np.cumsum(np.where(wrong, entries[places], 0), axis=1)
@@ -297,7 +300,7 @@ class _Totals(NamedTuple):
 
 
 def _convicts(sums: _Totals, n: _Integers, allowance: Allowance) -> _Bools:
-    """Which trials are fraud, [trials, n], of sums after n nonces."""
+    """Return which trials are fraud, [trials, n], of sums after n nonces."""
     critical = critical_values(n, allowance)
     asked = allowance.numbers - _left_out(allowance)
     found = (
@@ -359,7 +362,7 @@ def critical_values(n: _Integers, allowance: Allowance) -> CriticalValues:
 
 
 def _critical_counts(n: _Integers, probability: float, level: float) -> _Integers:
-    """The smallest c with ``P[Binomial(n, p) ≥ c] < level``, of each n; n + 1 where there is none."""
+    """Return the smallest c with ``P[Binomial(n, p) ≥ c] < level``, of each n; n + 1 where there is none."""
     from scipy.special import betainc
 
     low, high = np.zeros_like(n), n + 1  # not below the level, below it
@@ -372,12 +375,15 @@ def _critical_counts(n: _Integers, probability: float, level: float) -> _Integer
 
 
 def _left_out(allowance: Allowance) -> int:
-    """How many numbers of a nonce, the first ones, its size is not judged by: the one that selected it."""
+    """Return how many numbers of a nonce, the first ones, its size is not judged by.
+
+    The one that selected it.
+    """
     return 1 if allowance.rate < 1.0 else 0
 
 
 def _widths(most: int) -> Iterator[int]:
-    """How many nonces are looked at together, one time after the other, to the most at least."""
+    """Yield how many nonces are looked at together, one time after the other, to the most at least."""
     done, width = 0, 32
     while done < most:
         yield width

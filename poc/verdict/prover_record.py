@@ -187,11 +187,17 @@ class ProverRecord:
         )
 
     def is_fraud(self, threshold: float) -> bool:
-        """Whether it is convicted; an honest prover ever is with a probability of the threshold at most."""
+        """Return whether it is convicted.
+
+        An honest prover ever is with a probability of the threshold at most.
+        """
         return self.evidence.p_value < threshold
 
     def as_dict(self, threshold: float) -> dict[str, Any]:
-        """The record as JSON has it, with its verdict at a threshold; wealth by its logarithm to base 10."""
+        """Return the record as JSON has it, with its verdict at a threshold.
+
+        Wealth by its logarithm to base 10.
+        """
         return {
             "public_key": self.public_key,
             "rounds": self.rounds,

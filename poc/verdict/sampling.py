@@ -14,7 +14,7 @@ IndexRange = tuple[int, int]
 
 
 def draw_sample(proof: ProofBatch, count: int, seed: str) -> tuple[int, ...]:
-    """The nonces of a batch that are recomputed, where not all are: those with the smallest hashes.
+    """Return the nonces of a batch that are recomputed, where not all are: those with the smallest hashes.
 
     The hash is SHA-256 of the seed, the block hash, the public key and the nonce, each with its length as
     in the protocol's streams. So the draw depends on nothing else, and anyone can repeat it.
@@ -33,7 +33,7 @@ def draw_sample(proof: ProofBatch, count: int, seed: str) -> tuple[int, ...]:
 
 
 def drawing_order(nonces: Iterable[int], seed: str, block_hash: str, public_key: str) -> tuple[int, ...]:
-    """The nonces of one prover and block in the order in which they are drawn, that of their hashes.
+    """Return the nonces of one prover and block in the order in which they are drawn, that of their hashes.
 
     Args:
         nonces: The nonces, of any number of batches.
@@ -53,7 +53,9 @@ def drawing_order(nonces: Iterable[int], seed: str, block_hash: str, public_key:
 
 
 def covered_together(proofs: Iterable[ProofBatch], node_count: int | None, n_groups: int) -> int | None:
-    """How many nonces a prover's batches cover together, each counted once; None where that is not known.
+    """Return how many nonces a prover's batches cover together, each counted once.
+
+    None where that is not known.
 
     All must say what they cover, and leave no gap in any walk: what lies in it may be what was not found, and
     a batch of nothing is not sent. They may overlap, as a batch that is delivered again does. Where
@@ -83,7 +85,7 @@ def covered_together(proofs: Iterable[ProofBatch], node_count: int | None, n_gro
 
 
 def _walk(proof: ProofBatch, node_count: int | None, n_groups: int) -> IndexRange:
-    """The residue class that a batch's nonces are of, and which of it is index 0 of its walk.
+    """Return the residue class that a batch's nonces are of, and which of it is index 0 of its walk.
 
     A node that is none of the round's walks another one's nonces, from a later one on.
     """
@@ -95,7 +97,7 @@ def _walk(proof: ProofBatch, node_count: int | None, n_groups: int) -> IndexRang
 
 
 def _is_one_walk(proofs: Iterable[ProofBatch]) -> bool:
-    """Whether batches of unknown walks are of one node, and no two that overlap have other nonces."""
+    """Return whether batches of unknown walks are of one node, and no two that overlap have other nonces."""
     nodes: set[int] = set()
     claimed: dict[IndexRange | None, frozenset[int]] = {}
     for proof in proofs:
@@ -108,7 +110,7 @@ def _is_one_walk(proofs: Iterable[ProofBatch]) -> bool:
 
 
 def gaps(ranges: Iterable[IndexRange]) -> Iterator[IndexRange]:
-    """The ranges of a walk that lie between those that are covered, in order."""
+    """Yield the ranges of a walk that lie between those that are covered, in order."""
     end: int | None = None
     for first, last in sorted(ranges):
         if end is not None and first > end + 1:

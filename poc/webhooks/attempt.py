@@ -137,7 +137,7 @@ def _redirection(response: httpx.Response) -> str:
 
 
 def _bounded(text: str) -> str:
-    """A text as logs and tables may show it: without what moves a terminal's cursor, and not long."""
+    """Return a text as logs and tables may show it: without what moves a terminal's cursor, and not long."""
     printable = "".join(character if character.isprintable() else "?" for character in text)
     return printable if len(printable) <= _MAX_ERROR else f"{printable[: _MAX_ERROR - 1]}…"
 
@@ -159,7 +159,9 @@ async def _read_a_little(response: httpx.Response) -> None:
 
 
 def _retry_after(headers: httpx.Headers, now: float) -> float:
-    """A `Retry-After` header, a number of seconds or a date, as seconds from now; 0 where it is neither.
+    """Return a `Retry-After` header, a number of seconds or a date, as seconds from now.
+
+    0 where it is neither.
 
     A date is one of the receiver's clock, and the answer's `Date` says what that shows.
     """
@@ -175,7 +177,10 @@ def _retry_after(headers: httpx.Headers, now: float) -> float:
 
 
 def _date(text: str) -> float | None:
-    """A date of HTTP's, of any of its three forms, in seconds since the epoch; None where it is none."""
+    """Return a date of HTTP's, of any of its three forms, in seconds since the epoch.
+
+    None where it is none.
+    """
     try:
         parsed = parsedate_to_datetime(text)
         # The oldest form names no time zone; it is UTC.

@@ -35,12 +35,14 @@ _TIMESTAMP = re.compile(r"[0-9]{1,15}")
 
 
 def generate_secret() -> str:
-    """A new secret in its text form, of 32 random bytes."""
+    """Return a new secret in its text form, of 32 random bytes."""
     return SECRET_PREFIX + base64.b64encode(token_bytes(_NEW_SECRET_BYTES)).decode("ascii")
 
 
 def parse_secret(text: str) -> bytes:
-    """The key that the text of a secret stands for: `whsec_` and base64, whose padding may be left out.
+    """Return the key that the text of a secret stands for.
+
+    `whsec_` and base64, whose padding may be left out.
 
     Raises:
         FieldError: It is something else. Neither the message nor what caused it repeats the text.
@@ -53,7 +55,7 @@ def parse_secret(text: str) -> bytes:
 
 
 def signature(secrets: Sequence[bytes], webhook_id: str, timestamp: int, body: bytes) -> str:
-    """What the header `webhook-signature` says of a delivery.
+    """Return what the header `webhook-signature` says of a delivery.
 
     Args:
         secrets: The keys to sign with; two while one replaces the other.
@@ -135,7 +137,7 @@ def _mac(secret: bytes, webhook_id: str, timestamp: str, body: bytes) -> str:
 
 
 def _only(headers: Mapping[str, str], name: str) -> str:
-    """The value of a header that has to be there once."""
+    """Return the value of a header that has to be there once."""
     values = [value for key, value in headers.items() if key.lower() == name]
     if len(values) > 1:
         # Which of them counts must not depend on who reads them.

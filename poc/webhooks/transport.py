@@ -35,7 +35,7 @@ _LIMITS: Final = httpx.Limits(max_connections=None, max_keepalive_connections=4,
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """What the system's resolver says, by the event loop.
+    """Return what the system's resolver says, by the event loop.
 
     Raises:
         OSError: The host is not known.
@@ -47,7 +47,7 @@ async def resolve(host: str, port: int) -> list[str]:
 def callback_client(
     *, resolver: Resolver = resolve, verify: ssl.SSLContext | None = None
 ) -> httpx.AsyncClient:
-    """An HTTP client that goes where the URL says, where that may be: no redirects, no proxies.
+    """Return an HTTP client that goes where the URL says, where that may be: no redirects, no proxies.
 
     It has no timeout of its own; whoever sends limits the whole attempt.
 
@@ -167,7 +167,7 @@ async def _send(
 
 
 def _interleaved(addresses: Sequence[IPAddress]) -> list[IPAddress]:
-    """The first one's family and the other one by turns: often all of a family lead nowhere."""
+    """Return the first one's family and the other one by turns: often all of a family lead nowhere."""
     first = [address for address in addresses if address.version == addresses[0].version]
     second = [address for address in addresses if address.version != addresses[0].version]
     by_turns = chain.from_iterable(zip_longest(first, second))

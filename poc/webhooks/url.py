@@ -153,7 +153,7 @@ def check_callback_host(url: str, allowed_hosts: Collection[str] | None = None) 
 
 
 def is_forbidden(address: IPAddress) -> bool:
-    """Whether callbacks must not go to an address, or to one that is embedded in it.
+    """Return whether callbacks must not go to an address, or to one that is embedded in it.
 
     Forbidden are link-local and metadata addresses, unspecified, multicast and reserved ones.
     """
@@ -161,7 +161,7 @@ def is_forbidden(address: IPAddress) -> bool:
 
 
 def literal_address(host: str) -> IPAddress | None:
-    """The address that a host is, a mapped IPv4 address being that; None where it is a name.
+    """Return the address that a host is, a mapped IPv4 address being that; None where it is a name.
 
     The older spellings of IPv4 are read too, since resolvers do: 2852039166, 0xa9.0xfe.0xa9.0xfe,
     169.254.43518.
@@ -179,7 +179,7 @@ def literal_address(host: str) -> IPAddress | None:
 
 
 def canonical_host(host: str) -> str:
-    """The one spelling by which hosts are compared: lower case, IDNA's ASCII form, no dot at the end.
+    """Return the one spelling by which hosts are compared: lower case, IDNA's ASCII form, no dot at the end.
 
     Args:
         host: A name or an address; IPv6 with or without brackets.
@@ -201,13 +201,13 @@ def canonical_host(host: str) -> str:
 
 
 def without_secrets(url: str) -> str:
-    """A URL as errors and logs may show it: without what stands before an `@` and after a `?`."""
+    """Return a URL as errors and logs may show it: without what stands before an `@` and after a `?`."""
     shown = url if "@" not in url else f"…{url[url.rindex('@') :]}"
     return shown if "?" not in shown else f"{shown.partition('?')[0]}?…"
 
 
 def request_target(url: str, kind: CallbackKind) -> bytes:
-    """The path to POST to, byte for byte as the URL has it.
+    """Return the path to POST to, byte for byte as the URL has it.
 
     HTTP clients normalise URLs (dot segments, percent escapes), and receivers' paths may hold a doubly
     escaped model name. Slashes at the end of the base are dropped.
@@ -222,7 +222,7 @@ def request_target(url: str, kind: CallbackKind) -> bytes:
 
 
 def _meant_by(address: IPAddress) -> list[IPAddress]:
-    """The address, and the IPv4 addresses that a network may make of it."""
+    """Return the address, and the IPv4 addresses that a network may make of it."""
     meant = [address]
     if isinstance(address, ipaddress.IPv6Address):
         if address != _LOOPBACK and any(address in network for network in _WITH_IPV4_AT_THE_END):

@@ -142,7 +142,7 @@ def _check_choice(ids: Collection[int] | None, *, every: bool) -> None:
 
 
 def _known(queue: "DeliveryQueue", ids: Collection[int] | None) -> list[int] | None:
-    """The ids, each once; None for all.
+    """Return the ids, each once; None for all.
 
     Raises:
         FieldError: There are others among them than those of callbacks.
@@ -192,7 +192,10 @@ def _table(deliveries: Collection["Delivery"], now: float, *, is_wide: bool) -> 
 
 
 def _shown(delivery: "Delivery") -> dict[str, object]:
-    """All fields; `not_before` is when the next attempt is due, and `given_up` older for `dead_reason`."""
+    """Return all fields.
+
+    `not_before` is when the next attempt is due, and `given_up` older for `dead_reason`.
+    """
     return {**asdict(delivery), "not_before": delivery.due_at, "given_up": delivery.dead_reason}
 
 

@@ -100,7 +100,7 @@ def power(
 
 
 def _rate(config: "PoCConfig") -> float:
-    """The round's valid rate, without the width of a model."""
+    """Return the round's valid rate, without the width of a model."""
     if config.r_target is not None and config.r_target < 2.0 and config.valid_rate is None:
         raise FieldError(
             "--r-target", config.r_target, "2 or more; below, state --valid-rate, which hallmark target tells"
@@ -109,7 +109,7 @@ def _rate(config: "PoCConfig") -> float:
 
 
 def _numbers(config: "PoCConfig", asked: int | None) -> int:
-    """How many numbers a nonce of the round gives, of a model that has what it may ask for.
+    """Return how many numbers a nonce of the round gives, of a model that has what it may ask for.
 
     Args:
         config: The round.

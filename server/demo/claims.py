@@ -139,7 +139,7 @@ def _first(proof: ProofBatch) -> ProofBatch:
 
 
 def _made_up(proof: ProofBatch) -> Numbers:
-    """Numbers as they would be distributed if they were true."""
+    """Return numbers as they would be distributed if they were true."""
     draw = random.Random(0)  # noqa: S311  # the forger needs no secrecy
     count = 1 if proof.encoding is None else proof.encoding["k_dim"]
     return [[draw.gauss() for _ in range(count)] for _ in proof.nonces]

@@ -184,7 +184,7 @@ def _row(who: str, verdict: str, p_value: str, rejected_by: str) -> str:
 
 
 def _found(one: "Judged") -> tuple[str, str, str]:
-    """The verdict, the p-value, and the test that brought it."""
+    """Return the verdict, the p-value, and the test that brought it."""
     from hallmark.poc.verdict.judge import Verdict
 
     if one.answer is None or one.verdict is None:
@@ -196,7 +196,7 @@ def _found(one: "Judged") -> tuple[str, str, str]:
 
 
 def _conclusion(judged: "Sequence[Judged]", model: str) -> str:
-    """What all that has shown, where everything came out right."""
+    """Return what all that has shown, where everything came out right."""
     from hallmark.poc.verdict.judge import Verdict
 
     count = sum(one.claim.deserved is not Verdict.HONEST for one in judged)

@@ -107,12 +107,12 @@ class Receiver:
     http: httpx.Client
 
     def count(self, public_key: str, block_hash: str) -> int:
-        """How many nonces of a key and a block it has."""
+        """Return how many nonces of a key and a block it has."""
         stats = self._get("/stats", public_key=public_key, block_hash=block_hash)
         return int(stats["generated"]["nonces"])
 
     def proof(self, public_key: str, block_hash: str) -> ProofBatch:
-        """All it has of a key and a block, joined into one batch in the order of arrival."""
+        """Return all it has of a key and a block, joined into one batch in the order of arrival."""
         query = {"public_key": public_key, "block_hash": block_hash, "kind": "generated"}
         found: list[dict[str, Any]] = []
         while page := self._get("/batches", **query, after=str(found[-1]["id"] if found else 0)):

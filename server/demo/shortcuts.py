@@ -15,7 +15,7 @@ _TINY: Final = 1e-12
 
 
 def layer_count(model: Any) -> int:
-    """How many decoder layers a causal language model of transformers has."""
+    """Return how many decoder layers a causal language model of transformers has."""
     return len(model.base_model.layers)
 
 

@@ -313,7 +313,7 @@ def _validate_and_chat(
 
 
 def _words(chat: httpx.Response) -> str:
-    """What a chat request was answered with, on one line.
+    """Return what a chat request was answered with, on one line.
 
     Raises:
         DemoError: It was refused.

@@ -15,7 +15,7 @@ _BYTES_PER_NONCE: Final = 64
 
 
 async def read_json_object(request: Request, manager: PoCManager) -> dict[str, Any]:
-    """The body of a request, parsed; beside the event loop where it is large.
+    """Return the body of a request, parsed; beside the event loop where it is large.
 
     One client of ours sends no Content-Type at all, and FastAPI's own reading would refuse that.
 
@@ -41,7 +41,7 @@ def _parse(body: bytearray) -> dict[str, Any]:
 
 
 async def read_body(request: Request, max_bytes: int) -> bytearray:
-    """The body of a request, to its end.
+    """Return the body of a request, to its end.
 
     A route that needs no body reads it nevertheless before it does anything: what the HTTP parser gives up on
     in the middle has been answered with 400 by then, and must not have an effect.

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Request, Security
@@ -21,6 +22,7 @@ from hallmark.server.http.body import read_body
 from hallmark.server.http.request_log import request_id
 
 __all__ = [
+    "ERRORS",
     "PREFIX",
     "Manager",
     "ManagerOfWholeRequest",
@@ -44,10 +46,22 @@ _HEADERS: Final = {
     }
 }
 
+ERRORS: Final = MappingProxyType(
+    {
+        400: "a field is wrong or missing",
+        401: "no token, or a wrong one",
+        404: "an unknown request id",
+        405: "another method",
+        409: "the state, the round or the model does not allow it",
+        413: "the body is too long",
+        429: "the queue is full; see `Retry-After`",
+        503: "the engine is not ready, or failed; see `Retry-After`",
+    }
+)
+"""What a route answers where it does not do what it was asked."""
+
 _ERRORS: Final = {
-    "description": "400: a field is wrong or missing. 401: no token, or a wrong one. 404: an unknown request "
-    "id. 405: another method. 409: the state, the round or the model does not allow it. 413: the body is too "
-    "long. 429: the queue is full; see `Retry-After`. 503: the engine is not ready, or failed.",
+    "description": " ".join(f"{status}: {what}." for status, what in ERRORS.items()),
     "headers": _HEADERS,
     "content": {
         "application/json": {
@@ -121,14 +135,16 @@ def answers(successes: dict[int, tuple[str, Any, Any]]) -> dict[int | str, dict[
 class RoundAnswer(TypedDict):
     """The status after a request that changed it."""
 
-    status: str
-    pow_status: RoundStatus
+    status: Annotated[str, Field(description="`OK`.")]
+    pow_status: Annotated[RoundStatus, Field(description="The status afterwards.")]
 
 
 class NewRoundAnswer(RoundAnswer):
-    """The same after a request that set a round."""
+    """The status after a request that set a round."""
 
-    ignored_fields: list[str]
+    ignored_fields: Annotated[
+        list[str], Field(description="The request's fields that nothing knows, of which nothing was read.")
+    ]
     callback: Annotated[
         CallbackReach | None,
         Field(
@@ -136,7 +152,7 @@ class NewRoundAnswer(RoundAnswer):
             "without a proof; null without a callback URL."
         ),
     ]
-    warnings: list[str]
+    warnings: Annotated[list[str], Field(description="What is to be said of the request, a sentence each.")]
 
 
 def ignored(request: Request, body: Mapping[str, Any], known: Collection[str]) -> list[str]:
@@ -148,6 +164,6 @@ def ignored(request: Request, body: Mapping[str, Any], known: Collection[str]) -
 
 
 def json_body(schema: dict[str, Any], example: dict[str, Any]) -> dict[str, Any]:
-    """A route's `openapi_extra`, for a body that the route reads itself."""
+    """Return a route's `openapi_extra`, for a body that the route reads itself."""
     content = {"application/json": {"schema": schema, "example": example}}
     return {"requestBody": {"required": True, "content": content}}

@@ -103,7 +103,9 @@ STATUS_CODES: Final[dict[type[HallmarkError], int]] = {
 
 
 def error_response(error: HallmarkError, identifier: str) -> JSONResponse:
-    """The answer to an error: its status and ``{"detail": <the message>, "request_id": <the request's id>}``.
+    """Return the answer to an error.
+
+    Its status and ``{"detail": <the message>, "request_id": <the request's id>}``.
 
     Raises:
         HallmarkError: The error itself, where it is not one that clients are answered with.
@@ -131,7 +133,7 @@ class HallmarkRoute(APIRoute):
     """
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Whether the path is this one, and the method one of its own."""
+        """Return whether the path is this one, and the method one of its own."""
         return super().matches(self._without_head(scope))
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -155,7 +157,7 @@ class HallmarkRoute(APIRoute):
         return {**scope, "method": "GET", IS_HEAD: True} if scope.get("method") in self._head else scope
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler that FastAPI calls."""
+        """Return the handler that FastAPI calls."""
         handle = super().get_route_handler()
 
         async def handle_and_answer_errors(request: Request) -> Response:
@@ -178,7 +180,7 @@ class HallmarkRoute(APIRoute):
 
 
 def _answered(error: Exception, identifier: str) -> tuple[Response, str]:
-    """The answer to any error, and what it says."""
+    """Return the answer to any error, and what it says."""
     if isinstance(error, RequestValidationError):
         # The location begins with the part of the request.
         details: list[Any] = [{**each, "loc": each["loc"][1:]} for each in error.errors()]

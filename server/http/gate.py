@@ -41,7 +41,10 @@ _OPEN_PATHS: Final = frozenset(
 
 
 def stays_open(scope: Scope) -> bool:
-    """Whether a request is served in every state: it does not reach the engine, or it is for Hallmark."""
+    """Return whether a request is served in every state.
+
+    It does not reach the engine, or it is for Hallmark.
+    """
     path = route_path(scope)
     if path.startswith(_OUR_PREFIXES) or path in _OUR_PATHS:
         return True

@@ -16,11 +16,11 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from hallmark.poc.protocol.config import PoCState
-from hallmark.poc.protocol.status import StallStats
+from hallmark.poc.protocol.status import RoundStatus, StallStats
 from hallmark.poc.rounds.manager import PoCManager
 from hallmark.server.http.status import snapshot
 
-__all__ = ["PoCCollector", "register"]
+__all__ = ["PoCCollector", "families", "register"]
 
 # Prometheus has given a scrape up by then, unless told otherwise.
 _MAX_READ: Final = 10.0
@@ -41,19 +41,22 @@ class PoCCollector(Collector):
         self._thread = threading.get_ident()
 
     def collect(self) -> Iterable[Metric]:
-        """All families; what has no value yet has no sample.
+        """Return all families; what has no value yet has no sample.
 
         Raises:
             TimeoutError: The event loop has not answered in 10 seconds.
         """
         if threading.get_ident() == self._thread:
-            return _families(self._manager)
+            return self._families()
         # vLLM answers /metrics in a thread of its own, while the manager belongs to the event loop: read from
         # another thread, what it counts in could change in the middle of it.
         return asyncio.run_coroutine_threadsafe(self._read(), self._loop).result(_MAX_READ)
 
     async def _read(self) -> list[Metric]:
-        return _families(self._manager)
+        return self._families()
+
+    def _families(self) -> list[Metric]:
+        return families(snapshot(self._manager), gate_closed=self._manager.gate_closed)
 
 
 def register(manager: PoCManager, registry: CollectorRegistry) -> PoCCollector:
@@ -70,17 +73,26 @@ def register(manager: PoCManager, registry: CollectorRegistry) -> PoCCollector:
     return collector
 
 
-def _families(manager: PoCManager) -> list[Metric]:
-    status = snapshot(manager)
+def families(status: RoundStatus, *, gate_closed: bool) -> list[Metric]:
+    """Return all families.
+
+    Args:
+        status: What the node says of itself.
+        gate_closed: Whether inference is refused.
+    """
     validation, callbacks = status["validation"], status["callbacks"]
     return [
-        _state(manager.state),
+        _state(PoCState(status["state"])),
         _gauge("round_failed", "Whether the latest round ended by a failure.", status["has_failed"]),
-        _gauge("gate_closed", "Whether inference is refused.", manager.gate_closed),
-        _gauge("inference_connections", "Inference served at present.", status["inference"]["connections"]),
+        _gauge("gate_closed", "Whether inference is refused.", gate_closed),
+        _gauge(
+            "inference_connections",
+            "Connections on which inference is served at present.",
+            status["inference"]["connections"],
+        ),
         _gauge(
             "inference_quiet_connections",
-            "Those on which nothing has moved for 10 s.",
+            "Those of them on which nothing has moved for 10 s.",
             status["inference"]["quiet_connections"],
         ),
         _gauge(
@@ -101,10 +113,10 @@ def _families(manager: PoCManager) -> list[Metric]:
         _counter("round_valid_nonces", "Generated nonces that count.", status["total_valid"]),
         _counter("round_failed_nonces", "Nonces that could not be computed.", status["total_failed"]),
         _counter("round_batches", "Batches computed, validation's too.", status["batches"]["computed"]),
-        _counter("round_slices", "Slices of batches computed.", validation["slices"]),
+        _counter("round_slices", "Slices of batches computed, validation's too.", validation["slices"]),
         _counter(
             "round_slices_concurrent_with_inference",
-            "Slices that inference may have waited for.",
+            "Slices computed while inference was at work, which may have waited for them.",
             validation["slices_concurrent_with_inference"],
         ),
         _counter(
@@ -113,8 +125,12 @@ def _families(manager: PoCManager) -> list[Metric]:
             validation["slices_beside_inference"],
         ),
         _stalls(validation["stall_ms"]),
-        _gauge("max_stall_seconds", "The setting `max_stall_ms`.", _seconds(validation["max_stall_ms"])),
-        _gauge("layer_seconds", "What a layer of a batch takes.", _seconds(validation["layer_ms"])),
+        _gauge(
+            "max_stall_seconds",
+            "The setting `max_stall_ms`, which `hallmark_stall_seconds` is to keep within.",
+            _seconds(validation["max_stall_ms"]),
+        ),
+        _gauge("layer_seconds", "What one layer of a batch takes.", _seconds(validation["layer_ms"])),
         _gauge(
             "max_stall_met",
             "Whether a slice of one layer, the shortest there is, keeps within `max_stall_ms`.",
@@ -122,30 +138,28 @@ def _families(manager: PoCManager) -> list[Metric]:
         ),
         _gauge(
             "share_allowed_ratio",
-            "Share of engine time that validation may take while inference is at work.",
+            "Share of engine time that proof of compute may take beside inference: `validation_share`.",
             validation["share"],
         ),
         _gauge("share_used_ratio", "Share that it has taken lately.", validation["share_used"]),
-        _gauge("validation_queued_jobs", "Batches without a verdict yet.", validation["queued_jobs"]),
+        _gauge("validation_queued_jobs", "Batches that wait for a verdict.", validation["queued_jobs"]),
         _gauge("validation_queued_nonces", "Their nonces still to compute.", validation["queued_nonces"]),
         _gauge(
             "validation_nonces_per_second",
-            "Nonces validated in a second of it, lately.",
+            "How fast nonces are validated, lately.",
             validation["nonces_per_second"],
         ),
         _counter("validation_completed_jobs", "Batches with a verdict.", validation["completed_jobs"]),
-        _counter("validation_cancelled_jobs", "Batches given up.", validation["cancelled_jobs"]),
-        _counter("validation_checked_nonces", "Nonces validated.", validation["checked_nonces"]),
+        _counter("validation_cancelled_jobs", "Batches given up without one.", validation["cancelled_jobs"]),
+        _counter("validation_checked_nonces", "Nonces recomputed.", validation["checked_nonces"]),
         _counter(
             "validation_failed_nonces",
             "Nonces that validation could not compute, in batches with a verdict.",
             validation["failed_nonces"],
         ),
-        _counter(
-            "validation_fraud_verdicts", "Verdicts that a batch is no proof.", validation["fraud_verdicts"]
-        ),
+        _counter("validation_fraud_verdicts", "Batches judged to be fraud.", validation["fraud_verdicts"]),
         # Without the receivers: their URLs are without bound, and nobody else's business.
-        _gauge("callbacks_queued", "Callbacks still to be delivered.", callbacks["queued"]),
+        _gauge("callbacks_queued", "Callbacks still to be delivered, to all receivers.", callbacks["queued"]),
         _gauge("callbacks_in_flight", "Callbacks being delivered.", callbacks["in_flight"]),
         _gauge(
             "callbacks_dead_letters", "Dead letters, which can still be retried.", callbacks["dead_letters"]
@@ -154,11 +168,12 @@ def _families(manager: PoCManager) -> list[Metric]:
         _gauge("callbacks_bytes", "Bytes of callbacks in the outbox.", callbacks["bytes"]),
         _gauge(
             "outbox_used_ratio",
-            "How full the outbox is: at 1 the oldest callbacks are dropped.",
+            "How full the outbox is, of `outbox_max_bytes` or of `callback_max_queue`, whichever is nearer; "
+            "at 1 the oldest callbacks are dropped.",
             callbacks["used_ratio"],
         ),
         _gauge("outbox_free_bytes", "Free on the file system of the outbox.", callbacks["free_bytes"]),
-        _gauge("callbacks_oldest_age_seconds", "Age of the oldest one queued.", callbacks["oldest_age"]),
+        _gauge("callbacks_oldest_age_seconds", "Age of the oldest callback queued.", callbacks["oldest_age"]),
         _gauge("callbacks_next_attempt_seconds", "Until the next attempt is due.", callbacks["next_attempt"]),
         _counter("callbacks_delivered", "Callbacks delivered.", callbacks["delivered"]),
         _counter("callbacks_retried", "Attempts after a callback's first.", callbacks["retried"]),
@@ -168,8 +183,11 @@ def _families(manager: PoCManager) -> list[Metric]:
             "Whether a round that the last server's end interrupted waits for a decision.",
             status["interrupted_round"] is not None and not status["interrupted_round"]["is_resumed"],
         ),
-        # Prometheus compares it with its own clock at the scrape.
-        _gauge("clock_seconds", "What this machine's clock says, since the epoch.", time.time()),
+        _gauge(
+            "clock_seconds",
+            "What this machine's clock says, since the epoch; Prometheus compares it with its own.",
+            time.time(),
+        ),
     ]
 
 
@@ -182,7 +200,9 @@ def _counter(name: str, documentation: str, value: int) -> Metric:
 
 
 def _state(state: PoCState) -> Metric:
-    family = GaugeMetricFamily("hallmark_state", "1 for the state of the node, else 0.", labels=["state"])
+    family = GaugeMetricFamily(
+        "hallmark_state", "1 for the state of the node, 0 for the others.", labels=["state"]
+    )
     for each in PoCState:
         family.add_metric([each.value], each is state)
     return family
@@ -202,7 +222,8 @@ def _stalls(stalls: StallStats) -> Metric:
     # known, which is a counter above.
     family = SummaryMetricFamily(
         "hallmark_stall_seconds",
-        "How long slices have held the engine while inference was at work, of the latest 1,000.",
+        "How long slices have held the engine beside inference, of the latest 1,000; the quantile 1 is the "
+        "longest.",
     )
     for quantile, milliseconds in (("0.5", stalls["p50"]), ("0.99", stalls["p99"]), ("1", stalls["max"])):
         if milliseconds is not None:

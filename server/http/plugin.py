@@ -109,5 +109,5 @@ def _tell_of(engines: Sequence[BaseProcess]) -> None:
 
 
 def create_plugin() -> HallmarkPlugin:
-    """The plugin, for vLLM to load."""
+    """Return the plugin, for vLLM to load."""
     return HallmarkPlugin()

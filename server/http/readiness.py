@@ -1,9 +1,10 @@
 """The route by which balancers and orchestrators ask whether to send chat here."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
+from pydantic import Field
 
 # pydantic reads the types of typing from Python 3.12 on only.
 from typing_extensions import TypedDict
@@ -23,12 +24,9 @@ router = APIRouter(route_class=HallmarkRoute, tags=["proof of compute: status"])
 
 
 class Readiness(TypedDict):
-    """What there is to know for whoever sends chat; it needs no token, so nothing else is told.
+    """What there is to know for whoever sends chat; it needs no token, so nothing else is told."""
 
-    `state` is null while the engine is not up.
-    """
-
-    state: PoCState | None
+    state: Annotated[PoCState | None, Field(description="Null while the engine is not up.")]
 
 
 @router.get(

@@ -26,7 +26,7 @@ _CREDENTIALS = re.compile(r"//[^/\s]*@")
 
 
 def request_id(request: Request) -> str:
-    """The client's id for the request where it sent one that may be logged, else a new one.
+    """Return the client's id for the request where it sent one that may be logged, else a new one.
 
     It is the same whenever it is asked for.
     """

@@ -16,7 +16,7 @@ def route_path(scope: Scope) -> str:
 
 
 def is_routed(scope: Scope) -> bool:
-    """Whether a route or a mounted app takes the request: its path, and by its method.
+    """Return whether a route or a mounted app takes the request: its path, and by its method.
 
     The router answers anything else by itself: 404, 405, or a redirect to where a route is.
     """
@@ -24,7 +24,7 @@ def is_routed(scope: Scope) -> bool:
 
 
 def is_known(scope: Scope) -> bool:
-    """Whether the path is of a route or a mounted app, by whatever method, but for a slash at its end."""
+    """Return whether the path is of a route or a mounted app, by any method, but for a slash at its end."""
     path = scope["path"]
     other = path.rstrip("/") if path.endswith("/") else f"{path}/"
     return any(

@@ -70,7 +70,7 @@ def snapshot(manager: PoCManager) -> RoundStatus:
 
 
 def _config(active: ActiveRound) -> ConfigShown:
-    """The request with what the model decided put in its place."""
+    """Return the request with what the model decided put in its place."""
     round_ = active.round
     return {
         **asdict(round_.config),
@@ -91,7 +91,7 @@ def _milliseconds(seconds: float | None) -> float | None:
 
 
 def _interrupted(manager: PoCManager) -> InterruptedRoundShown | None:
-    """The round in which the last server ended, and how far its walk had come."""
+    """Return the round in which the last server ended, and how far its walk had come."""
     interrupted, active = manager.interrupted, manager.active
     if interrupted is None:
         return None
@@ -114,7 +114,7 @@ def _interrupted(manager: PoCManager) -> InterruptedRoundShown | None:
 
 
 def _seconds_since_progress(manager: PoCManager) -> float | None:
-    """How long the engine has not answered although there is work; None where there is none."""
+    """Return how long the engine has not answered although there is work; None where there is none."""
     active = manager.active
     if active is None or active.ended:
         return None

@@ -1,7 +1,10 @@
 """The routes that only tell, and the stop that the oldest clients know."""
 
+from typing import Annotated
+
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
+from pydantic import Field
 
 # pydantic reads the types of typing from Python 3.12 on only.
 from typing_extensions import TypedDict
@@ -20,22 +23,25 @@ __all__ = ["router"]
 router = APIRouter(route_class=HallmarkRoute, tags=["proof of compute: status"])
 
 
+_BesideValidation = Annotated[bool, Field(description="That inference is served beside validation: true.")]
+
+
 class Versions(TypedDict):
     """The versions that are at work."""
 
-    version: str
-    hallmark_version: str
-    vllm_version: str | None
-    torch_version: str | None
-    protocol: str
-    poc_validation_inference: bool
+    version: Annotated[str, Field(description="The older name of `hallmark_version`.")]
+    hallmark_version: Annotated[str, Field(description="Hallmark's.")]
+    vllm_version: Annotated[str | None, Field(description="vLLM's; null where the engine is another.")]
+    torch_version: Annotated[str | None, Field(description="PyTorch's; null where the engine tells none.")]
+    protocol: Annotated[str, Field(description="The protocol that proofs are computed by.")]
+    poc_validation_inference: _BesideValidation
 
 
 class Mode(TypedDict):
     """What the node is at, for the oldest clients."""
 
-    state: str
-    poc_validation_inference: bool
+    state: Annotated[str, Field(description="`POW` or `INFERENCE`.")]
+    poc_validation_inference: _BesideValidation
 
 
 @router.get(f"{PREFIX}/status", responses=answers({200: ("The status.", RoundStatus, STATUS)}))

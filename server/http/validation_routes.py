@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import Field
 
 # pydantic reads the types of typing from Python 3.12 on only.
 from typing_extensions import TypedDict
@@ -29,44 +30,46 @@ __all__ = ["router"]
 router = APIRouter(prefix=PREFIX, route_class=HallmarkRoute, tags=["proof of compute: validation"])
 
 
+_RequestId = Annotated[str, Field(description="By which to ask what became of the batch.")]
+_IgnoredFields = Annotated[
+    list[str], Field(description="The batch's fields that nothing knows, of which nothing was read.")
+]
+
+
 class VerdictAnswer(VerdictBody):
     """The verdict of a batch that was waited for."""
 
-    status: str
-    request_id: str
-    ignored_fields: list[str]
+    status: Annotated[str, Field(description="`OK`.")]
+    request_id: _RequestId
+    ignored_fields: _IgnoredFields
 
 
 class VerdictWithVectors(VerdictAnswer, RecomputedVectors):
-    """The same with the recomputed numbers, which were asked for."""
+    """The verdict of a batch that was waited for, with the recomputed numbers that were asked for."""
 
 
 class Progress(TypedDict):
     """Where a batch stands."""
 
-    status: str
-    request_id: str
-    queued_count: int
+    status: Annotated[str, Field(description="`queued`, `running`, `completed` or `failed`.")]
+    request_id: _RequestId
+    queued_count: Annotated[int, Field(description="How many nonces the batch claims.")]
 
 
 class QueuedAnswer(Progress):
-    """The same of one that was just queued."""
+    """Where a batch stands that was just queued."""
 
-    ignored_fields: list[str]
+    ignored_fields: _IgnoredFields
 
 
 class FailedAnswer(Progress):
     """Where a batch stands that gets no verdict, and why."""
 
-    error: str
+    error: Annotated[str, Field(description="What took the verdict's place.")]
 
 
-class CompletedAnswer(VerdictBody):
+class CompletedAnswer(Progress, VerdictBody):
     """The verdict of a batch, and where it stands."""
-
-    status: str
-    request_id: str
-    queued_count: int
 
 
 @router.post(
@@ -97,7 +100,7 @@ async def validate(
 
     With `vectors=true` the verdict brings the recomputed numbers of every nonce, as `/validated` has them.
     They are not kept, so only a request that waits may ask for them: it is refused with `wait=false` and in
-    GENERATING, and where it is answered with its `request_id` nobody gets them.
+    GENERATING. Where it is answered with its `request_id`, nobody gets them.
     """
     if vectors and wait is False:
         raise FieldError(
@@ -134,7 +137,9 @@ async def validate(
         }
     ),
 )
-async def validation_result(request_id: str, manager: Manager) -> Response:
+async def validation_result(
+    request_id: Annotated[str, Path(description="As `/validate` answered it.")], manager: Manager
+) -> Response:
     """Tell what became of a batch: `queued`, `running`, `completed` with its verdict, or `failed`.
 
     Results are kept for an hour, the latest 1,000.

@@ -46,7 +46,9 @@ _CHAT_TEMPLATE: Final = (
 
 
 def fast_dtype() -> str:
-    """The dtype that this machine serves the model in: bfloat16, float32 where that is many times as fast.
+    """Return the dtype that this machine serves the model in.
+
+    Bfloat16, float32 where that is many times as fast.
 
     On x86 processors without AVX-512 PyTorch has no fast bf16 product.
     """

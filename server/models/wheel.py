@@ -102,7 +102,7 @@ class Wheel:
 
 
 def _largest(folder: Path) -> int:
-    """Bytes of the largest file below a folder; pip copies the wheel at the end."""
+    """Return bytes of the largest file below a folder; pip copies the wheel at the end."""
     largest = 0
     for path in folder.rglob("*"):
         try:
@@ -113,7 +113,7 @@ def _largest(folder: Path) -> int:
 
 
 def _reason(log: Path, code: int) -> str:
-    """The last error that pip told, or else its last words; and why it could not connect."""
+    """Return the last error that pip told, or else its last words; and why it could not connect."""
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
     said = errors or [line for line in lines if line]

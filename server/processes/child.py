@@ -159,11 +159,14 @@ class ChildProcess:
         return self._process.wait()
 
     def log_tail(self, lines: int = 30) -> str:
-        """The last lines of its log; empty where it has none."""
+        """Return the last lines of its log; empty where it has none."""
         return "" if self.log is None else log_tail(self.log, lines)
 
     def _has_ended(self) -> bool:
-        """Whether it has ended, without collecting it: as long as it is not, its id cannot be given anew."""
+        """Return whether it has ended, without collecting it.
+
+        As long as it is not, its id cannot be given anew.
+        """
         if self._process.returncode is not None:
             return True
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
@@ -182,7 +185,7 @@ class ChildProcess:
 
 
 def log_tail(log: Path, lines: int = 30) -> str:
-    """The last lines of a log, as far as they are not very long."""
+    """Return the last lines of a log, as far as they are not very long."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
         text = file.read().decode(errors="replace")
@@ -190,7 +193,10 @@ def log_tail(log: Path, lines: int = 30) -> str:
 
 
 def process_group(group: int) -> set[int]:
-    """The ids of the processes of a group that run; those that ended and wait to be collected do not."""
+    """Return the ids of the processes of a group that run.
+
+    Those that ended and wait to be collected do not.
+    """
     members = set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -206,7 +212,7 @@ def process_group(group: int) -> set[int]:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on at the moment."""
+    """Return a TCP port of the loopback interface that nobody listens on at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

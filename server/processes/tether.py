@@ -20,7 +20,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def parent_is_gone(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process was started on a tether and the one that held it has ended."""
+    """Return whether this process was started on a tether and the one that held it has ended."""
     parent = environment.get(PARENT_VARIABLE)
     return parent is not None and os.getppid() != int(parent)
 

@@ -12,17 +12,21 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from typing import Annotated, Any, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal
 
 from fastapi import FastAPI, Query, Request
+from fastapi import Path as PathParameter
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from hallmark.poc.core.checks import check_bool, check_float, check_integer
 from hallmark.poc.core.errors import DatabaseError, FieldError, SignatureError, StateError
+from hallmark.poc.core.models import json_schema
 from hallmark.poc.core.request_id import REQUEST_ID, REQUEST_ID_HEADER, usable_id
 from hallmark.poc.core.strict_json import parse_json
+from hallmark.poc.protocol.bodies import ValidatedBody
 from hallmark.poc.protocol.config import DEFAULT_THRESHOLD
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.verdict_body import claimed_batch, recomputed_batch
@@ -32,11 +36,43 @@ from hallmark.server.receiver.metrics import CONTENT_TYPE, ReceiverMetrics
 from hallmark.server.receiver.page_routes import ReceiverPage
 from hallmark.server.receiver.store import BatchStore
 
-__all__ = ["create_app"]
+__all__ = ["ERRORS", "create_app"]
 
 logger = logging.getLogger(__name__)
 
 _MAX_BODY_BYTES = 64 * 2**20
+
+ERRORS: Final = MappingProxyType(
+    {
+        400: "a field or a parameter is wrong or missing",
+        401: "the signature is missing or wrong",
+        404: "no batch has the id",
+        409: "the `webhook-id` was used for another batch",
+        413: "the body is too long",
+        503: "the database cannot be read or written",
+    }
+)
+"""What a route answers where it does not do what it was asked."""
+
+_ERRORS: Final[dict[str, Any]] = {
+    "description": " ".join(f"{status}: {what}." for status, what in ERRORS.items()),
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "detail": {"type": "string", "description": "What is wrong, as a sentence."},
+                },
+                "required": ["detail"],
+            }
+        }
+    },
+}
+
+_KIND: Final = Query(description="Only of this callback.")
+_PUBLIC_KEY: Final = Query(description="Only of this key.")
+_BLOCK_HASH: Final = Query(description="Only of this block.")
+_LIMIT: Final = Query(ge=1, le=1000, description="The most to answer with.")
 
 
 class _TooLargeError(Exception):
@@ -71,7 +107,7 @@ def create_app(database: Address, secrets: Sequence[bytes] = (), *, has_page: bo
             yield
         store.close()
 
-    app = FastAPI(title="Hallmark receiver", lifespan=lifespan)
+    app = FastAPI(title="Hallmark receiver", lifespan=lifespan, responses={"default": _ERRORS})
     page = ReceiverPage(app, store) if has_page else None
     _answer_errors(app, metrics)
     _answer_heads(app)
@@ -98,15 +134,28 @@ def create_app(database: Address, secrets: Sequence[bytes] = (), *, has_page: bo
             metrics.take(kind, len(body["nonces"]), time.time(), is_fraud=is_fraud)
         return {"id": identifier, "duplicate": duplicate}
 
-    @app.post("/generated")
+    @app.post("/generated", openapi_extra=_json_body(ProofBatch.request_schema()))
     async def generated(request: Request) -> dict[str, Any]:
+        """Take what a prover found: one batch, which is on disk before the answer.
+
+        Answers with the `id` that it is stored under, and `duplicate`: whether it was there already.
+        """
         return await take("generated", _check_generated, request)
 
-    @app.post("/validated")
+    @app.post("/validated", openapi_extra=_json_body(json_schema(ValidatedBody)))
     async def validated(request: Request) -> dict[str, Any]:
+        """Take a verdict, with the batch that it is about; it continues the record of the batch's prover.
+
+        Answers as `/generated` does.
+        """
         return await take("validated", _check_validated, request)
 
     return app
+
+
+def _json_body(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return what OpenAPI says of a body that the route reads itself."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def _let_read(app: FastAPI, store: BatchStore) -> None:
@@ -114,16 +163,22 @@ def _let_read(app: FastAPI, store: BatchStore) -> None:
 
     @app.get("/batches")
     def batches(
-        kind: Kind | None = None,
-        public_key: str | None = None,
-        block_hash: str | None = None,
-        after: Annotated[int, Query(ge=0, lt=2**63)] = 0,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        kind: Annotated[Kind | None, _KIND] = None,
+        public_key: Annotated[str | None, _PUBLIC_KEY] = None,
+        block_hash: Annotated[str | None, _BLOCK_HASH] = None,
+        after: Annotated[int, Query(ge=0, lt=2**63, description="Only ids above this one.")] = 0,
+        limit: Annotated[int, _LIMIT] = 100,
     ) -> list[dict[str, Any]]:
+        """List the batches that match, in the order of their arrival.
+
+        Answers with a list of summaries: `id`, `kind`, `webhook_id`, `request_id`, `received_at` in seconds
+        since the epoch, `deliveries`, `public_key`, `block_hash`, `block_height`, `node_id` and `n_nonces`.
+        """
         return store.find(kind=kind, public_key=public_key, block_hash=block_hash, after=after, limit=limit)
 
     @app.get("/batches/{identifier}")
-    def batch(identifier: int) -> JSONResponse:
+    def batch(identifier: Annotated[int, PathParameter(description="The batch's id.")]) -> JSONResponse:
+        """Give one batch: its summary with its `body` as it came."""
         found = store.get(identifier) if 0 < identifier < 2**63 else None
         if found is None:
             return JSONResponse({"detail": f"no batch has the id {identifier}"}, 404)
@@ -132,25 +187,44 @@ def _let_read(app: FastAPI, store: BatchStore) -> None:
     @app.get("/export", response_class=StreamingResponse)
     def export(
         # A form sends what was left empty as well.
-        kind: Kind | Literal[""] = "",
-        public_key: str = "",
-        block_hash: str = "",
+        kind: Annotated[Kind | Literal[""], _KIND] = "",
+        public_key: Annotated[str, _PUBLIC_KEY] = "",
+        block_hash: Annotated[str, _BLOCK_HASH] = "",
     ) -> StreamingResponse:
+        """Give all batches that match with their bodies, a JSON object a line, for `hallmark verify`.
+
+        Empty parameters are as none. The lines are those of `GET /batches/{identifier}`.
+        """
         lines = _lines(store, kind=kind or None, public_key=public_key or None, block_hash=block_hash or None)
         headers = {"Content-Disposition": 'attachment; filename="batches.jsonl"'}
         return StreamingResponse(lines, media_type="application/x-ndjson", headers=headers)
 
     @app.get("/stats")
-    def stats(public_key: str | None = None, block_hash: str | None = None) -> dict[str, Any]:
+    def stats(
+        public_key: Annotated[str | None, _PUBLIC_KEY] = None,
+        block_hash: Annotated[str | None, _BLOCK_HASH] = None,
+    ) -> dict[str, Any]:
+        """Tell the totals, for `generated` and `validated` each: `batches`, `nonces` and `duplicates`.
+
+        A nonce counts once for its block and key, in however many batches it stands. `duplicates` are
+        deliveries beyond a batch's first.
+        """
         return store.stats(public_key=public_key, block_hash=block_hash)
 
     @app.get("/provers")
     def provers(
-        public_key: str | None = None,
-        fraud_threshold: Annotated[float, Query(ge=0, le=1)] = DEFAULT_THRESHOLD,
-        after: str = "",
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        public_key: Annotated[str | None, _PUBLIC_KEY] = None,
+        fraud_threshold: Annotated[
+            float, Query(ge=0, le=1, description="A prover is convicted where its p-value is below this.")
+        ] = DEFAULT_THRESHOLD,
+        after: Annotated[str, Query(description="Only keys behind this one.")] = "",
+        limit: Annotated[int, _LIMIT] = 100,
     ) -> list[dict[str, Any]]:
+        """Tell what the verdicts about each prover show together, in the order of their keys.
+
+        Answers with a list of records: `public_key`, `rounds`, `batches`, `nonces`, `uncounted` by reason,
+        `log10_wealth`, `log10_largest_wealth`, `p_value`, `fraud_threshold` and `fraud_detected`.
+        """
         found = store.provers(public_key=public_key, after=after, limit=limit)
         return [record.as_dict(fraud_threshold) for record in found]
 
@@ -166,12 +240,14 @@ def _let_watch(app: FastAPI, store: BatchStore, metrics: ReceiverMetrics) -> Non
 
     @app.get("/health")
     def health() -> dict[str, str]:
+        """Say that the database can be read; a probe's answer."""
         store.check()
         return {"status": "ok"}
 
     # On the event loop, where they are counted.
     @app.get("/metrics", response_class=Response)
     async def show_metrics() -> Response:
+        """Tell Prometheus what was taken and refused since the start."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
 
@@ -186,7 +262,7 @@ def _answer_heads(app: FastAPI) -> None:
 
 
 async def _read(request: Request) -> bytes:
-    """The body, up to its limit; it need not say its length or type."""
+    """Return the body, up to its limit; it need not say its length or type."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

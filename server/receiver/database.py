@@ -65,7 +65,7 @@ class StoreDatabase(Protocol):
         ...
 
     def transaction(self) -> AbstractContextManager[Connection]:
-        """All that is done in it is on the disk at its end, or nothing.
+        """Return all that is done in it is on the disk at its end, or nothing.
 
         Raises:
             DatabaseError: The database cannot be written.
@@ -73,7 +73,7 @@ class StoreDatabase(Protocol):
         ...
 
     def reading(self) -> AbstractContextManager[Connection]:
-        """A connection to read with.
+        """Return a connection to read with.
 
         Raises:
             DatabaseError: The database cannot be read.

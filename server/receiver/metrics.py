@@ -67,9 +67,11 @@ class ReceiverMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """Return all families; what has no value yet has no sample."""
         return [
-            _counter("batches", "Batches taken, each once.", "kind", self._batches),
+            _counter("batches", "Batches taken, each counted once.", "kind", self._batches),
             _counter("nonces", "Nonces of the batches taken.", "kind", self._nonces),
-            _counter("duplicates", "Deliveries of batches that were there.", "kind", self._duplicates),
+            _counter(
+                "duplicates", "Deliveries of batches that were there already.", "kind", self._duplicates
+            ),
             _counter("refused", "Deliveries refused, by HTTP status.", "status", self._refused),
             CounterMetricFamily("hallmark_receiver_fraud_verdicts", "Verdicts of fraud taken.", self._fraud),
             GaugeMetricFamily(
@@ -82,10 +84,9 @@ class ReceiverMetrics(Collector):
                 "Free on the file system of the database.",
                 self._free_bytes(),
             ),
-            # Prometheus compares it with its own clock at the scrape.
             GaugeMetricFamily(
                 "hallmark_receiver_clock_seconds",
-                "What this machine's clock says, since the epoch.",
+                "What this machine's clock says, since the epoch; Prometheus compares it with its own.",
                 time.time(),
             ),
         ]

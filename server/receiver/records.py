@@ -116,7 +116,7 @@ def _count(
 
 
 def _row(record: ProverRecord) -> dict[str, Any]:
-    """What a table has of a record."""
+    """Return what a table has of a record."""
     return {
         "public_key": record.public_key,
         "rounds": record.rounds,
@@ -137,7 +137,7 @@ def _record(
     log_largest_wealth: float,
     uncounted: str,
 ) -> ProverRecord:
-    """The record that a row is of."""
+    """Return the record that a row is of."""
     return ProverRecord(
         public_key=public_key,
         rounds=rounds,

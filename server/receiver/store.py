@@ -230,7 +230,7 @@ class BatchStore:
             last = page[-1]["id"]
 
     def get(self, identifier: int) -> dict[str, Any] | None:
-        """A batch's summary with its `body`; None where there is no such id."""
+        """Return a batch's summary with its `body`; None where there is no such id."""
         with self._database.reading() as connection:
             row = connection.execute(
                 f"SELECT {', '.join(_SUMMARY)}, body FROM batches WHERE id = :id",  # noqa: S608  # constants
@@ -243,7 +243,7 @@ class BatchStore:
     def provers(
         self, *, public_key: str | None = None, after: str = "", limit: int = 100
     ) -> "list[ProverRecord]":
-        """What the verdicts of each prover show together, in the order of their keys.
+        """Return what the verdicts of each prover show together, in the order of their keys.
 
         Args:
             public_key: Only of this key.
@@ -263,7 +263,7 @@ class BatchStore:
             return records_of(self._database, connection, public_keys)
 
     def stats(self, *, public_key: str | None = None, block_hash: str | None = None) -> dict[str, Any]:
-        """Totals by kind: `batches`, `nonces`, and `duplicates`, deliveries beyond the first.
+        """Return totals by kind: `batches`, `nonces`, and `duplicates`, deliveries beyond the first.
 
         A nonce counts once for its block and key, in however many batches it stands.
 

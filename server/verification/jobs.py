@@ -50,7 +50,7 @@ class Fitness:
     without: tuple[int, ...] = ()
 
     def as_dict(self) -> dict[str, object]:
-        """The parameters of statements."""
+        """Return the parameters of statements."""
         return {"model": self.model, "arithmetic": self.arithmetic, "without": [*self.without]}
 
 
@@ -76,10 +76,12 @@ class JobQueue:
 
     Args:
         store: The receivers', in PostgreSQL.
+        now: Seconds since the epoch.
     """
 
-    def __init__(self, store: BatchStore) -> None:
+    def __init__(self, store: BatchStore, now: Callable[[], float] = time.time) -> None:
         self._store = store
+        self._now = now
         self._database = store.database
 
     def lease(self, worker: str, fitness: Fitness, seconds: float) -> Job | None:
@@ -269,7 +271,7 @@ class JobQueue:
         return len(rows)
 
     def is_idle(self, fitness: Fitness) -> bool:
-        """Whether no job is open that a worker may compute, be it leased or not."""
+        """Return whether no job is open that a worker may compute, be it leased or not."""
         query = (
             "SELECT EXISTS (SELECT FROM jobs JOIN orders ON orders.id = order_id"  # noqa: S608  # constants
             f" WHERE ended_at IS NULL AND {_FITTING})"
@@ -286,7 +288,7 @@ class JobQueue:
         with self._database.transaction() as connection:
             ended = connection.execute(
                 "UPDATE jobs SET numbers = :numbers, ended_at = :now WHERE id = :id AND ended_at IS NULL",
-                {"numbers": numbers, "id": job, "now": time.time()},
+                {"numbers": numbers, "id": job, "now": self._now()},
             ).rowcount
             if ended:
                 settle(self._store, connection, job, judge)
@@ -294,7 +296,7 @@ class JobQueue:
 
 
 def _part(proof: ProofBatch, places: Sequence[int]) -> ProofBatch:
-    """A batch of some of the claims of another one."""
+    """Return a batch of some of the claims of another one."""
     return replace(
         proof,
         nonces=tuple(proof.nonces[place] for place in places),

@@ -44,7 +44,7 @@ class Draw:
         return Search(cheat=Cheat(self.cheat, self.cheat_share), power=self.power, seed=self.randomness)
 
     def as_dict(self) -> dict[str, Any]:
-        """The draw as JSON has it; all nonces are drawn where nothing but the randomness is said."""
+        """Return the draw as JSON has it; all nonces are drawn where nothing but the randomness is said."""
         if self.power is not None:
             search = {"power": self.power, "cheat": self.cheat, "cheat_share": self.cheat_share}
             return {"randomness": self.randomness, **search}
@@ -86,7 +86,7 @@ class Order:
         )
 
     def round_body(self) -> dict[str, Any]:
-        """The round as a body of `/init`, of no prover in particular."""
+        """Return the round as a body of `/init`, of no prover in particular."""
         return {"block_height": 0, "public_key": "any", **self.settings, "block_hash": self.block_hash}
 
     def round(self, facts: DeployedModel) -> Round:
@@ -99,7 +99,7 @@ class Order:
         return Round.resolve(config, deployed(facts, config.model, config.batch_size * config.seq_len))
 
     def as_dict(self) -> dict[str, Any]:
-        """What is kept with each verdict, so that others can repeat the draw."""
+        """Return what is kept with each verdict, so that others can repeat the draw."""
         return {
             "order": self.id,
             **self.draw.as_dict(),

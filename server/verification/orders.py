@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from hallmark.poc.core.errors import FieldError, StateError
@@ -42,10 +42,20 @@ class OrderBook:
 
     Args:
         database: The receivers', PostgreSQL.
+        clock: Seconds on a clock that never goes back.
+        now: Seconds since the epoch.
     """
 
-    def __init__(self, database: StoreDatabase) -> None:
+    def __init__(
+        self,
+        database: StoreDatabase,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._database = database
+        self._clock = clock
+        self._now = now
 
     def place(
         self,
@@ -79,7 +89,7 @@ class OrderBook:
         with self._database.transaction() as connection:
             connection.execute("LOCK TABLE orders IN SHARE ROW EXCLUSIVE MODE")
             row = {
-                "ordered_at": time.time(),
+                "ordered_at": self._now(),
                 "block_hash": block_hash,
                 "settings": json.dumps(dict(settings), sort_keys=True),
                 "draw": json.dumps(draw.as_dict()),
@@ -118,8 +128,8 @@ class OrderBook:
         with self._database.reading() as connection:
             used = connection.execute("SELECT last_value FROM batch_ids WHERE is_called").fetchone()
         latest = 0 if used is None else used[0]
-        deadline = time.monotonic() + _SETTLING_SECONDS
-        while time.monotonic() < deadline:
+        deadline = self._clock() + _SETTLING_SECONDS
+        while self._clock() < deadline:
             with self._database.reading() as connection:
                 if self._database.settled(connection) >= latest:
                     return
@@ -177,7 +187,7 @@ class OrderBook:
             arithmetic: As of `Order`.
         """
         with self._database.transaction() as connection:
-            known = {"id": order.id, "now": time.time(), "model": model, "arithmetic": arithmetic}
+            known = {"id": order.id, "now": self._now(), "model": model, "arithmetic": arithmetic}
             planned = connection.execute(
                 "UPDATE orders SET planned_at = :now, model = :model, arithmetic = :arithmetic"
                 " WHERE id = :id AND planned_at IS NULL",
@@ -198,7 +208,7 @@ def read_orders(connection: Connection, condition: str, parameters: Mapping[str,
 
 
 def _dtype_of_most(connection: Connection, wanted: Mapping[str, Any]) -> str | None:
-    """What most provers of the batches that wait say that they computed in; None where none says."""
+    """Return what most provers of the batches that wait say that they computed in; None where none says."""
     rows = connection.execute(
         f"SELECT DISTINCT ON (public_key) public_key, body FROM batches WHERE {_WAITING}"  # noqa: S608
         " ORDER BY public_key, id",

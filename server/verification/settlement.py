@@ -47,7 +47,7 @@ def settle(store: BatchStore, connection: Connection, job: int, judge: Judge) ->
 
 
 def job_keys(connection: Connection, job: int) -> tuple[NonceKey, ...]:
-    """The nonces of a job, each with its prover's key."""
+    """Return the nonces of a job, each with its prover's key."""
     rows = connection.execute(
         "SELECT public_key, nonce FROM jobs,"
         " unnest(provers, nonces) WITH ORDINALITY AS of_job (prover, nonce, place)"
@@ -78,7 +78,7 @@ def _store(
 
 
 def _numbers(connection: Connection, batches: Sequence[int]) -> dict[NonceKey, Sequence[float]]:
-    """What has been recomputed in the jobs of some batches, of other batches too."""
+    """Return what has been recomputed in the jobs of some batches, of other batches too."""
     rows = connection.execute(
         "SELECT id, numbers FROM jobs WHERE numbers IS NOT NULL"
         " AND id IN (SELECT job FROM job_batches WHERE batch = ANY(:batches))",
@@ -93,7 +93,7 @@ def _numbers(connection: Connection, batches: Sequence[int]) -> dict[NonceKey, S
 
 
 def _recomputed(connection: Connection, batches: Sequence[int]) -> list[RecomputedBatch]:
-    """Batches all jobs of which have ended; one of which a job was given up has that for an error."""
+    """Return batches all jobs of which have ended; one of which a job was given up has that for an error."""
     rows = connection.execute(
         "SELECT verifications.batch, body, verifications.nonces, not_together,"
         " coalesce(verifications.error,"

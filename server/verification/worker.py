@@ -4,7 +4,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final, Protocol
@@ -114,14 +114,26 @@ class Worker:
         engine: What recomputes.
         name: What it is called in the database, different from every other worker's.
         lease_seconds: How long after its last sign of life others take over its job.
+        clock: Seconds on a clock that never goes back.
+        now: Seconds since the epoch.
     """
 
-    def __init__(self, store: BatchStore, engine: WorkerEngine, name: str, lease_seconds: float) -> None:
-        self._orders = OrderBook(store.database)
-        self._jobs = JobQueue(store)
+    def __init__(
+        self,
+        store: BatchStore,
+        engine: WorkerEngine,
+        name: str,
+        lease_seconds: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._orders = OrderBook(store.database, clock=clock, now=now)
+        self._jobs = JobQueue(store, now)
         self._engine = engine
         self._name = name
         self._lease_seconds = lease_seconds
+        self._clock = clock
         self._stopping = threading.Event()
         self._left: set[int] = set()
         self._waiting: dict[int, float] = {}
@@ -156,13 +168,16 @@ class Worker:
 
     @property
     def _fitness(self) -> Fitness:
-        numerics, now = self._engine.numerics, time.monotonic()
+        numerics, now = self._engine.numerics, self._clock()
         arithmetic = json.dumps({name: numerics.get(name) for name in _ARITHMETIC})
         waiting = [order for order, until in self._waiting.items() if now < until]
         return Fitness(model=self._engine.fingerprint, arithmetic=arithmetic, without=(*self._left, *waiting))
 
     def _is_idle(self) -> bool:
-        """Whether nothing is left; an order that only waits is not done, one that is left to others is."""
+        """Return whether nothing is left.
+
+        An order that only waits is not done, one that is left to others is.
+        """
         unplanned = {order.id for order in self._orders.unplanned()} - self._left
         fitness = replace(self._fitness, without=(*self._left,))
         return not unplanned and self._jobs.is_idle(fitness)
@@ -199,7 +214,7 @@ class Worker:
         except (FieldError, UnsupportedError) as exc:
             self._leave(order, exc)
         except HallmarkError as exc:
-            self._waiting[order.id] = time.monotonic() + _WAIT_SECONDS
+            self._waiting[order.id] = self._clock() + _WAIT_SECONDS
             self._say(order, f"Order {order.id} waits: {exc}")
         else:
             return facts

@@ -94,7 +94,7 @@ def loader(
     *,
     in_pool: bool,
 ) -> "EngineLoader":
-    """What loads the model as the options, and where they leave it open the proofs, ask for it.
+    """Return what loads the model as the options, and where they leave it open the proofs, ask for it.
 
     Args:
         engine: What runs it.
@@ -127,7 +127,7 @@ def loader(
 
 
 def most_batches(batches: "Sequence[DeliveredBatch]", config: "PoCConfig") -> int:
-    """How many of an engine's batches some proofs make at most, where all is recomputed."""
+    """Return how many of an engine's batches some proofs make at most, where all is recomputed."""
     nonces: Counter[str] = Counter()
     for batch in batches:
         nonces[batch.proof.block_hash] += len(batch.proof.nonces)
@@ -151,14 +151,14 @@ def loaded(loader: "EngineLoader", *, quiet: bool) -> "Iterator[OfflineEngine]":
 
 
 def at_once(engine: "OfflineEngine") -> int:
-    """How many batches an engine computes beside each other."""
+    """Return how many batches an engine computes beside each other."""
     from hallmark.poc.actors.pool import ActorPool
 
     return max(1, engine.status.actors) if isinstance(engine, ActorPool) else 1
 
 
 def state_path(proofs: Sequence[Path], state: Path | None, *, no_state: bool) -> Path | None:
-    """The file of recomputed numbers; None keeps none, as for proofs from standard input."""
+    """Return the file of recomputed numbers; None keeps none, as for proofs from standard input."""
     if no_state:
         if state is not None:
             raise typer.BadParameter("give --state or --no-state, not both")
@@ -172,7 +172,7 @@ def state_path(proofs: Sequence[Path], state: Path | None, *, no_state: bool) ->
 def recomputation(
     engine: "OfflineEngine", loader: "EngineLoader", state: Path | None, *, quiet: bool
 ) -> Iterator["Recomputation"]:
-    """What recomputes, with the file that it keeps numbers in.
+    """Yield what recomputes, with the file that it keeps numbers in.
 
     Args:
         engine: What computes.
@@ -265,7 +265,7 @@ def _rate(task: "Task", engine: "OfflineEngine") -> str:
 
 
 def is_silent(*, quiet: bool) -> bool:
-    """Whether nobody looks on, or wants to."""
+    """Return whether nobody looks on, or wants to."""
     return quiet or not is_terminal(sys.stderr)
 
 

@@ -43,7 +43,7 @@ _WHY_UNCOUNTED: Final = MappingProxyType(
 
 
 def as_json(judged: Sequence[JudgedCase], summary: Mapping[str, Any]) -> str:
-    """A line of JSON for each batch, for each prover's batches together, and for the summary."""
+    """Return a line of JSON for each batch, for each prover's batches together, and for the summary."""
     lines = []
     for case in judged:
         line: dict[str, Any] = {
@@ -108,7 +108,7 @@ def _row(number: int, case: JudgedCase) -> VerdictRow:
 
 
 def _over_time(records: Sequence[Mapping[str, Any]]) -> Table:
-    """Each prover's verdict over all that it sent."""
+    """Return each prover's verdict over all that it sent."""
     counts = ("rounds", "batches", "nonces")
     numbers = (*counts, "wealth", "p-value")
     table = new_table("public key", *numbers, "verdict", numbers=numbers, folds=("public key",))
@@ -131,7 +131,7 @@ def _over_time(records: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _notes(case: JudgedCase) -> Iterator[str]:
-    """What a table has no room for."""
+    """Yield what a table has no room for."""
     if case.is_joined:
         which = "the {} with vectors" if case.with_vectors else "all {}"
         batches = counted(len(case.sources), "batch")

@@ -211,7 +211,7 @@ class ServerEngine:
             )
 
     def _is_validating(self, round_: Round) -> bool:
-        """Whether the server has the round that was set."""
+        """Return whether the server has the round that was set."""
         status = self._client.get("/status")
         shown, config = status["config"], round_.config
         return (

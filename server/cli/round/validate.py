@@ -102,7 +102,7 @@ def look_up(client: PoCClient, request_id: str) -> dict[str, Any]:
 
 
 def _as_json(answers: list[dict[str, Any] | HallmarkError]) -> str:
-    """A line of JSON for each answer."""
+    """Return a line of JSON for each answer."""
     return "\n".join(
         json.dumps({"error": str(answer)} if isinstance(answer, HallmarkError) else answer)
         for answer in answers
@@ -158,5 +158,5 @@ def _row(number: int, batch: "ProofBatch", answer: dict[str, Any] | HallmarkErro
 
 
 def _verdict(answer: dict[str, Any] | HallmarkError) -> str:
-    """A server's verdict; an error is none."""
+    """Return a server's verdict; an error is none."""
     return "no_verdict" if isinstance(answer, HallmarkError) else str(answer["verdict"])

@@ -148,7 +148,7 @@ def plan(
 
 
 def plugin_names(present: str | None) -> list[str]:
-    """The names for `VLLM_PLUGINS` with which ours load, and all that would load without it.
+    """Return the names for `VLLM_PLUGINS` with which ours load, and all that would load without it.
 
     The variable filters every group of vLLM's plugins, and endpoint plugins load only when named in it. So a
     list that the user made gets ours added; where there is none, everything that is installed is named, but
@@ -168,7 +168,7 @@ def plugin_names(present: str | None) -> list[str]:
 
 
 def _json_logging(flags: VllmFlags, environment: Mapping[str, str]) -> dict[str, Any]:
-    """The configuration of logs of JSON, at vLLM's level and where vLLM logs to.
+    """Return the configuration of logs of JSON, at vLLM's level and where vLLM logs to.
 
     Raises:
         FieldError: Another configuration is asked for too.
@@ -189,7 +189,7 @@ def _json_logging(flags: VllmFlags, environment: Mapping[str, str]) -> dict[str,
 
 
 def _sizes(flags: VllmFlags, settings: Settings) -> tuple[list[str], list[str]]:
-    """The flags to add so that a batch fits into an engine step, and a sentence about each."""
+    """Return the flags to add so that a batch fits into an engine step, and a sentence about each."""
     added: list[str] = []
     notes: list[str] = []
     tokens = settings.max_batch_size * settings.seq_len
@@ -218,7 +218,7 @@ def _sizes(flags: VllmFlags, settings: Settings) -> tuple[list[str], list[str]]:
 
 
 def _reachable(host: str | None) -> str:
-    """An address of a server that listens on `host`, as a URL has it."""
+    """Return an address of a server that listens on `host`, as a URL has it."""
     if host in (None, "", "0.0.0.0"):  # noqa: S104  # compared, not bound
         return "127.0.0.1"
     if host == "::":

@@ -109,7 +109,7 @@ def _connect(plan: ServePlan) -> httpx.Client:
 
 
 def _probe(client: httpx.Client) -> bool:
-    """Whether the server is up.
+    """Return whether the server is up.
 
     Raises:
         UnsupportedError: It is up, and proof of compute is not.

@@ -60,7 +60,10 @@ class VllmFlags:
         self._file: Mapping[str, Any] = {} if path is None else _read_config(Path(path))
 
     def get(self, name: str) -> str | None:
-        """A flag's value as text; None where it was not given, empty where it was given without a value."""
+        """Return a flag's value as text.
+
+        None where it was not given, empty where it was given without a value.
+        """
         for given, value in reversed(self._given):
             if given == name:
                 return value
@@ -70,7 +73,10 @@ class VllmFlags:
         return None
 
     def get_value(self, name: str) -> object:
-        """A flag's value as argparse has it: True for a switch, a number, a text; None if it is not given."""
+        """Return a flag's value as argparse has it: True for a switch, a number, a text.
+
+        None if it is not given.
+        """
         # vLLM turns a switch off by its name with `no-`, one with `enable-` by `disable-` too.
         opposites = {f"no-{name}", name.replace("enable-", "disable-", 1)} - {name}
         for given, value in reversed(self._given):
@@ -81,7 +87,7 @@ class VllmFlags:
         return self._file.get(name)
 
     def get_integer(self, name: str) -> int | None:
-        """A flag's value as a number, 4k being 4,000 and 4K 4,096; None where it was not given.
+        """Return a flag's value as a number, 4k being 4,000 and 4K 4,096; None where it was not given.
 
         Raises:
             FieldError: It is not a whole number.
@@ -96,7 +102,9 @@ class VllmFlags:
         return int(number)
 
     def get_mapping(self, name: str) -> dict[str, Any]:
-        """A flag that is JSON; its parts, where they were given one by one, stand for the whole, as in vLLM.
+        """Return a flag that is JSON.
+
+        Its parts, where they were given one by one, stand for the whole, as in vLLM.
 
         Raises:
             FieldError: It is not a JSON object, or stands in the `--config` file as well.
@@ -184,6 +192,6 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _place(error: Exception) -> str:
-    """Where a YAML parser gave up."""
+    """Return where a YAML parser gave up."""
     mark = getattr(error, "problem_mark", None)
     return "" if mark is None else f"; line {mark.line + 1}, column {mark.column + 1} is not YAML"

@@ -1,15 +1,15 @@
-"""What the documents say is so: settings, routes, commands, links."""
+"""What the documents say is so: what is generated, commands, links, examples."""
 
 import re
 from pathlib import Path
 
 import command_pages
 import pytest
+import reference_pages
 from command_line import Cli
-from fastapi import FastAPI
+from offline_proofs import Prover, write
 
-from hallmark.poc.settings.settings import NEVER_IN_THE_SECTION, Settings
-from hallmark.server.http.app import mount
+from hallmark.server.models.small import build_small_model
 
 ROOT = Path(__file__).parents[3]
 DOCUMENTS = [
@@ -21,42 +21,16 @@ DOCUMENTS = [
 GROUPS = ("fleet", "model", "outbox", "queue", "receiver", "round")
 
 
-def shown(default: object) -> str:
-    if default is None:
-        return "none"
-    if isinstance(default, bool):
-        return str(default).lower()
-    return f"{default:,}" if isinstance(default, int) else f"{default:,g}"
+@pytest.mark.parametrize("document", reference_pages.DOCUMENTS, ids=lambda path: path.name)
+def test_reference_pages_say_what_the_code_says(document: Path) -> None:
+    """`python -P tools/reference_pages.py` writes them anew."""
+    content = document.read_text()
+    assert reference_pages.document(content) == content
 
 
-def test_the_table_of_settings_is_complete_and_right() -> None:
-    section = (ROOT / "docs/reference/settings.md").read_text()
-    rows = [line for line in section.splitlines() if line.startswith("| `")]
-    assert rows == [
-        f"| `{name}` | {shown(field.default)} | {field.description} |"
-        for name, field in Settings.model_fields.items()
-        if name not in NEVER_IN_THE_SECTION
-    ]
-
-
-def test_the_table_of_routes_is_complete() -> None:
-    app = FastAPI()
-    mount(app)
-    routes = {
-        f"{method.upper()} {path.removeprefix('/api/v1/pow')}"
-        for path, methods in app.openapi()["paths"].items()
-        for method in methods
-    }
-    section = (ROOT / "README.md").read_text().partition("## API")[2].partition("\n## ")[0]
-    named = set()
-    for first_column in re.findall(r"^\| ([^|]*) \|", section, re.MULTILINE):
-        method = ""
-        # A method holds for all the paths up to the next one.
-        for match in re.finditer(r"(GET|POST)|`(/[^`]*)`", first_column):
-            method = match[1] or method
-            if match[2]:
-                named.add(f"{method} {match[2]}")
-    assert named == routes
+def test_all_that_is_generated_stands_on_a_page() -> None:
+    content = "".join(document.read_text() for document in reference_pages.DOCUMENTS)
+    assert sorted(re.findall("<!-- reference: (.*) -->", content)) == sorted(reference_pages.BLOCKS)
 
 
 @pytest.mark.parametrize("document", command_pages.DOCUMENTS, ids=lambda path: path.name)
@@ -66,11 +40,35 @@ def test_screens_are_those_that_commands_show(document: Path) -> None:
     assert command_pages.document(content) == content
 
 
+def test_examples_of_python_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One block after the other, beside a model and an honest proof of it."""
+    build_small_model(tmp_path / "model")
+    proof = Prover(tmp_path / "model").prove(range(4), batch_size=32, seq_len=256)
+    write(tmp_path / "proofs.jsonl", proof.as_dict())
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs/reference/python.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) == page.count("```python") == 2
+    for block in blocks:
+        exec(block, {})  # noqa: S102
+    told = capsys.readouterr().out
+    assert re.fullmatch(r"4 nonces more\n\('proofs.jsonl, proof 1',\) honest [0-9.]+\n262144\n", told), told
+
+
 def test_every_page_is_to_be_found() -> None:
-    index = ROOT / "docs/README.md"
-    pages = [str(page.relative_to(index.parent)) for page in DOCUMENTS if index.parent in page.parents]
-    text = index.read_text()
-    assert [page for page in pages if page != index.name and f"({page})" not in text] == []
+    """Each page is linked from the index of all, or from that of its folder."""
+    index = ROOT / "docs" / "README.md"
+    missing = []
+    for page in (ROOT / "docs").glob("**/*.md"):
+        near = [each for each in (index, page.with_name("README.md")) if each != page and each.exists()]
+        links = (
+            each.parent / link for each in near for link in re.findall(r"\]\(([^)#:]+)\)", each.read_text())
+        )
+        if page != index and page not in map(Path.resolve, links):
+            missing.append(str(page.relative_to(ROOT)))
+    assert missing == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

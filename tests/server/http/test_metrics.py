@@ -11,21 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import small_config as config
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
-from runtime import (
-    QUICK,
-    Engine,
-    config,
-    eventually,
-    honest_proof,
-    running_manager,
-    running_receiver,
-    snapshot,
-)
+from runtime import QUICK, Engine, eventually, honest_proof, running_manager, running_receiver, snapshot
 
 from hallmark.poc.core.errors import EngineError
 from hallmark.poc.outbox.outbox import Outbox
@@ -35,7 +27,6 @@ from hallmark.poc.settings.settings import Settings
 from hallmark.poc.specification import PoCManager
 from hallmark.server.http.metrics import register
 
-METRICS_PAGE = Path(__file__).parents[3] / "docs/reference/metrics.md"
 STATES = tuple(f'state{{state="{state}"}}' for state in PoCState)
 STALLS = tuple(f'stall_seconds{{quantile="{quantile}"}}' for quantile in ("0.5", "0.99", "1"))
 
@@ -333,15 +324,3 @@ async def test_a_registry_shows_one_manager_at_a_time(manager: PoCManager) -> No
     registry.unregister(collector)
     assert generate_latest(registry) == b""
     register(manager, registry)
-
-
-async def test_the_table_of_metrics_is_complete_and_right(registry: CollectorRegistry) -> None:
-    section = METRICS_PAGE.read_text()
-    named = {
-        (name, kind)
-        for names, kind in re.findall(r"^\| (`[^|]*) \| (\w+) \|", section, re.MULTILINE)
-        for name in re.findall(r"`([a-z_]+)", names)
-    }
-    # As the text format has them, with `_total`.
-    shown = re.findall(r"^# TYPE (\w+) (\w+)$", generate_latest(registry).decode(), re.MULTILINE)
-    assert named == set(shown)

@@ -1,0 +1,105 @@
+"""Run `hallmark demo` on a terminal of 80 columns, and draw what it shows in the end.
+
+`python -P tools/demo_picture.py` writes docs/figures/demo.svg; it takes minutes.
+"""
+
+import fcntl
+import os
+import pty
+import struct
+import sys
+import termios
+from pathlib import Path
+from typing import Final
+
+import pyte
+from pyte.screens import Char
+from rich.console import Console
+from rich.style import Style
+from rich.text import Text
+
+_COLUMNS: Final = 80
+_LINES: Final = 200
+_READ_BYTES: Final = 65_536
+_FIGURE: Final = Path(__file__).parents[1] / "docs" / "figures" / "demo.svg"
+# rich's own would have the reader's browser fetch a font from another host.
+_FORMAT: Final = """\
+<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
+<style>
+.{unique_id}-matrix {{ font-family: Menlo, Consolas, "DejaVu Sans Mono", monospace; \
+font-size: {char_height}px; line-height: {line_height}px; }}
+{styles}
+</style>
+<defs>
+<clipPath id="{unique_id}-clip-terminal">
+<rect x="0" y="0" width="{terminal_width}" height="{terminal_height}" />
+</clipPath>
+{lines}
+</defs>
+{chrome}
+<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
+{backgrounds}
+<g class="{unique_id}-matrix">
+{matrix}
+</g>
+</g>
+</svg>
+"""
+
+
+def run(command: list[str]) -> list[Text]:
+    """Run a command on a terminal, and return the lines that it shows in the end.
+
+    Raises:
+        SystemExit: It fails; with its exit code.
+    """
+    screen = pyte.Screen(_COLUMNS, _LINES)
+    stream = pyte.ByteStream(screen)
+    child, controller = pty.fork()
+    if child == 0:
+        os.environ["TERM"] = "xterm-256color"
+        os.execv(command[0], command)  # noqa: S606  # its arguments are here
+    fcntl.ioctl(controller, termios.TIOCSWINSZ, struct.pack("HHHH", _LINES, _COLUMNS, 0, 0))
+    while shown := _read(controller):
+        stream.feed(shown)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code:
+        print("\n".join(screen.display).rstrip())
+        raise SystemExit(code)
+    lines = [
+        Text.assemble(*(_drawn(screen.buffer[line][column]) for column in range(_COLUMNS)))
+        for line in range(_LINES)
+    ]
+    while lines and not lines[-1].plain.strip():
+        lines.pop()
+    return lines
+
+
+def _read(controller: int) -> bytes:
+    try:
+        return os.read(controller, _READ_BYTES)
+    except OSError:
+        # Linux's way to say that nobody has the terminal open any more.
+        return b""
+
+
+def _drawn(char: Char) -> tuple[str, Style]:
+    color = None if char.fg == "default" else {"brown": "yellow"}.get(char.fg, char.fg)
+    return char.data, Style(color=color, bold=char.bold, italic=char.italics, underline=char.underscore)
+
+
+def main() -> None:
+    """Write the picture."""
+    lines = run([str(Path(sys.executable).parent / "hallmark"), "demo"])
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        console = Console(
+            record=True, width=_COLUMNS, file=nowhere, force_terminal=True, legacy_windows=False
+        )
+        for line in lines:
+            console.print(line, no_wrap=True, overflow="crop")
+        picture = console.export_svg(title="make demo", code_format=_FORMAT, unique_id="demo")
+    _FIGURE.write_text(picture, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
