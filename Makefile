@@ -87,7 +87,7 @@ check: setup ## Lint, format, the direction of imports, types
 
 # Nothing is fetched.
 docs: setup ## Build the documentation into site/, and report sentence lengths
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python -P tools/sentences.py
 
 pages: setup ## Write anew what the code, the tests and the results say in the documents
@@ -96,7 +96,8 @@ pages: setup ## Write anew what the code, the tests and the results say in the d
 	$(BIN)/python -P tools/supported_table.py
 	$(BIN)/python -P bench/report.py
 
-pictures: programs ## Take the pictures of the live pages in docs/figures anew
+pictures: programs ## Take the pictures of the demo and the live pages in docs/figures anew
+	$(BIN)/python -P tools/demo_picture.py
 	HALLMARK_PICTURES=docs/figures $(PYTEST) tests/e2e/test_page.py
 
 ##@ Measure

@@ -40,6 +40,7 @@ DOCUMENTS: dict[Path, Mapping[str, Table | Summary]] = {
 }
 """Each document, and the tables that stand in it."""
 _BLOCK = re.compile(r"(<!-- (?P<kind>table|findings): (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_SEMICOLON = re.compile(r"; (?![^()]*\))")  # of the sentence itself, not of what stands in its parentheses
 
 
 def newest(bench: str) -> list[tuple[Path, dict[str, Any]]]:
@@ -89,9 +90,18 @@ def found(name: str, page: Path) -> str:
     """Return what an experiment found, as a list of its sentences on a page, for each kind of machine."""
     parts = []
     for path, results in newest(f"soundness_{name}"):
-        sentences = "\n".join(f"- {sentence}" for sentence in results["findings"])
+        sentences = "\n".join(map(_item, results["findings"]))
         parts.append(f"{sentences}\n\n{_origin(path, results, page)}\n")
     return "\n".join(parts)
+
+
+def _item(finding: str) -> str:
+    """Return a finding as an item of a list, what one sentence counts up behind a colon as items below it."""
+    said, colon, counted = finding.partition(": ")
+    items = _SEMICOLON.split(counted)
+    if not colon or len(items) < 3 or ". " in finding:
+        return f"- {finding}"
+    return "\n".join([f"- {said}:", *(f"  - {each.removesuffix('.')}" for each in items)])
 
 
 def document(page: Path, content: str) -> str:

@@ -9,6 +9,8 @@ import pty
 import struct
 import sys
 import termios
+from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -66,10 +68,7 @@ def run(command: list[str]) -> list[Text]:
     if code:
         print("\n".join(screen.display).rstrip())
         raise SystemExit(code)
-    lines = [
-        Text.assemble(*(_drawn(screen.buffer[line][column]) for column in range(_COLUMNS)))
-        for line in range(_LINES)
-    ]
+    lines = [_drawn(screen.buffer[line]) for line in range(_LINES)]
     while lines and not lines[-1].plain.strip():
         lines.pop()
     return lines
@@ -83,22 +82,33 @@ def _read(controller: int) -> bytes:
         return b""
 
 
-def _drawn(char: Char) -> tuple[str, Style]:
+def _drawn(line: Mapping[int, Char]) -> Text:
+    """Return a line of the terminal; what stands together in one style is one part."""
+    parts = groupby((line[column] for column in range(_COLUMNS)), key=_style)
+    drawn = Text.assemble(*(("".join(char.data for char in chars), style) for style, chars in parts))
+    drawn.rstrip()
+    return drawn
+
+
+def _style(char: Char) -> Style:
     color = None if char.fg == "default" else {"brown": "yellow"}.get(char.fg, char.fg)
-    return char.data, Style(color=color, bold=char.bold, italic=char.italics, underline=char.underscore)
+    return Style(color=color, bold=char.bold, italic=char.italics, underline=char.underscore)
+
+
+def picture(lines: list[Text]) -> str:
+    """Return the verdicts of the demo and what follows them, as SVG."""
+    first = next(number for number, line in enumerate(lines) if "who sent a proof" in line.plain)
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        console = Console(record=True, width=_COLUMNS, file=nowhere, force_terminal=True)
+        for line in lines[first:]:
+            console.print(line, no_wrap=True, overflow="crop")
+        return console.export_svg(title="make demo", code_format=_FORMAT, unique_id="demo")
 
 
 def main() -> None:
     """Write the picture."""
     lines = run([str(Path(sys.executable).parent / "hallmark"), "demo"])
-    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        console = Console(
-            record=True, width=_COLUMNS, file=nowhere, force_terminal=True, legacy_windows=False
-        )
-        for line in lines:
-            console.print(line, no_wrap=True, overflow="crop")
-        picture = console.export_svg(title="make demo", code_format=_FORMAT, unique_id="demo")
-    _FIGURE.write_text(picture, encoding="utf-8")
+    _FIGURE.write_text(picture(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":
