@@ -221,7 +221,9 @@ def test_a_reader_finds_a_page_and_asks_nobody_else(built: tuple[Path, object]) 
         for name in ("", "docs/guides/verify.html", f"{MODULES}hallmark.poc.html"):
             page.goto(f"{root}{name}")
         page.locator("input[name=query]").fill("RandomProjection")
-        page.locator(".md-search-result__link[href*='hallmark.poc.RandomProjection']").first.wait_for()
+        page.locator(".md-search-result__link[href*='hallmark.poc.RandomProjection']").first.wait_for(
+            state="attached"
+        )
         browser.close()
         server.shutdown()
     assert len(tab.asked) > 10
