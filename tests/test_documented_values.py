@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import make_round
 from checkout import ROOT
 from documented_values import power_of_ten, values
-from rounds import make_round
 from sentences import PAGES
 
 from hallmark.kernels.normal_table import normal_table

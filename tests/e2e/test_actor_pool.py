@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import ray._raylet
 import torch
-from offline_proofs import config
+from offline_proofs import short_config
 from pool_loaders import NODE_DTYPE, DeadlyLoader, FatalLoader, NodesOwnLoader
 from ray_processes import RayNodes, ray_cluster, wait_for
 
@@ -29,7 +29,7 @@ from hallmark.server.models.small import build_small_model, fast_dtype
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 
-KEY = config().public_key
+KEY = short_config().public_key
 Numbers = dict[NonceKey, list[float]]
 
 
@@ -41,8 +41,8 @@ class Model:
     alone: OfflineEngine
 
     def batches(self, count: int) -> list[Batch]:
-        tokens = config().batch_size * config().seq_len
-        round_ = Round.resolve(config(), deployed(self.alone.facts, "", tokens))
+        tokens = short_config().batch_size * short_config().seq_len
+        round_ = Round.resolve(short_config(), deployed(self.alone.facts, "", tokens))
         size = round_.batch_size
         # The last one is not full.
         keys = [(KEY, nonce) for nonce in range(count * size - 3)]

@@ -14,9 +14,10 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from builders import small_request as request
 from node import Node, proof, round_request
 from raw_http import SMUGGLING, send_raw
-from runtime import Engine, application, request, running_manager, serving
+from runtime import Engine, application, running_manager, serving
 
 from hallmark.poc.settings.settings import Settings
 

@@ -1,15 +1,14 @@
 """Judged batches of a prover with noise of its own, and the bodies in which servers send them."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from builders import make_claim, make_round, numbers_of
 
-from hallmark.poc.protocol.law import distance_of
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.round import Round
-from hallmark.poc.protocol.vectors import encode, encoding_of
 from hallmark.poc.rounds.payloads import validated_payload
 from hallmark.poc.verdict.judge import ValidatedBatch, judge
 
@@ -44,15 +43,7 @@ def judged_batch(
     size = noise * (round_.honest_sigma or 0.1)
     received = np.array([own[nonce] for nonce in claimed])
     received += rng.normal(0.0, 1.0, received.shape) * size
-    proof = ProofBatch(
-        public_key=round_.config.public_key,
-        block_hash=round_.config.block_hash,
-        block_height=round_.config.block_height,
-        nonces=tuple(claimed),
-        dist=tuple(distance_of(number, round_.hidden_size) for number in received[:, 0].tolist()),
-        vectors=encode(received) if vectors else None,
-        encoding=encoding_of(round_.numbers) if vectors else None,
-    )
+    proof = make_claim(round_, claimed, received.tolist(), vectors=vectors)
     lost = set(failed)
     computed = {
         nonce: [math.nan] * round_.numbers if nonce in lost else numbers.tolist()
@@ -61,6 +52,28 @@ def judged_batch(
     return judge(proof, computed, round_, sampled=None if sampled is None else [*sampled])
 
 
+def judge_distances(
+    proof: ProofBatch, computed: Mapping[int, float], round_: Round, sampled: Collection[int] | None = None
+) -> ValidatedBatch:
+    """Judge by distances alone, in a round with one number a nonce."""
+    return judge(proof, numbers_of(computed, round_.hidden_size), round_, sampled=sampled)
+
+
 def validated_body(judged: ValidatedBatch) -> dict[str, Any]:
     """The body of the callback, as a server sends it."""
     return {**validated_payload(judged, "a request")}
+
+
+def make_verdict(
+    nonces: Iterable[int] = range(16), noise: float = 1.0, *, seed: int = 0, **changes: Any
+) -> dict[str, Any]:
+    """The body of a `/validated` callback about a prover with so much noise, in units of the round's sigma.
+
+    Args:
+        nonces: What is claimed.
+        noise: RMS of the errors.
+        seed: Of the numbers.
+        **changes: Of the round's request, which states a sigma and is strict.
+    """
+    round_ = make_round(**{"honest_sigma": 0.1, "numbers": 2, "fraud_threshold": 1e-7, **changes})
+    return validated_body(judged_batch(round_, nonces, noise, seed=seed))

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import torch
+from builders import make_body, small_request
 from python_path import with_support
 
 from hallmark.server.models.small import fast_dtype
@@ -176,24 +177,15 @@ class Receiver:
 
 def round_request(**fields: Any) -> dict[str, Any]:
     """A round with short inputs, so that batches take little time."""
-    return {
+    stated = {
         "block_hash": "00000000000000000001f8a2c5d3",
         "block_height": 812_345,
         "public_key": "02ab64c1f0",
-        "node_id": 0,
-        "node_count": 1,
-        "batch_size": BATCH_SIZE,
-        "seq_len": 32,
-        **fields,
     }
+    return small_request(**{**stated, "batch_size": BATCH_SIZE, "seq_len": 32, **fields})
 
 
 def proof(round_: dict[str, Any], nonces: list[int], dist: list[float], **fields: Any) -> dict[str, Any]:
     """A batch of proofs for a round."""
-    return {
-        **{key: round_[key] for key in ("block_hash", "block_height", "public_key")},
-        "node_id": 0,
-        "nonces": nonces,
-        "dist": dist,
-        **fields,
-    }
+    stated = {key: round_[key] for key in ("block_hash", "block_height", "public_key")}
+    return make_body(nonces, dist, **{**stated, **fields})

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from builders import make_claim, make_config
 from command_line import Result
 
 from hallmark.poc.offline.model import OfflineModel
@@ -15,27 +16,18 @@ from hallmark.poc.protocol.config import PoCConfig
 from hallmark.poc.protocol.law import distance_of
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.round import Round
-from hallmark.poc.protocol.vectors import encode, encoding_of
+from hallmark.poc.protocol.vectors import encode
 from hallmark.poc.rounds.payloads import generated_template
 from hallmark.server.models.small import HIDDEN_SIZE, fast_dtype
 
 BATCH_SIZE, SEQ_LEN, NUMBERS = 8, 16, 2
 SHORT = ("--batch-size", BATCH_SIZE, "--seq-len", SEQ_LEN)
-"""The options of `config`'s rounds."""
+"""The options of `short_config`'s rounds."""
 
 
-def config(**changes: Any) -> PoCConfig:
-    """A round whose batches take little time."""
-    return PoCConfig(
-        **{
-            "block_hash": "0x8d3f2a",
-            "block_height": 7,
-            "public_key": "02a1b2c3",
-            "batch_size": BATCH_SIZE,
-            "seq_len": SEQ_LEN,
-            **changes,
-        }
-    )
+def short_config(**changes: Any) -> PoCConfig:
+    """A request whose batches take little time."""
+    return make_config(**{"batch_size": BATCH_SIZE, "seq_len": SEQ_LEN, **changes})
 
 
 class Prover:
@@ -49,24 +41,22 @@ class Prover:
 
     def prove(self, nonces: Iterable[int], **changes: Any) -> ProofBatch:
         """Every nonce that counts with its distance and its numbers."""
-        round_ = self.round(config(**changes))
+        round_ = self.round(short_config(**changes))
         recomputation = Recomputation(self.model)
         recomputation.want(round_, nonces)
         for _ in recomputation.run():
             pass
         numbers = recomputation.numbers(round_)
-        found = {nonce: distance_of(numbers[nonce][0], round_.hidden_size) for nonce in numbers}
-        found = {nonce: distance for nonce, distance in found.items() if round_.is_valid(distance)}
+        found = [
+            nonce
+            for nonce, of_nonce in numbers.items()
+            if round_.is_valid(distance_of(of_nonce[0], round_.hidden_size))
+        ]
         shape = {"batch_size": round_.batch_size, "seq_len": round_.config.seq_len}
-        return ProofBatch(
-            public_key=round_.config.public_key,
-            block_hash=round_.config.block_hash,
-            block_height=round_.config.block_height,
-            node_id=0,
-            nonces=tuple(found),
-            dist=tuple(found.values()),
-            vectors=encode([numbers[nonce] for nonce in found]),
-            encoding=encoding_of(round_.numbers),
+        return make_claim(
+            round_,
+            found,
+            [numbers[nonce] for nonce in found],
             round_digest=round_.digest,
             round_settings=round_.settings,
             numerics={**self.model.numerics, **shape},
@@ -74,7 +64,7 @@ class Prover:
 
     def generated(self, proof: ProofBatch, **changes: Any) -> dict[str, Any]:
         """The body of the callback that carries a proof."""
-        round_ = self.round(config(public_key=proof.public_key, block_hash=proof.block_hash, **changes))
+        round_ = self.round(short_config(public_key=proof.public_key, block_hash=proof.block_hash, **changes))
         body = generated_template(round_, proof.numerics or {})
         first, last = min(proof.nonces), max(proof.nonces)
         return {**body, **proof.as_dict(), "covered": [first, last], "failed_nonces": []}

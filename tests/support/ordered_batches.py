@@ -4,15 +4,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
+from builders import BLOCK
 from offline_proofs import BATCH_SIZE, SEQ_LEN, Prover, off, part
 
 from hallmark.server.receiver.store import BatchStore
 from hallmark.server.verification.order import Draw, Order
 from hallmark.server.verification.orders import OrderBook
 
-__all__ = ["BLOCK", "SETTINGS", "deliver", "give_order", "verdicts_of"]
+__all__ = ["SETTINGS", "deliver", "give_order", "verdicts_of"]
 
-BLOCK: Final = "0x8d3f2a"
 SETTINGS: Final[Mapping[str, Any]] = {"batch_size": BATCH_SIZE, "seq_len": SEQ_LEN, "fraud_threshold": 1e-4}
 
 

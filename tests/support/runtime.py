@@ -12,6 +12,8 @@ from typing import Any, cast
 import httpx
 import torch
 import uvicorn
+from builders import about, make_batch
+from clock import Clock
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import PlainTextResponse
 from transformers import Qwen3ForCausalLM
@@ -142,25 +144,6 @@ class Engine(TransformersEngine):
             await super().close_round()
 
 
-def request(**changes: Any) -> dict[str, Any]:
-    """A round's request, small enough to compute hundreds of nonces in a second."""
-    return {
-        "block_hash": "0x8d3f2a",
-        "block_height": 7,
-        "public_key": "02a1b2c3",
-        "node_id": 0,
-        "node_count": 1,
-        "batch_size": 8,
-        "seq_len": 8,
-        **changes,
-    }
-
-
-def config(**changes: Any) -> PoCConfig:
-    """The same as a `PoCConfig`."""
-    return PoCConfig(**request(**changes))
-
-
 def oracle(config: PoCConfig, keys: Sequence[NonceKey]) -> list[float]:
     """Distances from an engine of their own, one nonce at a time."""
     engine = TransformersEngine(shared_model())
@@ -171,25 +154,18 @@ def oracle(config: PoCConfig, keys: Sequence[NonceKey]) -> list[float]:
 async def honest_proof(config: PoCConfig, nonces: Sequence[int], **changes: Any) -> ProofBatch:
     """What an honest prover, on its own engine, says of some nonces."""
     dist = await asyncio.to_thread(oracle, config, [(config.public_key, nonce) for nonce in nonces])
-    return ProofBatch(
-        **{
-            "public_key": config.public_key,
-            "block_hash": config.block_hash,
-            "block_height": config.block_height,
-            "node_id": 0,
-            "nonces": tuple(nonces),
-            "dist": tuple(dist),
-            **changes,
-        }
-    )
+    return make_batch(**{**about(config), "nonces": nonces, "dist": dist, **changes})
 
 
 @asynccontextmanager
 async def running_manager(
-    engine: TransformersEngine, settings: Settings = QUICK
+    engine: TransformersEngine, settings: Settings = QUICK, *, clock: Clock | None = None
 ) -> AsyncIterator[PoCManager]:
-    """A manager, shut down afterwards."""
-    manager = PoCManager(engine, settings)
+    """A manager, shut down afterwards; on the machine's clocks, where it is given none."""
+    if clock is None:
+        manager = PoCManager(engine, settings)
+    else:
+        manager = PoCManager(engine, settings, clock=clock, now=clock)
     try:
         yield manager
     finally:

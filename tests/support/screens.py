@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import typer.main
-from rounds import make_config
+from builders import make_config
 from shown import VIEWS
 from terminal import picture
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
+from builders import last_row_round
 from judged import judged_batch
-from rounds import last_row_round
 
 from hallmark.poc.offline.cases import JudgedCase, prover_records, summarize
 from hallmark.poc.protocol.proof import ProofBatch

@@ -4,13 +4,24 @@ import asyncio
 import selectors
 from typing import Any
 
+from clock import Clock
+
+__all__ = ["VirtualTimeLoop"]
+
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """A loop that sets its clock forward where it would wait, or stops there."""
+    """A loop that sets its clock forward where it would wait, or stops there.
+
+    Attributes:
+        clock: What it goes by: whatever is given it passes the time with the loop.
+    """
 
     class _Selector(selectors.DefaultSelector):
-        now = 0.0
         stop: Any = None
+
+        def __init__(self, clock: Clock) -> None:
+            super().__init__()
+            self._clock = clock
 
         def select(self, timeout: float | None = None) -> Any:
             ready = super().select(0)
@@ -21,15 +32,16 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
             elif timeout is None:
                 raise RuntimeError("everybody waits, and nothing will ever happen")
             else:
-                self.now += timeout
+                self._clock.advance(timeout)
             return ready
 
     def __init__(self) -> None:
-        self._virtual = self._Selector()
+        self.clock = Clock(0.0)
+        self._virtual = self._Selector(self.clock)
         super().__init__(self._virtual)
 
     def time(self) -> float:
-        return self._virtual.now
+        return self.clock()
 
     def settle(self) -> None:
         """Run what can run without time passing."""

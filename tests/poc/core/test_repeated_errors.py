@@ -4,6 +4,7 @@ import itertools
 import logging
 
 import pytest
+from clock import Clock
 
 from hallmark.poc.core.repeated_errors import RepeatedErrors
 
@@ -15,8 +16,8 @@ class Log:
 
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.INFO)
-        self.now = 1000.0
-        self.errors = RepeatedErrors(logging.getLogger("test"), lambda: self.now)
+        self.clock = Clock()
+        self.errors = RepeatedErrors(logging.getLogger("test"), self.clock)
         self._caplog = caplog
 
     @property
@@ -36,8 +37,8 @@ def test_a_disk_that_is_full_for_a_day_is_logged_at_growing_intervals_and_once_w
     for _ in range(86_400 // 5):
         before = len(log.lines)
         log.errors.note(WHAT, "disk full")
-        times += [log.now - 1000] * (len(log.lines) - before)
-        log.now += 5
+        times += [log.clock() - 1000] * (len(log.lines) - before)
+        log.clock.advance(5)
     minutes = [round(at / 60) for at in times]
     assert minutes[:8] == [0, 1, 3, 7, 15, 31, 63, 123]
     assert all(later - sooner == 60 for sooner, later in itertools.pairwise(minutes[7:]))
@@ -65,7 +66,7 @@ def test_the_next_time_it_is_said_at_once(log: Log) -> None:
 def test_each_thing_is_counted_for_itself(log: Log) -> None:
     log.errors.note("a", 1)
     log.errors.note("b", 2)
-    log.now += 60
+    log.clock.advance(60)
     log.errors.note("a", 3)
     assert [text for _, text in log.lines] == [
         "a: 1",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from rounds import make_round
+from builders import make_round
 from torch import Tensor, nn
 from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
 

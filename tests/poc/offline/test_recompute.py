@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from rounds import make_round
+from builders import BLOCK, KEY, make_batch, make_round
 from transformers import Gemma3Config, Gemma3ForConditionalGeneration, OPTConfig, OPTForCausalLM
 from transformers_engine import TransformersEngine, tiny_model
 
@@ -17,17 +17,9 @@ from hallmark.poc.core.errors import FieldError, StateError
 from hallmark.poc.offline.model import OfflineModel
 from hallmark.poc.offline.model_files import model_fingerprint
 from hallmark.poc.offline.recompute import Recomputation
-from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.verdict.sampling import draw_sample
 from hallmark.server.models.small import build_small_model
-
-
-def batch(**changes: Any) -> ProofBatch:
-    plain = ProofBatch(
-        public_key="key", block_hash="block", block_height=1, node_id=0, nonces=(3, 1, 2), dist=(1.0,) * 3
-    )
-    return dataclasses.replace(plain, **changes)
 
 
 class TestModel:
@@ -163,21 +155,19 @@ class TestSample:
             return len(text.encode()).to_bytes(4, "big") + text.encode()
 
         nonces = tuple(range(50, 0, -1))
-        drawn = draw_sample(batch(nonces=nonces, dist=(1.0,) * 50), 7, "seed")
-        ranks = {
-            n: hashlib.sha256(lp("seed") + lp("block") + lp("key") + lp(str(n))).digest() for n in nonces
-        }
+        drawn = draw_sample(make_batch(nonces), 7, "seed")
+        ranks = {n: hashlib.sha256(lp("seed") + lp(BLOCK) + lp(KEY) + lp(str(n))).digest() for n in nonces}
         expected = sorted(nonces, key=ranks.__getitem__)[:7]
         assert sorted(drawn) == sorted(expected)
         assert list(drawn) == sorted(drawn, reverse=True)
 
     @pytest.mark.parametrize("changes", [{"public_key": "other"}, {"block_hash": "other"}])
     def test_it_depends_on_seed_block_and_key(self, changes: dict[str, Any]) -> None:
-        whole = batch(nonces=tuple(range(100)), dist=(1.0,) * 100)
+        whole = make_batch(range(100))
         first = draw_sample(whole, 10, "seed")
         assert draw_sample(whole, 10, "seed") == first
         assert draw_sample(whole, 10, "another") != first
         assert draw_sample(dataclasses.replace(whole, **changes), 10, "seed") != first
 
     def test_repetitions_and_small_batches(self) -> None:
-        assert draw_sample(batch(nonces=(3, 1, 3)), 9, "seed") == (3, 1)
+        assert draw_sample(make_batch([3, 1, 3], [1.0] * 3), 9, "seed") == (3, 1)

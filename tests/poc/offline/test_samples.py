@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from offline_proofs import NUMBERS, Prover, claiming, config, part
+from builders import make_batch
+from offline_proofs import NUMBERS, Prover, claiming, part, short_config
 
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.offline.cases import JudgedCase, joined
@@ -19,19 +20,21 @@ SEARCH = Search(cheat=Cheat(0.25), power=0.99, seed="s")
 
 def claim(public_key: str, nonces: range) -> ProofBatch:
     rng = np.random.default_rng(0)
-    return ProofBatch(
+    return make_batch(
+        nonces,
+        rng.normal(1.4, 0.01, len(nonces)).tolist(),
         public_key=public_key,
         block_hash="block",
         block_height=1,
-        nonces=tuple(nonces),
-        dist=tuple(rng.normal(1.4, 0.01, len(nonces)).tolist()),
         vectors=("AAAAAA==",) * len(nonces),
         encoding={"dtype": "f16", "k_dim": NUMBERS, "endian": "le"},
     )
 
 
 def case(prover: Prover, proof: ProofBatch, **changes: object) -> JudgedCase:
-    round_ = prover.round(config(public_key=proof.public_key, block_hash="block", block_height=1, **changes))
+    round_ = prover.round(
+        short_config(public_key=proof.public_key, block_hash="block", block_height=1, **changes)
+    )
     return JudgedCase(sources=("file",), proof=proof, n_claimed_before=0, round=round_, nonces=proof.nonces)
 
 
@@ -40,7 +43,7 @@ def without_vectors(proof: ProofBatch) -> ProofBatch:
 
 
 def needed(prover: Prover, search: Search = SEARCH, numbers: int = NUMBERS) -> int:
-    allowed = Allowance.of_config(config(), numbers, 1.0)
+    allowed = Allowance.of_config(short_config(), numbers, 1.0)
     found = nonces_needed(search.cheat, allowed, power=search.power)
     assert found is not None
     return found

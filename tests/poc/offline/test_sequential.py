@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from offline_proofs import BATCH_SIZE, Prover, claiming, config, off, part
+from offline_proofs import BATCH_SIZE, Prover, claiming, off, part, short_config
 
 from hallmark.poc.core.errors import StateError
 from hallmark.poc.offline.cases import JudgedCase, prover_records, summarize
@@ -35,7 +35,7 @@ def cases(prover: Prover, proofs: Iterable[ProofBatch], **changes: object) -> li
     found = []
     for number, proof in enumerate(proofs, start=1):
         of_proof = {name: getattr(proof, name) for name in ("public_key", "block_hash", "block_height")}
-        round_ = prover.round(config(**{**of_proof, **changes}))
+        round_ = prover.round(short_config(**{**of_proof, **changes}))
         found.append(
             JudgedCase(
                 sources=(f"proof {number}",),

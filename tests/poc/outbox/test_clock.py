@@ -9,8 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
+from builders import small_config
+from clock import Clock
 from pydantic import SecretStr
-from runtime import config, eventually
+from runtime import eventually
 from virtual_time import VirtualTimeLoop
 
 from hallmark.poc.core.clock import SettableClock
@@ -26,27 +28,26 @@ YEAR = 365 * 86_400.0
 STEPS = pytest.mark.parametrize("step", [-YEAR, -360.0, -1.5, 1.5, 360.0, YEAR])
 
 
-class Clock:
-    """A wall clock that a test sets, on a steady one that goes on by itself or by hand.
+class WallClock:
+    """A clock that a test sets, on a steady one.
 
     Attributes:
-        steady: Seconds of the steady one.
-        ahead: How far the wall clock is ahead of it.
+        steady: The steady one.
+        ahead: How far this one is ahead of it.
     """
 
-    def __init__(self, steady: Callable[[], float] | None = None) -> None:
-        self.by_hand = 0.0
-        self.steady = steady or (lambda: self.by_hand)
+    def __init__(self, steady: Clock | None = None) -> None:
+        self.steady = steady or Clock(0.0)
         self.ahead = 1.8e9
 
-    def wall(self) -> float:
+    def __call__(self) -> float:
         return self.ahead + self.steady()
 
 
 class Receiver:
     """A receiver that answers as it is told, then 200; it keeps what came and when."""
 
-    def __init__(self, clock: Clock, *answers: httpx.Response) -> None:
+    def __init__(self, clock: WallClock, *answers: httpx.Response) -> None:
         self.clock = clock
         self.answers = list(answers)
         self.requests: list[tuple[float, httpx.Request]] = []
@@ -71,30 +72,31 @@ def refusals(count: int, **headers: str) -> list[httpx.Response]:
 @pytest.mark.parametrize("step", [-YEAR, -1.0, 1.0, YEAR])
 def test_a_clock_says_once_by_how_much_it_was_set_before_it_tells_the_time(step: float) -> None:
     steps: list[float] = []
-    clock = Clock()
-    tell = SettableClock(clock.wall, lambda: clock.steady(), on_step=steps.append)
-    clock.by_hand += 1e6
+    clock = WallClock()
+    tell = SettableClock(clock, clock.steady, on_step=steps.append)
+    clock.steady.advance(1e6)
     assert tell() == 1.8e9 + 1e6
     clock.ahead += 0.5
     assert tell() == 1.8e9 + 1e6 + 0.5
     assert steps == [], "time that passes is no step, and a little is none either"
     clock.ahead += step - 0.5
-    clock.by_hand += 7
+    clock.steady.advance(7)
     assert [tell(), tell()] == [1.8e9 + 1e6 + 7 + step] * 2
     assert steps == [step]
 
 
-def in_virtual_time(test: Callable[[Clock], Coroutine[Any, Any, None]]) -> None:
+def in_virtual_time(test: Callable[[WallClock], Coroutine[Any, Any, None]]) -> None:
     """Run a test in which waiting takes no time, on clocks that go with the loop's."""
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        runner.run(test(Clock(runner.get_loop().time)))
+    loop = VirtualTimeLoop()
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.run(test(WallClock(loop.clock)))
 
 
 def outbox_of(
     receiver: Receiver, settings: Settings, store: OutboxStore | None = None, **more: Any
 ) -> Outbox:
     clock = receiver.clock
-    options = {"connect": receiver.client, "clock": clock.wall, "steady": lambda: clock.steady(), **more}
+    options = {"connect": receiver.client, "clock": clock, "steady": clock.steady, **more}
     return Outbox(settings, store, **options)
 
 
@@ -104,7 +106,7 @@ class TestInAServer:
     @STEPS
     @pytest.mark.parametrize("asked", [False, True], ids=["backoff", "Retry-After"])
     def test_a_wait_is_as_long_as_it_was_meant(self, step: float, asked: bool) -> None:
-        async def test(clock: Clock) -> None:
+        async def test(clock: WallClock) -> None:
             answers = refusals(2, Retry_After="50") if asked else refusals(2)
             receiver = Receiver(clock, *answers)
             outbox = outbox_of(receiver, Settings(), wait=lambda _: 1.0 if asked else 50.0)
@@ -122,7 +124,7 @@ class TestInAServer:
 
     @STEPS
     def test_an_age_is_the_time_that_has_passed(self, step: float) -> None:
-        async def test(clock: Clock) -> None:
+        async def test(clock: WallClock) -> None:
             receiver = Receiver(clock, *refusals(1000))
             outbox = outbox_of(receiver, Settings(callback_max_age=3600.0), wait=lambda _: 60.0)
             await outbox.post(URL, "generated", compact_json({}))
@@ -145,7 +147,7 @@ class TestInAServer:
     def test_a_receiver_that_is_an_hour_away_gets_what_is_signed_anew(self, step: float) -> None:
         """Its clock is right, ours is set right by six minutes, more than signatures may be off."""
 
-        async def test(clock: Clock) -> None:
+        async def test(clock: WallClock) -> None:
             secret = generate_secret()
             receiver = Receiver(clock, *refusals(59))
             outbox = outbox_of(receiver, Settings(webhook_secrets=(SecretStr(secret),)), wait=lambda _: 60.0)
@@ -169,7 +171,7 @@ class TestInAServer:
 
     async def test_what_a_file_has_is_moved_with_it(self, tmp_path: Path) -> None:
         """So that it is right for tools, and for the next server."""
-        path, clock = tmp_path / "outbox.db", Clock()
+        path, clock = tmp_path / "outbox.db", WallClock()
         outbox = outbox_of(Receiver(clock, *refusals(1)), Settings(), OutboxStore(path), wait=lambda _: 50.0)
         await outbox.post(URL, "generated", compact_json({}))
         await eventually(lambda: outbox.stats()["next_attempt"])
@@ -187,11 +189,13 @@ def test_a_disk_that_is_full_for_a_day_does_not_fill_the_log_too(caplog: pytest.
     """What was found is not lost, and goes out when there is room again."""
     caplog.set_level("INFO")
 
-    async def test(clock: Clock) -> None:
+    async def test(clock: WallClock) -> None:
         receiver = Receiver(clock)
         store = OutboxStore()
         outbox = outbox_of(receiver, Settings(callback_interval=0.0, callback_max_age=1e6), store)
-        identifier = await outbox.begin_round(config(callback_url=URL), "digest", {}, PoCState.GENERATING)
+        identifier = await outbox.begin_round(
+            small_config(callback_url=URL), "digest", {}, PoCState.GENERATING
+        )
         await outbox.post(URL, "generated", compact_json({}))
         store._database._writer.execute("PRAGMA query_only = ON")
         outbox.end_round(identifier, URL, None)
@@ -234,36 +238,32 @@ class TestOverARestart:
             await eventually(lambda: outbox.stats()["next_attempt"])
             return outbox.stats()["next_attempt"] or 0.0
 
-    @pytest.fixture
-    def path(self, tmp_path: Path) -> Path:
-        return tmp_path / "outbox.db"
-
     async def test_a_receiver_that_asked_to_be_left_alone_is(self, path: Path) -> None:
-        clock = Clock()
+        clock = WallClock()
         receiver = Receiver(clock, *refusals(1, Retry_After="300"))
         async with self.server(path, receiver) as outbox:
             await self.posted(outbox, 3)
             assert outbox.stats()["next_attempt"] == 300
         for _ in range(2):
-            clock.by_hand += 100
-            assert await self.waits(path, receiver) == 300 - clock.by_hand
+            clock.steady.advance(100)
+            assert await self.waits(path, receiver) == 300 - clock.steady()
         assert receiver.times == [0], "neither at a stop nor at a start"
-        clock.by_hand += 100
+        clock.steady.advance(100)
         async with self.server(path, receiver) as outbox:
             await eventually(lambda: outbox.stats()["delivered"] == 3)
         assert receiver.times == [0, 300, 300, 300]
 
     async def test_the_time_it_asked_for_is_not_cut_short_by_a_wait_of_ours(self, path: Path) -> None:
         """It asked for less than we wait: at a stop only its own counts."""
-        clock = Clock()
+        clock = WallClock()
         receiver = Receiver(clock, *refusals(2, Retry_After="30"))
         async with self.server(path, receiver) as outbox:
             await self.posted(outbox)
-            clock.by_hand = 29
+            clock.steady.now = 29
         assert receiver.times == [0]
         async with self.server(path, receiver) as outbox:
             assert await eventually(lambda: outbox.stats()["next_attempt"]) == 11
-            clock.by_hand = 31
+            clock.steady.now = 31
         assert receiver.times == [0, 31], "a wait of ours is cut short at a stop"
 
     @pytest.mark.parametrize("max_retries", [None, 0])
@@ -271,21 +271,21 @@ class TestOverARestart:
         self, path: Path, max_retries: int | None
     ) -> None:
         """Where the one that it was told about is given up, at once or by hand."""
-        clock = Clock()
+        clock = WallClock()
         receiver = Receiver(clock, *refusals(1, Retry_After="300"))
         async with self.server(path, receiver, callback_max_retries=max_retries) as outbox:
             await self.posted(outbox, 2)
             if max_retries is None:
                 [first, _] = outbox._store.listed()
                 outbox._store._queue.drop([first.id])
-            clock.by_hand = 10
+            clock.steady.now = 10
             await eventually(lambda: outbox.stats()["next_attempt"] == 290 and outbox.stats()["queued"] == 1)
         assert await self.waits(path, receiver) == 290
         assert receiver.times == [0]
 
     @pytest.mark.parametrize("every", [False, True])
     async def test_an_operator_may_call_it_all_the_same(self, path: Path, every: bool) -> None:
-        clock = Clock()
+        clock = WallClock()
         receiver = Receiver(clock, *refusals(1, Retry_After="300"))
         async with self.server(path, receiver) as outbox:
             await self.posted(outbox)
@@ -298,7 +298,7 @@ class TestOverARestart:
     async def test_a_clock_that_was_set_back_between_two_servers_holds_nobody_up(
         self, path: Path, step: float
     ) -> None:
-        clock = Clock()
+        clock = WallClock()
         other = "http://other.example"
         receiver = Receiver(clock, *refusals(1, Retry_After="300"), *refusals(10))
         async with self.server(path, receiver) as outbox:
@@ -314,15 +314,15 @@ class TestOverARestart:
             assert stats[other]["next_attempt"] == pytest.approx(min(40 - step, 60))
             assert stats[URL]["oldest_age"] == 0, "it is not from the future"
             [asked, _] = outbox._store.listed()
-            assert asked.created_at == clock.wall()
+            assert asked.created_at == clock()
 
     async def test_an_older_clock_makes_nothing_live_longer(self, path: Path) -> None:
-        clock = Clock()
+        clock = WallClock()
         async with self.server(path, Receiver(clock, *refusals(9)), callback_max_age=100.0) as outbox:
             await self.posted(outbox)
         clock.ahead -= YEAR
         receiver = Receiver(clock, *refusals(9))
         async with self.server(path, receiver, callback_max_age=100.0) as outbox:
             await eventually(lambda: outbox.stats()["next_attempt"])
-            clock.by_hand += 101
+            clock.steady.advance(101)
             await eventually(lambda: outbox.stats()["dropped_by_reason"]["expired"] == 1)

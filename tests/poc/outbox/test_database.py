@@ -41,11 +41,6 @@ sys.stdin.read()
 """
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "outbox.db"
-
-
 @contextmanager
 def opened(path: Path | None, *, for_server: bool = True) -> Iterator[OutboxDatabase]:
     with closing(OutboxDatabase(path, for_server=for_server)) as database:

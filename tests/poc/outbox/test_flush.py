@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 
 import httpx
 import pytest
-from rounds import last_row_round
+from builders import last_row_round
 from virtual_time import VirtualTimeLoop
 
 from hallmark.poc.core.errors import OutboxError

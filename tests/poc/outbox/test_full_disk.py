@@ -8,7 +8,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from runtime import POC, QUICK, Engine, application, client_of, config, eventually, running_receiver, snapshot
+from builders import small_config
+from runtime import POC, QUICK, Engine, application, client_of, eventually, running_receiver, snapshot
 from small_disk import SmallDisk, small_file_system, small_files
 
 from hallmark.poc.core.errors import OutboxError
@@ -42,7 +43,7 @@ async def test_a_round_ends_where_the_disk_is_full_and_keeps_all_it_has_counted(
         manager = PoCManager(Engine(), SETTINGS, Outbox(SETTINGS, OutboxStore(path)))
         try:
             await manager.recover()
-            await manager.start_round(config(callback_url=receiver.url))
+            await manager.start_round(small_config(callback_url=receiver.url))
             await eventually(lambda: manager.state is PoCState.STOPPED)
             status = snapshot(manager)
             assert f"the outbox {path} cannot be written" in status["reason"]
@@ -57,11 +58,11 @@ async def test_a_round_ends_where_the_disk_is_full_and_keeps_all_it_has_counted(
             assert shown.items() <= found.items()
 
             with pytest.raises(OutboxError, match="cannot be written"):
-                await manager.start_round(config(block_hash="too early"))
+                await manager.start_round(small_config(block_hash="too early"))
             disk.make_room()
             # What it had found is delivered by itself, and no other round is needed for that.
             await eventually(lambda: sum(len(b["nonces"]) for b in receiver.bodies("generated")) >= position)
-            await manager.start_round(config(block_hash="another", callback_url=receiver.url))
+            await manager.start_round(small_config(block_hash="another", callback_url=receiver.url))
             await eventually(lambda: snapshot(manager)["total_checked"] >= 8)
             await manager.stop()
         finally:
@@ -70,7 +71,7 @@ async def test_a_round_ends_where_the_disk_is_full_and_keeps_all_it_has_counted(
         arrived = [
             pair
             for body in bodies
-            if body["block_hash"] == config().block_hash
+            if body["block_hash"] == small_config().block_hash
             for pair in zip(body["nonces"], body["dist"], strict=True)
         ]
         assert len(arrived) == position, "each once"

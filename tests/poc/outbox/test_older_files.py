@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from clock import Clock
 from older_files import written_by_734b105
 from runtime import Engine, eventually, snapshot
 
@@ -55,13 +56,10 @@ async def server(path: Path, receivers: Receivers, **settings: Any) -> AsyncIter
     """A server on the file, an hour after what it waits for."""
     chosen = SETTINGS.model_copy(update=settings)
     store = OutboxStore.bounded_by(chosen, path)
-
-    def clock() -> float:
-        return WRITTEN + 7200
-
+    clock = Clock(WRITTEN + 7200)
     outbox = Outbox(chosen, store, connect=receivers.client, clock=clock, steady=clock)
     engine = Engine()
-    manager = PoCManager(engine, chosen, outbox)
+    manager = PoCManager(engine, chosen, outbox, now=clock)
     await manager.recover()
     try:
         yield manager

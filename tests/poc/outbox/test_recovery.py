@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from sqlite3 import Connection
@@ -10,9 +10,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import pytest
+from builders import small_config
+from clock import Clock
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runtime import CallbackReceiver, Engine, config, eventually, honest_proof, running_receiver, snapshot
+from runtime import CallbackReceiver, Engine, eventually, honest_proof, running_receiver, snapshot
 from transformers_engine import tiny_model
 
 from hallmark.poc.core.errors import EngineError, HallmarkError, OutboxError
@@ -45,12 +47,16 @@ class Server:
         settings: Settings = QUICK,
         engine: Engine | None = None,
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Clock | None = None,
     ) -> None:
         self.engine = engine or Engine()
         self.store = OutboxStore(path)
-        self.outbox = Outbox(settings, self.store, clock=clock)
-        self.manager = PoCManager(self.engine, settings, self.outbox)
+        if clock is None:
+            self.outbox = Outbox(settings, self.store)
+            self.manager = PoCManager(self.engine, settings, self.outbox)
+        else:
+            self.outbox = Outbox(settings, self.store, clock=clock, steady=clock)
+            self.manager = PoCManager(self.engine, settings, self.outbox, clock=clock, now=clock)
 
     @classmethod
     async def start(cls, path: Path, *args: Any, **options: Any) -> Self:
@@ -94,11 +100,6 @@ class Server:
         await self.manager.shutdown()
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "outbox.db"
-
-
 @asynccontextmanager
 async def running(path: Path, *args: Any, **options: Any) -> AsyncIterator[Server]:
     """A server that is shut down afterwards."""
@@ -114,7 +115,7 @@ async def crashed(
 ) -> int:
     """Let a server crash in a round that has checked so many nonces; returns how many are in the journal."""
     server = await Server.start(path, **options)
-    await server.manager.start_round(asked or config())
+    await server.manager.start_round(asked or small_config())
     await server.checked(count)
     if phase is not GENERATING:
         await server.manager.switch_phase(phase)
@@ -145,7 +146,7 @@ class TestInterrupted:
         self, path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         before = time.time()
-        position = await crashed(path, config(block_hash="0xabc", node_id=2, node_count=5))
+        position = await crashed(path, small_config(block_hash="0xabc", node_id=2, node_count=5))
         async with running(path) as server:
             manager = server.manager
             assert (manager.state, manager.gate_closed, manager.active) == (IDLE, False, None)
@@ -177,7 +178,7 @@ class TestInterrupted:
     async def test_what_it_had_found_is_delivered_all_the_same(self, path: Path) -> None:
         async with running_receiver() as receiver:
             server = await Server.start(path, QUICK.model_copy(update={"callback_interval": 3600.0}))
-            await server.manager.start_round(config(callback_url=receiver.url))
+            await server.manager.start_round(small_config(callback_url=receiver.url))
             await server.checked(24)
             await server.crash()
             assert receiver.requests == []
@@ -203,9 +204,9 @@ class TestInterrupted:
             if fails:
                 server.engine.fail_open = EngineError("no memory")
                 with pytest.raises(EngineError, match="no memory"):
-                    await server.manager.init(config(block_hash="another"))
+                    await server.manager.init(small_config(block_hash="another"))
             else:
-                await server.manager.init(config(block_hash="another"))
+                await server.manager.init(small_config(block_hash="another"))
             assert snapshot(server.manager)["interrupted_round"] is None
         shown = await left_behind(path)
         assert (None if shown is None else shown["block_hash"]) == (None if fails else "another")
@@ -214,7 +215,7 @@ class TestInterrupted:
         await crashed(path)
         async with running(path) as server:
             with pytest.raises(HallmarkError):
-                await server.manager.init(config(model="another"))
+                await server.manager.init(small_config(model="another"))
             assert snapshot(server.manager)["interrupted_round"]["block_hash"] == "0x8d3f2a"
         assert await left_behind(path) is not None
 
@@ -223,7 +224,7 @@ class TestResumed:
     """A round that is gone on with."""
 
     async def test_it_goes_on_at_the_very_nonce(self, path: Path) -> None:
-        asked = config(node_id=2, node_count=5, valid_rate=0.5)
+        asked = small_config(node_id=2, node_count=5, valid_rate=0.5)
         position = await crashed(path, asked)
         async with running(path, RESUMING) as server:
             manager = server.manager
@@ -252,7 +253,7 @@ class TestResumed:
     async def test_it_is_in_its_phase_again(self, path: Path, phase: PoCState) -> None:
         if phase is IDLE:
             first = await Server.start(path)
-            await first.manager.init(config())
+            await first.manager.init(small_config())
             await first.crash()
             position = 0
         else:
@@ -262,7 +263,7 @@ class TestResumed:
             assert manager.state is phase
             assert not manager.gate_closed
             if phase is VALIDATING:
-                verdict = await manager.validate(await honest_proof(config(), range(20, 24)))
+                verdict = await manager.validate(await honest_proof(small_config(), range(20, 24)))
                 assert verdict.verdict is Verdict.HONEST
                 server.engine.keys.clear()
             await manager.switch_phase(GENERATING)
@@ -270,7 +271,7 @@ class TestResumed:
             assert server.first_nonce == position
 
     async def test_a_round_that_only_validates_needs_no_walk(self, path: Path) -> None:
-        asked = config(node_id=None, node_count=None)
+        asked = small_config(node_id=None, node_count=None)
         first = await Server.start(path)
         await first.manager.start_round(asked, VALIDATING)
         await first.crash()
@@ -282,10 +283,10 @@ class TestResumed:
     async def test_the_same_request_goes_on_with_it_and_another_replaces_it(self, path: Path) -> None:
         position = await crashed(path)
         async with running(path, RESUMING) as server:
-            await server.manager.start_round(config())
+            await server.manager.start_round(small_config())
             await server.checked(position + 8)
             assert server.first_nonce == position
-            await server.manager.start_round(config(block_hash="another"))
+            await server.manager.start_round(small_config(block_hash="another"))
             assert snapshot(server.manager)["interrupted_round"] is None
         shown = await left_behind(path)
         assert shown["block_hash"] == "another"
@@ -309,6 +310,14 @@ class TestResumed:
             assert server.manager.state is STOPPED
         assert await left_behind(path) is None
 
+    async def test_it_is_gone_on_with_while_its_callbacks_are_just_young_enough(self, path: Path) -> None:
+        clock = Clock()
+        position = await crashed(path, clock=clock)
+        clock.advance(RESUMING.callback_max_age)
+        async with running(path, RESUMING, clock=clock) as server:
+            await server.checked(position + 8)
+            assert server.first_nonce == position
+
     async def test_an_engine_that_does_not_open_it_leaves_it_for_the_next_start(self, path: Path) -> None:
         position = await crashed(path)
         engine = Engine()
@@ -326,9 +335,9 @@ class TestNotResumed:
 
     @asynccontextmanager
     async def refused(
-        self, path: Path, caplog: pytest.LogCaptureFixture, reason: str, *args: Any
+        self, path: Path, caplog: pytest.LogCaptureFixture, reason: str, *args: Any, **options: Any
     ) -> AsyncIterator[Server]:
-        async with running(path, *(args or (RESUMING,))) as server:
+        async with running(path, *(args or (RESUMING,)), **options) as server:
             assert server.manager.state is IDLE
             assert server.manager.active is None
             assert snapshot(server.manager)["interrupted_round"]["is_resumed"] is False
@@ -338,8 +347,11 @@ class TestNotResumed:
             assert server.engine.calls == []
 
     async def test_when_it_is_too_old(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        await crashed(path, clock=lambda: time.time() - RESUMING.callback_max_age - 60)
-        async with self.refused(path, caplog, " s ago, and callbacks would be too old by now"):
+        clock = Clock()
+        await crashed(path, clock=clock)
+        clock.advance(RESUMING.callback_max_age + 60)
+        age = f"it was interrupted {RESUMING.callback_max_age + 60:.0f} s ago"
+        async with self.refused(path, caplog, f"{age}, and callbacks would be too old by now", clock=clock):
             pass
 
     async def test_when_the_model_gives_other_settings(
@@ -353,14 +365,16 @@ class TestNotResumed:
     async def test_when_its_callbacks_may_not_go_there_any_more(
         self, path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        await crashed(path, config(callback_url="http://127.0.0.1:9"))
+        await crashed(path, small_config(callback_url="http://127.0.0.1:9"))
         strict = RESUMING.model_copy(update={"callback_allowed_hosts": ("receiver.example",)})
         async with self.refused(path, caplog, "callback_url: 'http://127.0.0.1:9'", strict):
             pass
 
     async def test_a_stop_forgets_it(self, path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        await crashed(path, clock=lambda: time.time() - RESUMING.callback_max_age - 60)
-        async with self.refused(path, caplog, "too old") as server:
+        clock = Clock()
+        await crashed(path, clock=clock)
+        clock.advance(RESUMING.callback_max_age + 60)
+        async with self.refused(path, caplog, "too old", clock=clock) as server:
             await server.manager.stop()
             assert snapshot(server.manager)["interrupted_round"] is None
         assert await left_behind(path) is None
@@ -372,7 +386,7 @@ class TestEnds:
     async def test_a_graceful_shutdown_does(self, path: Path) -> None:
         async with running_receiver() as receiver:
             first = await Server.start(path)
-            await first.manager.start_round(config(callback_url=receiver.url))
+            await first.manager.start_round(small_config(callback_url=receiver.url))
             await first.checked(16)
             await first.shut_down()
             position = snapshot(first.manager)["total_checked"]
@@ -386,7 +400,7 @@ class TestEnds:
     async def test_a_stop_does_not(self, path: Path) -> None:
         async with running_receiver() as receiver:
             async with running(path) as server:
-                await server.manager.start_round(config(callback_url=receiver.url))
+                await server.manager.start_round(small_config(callback_url=receiver.url))
                 await server.checked(16)
                 await server.manager.stop()
             assert await left_behind(path) is None
@@ -394,7 +408,7 @@ class TestEnds:
 
     async def test_nor_does_a_stop_right_before_a_crash(self, path: Path) -> None:
         server = await Server.start(path)
-        await server.manager.start_round(config())
+        await server.manager.start_round(small_config())
         await server.checked(16)
         await server.manager.stop()
         await server.crash()
@@ -402,16 +416,16 @@ class TestEnds:
 
     async def test_a_replaced_one_does_not(self, path: Path) -> None:
         async with running(path) as server:
-            await server.manager.start_round(config())
+            await server.manager.start_round(small_config())
             await server.checked(16)
-            await server.manager.start_round(config(block_hash="another"))
+            await server.manager.start_round(small_config(block_hash="another"))
             await server.manager.stop()
         assert await left_behind(path) is None
 
     @pytest.mark.parametrize("error", [EngineError("CUDA error"), ValueError("odd")])
     async def test_an_engine_that_fails_does(self, path: Path, error: Exception) -> None:
         async with running(path) as server:
-            await server.manager.start_round(config())
+            await server.manager.start_round(small_config())
             await server.checked(16)
             server.engine.fail_compute = error
             await eventually(lambda: server.manager.state is STOPPED)
@@ -424,7 +438,7 @@ class TestEnds:
 
     async def test_unless_it_is_stopped_after_that(self, path: Path) -> None:
         async with running(path) as server:
-            await server.manager.start_round(config())
+            await server.manager.start_round(small_config())
             server.engine.fail_compute = EngineError("CUDA error")
             await eventually(lambda: server.manager.state is STOPPED)
             await server.manager.stop()
@@ -433,7 +447,7 @@ class TestEnds:
 
     async def test_a_walk_at_its_end_does_not(self, path: Path) -> None:
         async with running(path) as server:
-            await server.manager.start_round(config(node_id=2**63 - 4, node_count=1))
+            await server.manager.start_round(small_config(node_id=2**63 - 4, node_count=1))
             await eventually(lambda: server.manager.state is STOPPED)
             assert "2^63" in snapshot(server.manager)["reason"]
             assert snapshot(server.manager)["total_checked"] == 4
@@ -441,7 +455,7 @@ class TestEnds:
 
     async def test_a_disk_that_fails_does_and_nothing_is_told_that_is_not_kept(self, path: Path) -> None:
         async with running(path) as server:
-            await server.manager.start_round(config())
+            await server.manager.start_round(small_config())
             await server.checked(16)
             with broken(server.store._database):
                 await eventually(lambda: server.manager.state is STOPPED)
@@ -534,7 +548,7 @@ def test_whenever_servers_are_killed_no_nonce_is_skipped_and_none_reported_twice
 ) -> None:
     async def run(path: Path) -> None:
         async with running_receiver() as receiver:
-            asked = config(callback_url=receiver.url)
+            asked = small_config(callback_url=receiver.url)
             for commits, loses_the_last in deaths:
                 await live_and_die(path, asked, commits, loses_the_last)
             async with running(path, RESUMING) as server:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import make_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounds import make_config
 
 from hallmark.poc.core.errors import OutboxError
 from hallmark.poc.outbox import round_journal

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from clock import Clock
 from runtime import eventually, running_receiver
 from virtual_time import VirtualTimeLoop
 
@@ -92,16 +93,6 @@ def waits(sender: CallbackSender) -> float:
     return next_attempt
 
 
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 async def test_a_delivery_is_a_post_of_json_below_the_url() -> None:
     receiver = Receiver()
     assert await receiver.sender().send({"n": 1, "dist": [1.5]})
@@ -149,7 +140,7 @@ async def test_the_log_says_once_that_a_receiver_is_down_and_once_that_it_is_bac
     sender = Receiver(*[503] * 5).sender(10, wait=after(7), clock=clock)
     for outage in (1, 2):
         for n in range(8):
-            clock.now += 10
+            clock.advance(10)
             await sender.send({"n": n})
         assert sender.stats["queued"] == 0
         lines = [(record.levelname, record.getMessage()) for record in caplog.records]
@@ -188,7 +179,7 @@ async def test_the_wait_grows_exponentially_between_base_and_cap() -> None:
             sender = Receiver(*[503] * 6).sender(10, wait=wait, clock=clock)
             await sender.send({"n": 1})
             for _ in range(attempt):
-                clock.now += 100
+                clock.advance(100)
                 await sender.retry_pending()
             pauses.append(waits(sender))
         assert least <= min(pauses) <= max(pauses) <= most
@@ -199,12 +190,12 @@ async def test_nothing_is_sent_before_it_is_due() -> None:
     clock, receiver = Clock(), Receiver(503)
     sender = receiver.sender(wait=after(10), clock=clock)
     await sender.send({"n": 1})
-    clock.now += 9.9
+    clock.advance(9.9)
     await sender.retry_pending()
     assert not await sender.send({"n": 2}), "a later batch must not overtake"
     assert receiver.numbers == [1]
     assert sender.stats["oldest_age"] == pytest.approx(9.9)
-    clock.now += 0.1
+    clock.advance(0.1)
     await sender.retry_pending()
     assert receiver.numbers == [1, 1, 2]
 
@@ -378,12 +369,12 @@ async def test_what_is_too_old_is_dropped_and_what_comes_after_it_delivered(
     clock, receiver = Clock(), Receiver(503)
     sender = receiver.sender(None, max_age=60, wait=after(1), clock=clock)
     await sender.send({"n": 1})
-    clock.now += 60
+    clock.advance(60)
     await sender.send({"n": 2})
     assert receiver.numbers == [1, 1, 2], "an age of just so much is not too old"
     receiver.answers = [503]
     await sender.send({"n": 3})
-    clock.now += 60.1
+    clock.advance(60.1)
     assert await sender.send({"n": 4})
     assert receiver.numbers[3:] == [3, 4]
     assert sender.stats["dropped_by_reason"]["expired"] == 1
@@ -433,11 +424,11 @@ async def test_without_a_number_of_retries_only_the_age_ends_them() -> None:
     sender = receiver.sender(None, max_age=1e6, clock=clock)
     await sender.send({"n": 1})
     for _ in range(499):
-        clock.now += 100
+        clock.advance(100)
         await sender.retry_pending()
     assert len(receiver.requests) == 500
     assert sender.stats["queued"] == 1
-    clock.now += 100
+    clock.advance(100)
     await sender.retry_pending()
     assert sender.stats["delivered"] == 1
 
@@ -462,7 +453,7 @@ async def test_deliveries_are_signed_with_every_secret_anew_at_each_attempt() ->
     receiver = Receiver(503)
     sender = receiver.sender(secrets=[old, new], clock=clock)
     await sender.send({"n": 1})
-    clock.now += 400
+    clock.advance(400)
     await sender.retry_pending()
     for request, now in zip(receiver.requests, (1000, 1400), strict=True):
         for secret in (old, new):
@@ -477,8 +468,7 @@ async def unsigned() -> httpx.Request:
 
 
 async def test_a_clock_that_is_set_back_does_not_hold_a_delivery_up_for_ever() -> None:
-    clock, receiver = Clock(), Receiver(503)
-    clock.now = 1e9
+    clock, receiver = Clock(1e9), Receiver(503)
     sender = receiver.sender(wait=after(60), clock=clock)
     await sender.send({"n": 1})
     clock.now = 1000.0

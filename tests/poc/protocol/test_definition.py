@@ -5,9 +5,9 @@ from typing import Any
 
 import independent_verifier
 import pytest
+from builders import MODEL, make_config
 from hypothesis import given
 from hypothesis import strategies as st
-from rounds import MODEL, make_config
 
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.protocol.config import DeployedModel

@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import ClassVar
 
 import pytest
+from builders import make_round, with_numbers
 from hypothesis import given
 from hypothesis import strategies as st
-from rounds import make_round, with_numbers
 
 from hallmark.poc.protocol.generated import ComputedSpan, merged_bodies
 from hallmark.poc.protocol.law import distance_of, number_of

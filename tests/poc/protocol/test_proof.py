@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rounds import BLOCK, make_round, with_numbers
+from builders import BLOCK, make_round, with_numbers
 
 from hallmark.poc.core.errors import FieldError, StateError
 from hallmark.poc.protocol.law import distance_of, distance_std

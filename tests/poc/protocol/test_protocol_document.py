@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import independent_verifier
 import pytest
-from rounds import make_round
+from builders import make_round
 from scipy.stats import chi2
 
 from hallmark.poc.protocol.config import DEFAULT_BEYOND

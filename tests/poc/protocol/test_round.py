@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from rounds import MODEL, make_config, make_round
+from builders import MODEL, make_config, make_round
 
 from hallmark.poc.core.errors import FieldError, StateError
 from hallmark.poc.protocol.config import PoCConfig, PoCState

@@ -5,7 +5,7 @@ from typing import Any
 
 import independent_verifier
 import pytest
-from rounds import BLOCK, MODEL, make_round
+from builders import BLOCK, MODEL, make_round
 
 from hallmark.poc.protocol.round_spec import (
     NO_FIRST,

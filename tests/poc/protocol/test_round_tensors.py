@@ -9,7 +9,7 @@ import independent_verifier
 import numpy as np
 import pytest
 import torch
-from rounds import BLOCK, MODEL, make_round
+from builders import BLOCK, MODEL, make_round
 from scipy.stats import beta, binom, kstest
 from tolerances import DISTANCE_TOLERANCES, NUMBER_TOLERANCES, ROUNDOFF
 from transformers_engine import TransformersEngine, tiny_model

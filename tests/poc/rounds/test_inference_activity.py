@@ -4,6 +4,7 @@ import asyncio
 from contextlib import ExitStack
 
 import pytest
+from clock import Clock
 from runtime import Engine
 
 from hallmark.poc.rounds.inference_activity import QUIET_SECONDS, InferenceActivity
@@ -98,16 +99,16 @@ async def test_who_waits_for_the_last_connection_is_woken_by_its_end(load: Infer
 
 
 def test_a_connection_held_in_silence_is_not_waited_for(engine: Engine) -> None:
-    now = 100.0
-    load = InferenceActivity(engine, lambda: now)
+    clock = Clock()
+    load = InferenceActivity(engine, clock)
     with load.connection() as silent, load.connection() as talking:
-        now += QUIET_SECONDS - 1
+        clock.advance(QUIET_SECONDS - 1)
         talking.note_movement()
         assert (load.connections, load.quiet_connections) == (2, 0)
-        now += 1
+        clock.advance(1)
         assert (load.connections, load.quiet_connections) == (2, 1)
         assert is_active(load), "the other one talks"
-        now += QUIET_SECONDS
+        clock.advance(QUIET_SECONDS)
         assert load.quiet_connections == 2
         assert not is_active(load)
         engine.is_idle = False

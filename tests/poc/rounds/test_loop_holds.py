@@ -3,7 +3,8 @@
 import asyncio
 import time
 
-from runtime import Engine, config, eventually, running_manager, snapshot
+from builders import small_config
+from runtime import Engine, eventually, running_manager, snapshot
 
 from hallmark.poc.rounds.inference_activity import InferenceActivity
 from hallmark.poc.rounds.loop_holds import LoopHolds
@@ -30,11 +31,11 @@ async def test_what_holds_the_loop_beside_inference_is_seen() -> None:
 
 async def test_the_status_tells_it_for_the_round() -> None:
     async with running_manager(Engine()) as manager:
-        await manager.init(config())
+        await manager.init(small_config())
         assert snapshot(manager)["inference"]["longest_loop_hold_ms"] is None
         with manager.activity.connection():
             await eventually(lambda: snapshot(manager)["inference"]["longest_loop_hold_ms"])
         await manager.stop()
         assert snapshot(manager)["inference"]["longest_loop_hold_ms"] > 0
-        await manager.init(config())
+        await manager.init(small_config())
         assert snapshot(manager)["inference"]["longest_loop_hold_ms"] is None

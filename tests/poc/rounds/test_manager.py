@@ -3,15 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from builders import BLOCK, small_config
+from clock import Clock
 from runtime import (
     QUICK,
     CallbackReceiver,
     Engine,
-    config,
     eventually,
     honest_proof,
     oracle,
@@ -33,7 +33,7 @@ from hallmark.poc.core.errors import (
 )
 from hallmark.poc.protocol.config import PoCState
 from hallmark.poc.protocol.round_spec import RoundSpec
-from hallmark.poc.rounds import active_round, engine_watch
+from hallmark.poc.rounds import engine_watch
 from hallmark.poc.rounds.batch_times import MAX_BATCHES
 from hallmark.poc.rounds.engine_protocol import Slice
 from hallmark.poc.settings.settings import Settings
@@ -93,7 +93,7 @@ class TestStates:
         assert not status["is_model_initialized"]
 
     async def test_init_sets_a_round_and_does_not_start_it(self, engine: Engine, manager: PoCManager) -> None:
-        await manager.init(config())
+        await manager.init(small_config())
         assert manager.state is IDLE
         assert engine.calls == ["open"]
         assert snapshot(manager)["is_model_initialized"]
@@ -104,7 +104,7 @@ class TestStates:
         assert engine.calls.count("open") == 1
 
     async def test_the_gate_is_the_state(self, manager: PoCManager) -> None:
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         assert gate_closed(manager)
         await manager.switch_phase(VALIDATING)
         assert not gate_closed(manager), "6.2: inference is allowed during VALIDATING"
@@ -115,26 +115,26 @@ class TestStates:
 
     async def test_a_setting_leaves_inference_open_while_generating(self, engine: Engine) -> None:
         async with running_manager(engine, Settings(inference_while_generating=True)) as manager:
-            await manager.start_round(config())
+            await manager.start_round(small_config())
             assert manager.state is GENERATING
             assert not manager.gate_closed
 
     async def test_the_same_request_again_changes_nothing(self, engine: Engine, manager: PoCManager) -> None:
-        await manager.start_round(config(r_target=10))
+        await manager.start_round(small_config(r_target=10))
         await checked(manager)
         for _ in range(3):
-            await manager.start_round(config(r_target=10.0))
+            await manager.start_round(small_config(r_target=10.0))
         assert engine.calls.count("open") == 1
         assert nonces_of(engine) == list(range(len(nonces_of(engine))))
 
     async def test_the_same_request_for_the_other_phase_only_turns_it(
         self, engine: Engine, manager: PoCManager
     ) -> None:
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         await checked(manager)
-        await manager.start_round(config(), VALIDATING)
+        await manager.start_round(small_config(), VALIDATING)
         assert manager.state is VALIDATING
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         assert manager.state is GENERATING
         assert engine.calls.count("open") == 1
 
@@ -143,11 +143,11 @@ class TestStates:
     async def test_another_request_ends_the_round_and_begins_anew(
         self, engine: Engine, manager: PoCManager, change: dict[str, Any], phase: PoCState
     ) -> None:
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         await checked(manager)
         first = manager.active
         assert first is not None
-        await manager.start_round(config(**change), phase)
+        await manager.start_round(small_config(**change), phase)
         assert manager.state is phase
         assert first.ended
         assert "replaced by a round for block" in str(first.reason)
@@ -156,7 +156,7 @@ class TestStates:
         assert opens == ["open", "close", "open"]
 
     async def test_a_refused_request_leaves_the_round_alone(self, manager: PoCManager) -> None:
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         for change, error in (
             ({"seq_len": 100_000}, FieldError),
             ({"r_target": 1.4, "valid_rate": 0.9}, FieldError),
@@ -166,7 +166,7 @@ class TestStates:
             ({"model": "another"}, StateError),
         ):
             with pytest.raises(error):
-                await manager.start_round(config(**change))
+                await manager.start_round(small_config(**change))
             assert manager.state is GENERATING
         before = snapshot(manager)["total_checked"]
         await checked(manager, before + 1)
@@ -182,7 +182,7 @@ class TestStates:
     async def test_generating_needs_to_know_its_nonces_and_validating_does_not(
         self, manager: PoCManager, missing: str
     ) -> None:
-        await manager.start_round(config(**{missing: None}), VALIDATING)
+        await manager.start_round(small_config(**{missing: None}), VALIDATING)
         with pytest.raises(FieldError, match=f"{missing}: .*Node ID and node count must be set"):
             await manager.switch_phase(GENERATING)
         assert manager.state is VALIDATING
@@ -192,13 +192,13 @@ class TestStates:
         self, engine: Engine, manager: PoCManager, state: PoCState
     ) -> None:
         if state is IDLE:
-            await manager.init(config())
+            await manager.init(small_config())
         elif state is not STOPPED:
-            await manager.start_round(config(), state)
+            await manager.start_round(small_config(), state)
         await manager.stop()
         await manager.stop()
         assert manager.state is STOPPED
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         assert manager.state is GENERATING
         await checked(manager)
 
@@ -207,7 +207,7 @@ class TestStates:
     ) -> None:
         engine.hold()
         engine.is_idle = True
-        await manager.start_round(config(callback_url=receiver.url))
+        await manager.start_round(small_config(callback_url=receiver.url))
         await eventually(lambda: engine.keys)
         stopping = await begin_to_stop(manager)
         assert not manager.gate_closed, "inference is open again at once"
@@ -225,7 +225,7 @@ class TestStates:
     ) -> None:
         engine.hold()
         engine.is_idle = True
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         await eventually(lambda: engine.keys)
         stopping = await begin_to_stop(manager)
         stopping.cancel()
@@ -237,7 +237,7 @@ class TestStates:
 
     async def test_counters_are_final_when_stop_answers(self, engine: Engine, manager: PoCManager) -> None:
         engine.is_idle = True
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         await checked(manager, 16)
         await manager.stop()
         counted = snapshot(manager)["total_checked"]
@@ -247,7 +247,7 @@ class TestStates:
     async def test_stop_gives_up_a_batch_that_is_suspended(self, engine: Engine, manager: PoCManager) -> None:
         """Inference is at work, so that the batch stands still after its first layer."""
         engine.hold()
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         await eventually(lambda: engine.keys)
         stopping = await begin_to_stop(manager)
         engine.release()
@@ -258,10 +258,10 @@ class TestStates:
     async def test_a_stopped_round_begins_from_its_first_nonce_again(
         self, engine: Engine, manager: PoCManager
     ) -> None:
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         await checked(manager, 16)
         await manager.stop()
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         await eventually(lambda: nonces_of(engine).count(0) == 2)
 
 
@@ -273,12 +273,12 @@ class TestOneRoundAfterTheOther:
         self, engine: Engine, manager: PoCManager, receiver: CallbackReceiver, block: str
     ) -> None:
         engine.is_idle = True
-        await manager.start_round(config(callback_url=receiver.url))
+        await manager.start_round(small_config(callback_url=receiver.url))
         await checked(manager, 64)
         await manager.stop()
         old = snapshot(manager)["total_valid"]
         assert sum(len(body["nonces"]) for body in receiver.bodies("generated")) == old
-        await manager.start_round(config(callback_url=receiver.url, block_hash=block))
+        await manager.start_round(small_config(callback_url=receiver.url, block_hash=block))
         await checked(manager, 64)
         await manager.stop()
         found = [nonce for body in receiver.bodies("generated") for nonce in body["nonces"]]
@@ -289,9 +289,9 @@ class TestOneRoundAfterTheOther:
     ) -> None:
         engine.is_idle = True
         receiver.answers = [503, 429]
-        await manager.start_round(config(callback_url=receiver.url))
+        await manager.start_round(small_config(callback_url=receiver.url))
         await checked(manager, 64)
-        await manager.start_round(config(callback_url=receiver.url, block_hash="0xnext"))
+        await manager.start_round(small_config(callback_url=receiver.url, block_hash="0xnext"))
         await checked(manager, 64)
         await manager.stop()
         blocks = [body["block_hash"] for body in receiver.bodies("generated")]
@@ -305,7 +305,7 @@ class TestGeneration:
     async def test_nonces_are_walked_in_order_and_their_distances_are_the_oracles(
         self, engine: Engine, manager: PoCManager
     ) -> None:
-        asked = config(node_id=2, node_count=5)
+        asked = small_config(node_id=2, node_count=5)
         await manager.start_round(asked)
         await checked(manager, 24)
         await manager.stop()
@@ -320,7 +320,7 @@ class TestGeneration:
         keys = [("02a1b2c3", nonce) for nonce in range(8)]
         found = {}
         for projection, held in ((True, 2 * 64 * 64 * 2), (False, 0)):
-            asked = config(use_random_projection=projection)
+            asked = small_config(use_random_projection=projection)
             await manager.start_round(asked)
             await checked(manager, 8)
             status = snapshot(manager)
@@ -338,13 +338,13 @@ class TestGeneration:
     async def test_a_pause_for_validation_continues_the_walk(
         self, engine: Engine, manager: PoCManager
     ) -> None:
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         await checked(manager, 8)
         await manager.switch_phase(VALIDATING)
         # Behind whatever was begun, or chosen to be, before the phase was switched; that counts too.
-        assert (await manager.validate(await honest_proof(config(), [1, 2]))).verdict is Verdict.HONEST
+        assert (await manager.validate(await honest_proof(small_config(), [1, 2]))).verdict is Verdict.HONEST
         paused_at = snapshot(manager)["total_checked"]
-        assert (await manager.validate(await honest_proof(config(), [3]))).verdict is Verdict.HONEST
+        assert (await manager.validate(await honest_proof(small_config(), [3]))).verdict is Verdict.HONEST
         assert snapshot(manager)["total_checked"] == paused_at, "validation is not generation"
         await manager.switch_phase(GENERATING)
         await checked(manager, paused_at + 8)
@@ -352,7 +352,7 @@ class TestGeneration:
         assert [nonce for keys in generated for _, nonce in keys] == list(range(8 * len(generated)))
 
     async def test_run_batch_is_the_next_batch_of_the_walk(self, engine: Engine, manager: PoCManager) -> None:
-        await manager.start_round(config(block_height=9))
+        await manager.start_round(small_config(block_height=9))
         engine.hold()
         batches = [asyncio.create_task(manager.run_batch()) for _ in range(2)]
         await asyncio.sleep(0)
@@ -374,7 +374,7 @@ class TestGeneration:
         with pytest.raises(StateError, match="the state is IDLE"):
             await manager.run_batch()
         engine.hold()
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         batch = asyncio.create_task(manager.run_batch())
         await asyncio.sleep(0)
         await begin_to_stop(manager, "enough")
@@ -382,14 +382,14 @@ class TestGeneration:
             await batch
 
     async def test_a_batch_without_a_valid_nonce_is_none_and_still_counted(self, manager: PoCManager) -> None:
-        await manager.start_round(config(valid_rate=1e-12))
+        await manager.start_round(small_config(valid_rate=1e-12))
         assert await manager.run_batch() is None
         status = snapshot(manager)
         assert status["total_checked"] >= 8
         assert status["total_valid"] == 0
 
     async def test_totals_are_exact_and_lists_bounded(self, manager: PoCManager) -> None:
-        await manager.start_round(config(seq_len=1, batch_size=128))
+        await manager.start_round(small_config(seq_len=1, batch_size=128))
         await checked(manager, 1100)
         await manager.stop()
         await eventually(lambda: manager.active is not None and manager.active.memory_bytes is None)
@@ -400,7 +400,7 @@ class TestGeneration:
         assert len(status["valid_distances"]) == 1000
 
     async def test_the_valid_ones_are_below_the_target(self, manager: PoCManager) -> None:
-        await manager.start_round(config(valid_rate=0.5))
+        await manager.start_round(small_config(valid_rate=0.5))
         await checked(manager, 64)
         await manager.stop()
         status = snapshot(manager)
@@ -412,7 +412,7 @@ class TestGeneration:
         self, engine: Engine, manager: PoCManager, receiver: CallbackReceiver
     ) -> None:
         engine.failed_nonces = {1, 3}
-        await manager.start_round(config(callback_url=receiver.url))
+        await manager.start_round(small_config(callback_url=receiver.url))
         await checked(manager, 8)
         await manager.stop()
         await eventually(lambda: receiver.bodies("generated"))
@@ -427,7 +427,7 @@ class TestGeneration:
         self, manager: PoCManager, receiver: CallbackReceiver
     ) -> None:
         receiver.answers = [503, 500, 200, 429]
-        await manager.start_round(config(callback_url=receiver.url))
+        await manager.start_round(small_config(callback_url=receiver.url))
         await checked(manager, 40)
         await manager.switch_phase(VALIDATING)
         await manager.switch_phase(GENERATING)
@@ -448,7 +448,7 @@ class TestGeneration:
         assert body["r_target"] == 2.0
 
     async def test_the_end_of_the_walk_ends_the_round(self, engine: Engine, manager: PoCManager) -> None:
-        await manager.start_round(config(node_id=2**63 - 5))
+        await manager.start_round(small_config(node_id=2**63 - 5))
         await eventually(lambda: manager.state is STOPPED)
         assert "the walk is at its end" in snapshot(manager)["reason"]
         assert nonces_of(engine) == list(range(2**63 - 5, 2**63))
@@ -457,7 +457,7 @@ class TestGeneration:
     async def test_a_batch_size_too_large_is_lowered_and_told(self, engine: Engine) -> None:
         small = Engine(max_batched_tokens=64, max_sequences=50)
         async with running_manager(small) as manager:
-            await manager.start_round(config(batch_size=100))
+            await manager.start_round(small_config(batch_size=100))
             shown = snapshot(manager)["config"]
             assert (shown["batch_size"], shown["requested_batch_size"]) == (8, 100)
             await checked(manager)
@@ -471,7 +471,7 @@ class TestValidation:
         self, manager: PoCManager, receiver: CallbackReceiver
     ) -> None:
         """Specification 6.2: validation still produces correct distances."""
-        asked = config(callback_url=receiver.url)
+        asked = small_config(callback_url=receiver.url)
         await manager.start_round(asked, VALIDATING)
         nonces = list(range(5, 205, 10))
         validated = await manager.validate(await honest_proof(asked, nonces))
@@ -483,24 +483,24 @@ class TestValidation:
         assert receiver.bodies("validated")[0]["dist"] == list(validated.computed_dist)
 
     async def test_the_batchs_own_key_seeds_the_recomputation(self, manager: PoCManager) -> None:
-        await manager.start_round(config(), VALIDATING)
-        other = config(public_key="03ffee")
+        await manager.start_round(small_config(), VALIDATING)
+        other = small_config(public_key="03ffee")
         assert (await manager.validate(await honest_proof(other, range(8)))).verdict is Verdict.HONEST
         stolen = await honest_proof(other, range(8), public_key="02a1b2c3")
         assert (await manager.validate(stolen)).verdict is Verdict.FRAUD
 
     async def test_fabricated_distances_are_fraud(self, manager: PoCManager) -> None:
-        await manager.start_round(config(), VALIDATING)
-        forged = await honest_proof(config(), range(20), dist=(1.0,) * 20)
+        await manager.start_round(small_config(), VALIDATING)
+        forged = await honest_proof(small_config(), range(20), dist=(1.0,) * 20)
         validated = await manager.validate(forged)
         assert validated.fraud_detected
         # Each is several s away from what is computed.
         assert validated.n_invalid == 20
 
     async def test_jobs_share_batches_in_order(self, engine: Engine, manager: PoCManager) -> None:
-        await manager.start_round(config(), VALIDATING)
+        await manager.start_round(small_config(), VALIDATING)
         engine.hold()
-        proofs = [await honest_proof(config(public_key=f"0{n}"), [n, n + 1, n + 2]) for n in range(4)]
+        proofs = [await honest_proof(small_config(public_key=f"0{n}"), [n, n + 1, n + 2]) for n in range(4)]
         verdicts = [asyncio.create_task(manager.validate(proof)) for proof in proofs]
         await eventually(lambda: manager.queue.stats["queued_jobs"] == 4)
         engine.release()
@@ -511,8 +511,8 @@ class TestValidation:
     async def test_while_generating_batches_wait_for_their_phase(
         self, engine: Engine, manager: PoCManager, receiver: CallbackReceiver
     ) -> None:
-        await manager.start_round(config(callback_url=receiver.url))
-        job = await manager.submit(await honest_proof(config(public_key="03"), range(3)))
+        await manager.start_round(small_config(callback_url=receiver.url))
+        job = await manager.submit(await honest_proof(small_config(public_key="03"), range(3)))
         before = snapshot(manager)["total_checked"]
         await checked(manager, before + 16)
         assert job.status == "queued", "generation interleaves nothing else"
@@ -528,31 +528,31 @@ class TestValidation:
     async def test_without_a_running_round_batches_are_refused(
         self, manager: PoCManager, state: PoCState
     ) -> None:
-        await manager.init(config())
+        await manager.init(small_config())
         if state is STOPPED:
             await manager.stop()
         with pytest.raises(StateError, match=f"the state is {state}"):
-            await manager.submit(await honest_proof(config(), [1]))
+            await manager.submit(await honest_proof(small_config(), [1]))
 
     @pytest.mark.parametrize("change", [{"block_hash": "0xother"}, {"block_height": 8}])
     async def test_another_block_is_refused_with_both_named(
         self, manager: PoCManager, change: dict[str, Any]
     ) -> None:
-        await manager.start_round(config(), VALIDATING)
+        await manager.start_round(small_config(), VALIDATING)
         named = f"{next(iter(change.values()))}.*the round about block '0x8d3f2a' at height 7"
         with pytest.raises(StateError, match=named):
-            await manager.submit(await honest_proof(config(), [1], **change))
+            await manager.submit(await honest_proof(small_config(), [1], **change))
 
     async def test_a_full_queue_refuses_and_takes_again_later(self, engine: Engine) -> None:
         async with running_manager(engine, Settings(max_queued_nonces=10)) as manager:
-            await manager.start_round(config(), VALIDATING)
+            await manager.start_round(small_config(), VALIDATING)
             engine.hold()
-            first = await manager.submit(await honest_proof(config(), range(8)))
+            first = await manager.submit(await honest_proof(small_config(), range(8)))
             with pytest.raises(QueueFullError, match="limit of 10"):
-                await manager.submit(await honest_proof(config(), range(3)))
+                await manager.submit(await honest_proof(small_config(), range(3)))
             engine.release()
             await first.settled.wait()
-            await manager.validate(await honest_proof(config(), range(3)))
+            await manager.validate(await honest_proof(small_config(), range(3)))
 
     async def test_no_verdict_where_recomputing_failed_and_no_callback_that_would_read_as_one(
         self,
@@ -562,7 +562,7 @@ class TestValidation:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         engine.failed_nonces = {1}
-        asked = config(callback_url=receiver.url)
+        asked = small_config(callback_url=receiver.url)
         await manager.start_round(asked, VALIDATING)
         undecided = await manager.validate(await honest_proof(asked, range(8)))
         assert undecided.verdict is Verdict.NO_VERDICT
@@ -576,19 +576,19 @@ class TestValidation:
     async def test_the_end_of_the_round_answers_what_was_submitted(
         self, engine: Engine, manager: PoCManager
     ) -> None:
-        await manager.start_round(config(), VALIDATING)
+        await manager.start_round(small_config(), VALIDATING)
         engine.hold()
-        running = await manager.submit(await honest_proof(config(), range(8)))
+        running = await manager.submit(await honest_proof(small_config(), range(8)))
         await eventually(lambda: running.status == "running")
-        waiting = asyncio.create_task(manager.validate(await honest_proof(config(), range(3))))
+        waiting = asyncio.create_task(manager.validate(await honest_proof(small_config(), range(3))))
         await eventually(lambda: manager.queue.stats["queued_jobs"] == 2)
         await begin_to_stop(manager, "enough")
         with pytest.raises(RoundCancelledError, match="'0x8d3f2a' has ended: enough"):
             await waiting
         assert running.status == "failed"
         engine.release()
-        await manager.start_round(config(), VALIDATING)
-        assert (await manager.validate(await honest_proof(config(), [4]))).verdict is Verdict.HONEST
+        await manager.start_round(small_config(), VALIDATING)
+        assert (await manager.validate(await honest_proof(small_config(), [4]))).verdict is Verdict.HONEST
 
     async def test_an_unknown_request_id(self, manager: PoCManager) -> None:
         with pytest.raises(UnknownRequestError):
@@ -611,12 +611,12 @@ class TestFailures:
     ) -> None:
         engine.fail_open = error
         with pytest.raises(EngineError, match=reason):
-            await manager.start_round(config(), phase)
+            await manager.start_round(small_config(), phase)
         assert manager.state is STOPPED
         assert reason in snapshot(manager)["reason"]
         assert not manager.gate_closed
         engine.fail_open = None
-        await manager.start_round(config(), phase)
+        await manager.start_round(small_config(), phase)
         assert snapshot(manager)["reason"] is None
         assert manager.state is phase
 
@@ -625,7 +625,7 @@ class TestFailures:
         model = tiny_model()
         async with running_manager(Engine(model)) as manager:
             model.to("meta")
-            await manager.start_round(config())
+            await manager.start_round(small_config())
             await eventually(lambda: manager.state is STOPPED)
             assert "meta" in snapshot(manager)["reason"]
             assert not manager.gate_closed
@@ -634,7 +634,7 @@ class TestFailures:
     async def test_a_round_that_dies_ends_stopped_with_the_reason(
         self, engine: Engine, manager: PoCManager, receiver: CallbackReceiver, error: Exception
     ) -> None:
-        await manager.start_round(config(callback_url=receiver.url))
+        await manager.start_round(small_config(callback_url=receiver.url))
         await checked(manager, 16)
         engine.fail_compute = error
         await eventually(lambda: manager.state is STOPPED)
@@ -645,16 +645,16 @@ class TestFailures:
         found = [nonce for body in receiver.bodies("generated") for nonce in body["nonces"]]
         assert found == list(range(snapshot(manager)["total_valid"])), "what was found before is delivered"
         engine.fail_compute = None
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         await checked(manager)
 
     async def test_a_failure_while_validating_answers_every_batch(
         self, engine: Engine, manager: PoCManager
     ) -> None:
-        await manager.start_round(config(), VALIDATING)
+        await manager.start_round(small_config(), VALIDATING)
         engine.hold()
         engine.fail_compute = EngineError("rank 0 is out of memory")
-        proofs = [await honest_proof(config(), range(n, n + 6)) for n in range(3)]
+        proofs = [await honest_proof(small_config(), range(n, n + 6)) for n in range(3)]
         verdicts = [asyncio.create_task(manager.validate(proof)) for proof in proofs]
         await eventually(lambda: manager.queue.stats["queued_jobs"] == 3)
         engine.release()
@@ -673,7 +673,7 @@ class TestFailures:
             return done._replace(batches=batches or None)
 
         engine._end = short  # type: ignore[method-assign]
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         await eventually(lambda: manager.state is STOPPED)
         assert snapshot(manager)["reason"] == "the engine answered the numbers of [7] nonces for [8]"
 
@@ -681,7 +681,7 @@ class TestFailures:
         self, engine: Engine, manager: PoCManager
     ) -> None:
         engine.is_idle = True
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         # How many a call may compute follows from how long the first ones took.
         await eventually(lambda: len(engine.keys) > engine.calls.count("start") >= 4)
         await manager.stop()
@@ -698,7 +698,7 @@ class TestFailures:
     async def test_beside_inference_a_call_computes_one_batch(
         self, engine: Engine, manager: PoCManager
     ) -> None:
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         await eventually(lambda: engine.calls.count("start") >= 8)
         await manager.stop()
         await eventually(lambda: engine.calls[-1] == "close")
@@ -711,7 +711,7 @@ class TestFailures:
         """A failed nonce, and whoever waits for the next batch, see no difference."""
         engine.is_idle = True
         engine.failed_nonces = {9, 17}
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         first = await manager.run_batch()
         assert first is not None
         assert len(first.nonces) + len(first.failed_nonces) == 8
@@ -723,11 +723,11 @@ class TestFailures:
     async def test_a_failure_of_a_round_that_is_over_does_not_touch_the_next(
         self, engine: Engine, manager: PoCManager
     ) -> None:
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         engine.hold()
         await eventually(lambda: engine._busy)
         engine.fail_compute = EngineError("late")
-        start = asyncio.create_task(manager.start_round(config(block_hash="next"), VALIDATING))
+        start = asyncio.create_task(manager.start_round(small_config(block_hash="next"), VALIDATING))
         await asyncio.sleep(0)
         engine.release()
         await start
@@ -738,10 +738,10 @@ class TestFailures:
     async def test_a_cancelled_caller_does_not_cut_an_engine_call_short(
         self, engine: Engine, manager: PoCManager
     ) -> None:
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         engine.hold()
         await eventually(lambda: engine._busy)
-        for call in (manager.run_batch(), manager.start_round(config(block_hash="next"))):
+        for call in (manager.run_batch(), manager.start_round(small_config(block_hash="next"))):
             caller = asyncio.create_task(call)
             await asyncio.sleep(0.01)
             caller.cancel()
@@ -755,16 +755,16 @@ class TestFailures:
     async def test_a_round_replaced_before_it_was_open_says_so(
         self, engine: Engine, manager: PoCManager
     ) -> None:
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         engine.hold()
         await eventually(lambda: engine._busy)
-        replaced = asyncio.create_task(manager.start_round(config(block_hash="second")))
+        replaced = asyncio.create_task(manager.start_round(small_config(block_hash="second")))
         await eventually(
             lambda: manager.active is not None and manager.active.round.config.block_hash == "second"
         )
         assert not snapshot(manager)["is_model_initialized"]
         assert manager.gate_closed, "the state is GENERATING while the engine is not ready"
-        last = asyncio.create_task(manager.start_round(config(block_hash="third")))
+        last = asyncio.create_task(manager.start_round(small_config(block_hash="third")))
         with pytest.raises(RoundCancelledError, match="replaced by a round for block 'third'"):
             await replaced
         engine.release()
@@ -774,51 +774,43 @@ class TestFailures:
 
     async def test_a_stalled_engine_shows_in_the_status(self, engine: Engine, manager: PoCManager) -> None:
         assert snapshot(manager)["seconds_since_progress"] is None
-        await manager.start_round(config(), VALIDATING)
+        await manager.start_round(small_config(), VALIDATING)
         assert snapshot(manager)["seconds_since_progress"] is None, "there is nothing to do"
         engine.hold()
-        await manager.submit(await honest_proof(config(), [1]))
+        await manager.submit(await honest_proof(small_config(), [1]))
         first = await eventually(lambda: snapshot(manager)["seconds_since_progress"])
         await eventually(lambda: snapshot(manager)["seconds_since_progress"] > first)
         await begin_to_stop(manager)
         assert snapshot(manager)["seconds_since_progress"] is None
 
 
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """What the round measures with."""
-    clock = Clock()
-    for module in (active_round, engine_watch):
-        monkeypatch.setattr(module, "time", clock)
-    return clock
-
-
 class TestProgress:
     """Whoever looks after the server is told whether the engine gets on, and how fast."""
+
+    @pytest.fixture
+    def clock(self) -> Clock:
+        """What the manager measures with."""
+        return Clock()
+
+    @pytest.fixture
+    async def manager(self, engine: Engine, clock: Clock) -> AsyncIterator[PoCManager]:
+        async with running_manager(engine, clock=clock) as manager:
+            yield manager
+            assert not engine.overlapped, "the engine takes one call at a time"
 
     @pytest.mark.parametrize("phase", [GENERATING, VALIDATING])
     async def test_work_without_progress_for_too_long_is_stuck_and_progress_ends_it(
         self, engine: Engine, manager: PoCManager, clock: Clock, phase: PoCState
     ) -> None:
         engine.hold()
-        await manager.start_round(config(), phase)
+        await manager.start_round(small_config(), phase)
         if phase is VALIDATING:
-            await manager.submit(await honest_proof(config(), range(40)))
+            await manager.submit(await honest_proof(small_config(), range(40)))
         await eventually(lambda: engine.keys)
-        clock.now += 59.9
+        clock.advance(59.9)
         assert snapshot(manager)["seconds_since_progress"] == pytest.approx(59.9)
         assert snapshot(manager)["is_stuck"] is False
-        clock.now += 0.2
+        clock.advance(0.2)
         assert snapshot(manager)["is_stuck"] is True
         engine.release()
         await eventually(lambda: not snapshot(manager)["is_stuck"])
@@ -826,23 +818,23 @@ class TestProgress:
 
     async def test_without_work_nothing_is_stuck(self, manager: PoCManager, clock: Clock) -> None:
         assert snapshot(manager)["is_stuck"] is False
-        await manager.init(config())
-        clock.now += 3600.0
+        await manager.init(small_config())
+        clock.advance(3600.0)
         assert snapshot(manager)["is_stuck"] is False
         await manager.switch_phase(VALIDATING)
-        clock.now += 3600.0
+        clock.advance(3600.0)
         assert snapshot(manager)["is_stuck"] is False
         await manager.stop()
-        clock.now += 3600.0
+        clock.advance(3600.0)
         assert snapshot(manager)["is_stuck"] is False
 
     async def test_a_batch_that_comes_after_a_quiet_hour_does_not_find_the_engine_stuck(
         self, engine: Engine, manager: PoCManager, clock: Clock
     ) -> None:
-        await manager.start_round(config(), VALIDATING)
-        clock.now += 3600.0
+        await manager.start_round(small_config(), VALIDATING)
+        clock.advance(3600.0)
         engine.hold()
-        await manager.submit(await honest_proof(config(), [1]))
+        await manager.submit(await honest_proof(small_config(), [1]))
         assert snapshot(manager)["is_stuck"] is False
         await eventually(lambda: engine.keys)
         assert snapshot(manager)["is_stuck"] is False
@@ -859,10 +851,10 @@ class TestProgress:
             return await open_round(spec)
 
         monkeypatch.setattr(engine, "open_round", slow)
-        async with running_manager(engine, Settings(stuck_after=0.01)) as manager:
-            starting = asyncio.create_task(manager.init(config()))
+        async with running_manager(engine, Settings(stuck_after=0.01), clock=clock) as manager:
+            starting = asyncio.create_task(manager.init(small_config()))
             await asyncio.sleep(0)
-            clock.now += 120.0
+            clock.advance(120.0)
             assert snapshot(manager)["is_stuck"] is True
             await eventually(lambda: "has not answered for 120 s" in caplog.text)
             may_open.set()
@@ -875,14 +867,14 @@ class TestProgress:
         def logged() -> list[str]:
             return [record.getMessage() for record in caplog.records if "is stuck" in record.getMessage()]
 
-        async with running_manager(engine, Settings(stuck_after=0.01)) as manager:
-            await manager.start_round(config())
+        async with running_manager(engine, Settings(stuck_after=0.01), clock=clock) as manager:
+            await manager.start_round(small_config())
             await checked(manager)
             assert logged() == [], "on a clock that stands still nothing is late"
             engine.hold()
             calls = len(engine.calls)
             await eventually(lambda: len(engine.calls) > calls or engine._busy)
-            clock.now += 75.0
+            clock.advance(75.0)
             await eventually(lambda: len(logged()) >= 2)
             assert set(logged()) == {
                 "The round for block '0x8d3f2a' is stuck: the engine has not answered for 75 s"
@@ -900,12 +892,12 @@ class TestProgress:
 
         async def slow(done: Slice) -> Slice:
             await asyncio.sleep(0.03)
-            clock.now += 0.009
+            clock.advance(0.009)
             return await end(done)
 
         monkeypatch.setattr(engine, "_end", slow)
-        async with running_manager(engine, Settings(stuck_after=0.01)) as manager:
-            await manager.start_round(config())
+        async with running_manager(engine, Settings(stuck_after=0.01), clock=clock) as manager:
+            await manager.start_round(small_config())
             await checked(manager, 16)
         assert "advance" in engine.calls
         assert "is stuck" not in caplog.text
@@ -916,21 +908,21 @@ class TestProgress:
         end = engine._end
 
         async def two_seconds(done: Slice) -> Slice:
-            clock.now += 0.0 if done.batches is None else 2.0
+            clock.advance(0.0 if done.batches is None else 2.0)
             return await end(done)
 
         monkeypatch.setattr(engine, "_end", two_seconds)
         engine.is_idle = True
-        await manager.start_round(config(), VALIDATING)
+        await manager.start_round(small_config(), VALIDATING)
         assert snapshot(manager)["validation"]["nonces_per_second"] is None
-        some = await honest_proof(config(), [0])
+        some = await honest_proof(small_config(), [0])
         await manager.validate(replace(some, nonces=tuple(range(200)), dist=some.dist * 200))
         assert snapshot(manager)["validation"]["nonces_per_second"] == pytest.approx(4.0, rel=0.01)
         await manager.stop()
         assert snapshot(manager)["validation"]["nonces_per_second"] == pytest.approx(4.0, rel=0.01)
 
     async def test_generating_says_nothing_of_the_speed_of_validation(self, manager: PoCManager) -> None:
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         await checked(manager, 16)
         assert snapshot(manager)["validation"]["nonces_per_second"] is None
 
@@ -944,21 +936,21 @@ class TestShutdown:
         settings = Settings(callback_interval=3600)
         engine.is_idle = True
         async with running_manager(engine, settings) as manager:
-            await manager.start_round(config(callback_url=receiver.url))
+            await manager.start_round(small_config(callback_url=receiver.url))
             await checked(manager, 16)
         assert engine.calls[-1] == "start"
         assert manager.state is STOPPED
         assert snapshot(manager)["reason"] == "the server is shutting down"
         found = [nonce for body in receiver.bodies("generated") for nonce in body["nonces"]]
         assert found == list(range(snapshot(manager)["total_valid"])), "the batch in flight included"
-        for call in (manager.init(config()), manager.start_round(config())):
+        for call in (manager.init(small_config()), manager.start_round(small_config())):
             with pytest.raises(NotReadyError, match="shutting down"):
                 await call
 
     async def test_an_engine_that_never_answers_does_not_hold_it_up(self, engine: Engine) -> None:
         manager = PoCManager(engine, Settings(shutdown_timeout=0.01))
         engine.hold()
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         await eventually(lambda: engine._busy)
         await manager.shutdown()
         assert manager.state is STOPPED
@@ -968,9 +960,9 @@ class TestShutdown:
     ) -> None:
         manager = PoCManager(engine, Settings(shutdown_timeout=0.01))
         engine.hold()
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         await eventually(lambda: engine._busy)
-        replacing = asyncio.create_task(manager.start_round(config(block_hash="next")))
+        replacing = asyncio.create_task(manager.start_round(small_config(block_hash="next")))
         await asyncio.sleep(0)
         await manager.shutdown()
         with pytest.raises(RoundCancelledError, match="shutting down"):
@@ -989,12 +981,12 @@ class TestShutdown:
 def test_a_stuck_engine_is_logged_at_waits_that_double(monkeypatch: pytest.MonkeyPatch) -> None:
     times: list[float] = []
 
-    async def run() -> None:
-        loop = asyncio.get_running_loop()
-        monkeypatch.setattr(engine_watch, "time", SimpleNamespace(monotonic=loop.time))
-        monkeypatch.setattr(engine_watch.logger, "error", lambda *_: times.append(loop.time()))
-        await engine_watch.EngineWatch("0x8d3f2a", 60.0).wait_for(asyncio.sleep(1000.0))
+    loop = VirtualTimeLoop()
+    monkeypatch.setattr(engine_watch.logger, "error", lambda *_: times.append(loop.clock()))
 
-    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+    async def run() -> None:
+        await engine_watch.EngineWatch(BLOCK, 60.0, loop.clock).wait_for(asyncio.sleep(1000.0))
+
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
         runner.run(run())
     assert times == [60.0, 180.0, 420.0, 900.0]

@@ -7,18 +7,8 @@ from contextlib import suppress
 
 import httpx
 import pytest
-from runtime import (
-    POC,
-    QUICK,
-    Engine,
-    application,
-    client_of,
-    config,
-    honest_proof,
-    request,
-    running_manager,
-    snapshot,
-)
+from builders import small_config, small_request
+from runtime import POC, QUICK, Engine, application, client_of, honest_proof, running_manager, snapshot
 
 from hallmark.poc.core.errors import EngineError, HallmarkError, RoundCancelledError, StateError
 from hallmark.poc.protocol.config import PoCConfig, PoCState
@@ -32,7 +22,7 @@ from hallmark.poc.verdict.judge import Verdict
 
 CLIENTS, CALLS_PER_CLIENT = 6, 40
 SIZE = {"batch_size": 4, "seq_len": 2}
-CONFIGS = [config(block_hash=block, public_key="prover", **SIZE) for block in ("block a", "block b")]
+CONFIGS = [small_config(block_hash=block, public_key="prover", **SIZE) for block in ("block a", "block b")]
 
 
 class WatchedEngine(Engine):
@@ -133,7 +123,7 @@ class Clients:
 async def test_whatever_the_order_of_calls_the_invariants_hold(seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311
     proofs = [
-        await honest_proof(config(block_hash=each.block_hash, public_key="other", **SIZE), range(6))
+        await honest_proof(small_config(block_hash=each.block_hash, public_key="other", **SIZE), range(6))
         for each in CONFIGS
     ]
     engine = WatchedEngine(chance)
@@ -167,9 +157,9 @@ async def test_clients_over_http_never_see_a_state_that_is_not_one() -> None:
     """Specification 6.2: no race conditions or deadlocks, from outside."""
     chance = random.Random(0)  # noqa: S311
     engine = Engine()
-    bodies = [request(block_hash=block, **SIZE) for block in ("block a", "block b")]
+    bodies = [small_request(block_hash=block, **SIZE) for block in ("block a", "block b")]
     proofs = [
-        (await honest_proof(config(block_hash=body["block_hash"], **SIZE), range(6))).as_dict()
+        (await honest_proof(small_config(block_hash=body["block_hash"], **SIZE), range(6))).as_dict()
         for body in bodies
     ]
 

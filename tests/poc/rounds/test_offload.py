@@ -5,7 +5,8 @@ import threading
 from typing import Any
 
 import pytest
-from runtime import Engine, config, honest_proof, running_manager, running_receiver
+from builders import make_batch, small_config
+from runtime import Engine, honest_proof, running_manager, running_receiver
 
 from hallmark.poc.core.errors import StateError
 from hallmark.poc.outbox.sender_registry import SenderRegistry
@@ -67,7 +68,7 @@ async def test_no_large_batch_is_checked_judged_or_written_on_the_loop(
     watch(active_round, "validated_payload")
     watch(SenderRegistry, "post")
     async with running_receiver() as receiver, running_manager(Engine(), Settings()) as manager:
-        asked = config(callback_url=receiver.url)
+        asked = small_config(callback_url=receiver.url)
         await manager.start_round(asked, PoCState.VALIDATING)
         once = await honest_proof(asked, range(30))
         batch = ProofBatch.parse({**once.as_dict(), "nonces": [*range(30)] * 100, "dist": [*once.dist] * 100})
@@ -89,16 +90,8 @@ async def test_a_round_that_ends_while_a_batch_is_looked_at_says_so(
 
     monkeypatch.setattr(ProofBatch, "check_against", check)
     async with running_manager(Engine()) as manager:
-        await manager.start_round(config(), PoCState.VALIDATING)
-        batch = ProofBatch.parse(
-            {
-                "public_key": "k",
-                "block_hash": "b",
-                "block_height": 1,
-                "nonces": [1] * 500,
-                "dist": [1.4] * 500,
-            }
-        )
+        await manager.start_round(small_config(), PoCState.VALIDATING)
+        batch = make_batch([1] * 500)
         submitting = asyncio.create_task(manager.submit(batch))
         await asyncio.to_thread(looking.wait)
         await manager.stop("enough")

@@ -2,41 +2,24 @@
 
 import json
 import math
-from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from rounds import last_row_round, numbers_of, with_numbers
+from builders import last_row_round, make_batch, with_numbers
+from judged import judge_distances as judge
 
 from hallmark.poc.protocol.generated import ComputedSpan
 from hallmark.poc.protocol.law import number_of
 from hallmark.poc.protocol.nonces import NonceSchedule
 from hallmark.poc.protocol.proof import Numerics, ProofBatch
-from hallmark.poc.protocol.round import Round
 from hallmark.poc.protocol.vectors import decode, encode, encoding_of
 from hallmark.poc.protocol.verdict_body import claimed_batch, recomputed_batch
 from hallmark.poc.rounds.payloads import generated_template, validated_payload, verdict_fields
-from hallmark.poc.verdict.judge import ValidatedBatch
 from hallmark.poc.verdict.judge import judge as judge_numbers
 
-
-def judge(
-    proof: ProofBatch, computed: Mapping[int, float], round_: Round, sampled: Collection[int] | None = None
-) -> ValidatedBatch:
-    """By distances alone, of a round with one number a nonce."""
-    return judge_numbers(proof, numbers_of(computed, round_.hidden_size), round_, sampled=sampled)
-
-
 ROUND = last_row_round(r_target=1.45, distance_tolerance=0.35)
-BATCH = ProofBatch(
-    public_key="02ff",
-    block_hash=ROUND.config.block_hash,
-    block_height=ROUND.config.block_height,
-    node_id=3,
-    nonces=(*range(300), 5),
-    dist=(*(1.4,) * 300, 1.4),
-)
+BATCH = make_batch((*range(300), 5), public_key="02ff", node_id=3)
 COMPUTED = dict.fromkeys(range(300), 1.4) | {7: math.nan, 8: 1.6}
 VALIDATED = judge(BATCH, COMPUTED, ROUND)
 

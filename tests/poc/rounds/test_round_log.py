@@ -3,7 +3,8 @@
 import logging
 
 import pytest
-from runtime import Engine, config, eventually, running_manager, running_receiver, snapshot
+from builders import small_config
+from runtime import Engine, eventually, running_manager, running_receiver, snapshot
 
 from hallmark.poc.core.errors import EngineError
 from hallmark.poc.protocol.config import PoCState
@@ -12,7 +13,9 @@ from hallmark.poc.protocol.config import PoCState
 async def test_a_rounds_life_is_a_line_for_each_turn(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "hallmark")
     async with running_receiver() as receiver, running_manager(Engine()) as manager:
-        asked = config(block_hash="0x" + "ab" * 32, public_key="02" + "cd" * 32, callback_url=receiver.url)
+        asked = small_config(
+            block_hash="0x" + "ab" * 32, public_key="02" + "cd" * 32, callback_url=receiver.url
+        )
         await manager.start_round(asked)
         await eventually(lambda: snapshot(manager)["total_checked"] >= 24)
         await manager.switch_phase(PoCState.VALIDATING)
@@ -34,7 +37,7 @@ async def test_a_rounds_life_is_a_line_for_each_turn(caplog: pytest.LogCaptureFi
 async def test_a_failure_is_an_error_with_what_there_was(caplog: pytest.LogCaptureFixture) -> None:
     engine = Engine()
     async with running_manager(engine) as manager:
-        await manager.start_round(config(valid_rate=1e-12))
+        await manager.start_round(small_config(valid_rate=1e-12))
         await eventually(lambda: snapshot(manager)["total_checked"] >= 8)
         engine.fail_compute = EngineError("rank 1 is out of memory")
         await eventually(lambda: manager.state is PoCState.STOPPED)
@@ -47,6 +50,6 @@ async def test_a_failure_is_an_error_with_what_there_was(caplog: pytest.LogCaptu
 async def test_a_block_cannot_write_lines_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "hallmark")
     async with running_manager(Engine()) as manager:
-        await manager.start_round(config(block_hash="a\nERROR b", public_key="c\r\nd"))
+        await manager.start_round(small_config(block_hash="a\nERROR b", public_key="c\r\nd"))
         await manager.stop()
     assert all("\n" not in record.getMessage() for record in caplog.records)

@@ -5,9 +5,10 @@ import re
 from typing import Any
 
 import pytest
+from builders import small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runtime import Engine, config, eventually, honest_proof
+from runtime import Engine, eventually, honest_proof
 
 from hallmark.poc.core.errors import EngineError, FieldError, HallmarkError, OutboxError, RoundCancelledError
 from hallmark.poc.outbox.outbox import Outbox
@@ -56,7 +57,7 @@ _PROOFS: dict[tuple[str, int], ProofBatch] = {}
 
 async def cached_proof(prover: str, size: int) -> ProofBatch:
     if (prover, size) not in _PROOFS:
-        _PROOFS[prover, size] = await honest_proof(config(public_key=prover), range(size))
+        _PROOFS[prover, size] = await honest_proof(small_config(public_key=prover), range(size))
     return _PROOFS[prover, size]
 
 
@@ -72,7 +73,7 @@ async def check(sizes: list[int], refused: frozenset[int], stops: bool) -> None:
     engine = Engine()
     manager = PoCManager(engine, SETTINGS, outbox)
     try:
-        await manager.start_round(config(callback_url=URL), PoCState.GENERATING)
+        await manager.start_round(small_config(callback_url=URL), PoCState.GENERATING)
         jobs = await submitted(manager, sizes)
         engine.hold()
         await manager.switch_phase(PoCState.VALIDATING)
@@ -90,8 +91,8 @@ async def check(sizes: list[int], refused: frozenset[int], stops: bool) -> None:
         assert manager.queue.stats["queued_jobs"] == manager.queue.stats["queued_nonces"] == 0
         # The whole room is there for the next round.
         outbox.refused = frozenset()
-        await manager.start_round(config(block_hash="next"), PoCState.VALIDATING)
-        whole = await honest_proof(config(block_hash="next"), [1] * ROOM, dist=(1.4,) * ROOM)
+        await manager.start_round(small_config(block_hash="next"), PoCState.VALIDATING)
+        whole = await honest_proof(small_config(block_hash="next"), [1] * ROOM, dist=(1.4,) * ROOM)
         assert (await manager.validate(whole)).n_duplicates == ROOM - 1
     finally:
         engine.release()
@@ -116,7 +117,7 @@ async def test_the_verdicts_of_one_forward_are_told_though_the_first_finds_no_ro
     engine = Engine()
     manager = PoCManager(engine, SETTINGS, outbox)
     try:
-        await manager.start_round(config(callback_url=URL), PoCState.VALIDATING)
+        await manager.start_round(small_config(callback_url=URL), PoCState.VALIDATING)
         engine.hold()
         jobs = await submitted(manager, [3, 3])
         await eventually(lambda: engine.keys)
@@ -154,7 +155,7 @@ async def test_a_batch_that_cannot_be_judged_fails_alone(
 
     monkeypatch.setattr(ValidationJob, "judge", fail_first)
     try:
-        await manager.start_round(config(), PoCState.VALIDATING)
+        await manager.start_round(small_config(), PoCState.VALIDATING)
         engine.hold()
         jobs = await submitted(manager, [3, 3])
         await eventually(lambda: engine.keys)
@@ -183,7 +184,7 @@ async def test_a_server_that_ends_in_the_middle_of_a_verdict_answers(monkeypatch
 
     hurried = SETTINGS.model_copy(update={"shutdown_timeout": 0.01})
     manager = PoCManager(Engine(), hurried, StuckOutbox(hurried))
-    await manager.start_round(config(callback_url=URL), PoCState.GENERATING)
+    await manager.start_round(small_config(callback_url=URL), PoCState.GENERATING)
     jobs = await submitted(manager, [2, 2])
     await manager.switch_phase(PoCState.VALIDATING)
     await reporting.wait()
@@ -203,7 +204,7 @@ async def test_a_server_that_ends_while_an_engine_does_not_close_leaves_nobody_a
             await asyncio.Event().wait()
 
     manager = PoCManager(StuckEngine(), SETTINGS.model_copy(update={"shutdown_timeout": 0.01}))
-    await manager.start_round(config(), PoCState.VALIDATING)
+    await manager.start_round(small_config(), PoCState.VALIDATING)
     stopping = asyncio.create_task(manager.stop())
     await closing.wait()
     await manager.shutdown()

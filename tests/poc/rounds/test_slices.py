@@ -1,6 +1,7 @@
 """What is known of slices: the cost of a layer, the stalls, the share. The clock is set by hand."""
 
 import pytest
+from clock import Clock
 
 from hallmark.poc.protocol.status import SliceStats
 from hallmark.poc.rounds.engine_protocol import Slice
@@ -11,15 +12,15 @@ class Slices:
     """Slices that follow each other on a clock of their own."""
 
     def __init__(self) -> None:
-        self.now = 100.0
-        self.times = SliceTimes(lambda: self.now)
+        self.clock = Clock()
+        self.times = SliceTimes(self.clock)
 
     def run(self, seconds: float, layers: int = 1, *, concurrent_with_inference: bool = True) -> None:
-        self.now += seconds
+        self.clock.advance(seconds)
         self.times.record(Slice(seconds, layers, None), concurrent_with_inference=concurrent_with_inference)
 
     def pause(self, seconds: float) -> None:
-        self.now += seconds
+        self.clock.advance(seconds)
 
     @property
     def stats(self) -> SliceStats:

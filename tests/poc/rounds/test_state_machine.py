@@ -12,11 +12,11 @@ import math
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from contextlib import ExitStack
-from types import CoroutineType, SimpleNamespace
+from types import CoroutineType
 from typing import Any, TypeVar
-from unittest import mock
 
 import httpx
+from builders import MODEL, make_batch, make_config
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -26,7 +26,6 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from rounds import MODEL
 from runtime import snapshot
 from virtual_time import VirtualTimeLoop
 
@@ -38,13 +37,12 @@ from hallmark.poc.core.errors import (
     StateError,
 )
 from hallmark.poc.outbox.outbox import Outbox
-from hallmark.poc.protocol.config import DeployedModel, PoCConfig, PoCState
+from hallmark.poc.protocol.config import DeployedModel, PoCState
 from hallmark.poc.protocol.law import distance_of
 from hallmark.poc.protocol.nonces import NonceKey
-from hallmark.poc.protocol.proof import Numerics, ProofBatch
+from hallmark.poc.protocol.proof import Numerics
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.protocol.round_spec import RoundSpec
-from hallmark.poc.rounds import active_round, engine_watch
 from hallmark.poc.rounds.engine_protocol import ComputedBatch, Slice
 from hallmark.poc.rounds.validation_job import ValidationJob
 from hallmark.poc.settings.settings import Settings
@@ -58,9 +56,8 @@ _Result = TypeVar("_Result")
 LAYERS = 3
 ROOM = 40
 CONFIGS = {
-    block: PoCConfig(
+    block: make_config(
         block_hash=block,
-        block_height=7,
         public_key="node",
         node_id=node_id,
         node_count=node_count,
@@ -233,10 +230,6 @@ class NodeMachine(RuleBasedStateMachine):
         self.loop = VirtualTimeLoop()
         self.unhandled: list[Any] = []
         self.loop.set_exception_handler(lambda _, context: self.unhandled.append(context))
-        self.patches = ExitStack()
-        clock = SimpleNamespace(monotonic=self.loop.time)
-        for module in (active_round, engine_watch):
-            self.patches.enter_context(mock.patch.object(module, "time", clock))
         self.engine = SimulatedEngine(calls_to_live)
         self.bodies: list[tuple[str, Any]] = []
         self.settings = Settings(
@@ -245,10 +238,12 @@ class NodeMachine(RuleBasedStateMachine):
         outbox = Outbox(
             self.settings,
             connect=lambda: httpx.AsyncClient(transport=httpx.MockTransport(self._receive)),
-            clock=self.loop.time,
-            steady=self.loop.time,
+            clock=self.loop.clock,
+            steady=self.loop.clock,
         )
-        self.manager = PoCManager(self.engine, self.settings, outbox)
+        self.manager = PoCManager(
+            self.engine, self.settings, outbox, clock=self.loop.clock, now=self.loop.clock
+        )
         self.jobs: list[tuple[ValidationJob, bool]] = []
         self.outcomes: dict[str, tuple[str, object]] = {}
         self.clients: list[asyncio.Task[Any]] = []
@@ -318,14 +313,7 @@ class NodeMachine(RuleBasedStateMachine):
         spec = ROUNDS[block].spec()
         right = [distance(spec, (prover, nonce)) for nonce in nonces]
         claims = [1.0 if math.isnan(d) else d if is_honest else 2.0 - d for d in right]
-        proof = ProofBatch(
-            public_key=prover,
-            block_hash=block,
-            block_height=7,
-            node_id=0,
-            nonces=tuple(nonces),
-            dist=tuple(claims),
-        )
+        proof = make_batch(nonces, claims, public_key=prover, block_hash=block)
         before = self.manager.queue.stats
         state, active = self.manager.state, self.manager.active
         try:
@@ -535,7 +523,6 @@ class NodeMachine(RuleBasedStateMachine):
             for task in asyncio.all_tasks(self.loop):
                 task.cancel()
             self.loop.settle()
-            self.patches.close()
             self.loop.close()
             gc.unfreeze()
 
@@ -587,14 +574,7 @@ class NodeMachine(RuleBasedStateMachine):
         )
 
     def _submit_all_there_is_room_for(self) -> None:
-        proof = ProofBatch(
-            public_key="p",
-            block_hash="block a",
-            block_height=7,
-            node_id=0,
-            nonces=tuple(range(ROOM)),
-            dist=(1.0,) * ROOM,
-        )
+        proof = make_batch(range(ROOM), [1.0] * ROOM, public_key="p", block_hash="block a")
         self.manager.queue.submit(ValidationJob(proof, ROUNDS["block a"], None))
 
 

@@ -5,12 +5,12 @@ import math
 import weakref
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
+from builders import last_row_round, make_batch
+from clock import Clock
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rounds import last_row_round
 
 from hallmark.poc.core.errors import (
     FieldError,
@@ -27,31 +27,6 @@ from hallmark.poc.rounds.validation_job import ValidationJob
 from hallmark.poc.verdict.judge import Verdict
 
 ROUND = last_row_round()
-
-
-class Clock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def proof(*nonces: int, **changes: Any) -> ProofBatch:
-    config = ROUND.config
-    return ProofBatch(
-        **{
-            "public_key": config.public_key,
-            "block_hash": config.block_hash,
-            "block_height": config.block_height,
-            "node_id": 0,
-            "nonces": nonces,
-            "dist": (1.4,) * len(nonces),
-            **changes,
-        }
-    )
 
 
 def submit(queue: ValidationQueue, batch: ProofBatch) -> ValidationJob:
@@ -87,7 +62,7 @@ def judge_all(queue: ValidationQueue, distance: float = 1.4, count: int = 8) -> 
 
 def test_batches_are_served_in_order_and_share_a_forward() -> None:
     queue = ValidationQueue(100)
-    first, second, third = (submit(queue, proof(*range(n, n + 3))) for n in (0, 10, 20))
+    first, second, third = (submit(queue, make_batch(range(n, n + 3))) for n in (0, 10, 20))
     assert queue.take(4) == [(first, 0), (first, 1), (first, 2), (second, 10)]
     assert (first.status, second.status, third.status) == ("running", "running", "queued")
     assert queue.take(100) == [(second, 11), (second, 12), (third, 20), (third, 21), (third, 22)]
@@ -97,7 +72,7 @@ def test_batches_are_served_in_order_and_share_a_forward() -> None:
 
 def test_a_job_is_settled_by_its_last_distance() -> None:
     queue = ValidationQueue(100)
-    job = submit(queue, proof(1, 2, 3))
+    job = submit(queue, make_batch([1, 2, 3]))
     assert record(queue, queue.take(2), [1.4, 1.4], 0.1) == []
     assert not job.settled.is_set()
     assert queue.stats["queued_nonces"] == 1
@@ -111,7 +86,7 @@ def test_a_job_is_settled_by_its_last_distance() -> None:
 
 def test_duplicates_are_computed_once_and_counted() -> None:
     queue = ValidationQueue(100)
-    job = submit(queue, proof(5, 5, 6, 5))
+    job = submit(queue, make_batch([5, 5, 6, 5]))
     assert queue.stats["queued_nonces"] == 2
     assert [nonce for _, nonce in queue.take(8)] == [5, 6]
     record(queue, [(job, 5), (job, 6)], [1.4, 1.4], 0.1)
@@ -120,7 +95,7 @@ def test_duplicates_are_computed_once_and_counted() -> None:
 
 def test_failed_nonces_are_reported_and_counted() -> None:
     queue = ValidationQueue(100)
-    job = submit(queue, proof(1, 2))
+    job = submit(queue, make_batch([1, 2]))
     record(queue, queue.take(2), [math.nan, 1.4], 0.1)
     assert job.outcome().failed_nonces == (1,)
     assert queue.stats["failed_nonces"] == 1
@@ -129,64 +104,64 @@ def test_failed_nonces_are_reported_and_counted() -> None:
 
 def test_the_cap_is_in_nonces_and_says_when_to_come_back() -> None:
     queue = ValidationQueue(10)
-    submit(queue, proof(*range(8)))
+    submit(queue, make_batch(range(8)))
     with pytest.raises(
         QueueFullError, match=r"8 nonces wait for validation; 4 more would exceed .* 10"
     ) as full:
-        submit(queue, proof(*range(4)))
+        submit(queue, make_batch(range(4)))
     assert full.value.retry_after >= 1
     assert queue.stats["queued_jobs"] == 1, "a refused batch leaves no trace"
-    submit(queue, proof(*range(2)))
+    submit(queue, make_batch(range(2)))
     judge_all(queue)
     assert queue.stats["queued_nonces"] == 0
-    submit(queue, proof(*range(10)))
+    submit(queue, make_batch(range(10)))
 
 
 def test_nonces_in_flight_count_against_the_cap() -> None:
     queue = ValidationQueue(10)
-    submit(queue, proof(*range(10)))
+    submit(queue, make_batch(range(10)))
     queue.take(10)
     with pytest.raises(QueueFullError):
-        submit(queue, proof(1))
+        submit(queue, make_batch([1]))
 
 
 def test_repeated_and_failed_nonces_take_room() -> None:
     queue = ValidationQueue(10)
-    job = submit(queue, proof(5, 5, 5, 5, 5, failed_nonces=(6, 7)))
+    job = submit(queue, make_batch([5, 5, 5, 5, 5], failed_nonces=(6, 7)))
     assert queue.stats["queued_nonces"] == 1, "there is one nonce to compute"
     with pytest.raises(QueueFullError, match="7 nonces wait for validation; 4 more would exceed"):
-        submit(queue, proof(1, 1, failed_nonces=(2, 3)))
-    for claims in (proof(*(1,) * 11), proof(1, failed_nonces=tuple(range(2, 12)))):
+        submit(queue, make_batch([1, 1], failed_nonces=(2, 3)))
+    for claims in (make_batch([1] * 11), make_batch([1], failed_nonces=tuple(range(2, 12)))):
         with pytest.raises(FieldError, match=r"nonces: .*1 to 10"):
             submit(queue, claims)
     assert judge_all(queue) == [job]
-    submit(queue, proof(*(1,) * 10))
+    submit(queue, make_batch([1] * 10))
     queue.cancel(RoundCancelledError("the round has ended: why"))
-    submit(queue, proof(*(1,) * 10))
+    submit(queue, make_batch([1] * 10))
 
 
 def test_the_time_to_come_back_follows_the_measured_speed() -> None:
     queue = ValidationQueue(10)
     for _ in range(50):
-        submit(queue, proof(*range(10)))
+        submit(queue, make_batch(range(10)))
         record(queue, queue.take(10), [1.4] * 10, 30.0)
-    submit(queue, proof(*range(10)))
+    submit(queue, make_batch(range(10)))
     with pytest.raises(QueueFullError) as full:
-        submit(queue, proof(*range(10)))
+        submit(queue, make_batch(range(10)))
     assert full.value.retry_after == pytest.approx(30.0, rel=0.01)
 
 
 def test_more_than_ever_fits_and_nothing_at_all_are_wrong_fields() -> None:
     queue = ValidationQueue(10)
     with pytest.raises(FieldError, match=r"11 nonces.* allowed: 1 to 10"):
-        submit(queue, proof(*range(11)))
+        submit(queue, make_batch(range(11)))
     with pytest.raises(FieldError, match="0 nonces"):
-        submit(queue, proof(failed_nonces=(1,)))
+        submit(queue, make_batch([], failed_nonces=(1,)))
 
 
 def test_cancelled_jobs_say_why_and_late_distances_change_nothing() -> None:
     queue = ValidationQueue(10)
-    running, waiting = submit(queue, proof(1, 2)), submit(queue, proof(3))
+    running, waiting = submit(queue, make_batch([1, 2])), submit(queue, make_batch([3]))
     taken = queue.take(2)
     queue.cancel(RoundCancelledError("the round has ended: why"))
     assert record(queue, taken, [1.4, 1.4], 0.1) == []
@@ -205,17 +180,17 @@ def test_cancelled_jobs_say_why_and_late_distances_change_nothing() -> None:
         "failed_nonces": 0,
         "fraud_verdicts": 0,
     }
-    submit(queue, proof(*range(10)))
+    submit(queue, make_batch(range(10)))
 
 
 def test_the_outcome_of_an_unsettled_job_is_an_error_not_a_pass() -> None:
     with pytest.raises(RuntimeError, match="not been judged"):
-        submit(ValidationQueue(10), proof(1)).outcome()
+        submit(ValidationQueue(10), make_batch([1])).outcome()
 
 
 def test_release_lets_waiting_connections_go_and_keeps_the_jobs() -> None:
     queue = ValidationQueue(10)
-    job = submit(queue, proof(1))
+    job = submit(queue, make_batch([1]))
     queue.release()
     assert job.released.is_set()
     assert not job.settled.is_set()
@@ -225,20 +200,30 @@ def test_release_lets_waiting_connections_go_and_keeps_the_jobs() -> None:
 def test_results_are_kept_an_hour() -> None:
     clock = Clock()
     queue = ValidationQueue(10, clock)
-    job = submit(queue, proof(1))
-    clock.now = 10_000
+    job = submit(queue, make_batch([1]))
+    clock.advance(10_000)
     assert queue.find(job.request_id) is job, "what has not been judged does not expire"
     judge_all(queue)
-    clock.now += 3600
+    clock.advance(3600)
     assert queue.find(job.request_id) == job.to_keep()
-    clock.now += 1
+    clock.advance(1)
     with pytest.raises(UnknownRequestError, match="kept for 60 minutes, the latest 1000"):
         queue.find(job.request_id)
 
 
+def test_a_result_says_when_it_was_settled() -> None:
+    clock, queue = Clock(1.8e9), ValidationQueue(10)
+    queue.submit(ValidationJob(make_batch([1]), ROUND, None, clock))
+    clock.advance(30)
+    judge_all(queue)
+    clock.advance(30)
+    [kept] = queue.recent(1)
+    assert kept.settled_at == 1.8e9 + 30
+
+
 def test_the_latest_thousand_results_are_kept() -> None:
     queue = ValidationQueue(2000)
-    jobs = [submit(queue, proof(1)) for _ in range(1002)]
+    jobs = [submit(queue, make_batch([1])) for _ in range(1002)]
     judge_all(queue, count=500)
     for job in jobs[:2]:
         with pytest.raises(UnknownRequestError):
@@ -249,8 +234,8 @@ def test_the_latest_thousand_results_are_kept() -> None:
 def test_results_are_bounded_in_nonces_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(validation, "MAX_RESULT_NONCES", 100)
     queue = ValidationQueue(2000)
-    jobs = [submit(queue, proof(*range(40))) for _ in range(4)]
-    large = submit(queue, proof(*(1,) * 300, failed_nonces=tuple(range(10, 210))))
+    jobs = [submit(queue, make_batch(range(40))) for _ in range(4)]
+    large = submit(queue, make_batch([1] * 300, failed_nonces=tuple(range(10, 210))))
     judge_all(queue)
     assert queue.find(large.request_id) == large.to_keep(), "the latest is kept whatever its size"
     with pytest.raises(UnknownRequestError):
@@ -259,9 +244,9 @@ def test_results_are_bounded_in_nonces_too(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_of_a_settled_job_only_the_answer_is_kept() -> None:
     queue = ValidationQueue(1000)
-    judged = submit(queue, proof(*range(500)))
+    judged = submit(queue, make_batch(range(500)))
     judge_all(queue)
-    failed = submit(queue, proof(*range(500)))
+    failed = submit(queue, make_batch(range(500)))
     queue.withdraw(failed, StateError("the client has gone"))
     answers = [queue.find(job.request_id) for job in (judged, failed)]
     assert [kept.status for kept in answers] == ["completed", "failed"]
@@ -278,7 +263,7 @@ def test_an_id_that_was_never_given_is_unknown() -> None:
 
 
 def of(prover: str, *nonces: int) -> ProofBatch:
-    return proof(*nonces, public_key=prover)
+    return make_batch(nonces, public_key=prover)
 
 
 def provers_of(taken: Sequence[tuple[ValidationJob, int]]) -> Counter[str]:
@@ -373,7 +358,7 @@ class TestWithdrawing:
 
     def test_one_that_waits_is_never_computed_and_its_room_is_free(self) -> None:
         queue = ValidationQueue(10)
-        first, gone = submit(queue, proof(*range(5))), submit(queue, proof(*range(5, 10)))
+        first, gone = submit(queue, make_batch(range(5))), submit(queue, make_batch(range(5, 10)))
         queue.withdraw(gone, self.GONE)
         assert gone.status == "failed"
         assert gone.released.is_set()
@@ -381,7 +366,7 @@ class TestWithdrawing:
             gone.outcome()
         assert (queue.stats["queued_jobs"], queue.stats["queued_nonces"]) == (1, 5)
         assert queue.find(gone.request_id) == gone.to_keep()
-        late = submit(queue, proof(*range(20, 25)))
+        late = submit(queue, make_batch(range(20, 25)))
         assert judge_all(queue) == [first, late]
 
     def test_of_one_that_is_being_computed_the_rest_is_never_taken(self) -> None:
@@ -399,18 +384,18 @@ class TestWithdrawing:
 
     def test_one_whose_nonces_are_all_taken(self) -> None:
         queue = ValidationQueue(10)
-        gone = submit(queue, proof(*range(10)))
+        gone = submit(queue, make_batch(range(10)))
         taken = queue.take(10)
         assert not queue.has_waiting
         queue.withdraw(gone, self.GONE)
         assert record(queue, taken, [1.4] * 10, 0.1) == []
         assert queue.stats["cancelled_jobs"] == 1
         assert queue.stats["queued_nonces"] == 0
-        submit(queue, proof(*range(10)))
+        submit(queue, make_batch(range(10)))
 
     def test_one_that_is_settled_stays_what_it_is(self) -> None:
         queue = ValidationQueue(10)
-        job = submit(queue, proof(1))
+        job = submit(queue, make_batch([1]))
         judge_all(queue)
         queue.withdraw(job, self.GONE)
         assert job.outcome().verdict is Verdict.HONEST
@@ -418,7 +403,7 @@ class TestWithdrawing:
 
     def test_one_that_has_been_withdrawn_already_stays_so(self) -> None:
         queue = ValidationQueue(10)
-        job = submit(queue, proof(1))
+        job = submit(queue, make_batch([1]))
         queue.withdraw(job, self.GONE)
         queue.withdraw(job, StateError("another reason"))
         assert job.error is self.GONE
@@ -438,7 +423,7 @@ class TestWithdrawing:
 def test_the_speed_is_not_told_before_the_first_nonce() -> None:
     queue = ValidationQueue(100)
     assert queue.stats["nonces_per_second"] is None
-    submit(queue, proof(*range(10)))
+    submit(queue, make_batch(range(10)))
     assert queue.stats["nonces_per_second"] is None
     record(queue, queue.take(2), [1.4, 1.4], 0.1)
     assert queue.stats["nonces_per_second"] is not None
@@ -448,7 +433,7 @@ def test_the_speed_follows_what_is_measured_and_forgets_what_was() -> None:
     queue = ValidationQueue(1000)
     for seconds_per_nonce in (0.25, 0.001):
         for _ in range(60):
-            submit(queue, proof(*range(8)))
+            submit(queue, make_batch(range(8)))
             record(queue, queue.take(8), [1.4] * 8, 8 * seconds_per_nonce)
         assert queue.stats["nonces_per_second"] == pytest.approx(1 / seconds_per_nonce, rel=0.01)
 
@@ -526,7 +511,7 @@ class Traffic:
         stats, n_gone = self.queue.stats, len(self.taken_before_it_went)
         assert (stats["queued_jobs"], stats["queued_nonces"]) == (0, 0)
         assert (stats["completed_jobs"], stats["cancelled_jobs"]) == (len(self.jobs) - n_gone, n_gone)
-        submit(self.queue, proof(*range(self.ROOM)))
+        submit(self.queue, make_batch(range(self.ROOM)))
 
 
 @settings(deadline=None)

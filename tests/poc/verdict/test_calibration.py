@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from rounds import make_round
+from builders import make_round
 from scipy import stats
 
 from hallmark.poc.core.errors import FieldError, StateError

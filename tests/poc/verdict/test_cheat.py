@@ -4,16 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from builders import make_config
 from scipy import integrate, stats
 
 from hallmark.poc.core.errors import FieldError
-from hallmark.poc.protocol.config import PoCConfig
 from hallmark.poc.verdict.cheat import Allowance, Cheat, draw_scales
 from hallmark.poc.verdict.hypothesis_tests import selected_mean_square
-
-
-def config(**changes: object) -> PoCConfig:
-    return PoCConfig(**{"block_hash": "b", "block_height": 1, "public_key": "k", **changes})  # type: ignore[arg-type]
 
 
 class TestMeanSquare:
@@ -60,17 +56,19 @@ class TestMeanSquare:
 
 class TestAllowance:
     def test_it_is_what_the_round_states(self) -> None:
-        stated = config(honest_sigma=0.05, honest_kurtosis=99.0, honest_beyond=0.01, fraud_threshold=1e-7)
+        stated = make_config(
+            honest_sigma=0.05, honest_kurtosis=99.0, honest_beyond=0.01, fraud_threshold=1e-7
+        )
         found = Allowance.of_config(stated, 16, 1.0)
         assert (found.sigma, found.threshold, found.beyond, found.numbers) == (0.05, 1e-7, 0.01, 16)
         assert found.kurtosis == 12.25, "as the tests count it"
         assert found.limit == pytest.approx(0.175)
         assert found.mean_square == pytest.approx(0.0025)
-        assert Allowance.of_config(config(distance_tolerance=0.7), 16, 1.0).sigma == pytest.approx(0.2)
+        assert Allowance.of_config(make_config(distance_tolerance=0.7), 16, 1.0).sigma == pytest.approx(0.2)
         assert Allowance.of_config(stated, 2, 0.1).mean_square == selected_mean_square(0.1, 0.05)
 
     def test_what_nothing_is_known_of_is_refused(self) -> None:
         with pytest.raises(FieldError, match="by the older rule, none, errors are not looked at"):
-            Allowance.of_config(config(distance_tolerance=None), 16, 1.0)
+            Allowance.of_config(make_config(distance_tolerance=None), 16, 1.0)
         with pytest.raises(FieldError, match="numbers: 1 is not allowed; allowed: 2 or more of each nonce"):
-            Allowance.of_config(config(), 1, 0.5)
+            Allowance.of_config(make_config(), 1, 0.5)

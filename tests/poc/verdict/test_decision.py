@@ -1,15 +1,8 @@
 """What nonce after nonce says of a prover, and what claims of a nonce count."""
 
-from collections.abc import Sequence
-
-import numpy as np
 import pytest
-from rounds import make_round
+from builders import make_claim, make_round
 
-from hallmark.poc.protocol.law import distance_of
-from hallmark.poc.protocol.proof import ProofBatch
-from hallmark.poc.protocol.round import Round
-from hallmark.poc.protocol.vectors import encode, encoding_of
 from hallmark.poc.verdict.clearing import Clearing
 from hallmark.poc.verdict.decision import Claims, Decision, Outcome
 
@@ -74,29 +67,11 @@ class TestDecision:
         assert (said["convicted_below"], said["cleared_from"]) == (0.01, pytest.approx(0.01))
 
 
-def batch(round_: Round, numbers: dict[int, Sequence[float]], *, vectors: bool = True) -> ProofBatch:
-    brought = {}
-    if vectors:
-        brought = {
-            "vectors": encode(np.array([*numbers.values()])),
-            "encoding": encoding_of(round_.numbers),
-        }
-    return ProofBatch(
-        public_key="key",
-        block_hash="block",
-        block_height=1,
-        node_id=0,
-        nonces=tuple(numbers),
-        dist=tuple(distance_of(of_nonce[0], round_.hidden_size) for of_nonce in numbers.values()),
-        **brought,  # type: ignore[arg-type]
-    )
-
-
 class TestClaims:
     def test_ratios_are_those_of_each_claim(self) -> None:
         round_ = make_round(seq_len=16, readout="rows", inputs="tokens", numbers=2, honest_sigma=0.1)
-        first = batch(round_, {7: (0.5, 0.25), 3: (0.0, 0.0)})
-        second = batch(round_, {3: (0.0, 0.25), 5: (1.0, 1.0)})
+        first = make_claim(round_, [7, 3], [(0.5, 0.25), (0.0, 0.0)])
+        second = make_claim(round_, [3, 5], [(0.0, 0.25), (1.0, 1.0)])
         claims = Claims([first, second], round_, LARGEST)
         assert claims.nonces == [7, 3, 5]
         found = claims.scores([5, 3, 7], {7: (0.5, 0.0), 3: (0.0, 0.0), 5: (float("nan"),)})
@@ -107,14 +82,14 @@ class TestClaims:
 
     def test_a_batch_without_vectors_is_known_by_its_first_numbers(self) -> None:
         round_ = make_round(seq_len=16, readout="rows", inputs="tokens", numbers=2, honest_sigma=0.1)
-        claims = Claims([batch(round_, {7: (0.5, 9.0)}, vectors=False)], round_, LARGEST)
+        claims = Claims([make_claim(round_, [7], [(0.5, 9.0)], vectors=False)], round_, LARGEST)
         assert claims.scores([7], {7: (0.5, 0.0)})[7] == pytest.approx((0.0, 0.0), abs=1e-9)
 
     def test_claims_with_vectors_and_without_both_count(self) -> None:
         round_ = make_round(seq_len=16, readout="rows", inputs="tokens", numbers=2, honest_sigma=0.1)
-        right, wrong = batch(round_, {7: (0.0, 0.0)}), batch(round_, {7: (0.0, 0.25)})
-        first = batch(round_, {7: (0.0, 9.0)}, vectors=False)
-        far = batch(round_, {7: (0.5, 0.0)}, vectors=False)
+        right, wrong = make_claim(round_, [7], [(0.0, 0.0)]), make_claim(round_, [7], [(0.0, 0.25)])
+        first = make_claim(round_, [7], [(0.0, 9.0)], vectors=False)
+        far = make_claim(round_, [7], [(0.5, 0.0)], vectors=False)
         of_wrong, of_far = 0.25**2 / 2 / 0.01, LARGEST
         for claimed, against, worst in (
             ([first, wrong], of_wrong / 2, of_wrong),
@@ -131,7 +106,7 @@ class TestClaims:
         round_ = make_round(
             seq_len=16, readout="rows", inputs="tokens", numbers=2, honest_sigma=0.1, valid_rate=0.5
         )
-        claims = Claims([batch(round_, {1: (0.5, 0.5), 2: (-0.5, 0.5)})], round_, LARGEST)
+        claims = Claims([make_claim(round_, [1, 2], [(0.5, 0.5), (-0.5, 0.5)])], round_, LARGEST)
         found = claims.scores([1, 2], {1: (0.5, 0.5), 2: (-0.5, 0.5)})
         assert found[1] == pytest.approx((0.0, 0.0), abs=1e-6)
         assert found[2] == (LARGEST, LARGEST)

@@ -1,16 +1,16 @@
 """The judge: what is fraud, what is not, and what is no verdict."""
 
 import math
-from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from builders import MODEL, last_row_round, make_batch, with_numbers
 from hypothesis import given
 from hypothesis import strategies as st
-from rounds import BLOCK, MODEL, last_row_round, numbers_of, with_numbers
+from judged import judge_distances as judge
 from scipy.stats import binom, binomtest, chi2, norm
 
 from hallmark.poc.core.errors import EngineError, FieldError
@@ -37,25 +37,6 @@ TAU = ROUND.tolerance or math.nan
 HONEST = {nonce: 1.35 + 0.002 * nonce for nonce in range(50)}
 
 
-def claim(nonces: list[int], dist: list[float], **changes: Any) -> ProofBatch:
-    fields: dict[str, Any] = {
-        "public_key": "key",
-        "block_hash": BLOCK,
-        "block_height": 7,
-        "node_id": 0,
-        "nonces": tuple(nonces),
-        "dist": tuple(dist),
-    }
-    return ProofBatch(**{**fields, **changes})
-
-
-def judge(
-    proof: ProofBatch, computed: Mapping[int, float], round_: Round, sampled: Collection[int] | None = None
-) -> ValidatedBatch:
-    """By distances alone, of a round with one number a nonce."""
-    return judge_numbers(proof, numbers_of(computed, round_.hidden_size), round_, sampled=sampled)
-
-
 def off(distance: float, error: float, s: float = ROUND.distance_std) -> float:
     """A claim that is off by an error in units of s."""
     return math.sqrt(distance**2 + 2 * math.sqrt(2) * s * error)
@@ -64,7 +45,7 @@ def off(distance: float, error: float, s: float = ROUND.distance_std) -> float:
 def judged(changed: dict[int, float], round_: Round = ROUND) -> ValidatedBatch:
     """Fifty honest claims of which some were changed."""
     claims = {**HONEST, **changed}
-    return judge(claim(list(claims), list(claims.values())), HONEST, round_)
+    return judge(make_batch(claims, claims.values()), HONEST, round_)
 
 
 def test_honest_claims_are_honest() -> None:
@@ -116,7 +97,7 @@ def test_tamper_ladder_of_offsets(sign: int, units_of_tau: float, n_invalid: int
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_the_boundary_of_the_tolerance(sign: int) -> None:
     within, beyond = (
-        judge(claim([1], [off(1.4, sign * 0.35 * factor)]), {1: 1.4}, ROUND)
+        judge(make_batch([1], [off(1.4, sign * 0.35 * factor)]), {1: 1.4}, ROUND)
         for factor in (1 - 1e-9, 1 + 1e-9)
     )
     assert (within.n_invalid, beyond.n_invalid) == (0, 1)
@@ -124,25 +105,25 @@ def test_the_boundary_of_the_tolerance(sign: int) -> None:
 
 def test_one_invalid_claim_of_few_is_fraud_and_of_many_is_not() -> None:
     """A single number is beyond the limit in one honest case of fifty, but not as the only one there is."""
-    assert judge(claim([1], [1.0]), {1: 1.4}, ROUND).rejected_by == ("rms", "signed_mean")
+    assert judge(make_batch([1], [1.0]), {1: 1.4}, ROUND).rejected_by == ("rms", "signed_mean")
     n = 21
     smallest = next(k for k in range(n) if 3 * binom.sf(k - 1, n, 0.02) < 0.01)
     for count, spoke in ((smallest - 1, ()), (smallest, ("nonces",))):
         claims = [off(1.4, 0.3501)] * count + [1.4] * (n - count)
-        result = judge(claim([*range(n)], claims), dict.fromkeys(range(n), 1.4), ROUND)
+        result = judge(make_batch(range(n), claims), dict.fromkeys(range(n), 1.4), ROUND)
         assert [name for name in result.rejected_by if name == "nonces"] == [*spoke]
 
 
 def test_a_claim_that_does_not_count_is_invalid_even_if_true() -> None:
     round_ = last_row_round(r_target=1.4)
-    result = judge(claim([1, 2, 3], [1.39, 1.4, 1.41]), {1: 1.39, 2: 1.4, 3: 1.41}, round_)
+    result = judge(make_batch([1, 2, 3], [1.39, 1.4, 1.41]), {1: 1.39, 2: 1.4, 3: 1.41}, round_)
     assert result.invalid_nonces == (2, 3)
 
 
 def test_a_true_claim_may_lie_across_the_target_within_the_tolerance() -> None:
     """What the older rule convicts honest nodes for."""
     computed = {1: 1.4 + 0.5 * TAU}
-    proof = claim([1], [1.4 - 0.1 * TAU])
+    proof = make_batch([1], [1.4 - 0.1 * TAU])
     assert judge(proof, computed, last_row_round(r_target=1.4)).verdict is Verdict.HONEST
     older = judge(proof, computed, last_row_round(r_target=1.4, distance_tolerance=None))
     assert older.verdict is Verdict.FRAUD
@@ -165,18 +146,18 @@ def test_the_older_rule_compares_with_the_target_only(
     received: float, computed: float, invalid: bool
 ) -> None:
     round_ = last_row_round(r_target=1.4, distance_tolerance=None)
-    result = judge(claim([1], [received]), {1: computed}, round_)
+    result = judge(make_batch([1], [received]), {1: computed}, round_)
     assert result.invalid_nonces == ((1,) if invalid else ())
 
 
 def test_at_rate_one_every_distance_counts() -> None:
     for tolerance in (0.35, None):
         round_ = last_row_round(distance_tolerance=tolerance)
-        assert judge(claim([1], [2.0]), {1: 2.0}, round_).verdict is Verdict.HONEST
+        assert judge(make_batch([1], [2.0]), {1: 2.0}, round_).verdict is Verdict.HONEST
 
 
 def test_a_duplicate_counts_once_by_its_worst_claim() -> None:
-    proof = claim([5, 6, 5, 5], [HONEST[5], HONEST[6], HONEST[5] + 2 * TAU, HONEST[5] - 0.5 * TAU])
+    proof = make_batch([5, 6, 5, 5], [HONEST[5], HONEST[6], HONEST[5] + 2 * TAU, HONEST[5] - 0.5 * TAU])
     result = judge(proof, HONEST, ROUND)
     assert result.nonces == (5, 6)
     assert (result.n_judged, result.n_duplicates, result.n_invalid) == (2, 2, 1)
@@ -186,14 +167,14 @@ def test_a_duplicate_counts_once_by_its_worst_claim() -> None:
 
 def test_an_invalid_claim_is_worse_than_a_farther_valid_one() -> None:
     round_ = last_row_round(r_target=1.4)
-    result = judge(claim([1, 1], [1.4, 1.4 - 0.9 * TAU]), {1: 1.4 - 0.1 * TAU}, round_)
+    result = judge(make_batch([1, 1], [1.4, 1.4 - 0.9 * TAU]), {1: 1.4 - 0.1 * TAU}, round_)
     assert result.received_dist == (1.4,)
     assert result.n_invalid == 1
 
 
 def test_repeating_honest_nonces_does_not_dilute_the_test() -> None:
     nonces = [0] * 1000 + [1, 2]
-    proof = claim(nonces, [HONEST[0]] * 1000 + [HONEST[1] + 2 * TAU, HONEST[2] + 2 * TAU])
+    proof = make_batch(nonces, [HONEST[0]] * 1000 + [HONEST[1] + 2 * TAU, HONEST[2] + 2 * TAU])
     result = judge(proof, HONEST, ROUND)
     assert result.n_judged == 3
     assert result.tests["nonces"] == pytest.approx(binomtest(2, 3, 0.02, "greater").pvalue)
@@ -217,17 +198,19 @@ def test_who_declares_more_than_one_per_cent_failed_is_not_called_honest(
     nonces = list(range(claimed))
     computed = dict.fromkeys(nonces, 1.4)
     declared = tuple(range(claimed, claimed + failed))
-    assert judge(claim(nonces, [1.4] * claimed, failed_nonces=declared), computed, ROUND).verdict is verdict
+    assert (
+        judge(make_batch(nonces, [1.4] * claimed, failed_nonces=declared), computed, ROUND).verdict is verdict
+    )
     # Said twice, it is one; and in a round below rate 1 the share is of all that was walked.
-    twice = claim(nonces, [1.4] * claimed, failed_nonces=declared * 2)
+    twice = make_batch(nonces, [1.4] * claimed, failed_nonces=declared * 2)
     assert judge(twice, computed, ROUND).verdict is verdict
-    covered = claim(nonces, [1.4] * claimed, failed_nonces=declared, covered=(0, 100 * failed - 1))
+    covered = make_batch(nonces, [1.4] * claimed, failed_nonces=declared, covered=(0, 100 * failed - 1))
     assert judge(covered, computed, ROUND).verdict is Verdict.HONEST
 
 
 def test_failures_save_no_forger() -> None:
     nonces = list(range(100))
-    forged = claim(nonces, [1.4] * 100, failed_nonces=tuple(range(100, 200)))
+    forged = make_batch(nonces, [1.4] * 100, failed_nonces=tuple(range(100, 200)))
     assert judge(forged, dict.fromkeys(nonces, 1.3), ROUND).verdict is Verdict.FRAUD
 
 
@@ -236,7 +219,7 @@ def test_failed_nonces_leave_the_test(failure: float) -> None:
     computed = {**dict.fromkeys(range(200), 1.4), 17: failure}
     claims = [1.4] * 200
     claims[17] = 0.5  # would be invalid, but nobody can say
-    result = judge(claim(list(range(200)), claims), computed, ROUND)
+    result = judge(make_batch(range(200), claims), computed, ROUND)
     assert result.failed_nonces == (17,)
     assert (result.n_judged, result.n_invalid) == (199, 0)
     assert math.isnan(result.computed_dist[17])
@@ -259,7 +242,7 @@ def test_above_one_per_cent_of_failures_there_is_no_verdict(
 ) -> None:
     """All claims are forged here: it is not honesty that is found."""
     computed = {nonce: math.nan if nonce < failed else 1.4 for nonce in range(count)}
-    result = judge(claim(list(range(count)), [1.0] * count), computed, ROUND)
+    result = judge(make_batch(range(count), [1.0] * count), computed, ROUND)
     assert result.verdict is verdict
     assert result.fraud_detected is (verdict is Verdict.FRAUD)
     assert len(result.failed_nonces) == failed
@@ -267,13 +250,13 @@ def test_above_one_per_cent_of_failures_there_is_no_verdict(
 
 def test_failures_are_counted_over_unique_nonces() -> None:
     """Repeating good nonces must not turn 'no verdict' into a verdict."""
-    proof = claim([0] * 500 + [1], [1.4] * 501)
+    proof = make_batch([0] * 500 + [1], [1.4] * 501)
     assert judge(proof, {0: 1.4, 1: math.nan}, ROUND).verdict is Verdict.NO_VERDICT
 
 
 def test_nothing_to_judge_is_no_verdict() -> None:
     """Zero samples once meant honest."""
-    proof = claim([], [], failed_nonces=(3, 4))
+    proof = make_batch([], [], failed_nonces=(3, 4))
     result = judge(proof, {}, ROUND)
     assert result.verdict is Verdict.NO_VERDICT
     assert (result.n_judged, result.probability_honest) == (0, 1.0)
@@ -282,7 +265,7 @@ def test_nothing_to_judge_is_no_verdict() -> None:
 def test_a_nonce_that_was_not_computed_is_never_a_pass() -> None:
     """`zip` once stopped at the shorter list, and missing proofs meant no mismatch."""
     with pytest.raises(EngineError, match="2 nonces, the first is 60"):
-        judge(claim([1, 61, 60], [1.35, 1.4, 1.4]), HONEST, ROUND)
+        judge(make_batch([1, 61, 60], [1.35, 1.4, 1.4]), HONEST, ROUND)
 
 
 @pytest.mark.parametrize("threshold", [0.01, 1e-7])
@@ -292,7 +275,7 @@ def test_the_smallest_fraudulent_count_by_the_older_rule(n: int, threshold: floa
     smallest = next(k for k in range(n) if binomtest(k, n, 5e-4, "greater").pvalue < threshold)
     for k, verdict in ((smallest - 1, Verdict.HONEST), (smallest, Verdict.FRAUD)):
         claims = [1.8] * k + [1.4] * (n - k)
-        result = judge(claim(list(range(n)), claims), dict.fromkeys(range(n), 1.4), round_)
+        result = judge(make_batch(range(n), claims), dict.fromkeys(range(n), 1.4), round_)
         assert result.verdict is verdict
         assert result.fraud_threshold == threshold
 
@@ -322,7 +305,7 @@ def batch_of(
     rates = share * (np.arange(errors.size) + 0.5) / errors.size
     computed = [r_target_for(float(rate), WIDTH) for rate in rates]
     received = [off(d, float(error), S) for d, error in zip(computed, errors, strict=True)]
-    return claim([*range(errors.size)], received, **changes), dict(enumerate(computed))
+    return make_batch(range(errors.size), received, **changes), dict(enumerate(computed))
 
 
 LADDER = {
@@ -480,7 +463,7 @@ def test_by_the_older_rule_only_the_binomial_test_runs() -> None:
 
 
 def test_nothing_judged_has_no_errors() -> None:
-    result = judge(claim([1], [1.4]), {1: math.nan}, ROUND)
+    result = judge(make_batch([1], [1.4]), {1: math.nan}, ROUND)
     assert (result.error_rms, result.error_mean) == (None, None)
     assert dict(result.tests) == {"nonces": 1.0}
 
@@ -488,7 +471,7 @@ def test_nothing_judged_has_no_errors() -> None:
 class TestSamples:
     def test_the_others_leave_the_tests_of_received_against_computed(self) -> None:
         forged = dict.fromkeys(range(25, 50), 1.0)
-        proof = claim([*HONEST], [*{**HONEST, **forged}.values()])
+        proof = make_batch([*HONEST], [*{**HONEST, **forged}.values()])
         sample = [40, 3, 5]
         result = judge(proof, {n: HONEST[n] for n in sample}, ROUND, sampled=sample)
         assert result.nonces == (3, 5, 40), "in the order of the batch"
@@ -499,7 +482,7 @@ class TestSamples:
         assert judge(proof, HONEST, ROUND, sampled={3, 5}).verdict is Verdict.HONEST
 
     def test_a_sample_of_everything_is_the_whole_batch(self) -> None:
-        proof = claim([*HONEST], [d + 0.002 for d in HONEST.values()])
+        proof = make_batch([*HONEST], [d + 0.002 for d in HONEST.values()])
         assert judge(proof, HONEST, ROUND, sampled=[*HONEST]) == judge(proof, HONEST, ROUND)
 
     def test_the_density_is_that_of_the_whole_batch(self) -> None:
@@ -519,12 +502,12 @@ class TestSamples:
         assert result.tests["density"] == density_test(200, 4000, 0.1, 0.1)
 
     def test_repetitions_outside_of_the_sample_are_counted(self) -> None:
-        proof = claim([1, 2, 2, 3], [HONEST[1], HONEST[2], HONEST[2], HONEST[3]])
+        proof = make_batch([1, 2, 2, 3], [HONEST[1], HONEST[2], HONEST[2], HONEST[3]])
         result = judge(proof, HONEST, ROUND, sampled=[1])
         assert (result.nonces, result.n_duplicates) == ((1,), 1)
 
     def test_failures_are_a_share_of_the_sample(self) -> None:
-        proof = claim([*HONEST], [*HONEST.values()])
+        proof = make_batch(HONEST, HONEST.values())
         computed = {**HONEST, 4: math.nan}
         assert judge(proof, computed, ROUND, sampled=[4, 5]).verdict is Verdict.NO_VERDICT
         assert judge(proof, computed, ROUND, sampled=[5, 6]).failed_nonces == ()
@@ -532,12 +515,12 @@ class TestSamples:
     @pytest.mark.parametrize("sampled", [[], [1, 60], [60]])
     def test_a_sample_of_nothing_or_of_something_else_is_refused(self, sampled: list[int]) -> None:
         with pytest.raises(FieldError, match="at least one nonce") as caught:
-            judge(claim([1, 2], [1.4, 1.4]), dict.fromkeys(range(100), 1.4), ROUND, sampled=sampled)
+            judge(make_batch([1, 2], [1.4, 1.4]), dict.fromkeys(range(100), 1.4), ROUND, sampled=sampled)
         assert caught.value.field == "sampled"
 
     def test_a_sampled_nonce_that_was_not_computed_is_never_a_pass(self) -> None:
         with pytest.raises(EngineError, match="1 nonces, the first is 2"):
-            judge(claim([1, 2], [1.4, 1.4]), {1: 1.4}, ROUND, sampled=[1, 2])
+            judge(make_batch([1, 2], [1.4, 1.4]), {1: 1.4}, ROUND, sampled=[1, 2])
 
 
 @given(
@@ -575,7 +558,7 @@ def vector_batch(
         numbers[:, 0] = 1.5 + 0.2 * rng.random(len(errors))
     received = numbers - errors
     dist = [distance_of(number, WIDTH) for number in received[:, 0].tolist()]
-    proof = claim(
+    proof = make_batch(
         [*range(len(errors))],
         dist,
         vectors=encode(received.tolist()),

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import make_round
 from judged import judged_batch, validated_body
-from rounds import make_round
 
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.protocol.round import Round

@@ -3,33 +3,27 @@
 from dataclasses import replace
 
 import pytest
+from builders import BLOCK, KEY, make_batch
 
 from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.verdict.sampling import covered_together, draw_sample, drawing_order, gaps
 
 
-def batch(covered: tuple[int, int] | None, nonce: int = 0, node_id: int = 0) -> ProofBatch:
-    return ProofBatch(
-        public_key="key",
-        block_hash="block",
-        block_height=1,
-        node_id=node_id,
-        nonces=(nonce,),
-        dist=(1.4,),
-        covered=covered,
-    )
+def covering(covered: tuple[int, int] | None, nonce: int = 0, node_id: int = 0) -> ProofBatch:
+    """A batch that says from where to where of its node's walk it reaches."""
+    return make_batch([nonce], covered=covered, node_id=node_id)
 
 
 @pytest.mark.parametrize(
     ("batches", "length", "unstated"),
     [
-        ([batch((0, 3), 1)], 4, 4),
-        ([batch((4, 4), 4), batch((0, 3), 1)], 5, 5),
-        ([batch((0, 3), 1), batch((0, 3), 1), batch((4, 7), 5)], 8, 8),
-        ([batch((0, 3), 1), batch((3, 7), 5)], 8, None),
-        ([batch((0, 3), 1), batch((0, 3), 2)], 4, None),
-        ([batch((0, 3), 1), batch((5, 7), 5)], None, None),
-        ([batch((0, 3), 1), batch(None, 5)], None, None),
+        ([covering((0, 3), 1)], 4, 4),
+        ([covering((4, 4), 4), covering((0, 3), 1)], 5, 5),
+        ([covering((0, 3), 1), covering((0, 3), 1), covering((4, 7), 5)], 8, 8),
+        ([covering((0, 3), 1), covering((3, 7), 5)], 8, None),
+        ([covering((0, 3), 1), covering((0, 3), 2)], 4, None),
+        ([covering((0, 3), 1), covering((5, 7), 5)], None, None),
+        ([covering((0, 3), 1), covering(None, 5)], None, None),
     ],
     ids=["one", "in any order", "twice", "overlap", "other claims", "gap", "not said"],
 )
@@ -43,21 +37,21 @@ def test_batches_that_leave_no_gap_cover_a_stretch_together(
 
 def test_walks_of_several_nodes_and_groups_are_counted_apart() -> None:
     """Two nodes of two groups each: node 0 walks 0, 4, 8 and 2, 6, 10."""
-    batches = [batch((0, 3), 8), batch((0, 1), 2), batch((2, 5), 22), batch((1, 1), 5, node_id=1)]
+    batches = [covering((0, 3), 8), covering((0, 1), 2), covering((2, 5), 22), covering((1, 1), 5, node_id=1)]
     assert covered_together(batches, 2, 2) == 4 + 6 + 1
     assert covered_together(batches, None, 2) is None
-    assert covered_together([*batches, batch((7, 7), 30)], 2, 2) is None, "a gap in the second one"
+    assert covered_together([*batches, covering((7, 7), 30)], 2, 2) is None, "a gap in the second one"
 
 
 def test_a_node_that_is_none_of_the_rounds_walks_a_nonce_of_another_once() -> None:
     """Node 2 of 2 walks 2, 4, 6, which are numbers 1 to 3 of node 0."""
-    assert covered_together([batch((0, 3), 0), batch((0, 2), 2, node_id=2)], 2, 1) == 4
-    assert covered_together([batch((0, 3), 0), batch((0, 4), 2, node_id=2)], 2, 1) == 6
+    assert covered_together([covering((0, 3), 0), covering((0, 2), 2, node_id=2)], 2, 1) == 4
+    assert covered_together([covering((0, 3), 0), covering((0, 4), 2, node_id=2)], 2, 1) == 6
 
 
 def test_a_batch_of_failed_nonces_covers_what_it_says() -> None:
-    failed = replace(batch((4, 7)), nonces=(), dist=(), failed_nonces=(4, 5))
-    assert covered_together([batch((0, 3)), failed], 1, 1) == 8
+    failed = replace(covering((4, 7)), nonces=(), dist=(), failed_nonces=(4, 5))
+    assert covered_together([covering((0, 3)), failed], 1, 1) == 8
 
 
 @pytest.mark.parametrize(
@@ -77,8 +71,8 @@ def test_gaps_lie_between_what_is_covered(
 
 
 def test_the_sample_of_a_batch_is_the_first_of_the_order() -> None:
-    proof = replace(batch(None), nonces=tuple(range(50)), dist=(1.4,) * 50)
-    order = drawing_order(proof.nonces, "s", "block", "key")
+    proof = make_batch(range(50))
+    order = drawing_order(proof.nonces, "s", BLOCK, KEY)
     assert sorted(order) == list(range(50))
     for count in (1, 7, 50, 99):
         assert set(draw_sample(proof, count, "s")) == set(order[:count])

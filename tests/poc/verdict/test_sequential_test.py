@@ -102,10 +102,10 @@ class TestState:
         assert evidence.p_value == pytest.approx(1.0)
 
 
-def honest(
+def honest_errors(
     rng: np.random.Generator, shape: tuple[int, ...], numbers: int, kurtosis: float
 ) -> npt.NDArray[np.float64]:
-    """Errors in sigmas, [*shape, numbers], with a scale of each nonce."""
+    """Errors of honest nonces in sigmas, [*shape, numbers], with a scale of each nonce."""
     errors = rng.normal(0.0, 1.0, (*shape, numbers))
     if kurtosis > 3.0:
         gamma = 3.0 / (kurtosis - 3.0)
@@ -121,7 +121,7 @@ class TestProvers:
         """Eighty provers of 6,000 nonces each at 0.05: more than nine have a probability of 0.01."""
         rng = np.random.default_rng([numbers, int(kurtosis)])
         for_each = [
-            log_wealths(mean_square_ratios(honest(rng, (6_000,), numbers, kurtosis), 1.0)).max()
+            log_wealths(mean_square_ratios(honest_errors(rng, (6_000,), numbers, kurtosis), 1.0)).max()
             for _ in range(80)
         ]
         assert sum(each > math.log(1 / 0.05) for each in for_each) <= 9
@@ -130,7 +130,7 @@ class TestProvers:
         """Noise of 1.5 sigma: no batch of eight nonces is too noisy at 1e-7, forty are together."""
         rng = np.random.default_rng(1)
         evidence = Evidence()
-        for errors in 1.5 * honest(rng, (40, 8), 1, 3.0):
+        for errors in 1.5 * honest_errors(rng, (40, 8), 1, 3.0):
             assert rms_test(errors, 1.0, 3.0, limit=LIMIT_IN_SIGMAS) >= 1e-7
             evidence = evidence.after(mean_square_ratios(errors, 1.0))
         assert evidence.p_value < 1e-7
@@ -138,15 +138,15 @@ class TestProvers:
     def test_a_good_record_is_no_shield(self) -> None:
         """Ten thousand nonces of half the noise, which alone would cost thousands of digits of wealth."""
         rng = np.random.default_rng(2)
-        record = Evidence().after(mean_square_ratios(0.5 * honest(rng, (10_000,), 16, 3.0), 1.0))
+        record = Evidence().after(mean_square_ratios(0.5 * honest_errors(rng, (10_000,), 16, 3.0), 1.0))
         assert record.p_value == 1.0
-        cheating = mean_square_ratios(1.5 * honest(rng, (120,), 16, 3.0), 1.0)
+        cheating = mean_square_ratios(1.5 * honest_errors(rng, (120,), 16, 3.0), 1.0)
         assert record.after(cheating).p_value < 1e-7
 
     def test_conviction_lasts(self) -> None:
         rng = np.random.default_rng(3)
         convicted = Evidence().after(np.full(20, LARGEST))
-        after = convicted.after(mean_square_ratios(0.5 * honest(rng, (5_000,), 1, 3.0), 1.0))
+        after = convicted.after(mean_square_ratios(0.5 * honest_errors(rng, (5_000,), 1, 3.0), 1.0))
         assert after.p_value <= convicted.p_value < 1e-7
         assert after.log_wealth < 0.0
 

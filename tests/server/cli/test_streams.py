@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from received import BATCH
+from builders import BATCH
 
 from hallmark.server.cli.tables import text
 from hallmark.server.receiver.store import BatchStore

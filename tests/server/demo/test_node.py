@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from builders import make_body
+
 from hallmark.poc.protocol.vectors import encode, encoding_of
 from hallmark.server.demo.node import running_receiver
 
@@ -9,16 +11,7 @@ NUMBER = 0.25
 
 
 def test_a_proof_is_joined_from_more_batches_than_a_page_holds(tmp_path: Path) -> None:
-    batch = {
-        "public_key": "a key",
-        "block_hash": "a block",
-        "block_height": 7,
-        "node_id": 3,
-        "dist": [1.4],
-        "vectors": list(encode([[NUMBER]])),
-        "encoding": encoding_of(1),
-        "round": "0f",
-    }
+    batch = make_body([0], node_id=3, vectors=list(encode([[NUMBER]])), encoding=encoding_of(1), round="0f")
     with running_receiver(tmp_path) as receiver:
         for nonce in range(103):
             receiver.http.post("/generated", json={**batch, "nonces": [nonce]}).raise_for_status()

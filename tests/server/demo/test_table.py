@@ -5,18 +5,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from builders import make_batch
 from rich.console import Console
 
-from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.verdict.judge import Verdict
 from hallmark.server.cli.consoles import show
 from hallmark.server.demo import command
 from hallmark.server.demo.claims import Claim
 from hallmark.server.demo.story import Judged
 
-PROOF = ProofBatch(
-    public_key="key", block_hash="block", block_height=2, node_id=0, nonces=(1, 2), dist=(1.4, 1.5)
-)
+PROOF = make_batch(block_height=2)
 
 
 def claim(deserved: Verdict | None) -> Claim:

@@ -1,8 +1,9 @@
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from other_user import public_folder
 
 from hallmark.poc.settings.settings import API_KEY_VARIABLE, WEBHOOK_SECRETS_VARIABLE
 
@@ -24,6 +25,13 @@ def _of_nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that other users may enter."""
+    with public_folder() as path:
+        yield path
 
 
 @pytest.fixture(scope="session")

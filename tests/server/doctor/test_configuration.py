@@ -4,14 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from findings import only
 from older_files import written_by_734b105
-from other_user import as_nobody, public_folder
+from other_user import as_nobody
 from small_disk import small_file_system
 
 from hallmark.poc.core.errors import FieldError
@@ -138,12 +138,6 @@ def outbox(path: Path | None) -> tuple[str, str, str | None]:
 
 def found_of(path: Path | None) -> list[Finding]:
     return examine("outbox", lambda: examine_outbox(path), MOVE)
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    with public_folder() as path:
-        yield path
 
 
 @pytest.fixture

@@ -91,15 +91,8 @@ def test_a_setting_that_is_wrong(cli: Cli, name: str) -> None:
     assert name == "max_bacth_size" or TOKEN not in result.out
 
 
-def test_a_model_is_not_asked_of_a_vllm_that_is_to_be_mended(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    package = tmp_path / "packages" / "vllm"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "_version.py").write_text("__version__ = '0.25.1'\n")
-    monkeypatch.delitem(sys.modules, "vllm", raising=False)
-    monkeypatch.syspath_prepend(package.parent)
+def test_a_model_is_not_asked_of_a_vllm_that_is_to_be_mended(cli: Cli, other_vllm: Path) -> None:
+    (other_vllm / "_version.py").write_text("__version__ = '0.25.1'\n")
     found = by_name(cli("doctor", "--json", "--model", "m"))
     assert found["vllm"]["outcome"] == "problem"
     assert (found["model"]["outcome"], found["model"]["says"]) == ("skipped", "vLLM is to be mended first")

@@ -4,13 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from findings import only
-from other_user import as_nobody, public_folder
+from other_user import as_nobody
 from small_disk import small_file_system
 
 import hallmark.server
@@ -33,17 +32,6 @@ hallmark_api = {endpoint}
 
 def test_the_version_and_the_protocol() -> None:
     assert only(examine_hallmark()) == ("ok", "0.1.0, protocol hallmark/2", None)
-
-
-@pytest.fixture
-def other_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder that Python finds as the package `vllm`, in the place of the installed one."""
-    package = tmp_path / "packages" / "vllm"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    monkeypatch.delitem(sys.modules, "vllm", raising=False)
-    monkeypatch.syspath_prepend(package.parent)
-    return package
 
 
 def test_the_installed_vllm() -> None:
@@ -194,12 +182,6 @@ class TestPlugins:
 
     def test_they_are_let_in(self) -> None:
         assert only(plugins(VLLM_PLUGINS="x,hallmark_api,hallmark"))[0] == "ok"
-
-
-@pytest.fixture
-def public() -> Iterator[Path]:
-    with public_folder() as path:
-        yield path
 
 
 def caches(**environment: object) -> dict[str, tuple[str, str, str | None]]:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from builders import small_request
+from clock import Clock
 from command_line import Cli
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
@@ -21,7 +23,6 @@ from runtime import (
     Engine,
     application,
     eventually,
-    request,
     running_manager,
     running_receiver,
     serving,
@@ -108,7 +109,7 @@ async def test_all_is_well(url: str) -> None:
 
 async def test_a_round_runs_while_it_is_looked_at(url: str) -> None:
     async with running_receiver() as receiver, httpx.AsyncClient(base_url=url) as http:
-        await http.post(f"{POC}/init/generate", json=request(callback_url=receiver.url))
+        await http.post(f"{POC}/init/generate", json=small_request(callback_url=receiver.url))
         found = await look(url)
         await http.post(f"{POC}/stop")
     assert not_ok(found) == {}
@@ -197,7 +198,7 @@ async def test_an_engine_that_is_stuck(engine: Engine) -> None:
     async with running_manager(engine, settings) as manager, served(manager) as url:
         engine.hold()
         async with httpx.AsyncClient(base_url=url) as http:
-            await http.post(f"{POC}/init/generate", json=request())
+            await http.post(f"{POC}/init/generate", json=small_request())
         await eventually(lambda: snapshot(manager)["is_stuck"])
         found = await look(url)
         engine.release()  # or its server waits for it
@@ -212,7 +213,7 @@ async def test_a_round_that_has_failed(engine: Engine) -> None:
     async with running_manager(engine, PATIENT) as manager, served(manager) as url:
         engine.fail_compute = EngineError("the device is on fire")
         async with httpx.AsyncClient(base_url=url) as http:
-            await http.post(f"{POC}/init/generate", json=request())
+            await http.post(f"{POC}/init/generate", json=small_request())
         await eventually(lambda: snapshot(manager)["has_failed"])
         found = await look(url)
     assert not_ok(found) == {"round": PROBLEM}
@@ -224,7 +225,7 @@ async def test_nonces_that_cannot_be_computed(engine: Engine) -> None:
     engine.failed_nonces = {0, 1}
     async with running_manager(engine, PATIENT) as manager, served(manager) as url:
         async with httpx.AsyncClient(base_url=url) as http:
-            await http.post(f"{POC}/init/generate", json=request())
+            await http.post(f"{POC}/init/generate", json=small_request())
             await eventually(lambda: snapshot(manager)["total_failed"])
             await http.post(f"{POC}/stop")
         found = await look(url)
@@ -236,7 +237,7 @@ async def test_a_layer_that_takes_longer_than_is_allowed(engine: Engine) -> None
     settings = QUICK.model_copy(update={"max_stall_ms": 1e-6})
     async with running_manager(engine, settings) as manager, served(manager) as url:
         async with httpx.AsyncClient(base_url=url) as http:
-            await http.post(f"{POC}/init/generate", json=request())
+            await http.post(f"{POC}/init/generate", json=small_request())
             await eventually(lambda: snapshot(manager)["validation"]["max_stall_is_met"] is False)
             await http.post(f"{POC}/stop")
         found = await look(url)
@@ -251,7 +252,7 @@ def kept_in(path: Path, settings: Settings = PATIENT) -> PoCManager:
 async def test_a_round_that_the_last_server_left(tmp_path: Path) -> None:
     first = kept_in(tmp_path / "outbox.db")
     async with served(first) as url, httpx.AsyncClient(base_url=url) as http:
-        await http.post(f"{POC}/init/generate", json=request())
+        await http.post(f"{POC}/init/generate", json=small_request())
         await eventually(lambda: snapshot(first)["total_checked"])
     second = kept_in(tmp_path / "outbox.db")
     await second.recover()
@@ -285,13 +286,13 @@ class TestCallbacks:
     async def test_they_have_waited_for_long(self, tmp_path: Path, dead: str) -> None:
         """For a quarter of an hour, by the clock of their server."""
         store = OutboxStore(tmp_path / "outbox.db")
-        ages: list[float] = [time.time() - 900.0]
-        outbox = Outbox(self.SETTINGS, store, clock=lambda: ages[0])
+        clock = Clock()
+        outbox = Outbox(self.SETTINGS, store, clock=clock, steady=clock)
         manager = PoCManager(Engine(), self.SETTINGS, outbox)
         async with served(manager) as url:
             await outbox.post(dead, "generated", b"{}")
             await eventually(lambda: outbox.stats()["last_error"])
-            ages[0] += 900.0
+            clock.advance(900)
             found = await look(url)
         assert not_ok(found) == {"callbacks": WARNING}
         assert found["callbacks"][1].startswith("1 callback waiting, the oldest for 15 min")

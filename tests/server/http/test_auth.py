@@ -4,8 +4,9 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from builders import small_request
 from fastapi import FastAPI
-from runtime import POC, Engine, application, client_of, request, running_manager
+from runtime import POC, Engine, application, client_of, running_manager
 
 from hallmark.poc.core.errors import UnsupportedError
 from hallmark.poc.settings.settings import Settings
@@ -94,7 +95,7 @@ async def test_without_the_token_every_route_is_a_401(
     guarded: httpx.AsyncClient, engine: Engine, method: str, path: str, authorization: bytes | None
 ) -> None:
     headers = {} if authorization is None else {b"Authorization": authorization}
-    answer = await guarded.request(method, path, json=request(), headers=headers)
+    answer = await guarded.request(method, path, json=small_request(), headers=headers)
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"] == "Bearer"
     scheme, _, token = (authorization or b"").partition(b" ")
@@ -112,7 +113,7 @@ async def test_without_the_token_every_route_is_a_401(
 @pytest.mark.parametrize("scheme", [b"Bearer ", b"bearer "])
 async def test_with_the_token_the_routes_work(guarded: httpx.AsyncClient, scheme: bytes) -> None:
     headers = {b"Authorization": scheme + KEY.encode()}
-    answer = await guarded.post(f"{POC}/init/generate", json=request(), headers=headers)
+    answer = await guarded.post(f"{POC}/init/generate", json=small_request(), headers=headers)
     assert answer.status_code == 200
     assert (await guarded.get("/api/v1/state", headers=headers)).json()["state"] == "POW"
 

@@ -3,19 +3,18 @@
 import asyncio
 import gzip
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-import pytest
-from runtime import POC, Engine, application, config, eventually, honest_proof, request, serving, snapshot
+from builders import small_config, small_request
+from runtime import POC, Engine, eventually, honest_proof, snapshot
 
 from hallmark.poc.specification import PoCManager
 
 WITH_A_BODY = [f"{POC}{path}" for path in ("/init", "/init/generate", "/init/validate", "/validate")]
 WITHOUT = [f"{POC}/phase/generate", f"{POC}/phase/validate"]
-WHOLE = json.dumps(request()).encode()
+WHOLE = json.dumps(small_request()).encode()
 NUMBERS = [
     "1e999",
     "-1e999",
@@ -35,7 +34,7 @@ NO_TEXTS: list[Any] = [None, 7, [], {}, "", "x" * 5000]
 
 
 def raw(field: str, literal: str) -> bytes:
-    return json.dumps({**request(), field: "@"}).replace('"@"', literal).encode()
+    return json.dumps({**small_request(), field: "@"}).replace('"@"', literal).encode()
 
 
 BODIES = [
@@ -56,8 +55,8 @@ BODIES = [
     ),
     *(b"", b"null", b"true", b'""', b"[]", b"{}", b"{", b"}", b" ", WHOLE[:-1], WHOLE + WHOLE, b"a=b&c=d"),
     *(WHOLE[:-1] + rest for rest in (b",}", b', "block_hash": "x"}', b', "x": NaN}', b', "x": "\\ud800}')),
-    *(json.dumps({**request(), "block_hash": value}).encode() for value in NO_TEXTS),
-    *(json.dumps({**request(), "bacth_size": 1, **{str(key): 1 for key in range(5000)}}).encode(),),
+    *(json.dumps({**small_request(), "block_hash": value}).encode() for value in NO_TEXTS),
+    *(json.dumps({**small_request(), "bacth_size": 1, **{str(key): 1 for key in range(5000)}}).encode(),),
 ]
 HEADERS: list[dict[bytes, bytes]] = [
     {},
@@ -66,12 +65,6 @@ HEADERS: list[dict[bytes, bytes]] = [
     {b"Content-Type": b"multipart/form-data; boundary=x", b"Content-Encoding": b"gzip"},
     {b"Content-Type": b"\xff", b"Accept": b"\xff", b"X-Request-Id": b"\xff" * 1000},
 ]
-
-
-@pytest.fixture
-async def url(manager: PoCManager) -> AsyncIterator[str]:
-    async with serving(application(manager)) as url:
-        yield url
 
 
 async def leave_in_the_middle(url: str, path: str, body: bytes) -> None:
@@ -118,9 +111,9 @@ async def test_after_hundreds_of_bad_requests_all_is_zero_and_a_good_round_runs(
         assert engine.calls == []
         assert manager.active is None
 
-        assert (await http.post(f"{POC}/init/generate", json=request())).status_code == 200
+        assert (await http.post(f"{POC}/init/generate", json=small_request())).status_code == 200
         await eventually(lambda: snapshot(manager)["total_valid"] >= 8)
         assert (await http.post(f"{POC}/phase/validate")).status_code == 200
-        proof = (await honest_proof(config(), range(8))).as_dict()
+        proof = (await honest_proof(small_config(), range(8))).as_dict()
         assert (await http.post(f"{POC}/validate", json=proof)).json()["verdict"] == "honest"
         assert (await http.post("/v1/completions", json=[1, 2])).status_code == 200

@@ -7,20 +7,11 @@ from typing import Any
 import httpx
 import pytest
 import websockets
+from builders import small_config, small_request
+from clock import Clock
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import Response, StreamingResponse
-from runtime import (
-    POC,
-    Engine,
-    application,
-    client_of,
-    config,
-    eventually,
-    honest_proof,
-    request,
-    running_manager,
-    serving,
-)
+from runtime import POC, Engine, application, client_of, eventually, honest_proof, running_manager, serving
 from starlette.types import Message, Receive, Scope, Send
 
 from hallmark.poc.protocol.config import PoCState
@@ -141,7 +132,7 @@ async def test_what_reaches_the_engine_is_refused_while_generating(
     async with client_of(reached.app) as http:
         assert (await http.request(method, path)).status_code == 200
         assert reached.paths == [path]
-        await http.post(f"{POC}/init/generate", json=request())
+        await http.post(f"{POC}/init/generate", json=small_request())
         answer = await http.request(method, path)
     assert reached.paths == [path], "once, and not while generating"
     assert answer.status_code == 503
@@ -161,7 +152,7 @@ async def test_what_no_route_takes_is_answered_as_in_any_other_state(
     reached.app.root_path = root
     async with client_of(reached.app) as http:
         idle = await http.request(method, f"http://node{root}{path}")
-        await http.post(f"{POC}/init/generate", json=request())
+        await http.post(f"{POC}/init/generate", json=small_request())
         answer = await http.request(method, f"http://node{root}{path}")
     assert answer.status_code == idle.status_code == status
     assert (answer.content, answer.headers) == (idle.content, idle.headers)
@@ -172,7 +163,7 @@ async def test_a_websocket_to_nowhere_is_refused_as_in_any_other_state(reached: 
     async with serving(reached.app) as url, httpx.AsyncClient(base_url=url) as http:
         statuses = []
         for path in ("/init/validate", "/init/generate"):
-            await http.post(POC + path, json=request())
+            await http.post(POC + path, json=small_request())
             for target in ("/not/there", "/v1/completions", "/health"):
                 with pytest.raises(websockets.InvalidStatus) as refused:
                     await websockets.connect(f"{url.replace('http', 'ws')}{target}", proxy=None)
@@ -186,7 +177,7 @@ async def test_a_websocket_to_nowhere_is_refused_as_in_any_other_state(reached: 
 
 @pytest.mark.parametrize(("method", "path"), OPEN_ROUTES)
 async def test_what_does_not_is_served(http: httpx.AsyncClient, method: str, path: str) -> None:
-    await http.post(f"{POC}/init/generate", json=request())
+    await http.post(f"{POC}/init/generate", json=small_request())
     answer = await http.request(method, path)
     assert answer.status_code != 503, answer.text
 
@@ -210,7 +201,7 @@ async def test_inference_is_served_in_every_other_state(http: httpx.AsyncClient,
         return (await http.post("/v1/completions", json=[1, 2, 3])).status_code
 
     assert (manager.state, await served()) == (PoCState.IDLE, 200)
-    await http.post(f"{POC}/init/generate", json=request())
+    await http.post(f"{POC}/init/generate", json=small_request())
     assert (manager.state, await served()) == (PoCState.GENERATING, 503)
     await http.post(f"{POC}/phase/validate")
     assert (manager.state, await served()) == (PoCState.VALIDATING, 200)
@@ -225,8 +216,8 @@ async def test_inference_and_validation_do_not_disturb_each_other(
 ) -> None:
     """Specification 6.2: inference during validation, and validation still produces correct distances."""
     alone = (await http.post("/v1/completions", json=[1, 2, 3])).json()
-    await http.post(f"{POC}/init/validate", json=request())
-    proof = (await honest_proof(config(), range(40))).as_dict()
+    await http.post(f"{POC}/init/validate", json=small_request())
+    proof = (await honest_proof(small_config(), range(40))).as_dict()
     verdict, *completions = await asyncio.gather(
         http.post(f"{POC}/validate", json=proof),
         *(http.post("/v1/completions", json=[1, 2, 3]) for _ in range(6)),
@@ -238,7 +229,7 @@ async def test_inference_and_validation_do_not_disturb_each_other(
 async def test_a_setting_serves_inference_while_generating(engine: Engine) -> None:
     settings = Settings(inference_while_generating=True)
     async with running_manager(engine, settings) as manager, client_of(application(manager)) as http:
-        await http.post(f"{POC}/init/generate", json=request())
+        await http.post(f"{POC}/init/generate", json=small_request())
         assert manager.state is PoCState.GENERATING
         assert (await http.post("/v1/completions", json=[1])).status_code == 200
 
@@ -253,7 +244,7 @@ async def test_a_websocket_is_closed_where_the_server_cannot_refuse_it_with_an_a
     http: httpx.AsyncClient, manager: PoCManager
 ) -> None:
     app = application(manager)
-    await http.post(f"{POC}/init/generate", json=request())
+    await http.post(f"{POC}/init/generate", json=small_request())
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -366,9 +357,9 @@ class TestConnectionsAreCounted:
     async def test_a_websocket_in_silence_is_not_waited_for_until_it_speaks_again(
         self, manager: PoCManager, engine: Engine
     ) -> None:
-        now = 0.0
+        clock = Clock()
         engine.is_idle = True
-        manager.activity = InferenceActivity(engine, lambda: now)
+        manager.activity = InferenceActivity(engine, clock)
         inference = Inference(manager)
         async with (
             serving(inference.app) as url,
@@ -377,7 +368,7 @@ class TestConnectionsAreCounted:
             await socket.send("yes")
             assert await socket.recv() == "yes"
             assert inference.activity.quiet_connections == 0
-            now += QUIET_SECONDS
+            clock.advance(QUIET_SECONDS)
             assert inference.activity.quiet_connections == 1
             assert not inference.activity.is_active, "the engine has nothing to do for it"
             await socket.send("no")
@@ -463,7 +454,7 @@ class TestConnectionsAreCounted:
         assert manager.activity.connections == 0
 
     async def test_what_is_refused_is_not_counted(self, manager: PoCManager) -> None:
-        await manager.start_round(config())
+        await manager.start_round(small_config())
         sent: list[Any] = []
         assert await counted_while(manager, "POST", "/v1/completions", sent) == []
         assert sent[0]["status"] == 503
@@ -476,7 +467,7 @@ class TestConnectionsAreCounted:
         async with client_of(inference.app) as client:
             asked = asyncio.create_task(client.post("/v1/stream"))
             await eventually(lambda: inference.activity.connections == 1)
-            await manager.start_round(config())
+            await manager.start_round(small_config())
             assert (await client.post("/v1/completions")).status_code == 503
             assert inference.activity.connections == 1
             inference.may_go_on.set()

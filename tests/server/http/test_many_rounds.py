@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from builders import small_request
 from runtime import (
     POC,
     QUICK,
@@ -15,7 +16,6 @@ from runtime import (
     application,
     client_of,
     eventually,
-    request,
     running_receiver,
     snapshot,
 )
@@ -39,7 +39,7 @@ async def run_round(
     number: int, http: httpx.AsyncClient, manager: PoCManager, receiver: CallbackReceiver
 ) -> None:
     """Generate, validate a forged batch and a true one, stop, and let everything be delivered."""
-    body = request(block_hash=f"block {number}", callback_url=receiver.url)
+    body = small_request(block_hash=f"block {number}", callback_url=receiver.url)
     batch = {key: body[key] for key in ("block_hash", "block_height", "public_key", "node_id")}
     batch["nonces"] = [*range(8)]
     (await http.post(f"{POC}/init/generate", json=body)).raise_for_status()

@@ -4,22 +4,14 @@ import json
 from typing import Any
 
 import pytest
+from builders import small_config
+from clock import Clock
 from prometheus_client import CollectorRegistry, Counter
-from runtime import config, eventually
+from runtime import eventually
 
 from hallmark.poc.specification import PoCManager
 from hallmark.server.http.inference_tokens import generated_tokens
 from hallmark.server.http.node_history import COLUMNS, ROW_SECONDS, NodeHistory
-
-
-class Clock:
-    """Seconds that pass when they are told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def row(history: NodeHistory) -> dict[str, Any]:
@@ -34,33 +26,33 @@ def clock() -> Clock:
 
 async def test_rates_are_of_the_time_between_two_rows(manager: PoCManager, clock: Clock) -> None:
     tokens = [100.0]
-    history = NodeHistory(clock, lambda: 1e9 + clock.now, lambda: tokens[0])
+    history = NodeHistory(clock, lambda: 1e9 + clock(), lambda: tokens[0])
     history.note(manager)
     assert row(history)["generated_per_second"] is None
-    active = await manager.start_round(config())
+    active = await manager.start_round(small_config())
     await eventually(lambda: active.statistics.total_checked >= 100)
     await manager.stop()
-    clock.now += 5
+    clock.advance(5)
     tokens[0] += 60
     history.note(manager)
     checked = active.statistics.total_checked
     assert row(history)["generated_per_second"] == pytest.approx(checked / 5, abs=1e-3)
     assert row(history)["tokens_per_second"] == 12
-    assert row(history)["time"] == 1e9 + clock.now
-    clock.now += 5
+    assert row(history)["time"] == 1e9 + clock()
+    clock.advance(5)
     history.note(manager)
     assert row(history)["generated_per_second"] == 0
 
 
 async def test_a_new_round_begins_with_what_it_has_checked_itself(manager: PoCManager, clock: Clock) -> None:
     history = NodeHistory(clock, tokens=lambda: None)
-    first = await manager.start_round(config())
+    first = await manager.start_round(small_config())
     await eventually(lambda: first.statistics.total_checked >= 200)
     history.note(manager)
-    second = await manager.start_round(config(block_hash="0xother"))
+    second = await manager.start_round(small_config(block_hash="0xother"))
     await eventually(lambda: second.statistics.total_checked >= 16)
     await manager.stop()
-    clock.now += 4
+    clock.advance(4)
     history.note(manager)
     assert row(history)["generated_per_second"] == pytest.approx(
         second.statistics.total_checked / 4, abs=1e-3
@@ -71,7 +63,7 @@ async def test_a_new_round_begins_with_what_it_has_checked_itself(manager: PoCMa
 async def test_three_hours_are_kept(manager: PoCManager, clock: Clock) -> None:
     history = NodeHistory(clock, clock, lambda: None)
     for _ in range(3 * 3600 // ROW_SECONDS + 7):
-        clock.now += ROW_SECONDS
+        clock.advance(ROW_SECONDS)
         history.note(manager)
     told = json.loads(history.encoded())
     assert len(told["rows"]) == 3 * 3600 // ROW_SECONDS == told["kept_seconds"] // told["row_seconds"]

@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from runtime import POC, QUICK, Engine, application, client_of, eventually, request, running_manager, serving
+from builders import small_request
+from runtime import POC, QUICK, Engine, application, client_of, eventually, running_manager, serving
 
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.specification import PoCManager
@@ -91,9 +92,9 @@ async def test_behind_https_the_cookie_goes_nowhere_else(engine: Engine) -> None
 async def test_a_session_opens_no_control_route(guarded: httpx.AsyncClient, method: str, path: str) -> None:
     secret = (await log_in(guarded)).headers["set-cookie"].partition("=")[2].partition(";")[0]
     assert (await guarded.get("/poc/moment")).status_code == 200
-    assert (await guarded.request(method, path, json=request())).status_code == 401
+    assert (await guarded.request(method, path, json=small_request())).status_code == 401
     bearer = {"Authorization": f"Bearer {secret}"}
-    assert (await guarded.request(method, path, json=request(), headers=bearer)).status_code == 401
+    assert (await guarded.request(method, path, json=small_request(), headers=bearer)).status_code == 401
 
 
 async def test_the_token_itself_is_no_session(guarded: httpx.AsyncClient) -> None:
@@ -184,7 +185,7 @@ async def test_it_is_shown_while_a_round_generates_and_counts_as_no_inference(
     engine: Engine, manager: PoCManager
 ) -> None:
     async with serving(application(manager)) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
-        await http.post(f"{POC}/init/generate", json=request())
+        await http.post(f"{POC}/init/generate", json=small_request())
         assert (await http.get("/poc")).status_code == 200
         async with http.stream("GET", "/poc/events") as answer:
             assert answer.headers["content-type"].startswith("text/event-stream")
@@ -201,7 +202,7 @@ async def test_it_is_shown_while_a_round_generates_and_counts_as_no_inference(
 
 
 async def test_what_it_tells_is_what_the_status_says(http: httpx.AsyncClient, manager: PoCManager) -> None:
-    await http.post(f"{POC}/init/generate", json=request(valid_rate=0.5))
+    await http.post(f"{POC}/init/generate", json=small_request(valid_rate=0.5))
     await eventually(lambda: manager.active is not None and manager.active.statistics.total_checked >= 200)
     await http.post(f"{POC}/stop")
     status = (await http.get(f"{POC}/status")).json()
@@ -221,16 +222,16 @@ async def test_what_it_tells_is_what_the_status_says(http: httpx.AsyncClient, ma
 async def test_the_latest_verdicts_come_with_their_tests(
     http: httpx.AsyncClient, manager: PoCManager
 ) -> None:
-    await http.post(f"{POC}/init/validate", json=request())
+    await http.post(f"{POC}/init/validate", json=small_request())
     for place in range(25):
-        claim = {**request(), "nonces": [place], "dist": [1.0]}
+        claim = {**small_request(), "nonces": [place], "dist": [1.0]}
         answer = await http.post(f"{POC}/validate", json=claim)
         assert answer.status_code == 200, answer.text
     verdicts = (await http.get("/poc/moment")).json()["verdicts"]
     assert len(verdicts) == 20
     assert verdicts[0]["verdict"]["tests"] == answer.json()["tests"]
     assert verdicts[0]["verdict"]["probability_honest"] == answer.json()["probability_honest"]
-    assert verdicts[0]["public_key"] == request()["public_key"]
+    assert verdicts[0]["public_key"] == small_request()["public_key"]
     assert verdicts[0]["at"] >= verdicts[-1]["at"]
     assert manager.queue.recent(1)[0].settled_at == verdicts[0]["at"]
 
@@ -238,9 +239,9 @@ async def test_the_latest_verdicts_come_with_their_tests(
 async def test_a_batch_that_was_given_up_is_shown_with_its_reason(
     http: httpx.AsyncClient, engine: Engine
 ) -> None:
-    await http.post(f"{POC}/init/validate", json=request())
+    await http.post(f"{POC}/init/validate", json=small_request())
     engine.hold()
-    claim = {**request(), "nonces": [1], "dist": [1.0]}
+    claim = {**small_request(), "nonces": [1], "dist": [1.0]}
     await http.post(f"{POC}/validate?wait=false", json=claim)
     await eventually(lambda: engine.keys)
     stopping = asyncio.create_task(http.post(f"{POC}/stop"))

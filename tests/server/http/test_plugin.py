@@ -5,10 +5,11 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import pytest
+from builders import small_request
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 from prometheus_client import generate_latest
-from runtime import POC, Engine, client_of, request, running_manager
+from runtime import POC, Engine, client_of, running_manager
 
 from hallmark.poc.core.errors import FieldError, UnsupportedError
 from hallmark.server.http.app import attach_manager
@@ -85,7 +86,7 @@ async def test_the_apps_own_error_handlers_do_not_change_our_answers() -> None:
         answers = [await http.get(f"{POC}/status")]
         attach_manager(app, manager)
         answers += [
-            await http.post(f"{POC}/init", json=request(block_height=-1)),
+            await http.post(f"{POC}/init", json=small_request(block_height=-1)),
             await http.post(f"{POC}/phase/generate"),
             await http.get(f"{POC}/validate/unknown"),
             await http.post(f"{POC}/validate?wait=perhaps", json={}),

@@ -1,19 +1,11 @@
 """What balancers and orchestrators are told."""
 
-from collections.abc import AsyncIterator
-
 import httpx
-import pytest
-from runtime import POC, Engine, application, client_of, eventually, request, running_manager, serving
+from builders import small_request
+from runtime import POC, Engine, application, client_of, eventually, running_manager
 
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.specification import PoCManager
-
-
-@pytest.fixture
-async def url(manager: PoCManager) -> AsyncIterator[str]:
-    async with serving(application(manager)) as url:
-        yield url
 
 
 async def test_it_is_503_while_chat_is_refused_and_200_else(url: str) -> None:
@@ -27,7 +19,7 @@ async def test_it_is_503_while_chat_is_refused_and_200_else(url: str) -> None:
             ("/stop", 200, "STOPPED"),
         ):
             if path is not None:
-                assert (await http.post(POC + path, json=request())).status_code == 200
+                assert (await http.post(POC + path, json=small_request())).status_code == 200
             answer = await http.get("/ready")
             assert (answer.status_code, answer.json()) == (status, {"state": state})
             assert ("Retry-After" in answer.headers) is (status == 503)
@@ -42,7 +34,7 @@ async def test_a_round_that_fails_opens_it_again(
     http: httpx.AsyncClient, engine: Engine, manager: PoCManager
 ) -> None:
     engine.hold()
-    await http.post(f"{POC}/init/generate", json=request())
+    await http.post(f"{POC}/init/generate", json=small_request())
     assert (await http.get("/ready")).status_code == 503
     engine.fail_compute = RuntimeError("the device is gone")
     engine.release()
@@ -61,7 +53,7 @@ async def test_it_is_503_before_the_engine_is_up() -> None:
 async def test_where_chat_is_served_all_along_it_is_200_all_along(engine: Engine) -> None:
     settings = Settings(inference_while_generating=True)
     async with running_manager(engine, settings) as manager, client_of(application(manager)) as http:
-        await http.post(f"{POC}/init/generate", json=request())
+        await http.post(f"{POC}/init/generate", json=small_request())
         answer = await http.get("/ready")
         assert (answer.status_code, answer.json()) == (200, {"state": "GENERATING"})
 

@@ -8,15 +8,14 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import websockets
+from builders import small_config, small_request
 from runtime import (
     POC,
     QUICK,
     Engine,
     application,
-    config,
     eventually,
     honest_proof,
-    request,
     running_manager,
     running_receiver,
     serving,
@@ -25,12 +24,6 @@ from runtime import (
 
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.specification import PoCManager
-
-
-@pytest.fixture
-async def url(manager: PoCManager) -> AsyncIterator[str]:
-    async with serving(application(manager)) as url:
-        yield url
 
 
 async def talk(url: str, *parts: bytes) -> tuple[int, bytes]:
@@ -58,9 +51,9 @@ def posted(path: str, body: bytes) -> bytes:
 
 
 async def test_the_go_clients_bytes_start_a_round_and_validate(url: str) -> None:
-    status, answer = await talk(url, posted(f"{POC}/init/validate", json.dumps(request()).encode()))
+    status, answer = await talk(url, posted(f"{POC}/init/validate", json.dumps(small_request()).encode()))
     assert (status, json.loads(answer)["pow_status"]["state"]) == (200, "VALIDATING")
-    proof = (await honest_proof(config(), range(6))).as_dict()
+    proof = (await honest_proof(small_config(), range(6))).as_dict()
     status, answer = await talk(url, posted(f"{POC}/validate", json.dumps(proof).encode()))
     assert (status, json.loads(answer)["fraud_detected"]) == (200, False)
     status, answer = await talk(url, posted("/api/v1/stop", b""))
@@ -72,7 +65,7 @@ async def test_a_go_client_that_never_reads_its_answer_is_served_all_the_same(
 ) -> None:
     address = urlsplit(url)
     _, writer = await asyncio.open_connection(address.hostname, address.port)
-    writer.write(posted(f"{POC}/init/generate", json.dumps(request()).encode()))
+    writer.write(posted(f"{POC}/init/generate", json.dumps(small_request()).encode()))
     await writer.drain()
     writer.close()
     await eventually(lambda: manager.state == "GENERATING")
@@ -85,9 +78,9 @@ async def test_a_client_that_leaves_while_it_waits_leaves_its_batch_to_whoever_h
     """The verdict goes to the callback URL; without one nobody could ask for it, and it is given up."""
     callback = {"callback_url": f"{url}/not/there"} if has_callback else {}
     async with httpx.AsyncClient(base_url=url) as http:
-        await http.post(f"{POC}/init/validate", json=request(**callback))
+        await http.post(f"{POC}/init/validate", json=small_request(**callback))
     engine.hold()
-    proof = (await honest_proof(config(), range(6))).as_dict()
+    proof = (await honest_proof(small_config(), range(6))).as_dict()
     address = urlsplit(url)
     _, writer = await asyncio.open_connection(address.hostname, address.port)
     writer.write(posted(f"{POC}/validate", json.dumps(proof).encode()))
@@ -129,8 +122,8 @@ class TestLargeBodies:
         assert "max_body_bytes" in json.loads(answer)["detail"]
 
     async def test_a_body_just_within_the_limit_is_read(self, small: str) -> None:
-        body = json.dumps(request(padding="")).encode()
-        body = json.dumps(request(padding="x" * (self.LIMIT - len(body)))).encode()
+        body = json.dumps(small_request(padding="")).encode()
+        body = json.dumps(small_request(padding="x" * (self.LIMIT - len(body)))).encode()
         assert len(body) == self.LIMIT
         status, _ = await talk(small, posted(f"{POC}/init", body))
         assert status == 200
@@ -158,7 +151,7 @@ async def test_a_websocket_is_refused_with_503_while_generating_and_served_befor
     realtime = f"{url.replace('http', 'ws')}/v1/realtime"
     async with httpx.AsyncClient(base_url=url) as http:
         for path in ("/init/validate", "/init/generate", "/stop"):
-            await http.post(POC + path, json=request())
+            await http.post(POC + path, json=small_request())
             if path == "/init/generate":
                 with pytest.raises(websockets.InvalidStatus) as refused:
                     await websockets.connect(realtime, proxy=None)
@@ -172,7 +165,7 @@ async def test_a_websocket_is_refused_with_503_while_generating_and_served_befor
 async def test_a_whole_round_over_real_http(url: str, manager: PoCManager) -> None:
     """Generated, delivered, validated by what was delivered, and the verdicts delivered too."""
     async with running_receiver() as receiver, httpx.AsyncClient(base_url=url, timeout=60) as http:
-        body = request(node_id=1, node_count=3, url=receiver.url)
+        body = small_request(node_id=1, node_count=3, url=receiver.url)
         await http.post(f"{POC}/init/generate", json=body)
         await eventually(lambda: snapshot(manager)["total_valid"] >= 40)
         await http.post(f"{POC}/init/validate", json=body)
@@ -191,7 +184,7 @@ async def test_the_end_of_the_server_ends_the_round_and_flushes_its_callbacks(en
     async with running_receiver() as receiver:
         manager = PoCManager(engine, Settings(callback_interval=3600))
         async with serving(application(manager)) as url, httpx.AsyncClient(base_url=url) as http:
-            await http.post(f"{POC}/init/generate", json=request(url=receiver.url))
+            await http.post(f"{POC}/init/generate", json=small_request(url=receiver.url))
             await eventually(lambda: snapshot(manager)["total_valid"] >= 16)
         assert manager.state == "STOPPED"
         assert "close" not in engine.calls
@@ -203,9 +196,9 @@ async def test_a_request_that_waits_for_a_verdict_does_not_outlive_the_round(
     url: str, engine: Engine
 ) -> None:
     async with httpx.AsyncClient(base_url=url, timeout=60) as http:
-        await http.post(f"{POC}/init/validate", json=request())
+        await http.post(f"{POC}/init/validate", json=small_request())
         engine.hold()
-        proof = (await honest_proof(config(), range(6))).as_dict()
+        proof = (await honest_proof(small_config(), range(6))).as_dict()
         waiting = asyncio.create_task(http.post(f"{POC}/validate", json=proof))
         await eventually(lambda: engine.keys)
         stopping = asyncio.create_task(http.post("/api/v1/stop"))

@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from runtime import POC, QUICK, Engine, application, client_of, eventually, request, running_receiver
+from builders import small_request
+from runtime import POC, QUICK, Engine, application, client_of, eventually, running_receiver
 
 from hallmark.poc.outbox.outbox import Outbox
 from hallmark.poc.settings.settings import Settings
@@ -55,7 +56,7 @@ class Node:
 
     async def set(self, http: httpx.AsyncClient, path: str = "/init/generate", **changes: Any) -> Any:
         """What the answer to a request for a round says of its receiver."""
-        answer = await http.post(POC + path, json=request(callback_url=URL, **changes))
+        answer = await http.post(POC + path, json=small_request(callback_url=URL, **changes))
         assert answer.status_code == 200, answer.text
         return answer.json()["callback"]
 
@@ -96,7 +97,7 @@ async def test_one_that_does_not_is_not_and_the_round_is_set_all_the_same(path: 
 async def test_without_a_callback_url_there_is_nobody_to_ask() -> None:
     async with running() as (node, http):
         for path in STARTS:
-            answer = (await http.post(POC + path, json=request(block_hash=path))).json()
+            answer = (await http.post(POC + path, json=small_request(block_hash=path))).json()
             assert answer["callback"] is None
         assert node.asked == []
 
@@ -127,7 +128,7 @@ async def test_nobody_is_asked_who_must_not_be() -> None:
         node,
         http,
     ):
-        refused = await http.post(f"{POC}/init", json=request(callback_url=URL))
+        refused = await http.post(f"{POC}/init", json=small_request(callback_url=URL))
         assert refused.status_code == 400
         assert node.asked == []
 
@@ -152,7 +153,7 @@ async def test_a_real_receiver_is_reached_and_a_stopped_one_is_not() -> None:
     try:
         async with client_of(application(manager)) as http:
             async with running_receiver() as receiver:
-                body = request(callback_url=receiver.url)
+                body = small_request(callback_url=receiver.url)
                 assert (await http.post(f"{POC}/init", json=body)).json()["callback"]["reachable"]
                 assert receiver.requests == []
             callback = (await http.post(f"{POC}/init", json=body)).json()["callback"]

@@ -7,15 +7,15 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from builders import small_config, small_request
+from clock import Clock
 from runtime import (
     POC,
     Engine,
     application,
     client_of,
-    config,
     eventually,
     honest_proof,
-    request,
     running_manager,
     running_receiver,
 )
@@ -126,7 +126,7 @@ async def test_paths_beside_the_prefix_are_the_apps(http: httpx.AsyncClient) -> 
 async def test_a_line_about_fields_that_nothing_knows_has_the_answers_id(
     http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    answer = await http.post(f"{POC}/init", json=request(use_layer_hooks=True))
+    answer = await http.post(f"{POC}/init", json=small_request(use_layer_hooks=True))
     assert {line.split()[1] for line in lines(caplog)} == {
         f"{answer.headers['X-Request-Id']}:",
     }
@@ -141,7 +141,7 @@ async def test_what_changes_the_state_has_one_line_each(
         *(f"{POC}/init", f"{POC}/init/generate", f"{POC}/init/validate", f"{POC}/phase/generate"),
         *(f"{POC}/phase/validate", f"{POC}/stop", "/api/v1/stop"),
     ):
-        answer = await http.post(path, json=request(), headers={"X-Request-Id": path.replace("/", ".")})
+        answer = await http.post(path, json=small_request(), headers={"X-Request-Id": path.replace("/", ".")})
         assert answer.status_code == 200
         expected.append(f"Request {path.replace('/', '.')}: POST {path}: 200")
     assert lines(caplog) == expected
@@ -151,9 +151,9 @@ async def test_what_changes_the_state_has_one_line_each(
 async def test_what_only_asks_has_none(
     http: httpx.AsyncClient, manager: PoCManager, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await http.post(f"{POC}/init/validate", json=request())
+    await http.post(f"{POC}/init/validate", json=small_request())
     caplog.clear()
-    proof = (await honest_proof(config(), range(4))).as_dict()
+    proof = (await honest_proof(small_config(), range(4))).as_dict()
     verdict = await http.post(f"{POC}/validate", json=proof)
     answer = await http.get(f"{POC}/validate/{verdict.json()['request_id']}")
     for path in (f"{POC}/status", f"{POC}/versions", "/api/v1/state"):
@@ -166,7 +166,9 @@ async def test_what_only_asks_has_none(
 async def test_a_refused_request_has_one_line_with_what_it_was_told(
     http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    answer = await http.post(f"{POC}/init", json=request(block_height=-1), headers={"X-Request-Id": "me"})
+    answer = await http.post(
+        f"{POC}/init", json=small_request(block_height=-1), headers={"X-Request-Id": "me"}
+    )
     assert lines(caplog) == [f"Request me: POST /api/v1/pow/init: 400: {answer.json()['detail']}"]
 
 
@@ -174,23 +176,24 @@ async def test_the_same_refusal_has_a_line_a_minute(
     manager: PoCManager, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A client that polls with a wrong token, or sends one bad body for ever, does not flood the log."""
-    seconds = 0.0
+    clock = Clock(0.0)
     app = application(manager)
-    app.state.hallmark_refusals = RepeatedRefusals(lambda: seconds)
+    app.state.hallmark_refusals = RepeatedRefusals(clock)
     async with client_of(app) as http:
 
         async def refused(path: str = "/phase/generate", **body: object) -> None:
-            answer = await http.post(POC + path, json=body, headers={"X-Request-Id": f"at.{seconds:g}"})
+            answer = await http.post(POC + path, json=body, headers={"X-Request-Id": f"at.{clock():g}"})
             assert answer.is_error
 
-        for seconds in (0.0, 1.0, 59.0):  # noqa: B007
+        for seconds in (0.0, 1.0, 59.0):
+            clock.now = seconds
             await refused()
         assert len(lines(caplog)) == 1
         await refused("/phase/validate")
-        await refused("/init", **request(block_height=-1))
-        await refused("/init", **request(block_height=-2))
+        await refused("/init", **small_request(block_height=-1))
+        await refused("/init", **small_request(block_height=-2))
         assert len(lines(caplog)) == 4, "others have their own"
-        seconds = 60.0
+        clock.now = 60.0
         await refused()
         assert lines(caplog)[-1].startswith("Request at.60: POST /api/v1/pow/phase/generate: 409: ")
         assert lines(caplog)[-1].endswith(" (2 more like it since the last line)")
@@ -221,9 +224,9 @@ def test_so_many_refusals_are_remembered_and_no_more() -> None:
 async def test_no_request_writes_a_line_of_its_own(
     http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture, text: str
 ) -> None:
-    await http.post(f"{POC}/init", json=request(model=text))
+    await http.post(f"{POC}/init", json=small_request(model=text))
     await http.get(f"{POC}/validate/{quote(text, safe='')}")
-    await http.post(f"{POC}/init", json=request(callback_url=text))
+    await http.post(f"{POC}/init", json=small_request(callback_url=text))
     found = lines(caplog)
     assert len(found) == 3
     for line in found:
@@ -232,7 +235,7 @@ async def test_no_request_writes_a_line_of_its_own(
 
 
 async def test_a_line_is_bounded(http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture) -> None:
-    await http.post(f"{POC}/init", json=request(model="\U0001f600" * 4096))
+    await http.post(f"{POC}/init", json=small_request(model="\U0001f600" * 4096))
     await http.get(f"{POC}/validate/{'x' * 20_000}")
     assert len(lines(caplog)) == 2
     assert all(len(line) < 800 for line in lines(caplog))
@@ -244,9 +247,9 @@ async def test_no_secret_is_in_a_line(engine: Engine, caplog: pytest.LogCaptureF
         wrong = await http.post(f"{POC}/stop?key={KEY}x", headers={"Authorization": f"Bearer {KEY}x"})
         http.headers["Authorization"] = f"Bearer {KEY}"
         for body in (
-            request(url=f"http://user:{KEY}@a.example"),
-            request(url=f"http://user:{KEY}@a.example", callback_url="http://b.example"),
-            request(url=f"http://user:{KEY}@a.example/{'x' * 5000}"),
+            small_request(url=f"http://user:{KEY}@a.example"),
+            small_request(url=f"http://user:{KEY}@a.example", callback_url="http://b.example"),
+            small_request(url=f"http://user:{KEY}@a.example/{'x' * 5000}"),
         ):
             assert (await http.post(f"{POC}/init", json=body)).status_code == 400
         assert (await http.post(f"{POC}/stop", headers={"X-Request-Id": "ok"})).status_code == 200
@@ -283,12 +286,12 @@ async def test_callbacks_say_which_request_they_come_of(
     """Those of a round name the request that set it, a verdict the one that brought its batch."""
     caplog.set_level(logging.INFO, "hallmark.poc.rounds")
     async with running_receiver() as receiver:
-        body = request(callback_url=receiver.url)
+        body = small_request(callback_url=receiver.url)
         asked = {"X-Request-Id": "round-1"}
         await http.post(f"{POC}/init/generate", json=body, headers=asked)
         await eventually(lambda: receiver.bodies("generated"))
         await http.post(f"{POC}/phase/validate", headers={"X-Request-Id": "phase-2"})
-        proof = (await honest_proof(config(), range(4))).as_dict()
+        proof = (await honest_proof(small_config(), range(4))).as_dict()
         for path in ("/validate", "/validate?wait=false"):
             await http.post(POC + path, json=proof, headers={"X-Request-Id": f"batch-{len(path)}"})
         await eventually(lambda: len(receiver.bodies("validated")) == 2)
@@ -311,7 +314,7 @@ async def test_what_is_delivered_after_a_restart_says_it_too(engine: Engine, tmp
         receiver.answers = [503] * 1000
         first = PoCManager(engine, settings, Outbox(settings, OutboxStore(path)))
         async with client_of(application(first)) as http:
-            body = request(callback_url=receiver.url)
+            body = small_request(callback_url=receiver.url)
             await http.post(f"{POC}/init/generate", json=body, headers={"X-Request-Id": "before"})
             await eventually(lambda: receiver.requests)
         await first.shutdown()
@@ -331,7 +334,7 @@ async def test_a_failed_callback_is_logged_with_its_request(
     caplog.set_level(logging.WARNING, "hallmark.poc.outbox")
     async with running_receiver() as receiver:
         receiver.answers = [400]
-        body = request(callback_url=receiver.url)
+        body = small_request(callback_url=receiver.url)
         await http.post(f"{POC}/init/generate", json=body, headers={"X-Request-Id": "mine"})
         await eventually(lambda: "dropped" in caplog.text)
     assert re.search(r"\(msg_[0-9a-f]{32} of request mine, 1 attempts\) dropped: HTTP 400", caplog.text)
@@ -356,8 +359,8 @@ async def test_what_is_logged_of_a_batch_is_about_the_request_that_brought_it(
     logging.getLogger("hallmark.poc.rounds").addHandler(lines)
     try:
         engine.failed_nonces = set(range(4))
-        await http.post(f"{POC}/init/validate", json=request(), headers={"X-Request-Id": "the-round"})
-        proof = (await honest_proof(config(), range(4))).as_dict()
+        await http.post(f"{POC}/init/validate", json=small_request(), headers={"X-Request-Id": "the-round"})
+        proof = (await honest_proof(small_config(), range(4))).as_dict()
         await http.post(f"{POC}/validate", json=proof, headers={"X-Request-Id": "the-batch"})
         await http.post(f"{POC}/stop", headers={"X-Request-Id": "the-stop"})
         await eventually(lambda: any("has ended" in line for line, _ in lines.found))

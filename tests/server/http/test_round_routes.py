@@ -6,8 +6,9 @@ from typing import Any
 
 import httpx
 import pytest
+from builders import small_request
 from original_client import TOY_MODEL
-from runtime import POC, Engine, eventually, request, snapshot
+from runtime import POC, Engine, eventually, snapshot
 
 from hallmark.poc.core.errors import EngineError
 from hallmark.poc.specification import PoCManager
@@ -51,7 +52,7 @@ class TestGoodRequests:
     """Every generation's request, on every route."""
 
     @pytest.mark.parametrize("path", STARTS)
-    @pytest.mark.parametrize("body", [request(), ORIG_GO, G1], ids=["ours", "ORIG", "G1"])
+    @pytest.mark.parametrize("body", [small_request(), ORIG_GO, G1], ids=["ours", "ORIG", "G1"])
     async def test_a_round_starts_and_the_answer_has_the_fields_of_all(
         self, http: httpx.AsyncClient, path: str, body: dict[str, Any]
     ) -> None:
@@ -111,7 +112,7 @@ class TestGoodRequests:
         assert (config["batch_size"], config["requested_batch_size"]) == (32, 100)
 
     async def test_the_toy_models_seq_len_may_say_the_same(self, http: httpx.AsyncClient) -> None:
-        body = request(seq_len=4, params={"seq_len": 4, "dim": 2048})
+        body = small_request(seq_len=4, params={"seq_len": 4, "dim": 2048})
         status = (await ok(await http.post(f"{POC}/init", json=body)))["pow_status"]
         assert status["config"]["seq_len"] == 4
 
@@ -119,22 +120,22 @@ class TestGoodRequests:
         self, http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "hallmark.server.http.control")
-        answer = await ok(await http.post(f"{POC}/init", json=request(use_sign_flips=True, seed=3)))
+        answer = await ok(await http.post(f"{POC}/init", json=small_request(use_sign_flips=True, seed=3)))
         assert answer["ignored_fields"] == ["use_sign_flips", "seed"]
         [line] = [record.getMessage() for record in caplog.records]
         assert line.endswith("fields that are not known are ignored: ['use_sign_flips', 'seed']")
-        assert (await ok(await http.post(f"{POC}/init", json=request())))["ignored_fields"] == []
+        assert (await ok(await http.post(f"{POC}/init", json=small_request())))["ignored_fields"] == []
 
     async def test_an_unknown_name_without_a_utf_8_form_is_told_escaped(
         self, http: httpx.AsyncClient
     ) -> None:
-        content = json.dumps(request() | {"\ud800": 1}).encode()
+        content = json.dumps(small_request() | {"\ud800": 1}).encode()
         answer = await ok(await http.post(f"{POC}/init/generate", content=content))
         assert answer["ignored_fields"] == [r"\ud800"]
 
     @pytest.mark.parametrize("params", [None, {}, {"dim": 2048}])
     async def test_without_a_seq_len_it_is_256(self, http: httpx.AsyncClient, params: object) -> None:
-        body = request(params=params)
+        body = small_request(params=params)
         del body["seq_len"]
         status = (await ok(await http.post(f"{POC}/init", json=body)))["pow_status"]
         assert status["config"]["seq_len"] == 256
@@ -143,27 +144,29 @@ class TestGoodRequests:
     async def test_a_target_from_2_on_means_every_nonce(
         self, http: httpx.AsyncClient, r_target: float
     ) -> None:
-        status = (await ok(await http.post(f"{POC}/init", json=request(r_target=r_target))))["pow_status"]
+        status = (await ok(await http.post(f"{POC}/init", json=small_request(r_target=r_target))))[
+            "pow_status"
+        ]
         assert (status["r_target"], status["valid_rate"]) == (2.0, 1.0)
 
     async def test_a_valid_rate_gives_the_target_and_the_other_way_round(
         self, http: httpx.AsyncClient
     ) -> None:
-        first = (await ok(await http.post(f"{POC}/init", json=request(valid_rate=0.1))))["pow_status"]
+        first = (await ok(await http.post(f"{POC}/init", json=small_request(valid_rate=0.1))))["pow_status"]
         assert 1.2 < first["r_target"] < 1.4
-        both = request(valid_rate=0.1, r_target=first["r_target"])
+        both = small_request(valid_rate=0.1, r_target=first["r_target"])
         second = (await ok(await http.post(f"{POC}/init", json=both)))["pow_status"]
         assert second["valid_rate"] == pytest.approx(0.1)
 
     async def test_callback_url_and_url_may_both_be_given_when_equal(self, http: httpx.AsyncClient) -> None:
-        body = request(url="http://a.example", callback_url="http://a.example")
+        body = small_request(url="http://a.example", callback_url="http://a.example")
         await ok(await http.post(f"{POC}/init", json=body))
 
     async def test_minus_one_and_null_are_a_node_that_does_not_generate(
         self, http: httpx.AsyncClient
     ) -> None:
         for unset in (-1, None):
-            body = request(node_id=unset, node_count=unset)
+            body = small_request(node_id=unset, node_count=unset)
             status = (await ok(await http.post(f"{POC}/init/validate", json=body)))["pow_status"]
             assert status["config"]["node_id"] is None
             refused = await http.post(f"{POC}/init/generate", json=body)
@@ -178,7 +181,7 @@ class TestGoodRequests:
     async def test_the_body_is_json_whatever_its_content_type_says(
         self, http: httpx.AsyncClient, path: str, headers: dict[str, str]
     ) -> None:
-        answer = await http.post(POC + path, content=json.dumps(request()).encode(), headers=headers)
+        answer = await http.post(POC + path, content=json.dumps(small_request()).encode(), headers=headers)
         await ok(answer)
 
 
@@ -274,7 +277,7 @@ class TestBadRequests:
     async def test_a_wrong_field_is_named_with_its_value(
         self, http: httpx.AsyncClient, engine: Engine, path: str, change: dict[str, Any], expected: str
     ) -> None:
-        answer = await http.post(POC + path, content=json.dumps(request(**change)).encode())
+        answer = await http.post(POC + path, content=json.dumps(small_request(**change)).encode())
         assert answer.status_code == 400
         detail = answer.json()["detail"]
         assert detail.startswith(expected)
@@ -284,7 +287,7 @@ class TestBadRequests:
 
     @pytest.mark.parametrize("missing", ["block_hash", "block_height", "public_key"])
     async def test_a_missing_field_is_named(self, http: httpx.AsyncClient, missing: str) -> None:
-        body = request()
+        body = small_request()
         del body[missing]
         answer = await http.post(f"{POC}/init", json=body)
         assert answer.status_code == 400
@@ -347,11 +350,11 @@ class TestBadRequests:
         assert "a JSON object" in answer.json()["detail"]
 
     async def test_another_model_is_a_409_with_both_named(self, http: httpx.AsyncClient) -> None:
-        answer = await http.post(f"{POC}/init/validate", json=request(model="org/other"))
+        answer = await http.post(f"{POC}/init/validate", json=small_request(model="org/other"))
         assert answer.status_code == 409
         assert "'org/other'" in answer.json()["detail"]
         assert "tiny" in answer.json()["detail"]
-        await ok(await http.post(f"{POC}/init/validate", json=request(model="tiny")))
+        await ok(await http.post(f"{POC}/init/validate", json=small_request(model="tiny")))
 
     @pytest.mark.parametrize("path", ["/phase/generate", "/phase/validate"])
     async def test_a_phase_without_a_round_is_a_409(self, http: httpx.AsyncClient, path: str) -> None:
@@ -365,8 +368,13 @@ class TestBadRequests:
     async def test_a_refused_request_leaves_the_running_round_alone(
         self, http: httpx.AsyncClient, manager: PoCManager
     ) -> None:
-        await ok(await http.post(f"{POC}/init/generate", json=request()))
-        for body in ({}, request(seq_len=10**6), request(model="other"), request(block_hash="")):
+        await ok(await http.post(f"{POC}/init/generate", json=small_request()))
+        for body in (
+            {},
+            small_request(seq_len=10**6),
+            small_request(model="other"),
+            small_request(block_hash=""),
+        ):
             assert (await http.post(f"{POC}/init/generate", json=body)).status_code in (400, 409)
         status = (await http.get(f"{POC}/status")).json()
         assert (status["state"], status["config"]["block_hash"]) == ("GENERATING", "0x8d3f2a")
@@ -375,7 +383,7 @@ class TestBadRequests:
         self, http: httpx.AsyncClient, engine: Engine
     ) -> None:
         engine.fail_open = EngineError("rank 1: out of memory")
-        answer = await http.post(f"{POC}/init/generate", json=request())
+        answer = await http.post(f"{POC}/init/generate", json=small_request())
         assert answer.status_code == 503
         assert answer.json()["detail"] == "rank 1: out of memory"
         assert int(answer.headers["Retry-After"]) > 0
@@ -388,14 +396,14 @@ class TestSequences:
     """What the clients do one after the other."""
 
     async def test_init_and_then_a_phase(self, http: httpx.AsyncClient) -> None:
-        await ok(await http.post(f"{POC}/init", json=request()))
+        await ok(await http.post(f"{POC}/init", json=small_request()))
         answer = await ok(await http.post(f"{POC}/phase/generate"))
         assert answer["pow_status"]["state"] == "GENERATING"
         answer = await ok(await http.post(f"{POC}/phase/validate"))
         assert answer["pow_status"]["state"] == "VALIDATING"
 
     async def test_the_phase_switch_keeps_the_callback(self, http: httpx.AsyncClient) -> None:
-        await ok(await http.post(f"{POC}/init/generate", json=request(url="http://127.0.0.1:1")))
+        await ok(await http.post(f"{POC}/init/generate", json=small_request(url="http://127.0.0.1:1")))
         answer = await ok(await http.post(f"{POC}/phase/validate"))
         assert answer["pow_status"]["config"]["callback_url"] == "http://127.0.0.1:1"
 
@@ -403,14 +411,14 @@ class TestSequences:
         self, http: httpx.AsyncClient, engine: Engine, manager: PoCManager
     ) -> None:
         for _ in range(3):
-            await ok(await http.post(f"{POC}/init/generate", json=request()))
+            await ok(await http.post(f"{POC}/init/generate", json=small_request()))
         assert engine.calls.count("open") == 1
 
     async def test_a_different_request_while_generating_starts_the_new_round(
         self, http: httpx.AsyncClient, engine: Engine
     ) -> None:
-        await ok(await http.post(f"{POC}/init/generate", json=request()))
-        answer = await ok(await http.post(f"{POC}/init/generate", json=request(block_hash="next")))
+        await ok(await http.post(f"{POC}/init/generate", json=small_request()))
+        answer = await ok(await http.post(f"{POC}/init/generate", json=small_request(block_hash="next")))
         assert answer["pow_status"]["config"]["block_hash"] == "next"
         assert answer["pow_status"]["total_checked"] < 100
         assert engine.calls.count("open") == 2
@@ -439,7 +447,7 @@ class TestSequences:
     async def test_stop_at_any_time(self, http: httpx.AsyncClient) -> None:
         for path in (None, "/init", "/init/generate", "/init/validate", None):
             if path is not None:
-                await ok(await http.post(POC + path, json=request()))
+                await ok(await http.post(POC + path, json=small_request()))
             answer = await ok(await http.post(f"{POC}/stop"))
             assert answer["status"] == "OK"
             assert (answer["pow_status"]["status"], answer["pow_status"]["state"]) == ("STOPPED", "STOPPED")
@@ -449,8 +457,8 @@ class TestSequences:
 @pytest.mark.parametrize(
     "body",
     [
-        request(node_id=1),
-        request(node_id=5, node_count=5),
+        small_request(node_id=1),
+        small_request(node_id=5, node_count=5),
         {**G1, "node_id": 7},
         {**ORIG_GO, "node_id": 7, "seed": 1},
         {**ORIG_GO, "node_id": 7, "seq_len": 16},
@@ -473,5 +481,5 @@ async def test_a_node_does_not_walk_anothers_share(
 
 async def test_a_node_number_without_a_count_is_for_the_phase_to_refuse(http: httpx.AsyncClient) -> None:
     for unset in (None, -1):
-        answer = await ok(await http.post(f"{POC}/init", json=request(node_id=9, node_count=unset)))
+        answer = await ok(await http.post(f"{POC}/init", json=small_request(node_id=9, node_count=unset)))
         assert answer["warnings"] == []

@@ -6,8 +6,9 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from builders import small_request
 from raw_http import SMUGGLING, send_raw
-from runtime import POC, application, request, serving
+from runtime import POC, application, serving
 
 from hallmark.poc.specification import PoCManager
 
@@ -15,7 +16,7 @@ from hallmark.poc.specification import PoCManager
 @pytest.fixture
 async def url(manager: PoCManager) -> AsyncIterator[str]:
     async with serving(application(manager)) as url, httpx.AsyncClient(base_url=url) as http:
-        assert (await http.post(f"{POC}/init", json=request())).status_code == 200
+        assert (await http.post(f"{POC}/init", json=small_request())).status_code == 200
         yield url
 
 

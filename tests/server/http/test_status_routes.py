@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+from builders import small_request
 from runtime import (
     POC,
     QUICK,
@@ -13,7 +14,6 @@ from runtime import (
     application,
     client_of,
     eventually,
-    request,
     running_manager,
     running_receiver,
     snapshot,
@@ -40,7 +40,7 @@ async def test_before_any_round(http: httpx.AsyncClient) -> None:
 
 
 async def test_while_generating(http: httpx.AsyncClient, manager: PoCManager, engine: Engine) -> None:
-    await http.post(f"{POC}/init/generate", json=request(valid_rate=0.5))
+    await http.post(f"{POC}/init/generate", json=small_request(valid_rate=0.5))
     await eventually(lambda: snapshot(manager)["total_valid"] > 4)
     shown = await status(http)
     assert (shown["status"], shown["state"], shown["is_model_initialized"]) == (
@@ -67,14 +67,14 @@ async def test_while_generating(http: httpx.AsyncClient, manager: PoCManager, en
 
 
 async def test_the_plain_poc_holds_no_projection(http: httpx.AsyncClient) -> None:
-    await http.post(f"{POC}/init/validate", json=request(use_random_projection=False))
+    await http.post(f"{POC}/init/validate", json=small_request(use_random_projection=False))
     assert (await status(http))["projection"] == {"enabled": False, "bytes": 0}
 
 
 async def test_a_stopped_round_says_idle_to_older_clients_and_keeps_its_numbers(
     http: httpx.AsyncClient, manager: PoCManager
 ) -> None:
-    await http.post(f"{POC}/init/generate", json=request())
+    await http.post(f"{POC}/init/generate", json=small_request())
     await eventually(lambda: snapshot(manager)["total_checked"])
     await http.post(f"{POC}/stop")
     shown = await status(http)
@@ -90,7 +90,7 @@ async def test_callback_and_retry_numbers_are_shown(http: httpx.AsyncClient, man
     """Specification 6.3: retry stats exposed in /status endpoint."""
     async with running_receiver() as receiver:
         receiver.answers = [503, 500]
-        await http.post(f"{POC}/init/generate", json=request(url=f"{receiver.url}/org%252Fmodel"))
+        await http.post(f"{POC}/init/generate", json=small_request(url=f"{receiver.url}/org%252Fmodel"))
         await eventually(lambda: manager.outbox.stats()["delivered"] > 2)
         await http.post(f"{POC}/stop")
         await eventually(lambda: not manager.outbox.stats()["queued"])
@@ -105,7 +105,7 @@ async def test_callback_and_retry_numbers_are_shown(http: httpx.AsyncClient, man
 async def test_the_round_in_which_the_last_server_ended_is_shown_until_a_stop(tmp_path: Path) -> None:
     first = PoCManager(Engine(), QUICK, Outbox(QUICK, OutboxStore(tmp_path / "outbox.db")))
     async with client_of(application(first)) as http:
-        await http.post(f"{POC}/init/generate", json=request(block_hash="0xabc", valid_rate=0.5))
+        await http.post(f"{POC}/init/generate", json=small_request(block_hash="0xabc", valid_rate=0.5))
         await eventually(lambda: snapshot(first)["total_checked"] > 16)
         assert (await status(http))["interrupted_round"] is None
         await first.shutdown()
@@ -133,10 +133,10 @@ async def test_no_secret_is_told(engine: Engine) -> None:
         client_of(application(manager), headers={"Authorization": "Bearer hunter2-hunter2"}) as http,
     ):
         answers = [
-            await http.post(f"{POC}/init/generate", json=request()),
+            await http.post(f"{POC}/init/generate", json=small_request()),
             await http.get(f"{POC}/status"),
             await http.get(f"{POC}/versions"),
-            await http.post(f"{POC}/init", json=request(url="http://user:hunter2@a.example")),
+            await http.post(f"{POC}/init", json=small_request(url="http://user:hunter2@a.example")),
             await http.get("/openapi.json"),
         ]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 400, 200]
@@ -159,7 +159,7 @@ async def test_the_node_is_in_pow_mode_while_a_round_generates_or_validates(http
         return str(answer.json()["state"])
 
     assert await mode() == "INFERENCE"
-    await http.post(f"{POC}/init", json=request())
+    await http.post(f"{POC}/init", json=small_request())
     assert await mode() == "INFERENCE"
     for path in ("/phase/generate", "/phase/validate"):
         await http.post(POC + path)
@@ -187,7 +187,7 @@ async def test_the_node_is_in_pow_mode_while_a_round_generates_or_validates(http
 )
 async def test_before_the_engine_is_up_every_route_is_a_503(method: str, path: str) -> None:
     async with client_of(application(None)) as http:
-        answer = await http.request(method, POC + path, json=request())
+        answer = await http.request(method, POC + path, json=small_request())
         assert answer.status_code == 503
         told = {"detail": "the engine is not ready yet", "request_id": answer.headers["X-Request-Id"]}
         assert answer.json() == told

@@ -9,16 +9,15 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from builders import small_config, small_request
 from pydantic import ValidationError
 from runtime import (
     POC,
     Engine,
     application,
     client_of,
-    config,
     eventually,
     honest_proof,
-    request,
     running_manager,
     running_receiver,
     snapshot,
@@ -38,12 +37,12 @@ from hallmark.server.http.examples import QUEUED, VERDICT
 @pytest.fixture(scope="module")
 def honest() -> dict[str, Any]:
     """What an honest prover sends, with the oldest generation's six fields."""
-    return asyncio.run(honest_proof(config(), range(20))).as_dict()
+    return asyncio.run(honest_proof(small_config(), range(20))).as_dict()
 
 
 @pytest.fixture
 async def validating(http: httpx.AsyncClient) -> httpx.AsyncClient:
-    answer = await http.post(f"{POC}/init/validate", json=request())
+    answer = await http.post(f"{POC}/init/validate", json=small_request())
     assert answer.status_code == 200
     return http
 
@@ -65,8 +64,8 @@ async def test_a_batch_that_says_it_covers_all_of_a_walk_is_fraud_and_the_round_
     http: httpx.AsyncClient,
 ) -> None:
     """2^63 nonces, the longest stretch that two indices can name."""
-    await http.post(f"{POC}/init/validate", json=request(valid_rate=0.5, node_id=None, node_count=None))
-    proof = await honest_proof(config(valid_rate=0.5), range(8), covered=(0, 2**63 - 1))
+    await http.post(f"{POC}/init/validate", json=small_request(valid_rate=0.5, node_id=None, node_count=None))
+    proof = await honest_proof(small_config(valid_rate=0.5), range(8), covered=(0, 2**63 - 1))
     verdict = (await http.post(f"{POC}/validate", json=proof.as_dict())).json()
     assert (verdict["verdict"], verdict["n_covered"]) == ("fraud", 2**63)
     assert "density" in verdict["rejected_by"]
@@ -244,14 +243,16 @@ async def test_a_batch_of_other_round_settings_is_refused_and_no_fraud(
 ) -> None:
     """Wrong shape: a refusal to judge, not a verdict."""
     engine = Engine()
-    theirs, own = (Round.resolve(asked, engine.model).digest for asked in (config(**change), config()))
-    proof = await honest_proof(config(**change), range(20), round_digest=theirs)
-    await http.post(f"{POC}/init/validate", json=request())
+    theirs, own = (
+        Round.resolve(asked, engine.model).digest for asked in (small_config(**change), small_config())
+    )
+    proof = await honest_proof(small_config(**change), range(20), round_digest=theirs)
+    await http.post(f"{POC}/init/validate", json=small_request())
     answer = await http.post(f"{POC}/validate", json=proof.as_dict())
     assert answer.status_code == 409
     assert theirs in answer.json()["detail"]
     assert own in answer.json()["detail"]
-    await http.post(f"{POC}/init/validate", json=request(**change))
+    await http.post(f"{POC}/init/validate", json=small_request(**change))
     answer = await http.post(f"{POC}/validate", json=proof.as_dict())
     assert answer.json()["verdict"] == "honest"
 
@@ -274,7 +275,7 @@ ROWS = {"seq_len": 16}
 @pytest.fixture(scope="module")
 def with_vectors() -> dict[str, Any]:
     """What an honest prover of this generation sends."""
-    engine, asked = Engine(), config(**ROWS)
+    engine, asked = Engine(), small_config(**ROWS)
     asyncio.run(engine.open_round(Round.resolve(asked, engine.model).spec()))
     numbers = engine.numbers([(asked.public_key, nonce) for nonce in range(8)])
     return {
@@ -289,7 +290,7 @@ def with_vectors() -> dict[str, Any]:
 async def test_a_batch_with_vectors_is_judged_by_all_numbers(
     http: httpx.AsyncClient, with_vectors: dict[str, Any]
 ) -> None:
-    await http.post(f"{POC}/init/validate", json=request(**ROWS))
+    await http.post(f"{POC}/init/validate", json=small_request(**ROWS))
     verdict = (await http.post(f"{POC}/validate", json=with_vectors)).json()
     assert (verdict["verdict"], verdict["numbers"], verdict["n_judged"]) == ("honest", 2, 8)
     assert verdict["tests"].keys() == {"nonces", "rms", "beyond", "signed_mean"}
@@ -299,7 +300,7 @@ async def test_a_batch_with_vectors_is_judged_by_all_numbers(
     alone = {name: value for name, value in with_vectors.items() if name not in ("vectors", "encoding")}
     verdict = (await http.post(f"{POC}/validate", json=alone)).json()
     assert (verdict["verdict"], verdict["numbers"]) == ("honest", 1)
-    await http.post(f"{POC}/init/validate", json=request(**ROWS, vectors="required"))
+    await http.post(f"{POC}/init/validate", json=small_request(**ROWS, vectors="required"))
     refused = await http.post(f"{POC}/validate", json=alone)
     assert refused.status_code == 400
     assert refused.json()["detail"].startswith("vectors: None is not allowed; allowed: one for each nonce")
@@ -346,7 +347,7 @@ async def test_vectors_that_no_nonce_has_are_refused(
     change: Callable[[dict[str, Any]], dict[str, Any]],
     expected: str,
 ) -> None:
-    await http.post(f"{POC}/init/validate", json=request(**ROWS))
+    await http.post(f"{POC}/init/validate", json=small_request(**ROWS))
     answer = await http.post(f"{POC}/validate", json={**with_vectors, **change(with_vectors)})
     assert answer.status_code == 400
     assert answer.json()["detail"].startswith(expected)
@@ -359,7 +360,7 @@ class TestRecomputedNumbers:
     async def test_they_are_those_of_each_nonce_as_it_was_sent(
         self, http: httpx.AsyncClient, engine: Engine, with_vectors: dict[str, Any]
     ) -> None:
-        await http.post(f"{POC}/init/validate", json=request(**ROWS))
+        await http.post(f"{POC}/init/validate", json=small_request(**ROWS))
         engine.failed_nonces = {5}
         # A repetition, and no vectors of its own: what is told is recomputed.
         nonces, dist = [*with_vectors["nonces"], 2], [*with_vectors["dist"], with_vectors["dist"][2]]
@@ -376,8 +377,8 @@ class TestRecomputedNumbers:
 
     async def test_they_are_what_the_callback_has(self, http: httpx.AsyncClient) -> None:
         async with running_receiver() as receiver:
-            await http.post(f"{POC}/init/validate", json=request(callback_url=receiver.url))
-            proof = (await honest_proof(config(), range(3))).as_dict()
+            await http.post(f"{POC}/init/validate", json=small_request(callback_url=receiver.url))
+            proof = (await honest_proof(small_config(), range(3))).as_dict()
             verdict = (await http.post(f"{POC}/validate?vectors=true", json=proof)).json()
             [body] = await eventually(lambda: receiver.bodies("validated"))
         told = ("vectors", "encoding", "nonces")
@@ -469,10 +470,10 @@ async def test_without_a_running_round_it_is_a_409(
     http: httpx.AsyncClient, honest: dict[str, Any], stopped: bool
 ) -> None:
     if stopped:
-        await http.post(f"{POC}/init/validate", json=request())
+        await http.post(f"{POC}/init/validate", json=small_request())
         await http.post(f"{POC}/stop")
     else:
-        await http.post(f"{POC}/init", json=request())
+        await http.post(f"{POC}/init", json=small_request())
     answer = await http.post(f"{POC}/validate", json=honest)
     assert answer.status_code == 409
     state = "STOPPED" if stopped else "IDLE"
@@ -484,7 +485,7 @@ async def test_without_a_running_round_it_is_a_409(
 async def test_while_generating_a_batch_is_queued_until_the_phase_turns(
     http: httpx.AsyncClient, honest: dict[str, Any], manager: PoCManager
 ) -> None:
-    await http.post(f"{POC}/init/generate", json=request())
+    await http.post(f"{POC}/init/generate", json=small_request())
     refused = await http.post(f"{POC}/validate?wait=true", json=honest)
     assert refused.status_code == 409
     assert "VALIDATING" in refused.json()["detail"]
@@ -528,7 +529,7 @@ async def test_a_waiting_request_is_answered_when_the_round_ends(
         engine.fail_compute = EngineError("rank 0 is out of memory")
         engine.release()
     else:
-        body = None if end == "/stop" else request(block_hash="next")
+        body = None if end == "/stop" else small_request(block_hash="next")
         ending = asyncio.create_task(validating.post(POC + end, json=body))
     answer = await waiting
     assert answer.status_code == 409
@@ -555,7 +556,7 @@ async def test_a_full_queue_is_a_429_that_says_when_to_come_back(
         running_manager(engine, Settings(max_queued_nonces=30)) as manager,
         client_of(application(manager)) as http,
     ):
-        await http.post(f"{POC}/init/validate", json=request())
+        await http.post(f"{POC}/init/validate", json=small_request())
         engine.hold()
         assert (await http.post(f"{POC}/validate?wait=false", json=honest)).status_code == 202
         full = await http.post(f"{POC}/validate", json=honest)
@@ -571,7 +572,7 @@ async def test_the_verdict_also_goes_to_the_callback_with_the_fields_of_both_gen
     http: httpx.AsyncClient, honest: dict[str, Any]
 ) -> None:
     async with running_receiver() as receiver:
-        await http.post(f"{POC}/init/validate", json=request(url=f"{receiver.url}/v1/poc-batches"))
+        await http.post(f"{POC}/init/validate", json=small_request(url=f"{receiver.url}/v1/poc-batches"))
         verdict = (await http.post(f"{POC}/validate", json={**honest, "node_id": 4})).json()
         await eventually(lambda: receiver.requests)
         path, headers, body = receiver.requests[0]

@@ -1,5 +1,7 @@
 """Sessions of a page: begun, ended, and never too many."""
 
+from clock import Clock
+
 from hallmark.server.pages.sessions import SESSION_SECONDS, PageSessions
 
 
@@ -22,12 +24,12 @@ def test_what_was_never_begun_is_not_open() -> None:
 
 
 def test_a_session_ends_after_its_time() -> None:
-    now = [1000.0]
-    sessions = PageSessions(clock=lambda: now[0])
+    clock = Clock()
+    sessions = PageSessions(clock)
     secret = sessions.begin()
-    now[0] += SESSION_SECONDS - 1
+    clock.advance(SESSION_SECONDS - 1)
     assert sessions.is_open(secret)
-    now[0] += 1
+    clock.advance(1)
     assert not sessions.is_open(secret)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from received import BATCH
+from builders import BATCH
 
 from hallmark.server.receiver import node_table
 from hallmark.server.receiver.node_table import NodeTable

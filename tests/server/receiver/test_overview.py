@@ -4,12 +4,11 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
-from judged import judged_batch, validated_body
-from received import BATCH
-from rounds import make_round
+from builders import nth_body
+from clock import Clock
+from judged import make_verdict
 from store_databases import execute
 
 from hallmark.server.receiver import overview
@@ -17,19 +16,14 @@ from hallmark.server.receiver.database import Address
 from hallmark.server.receiver.overview import Overview
 from hallmark.server.receiver.store import BatchStore
 
-ROUND = make_round(honest_sigma=0.1, numbers=2, fraud_threshold=1e-7)
-HONEST = {**validated_body(judged_batch(ROUND, range(16), 1.0)), "node_id": 0}
-FRAUD = {**validated_body(judged_batch(ROUND, range(100, 164), 5.0)), "node_id": 0}
+HONEST = make_verdict()
+FRAUD = make_verdict(range(100, 164), 5.0)
 
 
 @pytest.fixture
 def store(database: Address) -> Iterator[BatchStore]:
     with closing(BatchStore(database)) as store:
         yield store
-
-
-def batch(number: int, **changes: Any) -> dict[str, Any]:
-    return {**BATCH, "nonces": [3 * number, 3 * number + 1, 3 * number + 2], **changes}
 
 
 def test_nothing_has_come(store: BatchStore) -> None:
@@ -44,16 +38,16 @@ def test_nothing_has_come(store: BatchStore) -> None:
 
 
 def test_what_comes_is_read_on_from_where_it_was(store: BatchStore) -> None:
-    now = time.time()
-    seen = Overview(store, lambda: now)
-    store.add("generated", batch(0), None)
+    clock = Clock(time.time())
+    seen = Overview(store, clock)
+    store.add("generated", nth_body(0), None)
     assert seen.read()["totals"]["generated"] == {"batches": 1, "nonces": 3}
-    store.add("generated", batch(1), None)
-    store.add("generated", batch(1), None)
+    store.add("generated", nth_body(1), None)
+    store.add("generated", nth_body(1), None)
     shown = seen.read()
     assert shown["totals"]["generated"] == {"batches": 2, "nonces": 6}
     assert [each["id"] for each in shown["batches"]] == [2, 1]
-    assert shown == Overview(store, lambda: now).read()
+    assert shown == Overview(store, clock).read()
 
 
 def test_verdicts_count_for_their_block_and_their_prover(store: BatchStore) -> None:
@@ -72,7 +66,7 @@ def test_verdicts_count_for_their_block_and_their_prover(store: BatchStore) -> N
 
 
 def test_a_prover_without_verdicts_has_no_record(store: BatchStore) -> None:
-    store.add("generated", batch(0), None)
+    store.add("generated", nth_body(0), None)
     [prover] = Overview(store).read()["provers"]
     assert (prover["generated"], prover["record"]) == (3, None)
 
@@ -80,25 +74,25 @@ def test_a_prover_without_verdicts_has_no_record(store: BatchStore) -> None:
 def test_rates_are_by_prover_and_minute_and_those_of_few_are_one(store: BatchStore) -> None:
     for prover in range(8):
         for number in range(8 - prover):
-            store.add("generated", batch(number, public_key=f"key {prover}"), None)
+            store.add("generated", nth_body(number, public_key=f"key {prover}"), None)
     # Two minutes later all of it is in minutes that are over.
-    rates = Overview(store, lambda: time.time() + 120).read()["rates"]
+    rates = Overview(store, Clock(time.time() + 120)).read()["rates"]
     assert [each["public_key"] for each in rates] == [*(f"key {place}" for place in range(6)), None]
     assert [round(60 * sum(each["rates"])) for each in rates] == [24, 21, 18, 15, 12, 9, 9]
 
 
 def test_the_minute_that_is_not_over_is_no_whole_one(store: BatchStore) -> None:
-    store.add("generated", batch(0), None)
+    store.add("generated", nth_body(0), None)
     came = store.find()[0]["received_at"]
     minute = came // 60 * 60
-    [rate] = Overview(store, lambda: minute + 30).read()["rates"]
+    [rate] = Overview(store, Clock(minute + 30)).read()["rates"]
     assert rate["rates"][-1] == 0.1
 
 
 def test_of_very_many_provers_in_a_minute_none_is_left_out(store: BatchStore) -> None:
     for prover in range(120):
-        store.add("generated", batch(0, public_key=f"key {prover}"), None)
-    rates = Overview(store, lambda: time.time() + 120).read()["rates"]
+        store.add("generated", nth_body(0, public_key=f"key {prover}"), None)
+    rates = Overview(store, Clock(time.time() + 120)).read()["rates"]
     assert round(60 * sum(sum(each["rates"]) for each in rates)) == pytest.approx(360, abs=1)
 
 
@@ -121,27 +115,27 @@ def test_a_record_is_shown_though_its_verdicts_are_long_ago(
     monkeypatch.setattr(overview, "_READ_BATCHES", 3)
     store.add("validated", FRAUD, None)
     for number in range(5):
-        store.add("generated", batch(number, public_key=FRAUD["public_key"]), None)
+        store.add("generated", nth_body(number, public_key=FRAUD["public_key"]), None)
     [prover] = Overview(store).read()["provers"]
     assert prover["verdicts"] == 0
     assert prover["record"]["batches"] == 1
 
 
 def test_large_numbers_are_told_as_text_and_long_keys_are_cut(store: BatchStore) -> None:
-    store.add("generated", batch(0, block_height=2**63 - 1, public_key="k" * 1000), None)
+    store.add("generated", nth_body(0, block_height=2**63 - 1, public_key="k" * 1000), None)
     shown = Overview(store).read()
     assert shown["batches"][0]["block_height"] == shown["blocks"][0]["block_height"] == str(2**63 - 1)
     assert shown["provers"][0]["public_key"] == "k" * 200
 
 
 def test_what_is_older_than_three_hours_is_not_charted(store: BatchStore) -> None:
-    now = [0.0]
-    seen = Overview(store, now=lambda: now[0])
-    store.add("generated", batch(0), None)
+    clock = Clock(0.0)
+    seen = Overview(store, clock)
+    store.add("generated", nth_body(0), None)
     store.add("validated", HONEST, None)
-    now[0] = store.find()[0]["received_at"]
+    clock.now = store.find()[0]["received_at"]
     assert len(seen.read()["rates"]) == 1
-    now[0] += 3 * 3600 + 60
+    clock.advance(3 * 3600 + 60)
     later = seen.read()
     assert later["rates"] == []
     assert sum(later["verdicts"]["honest"]) == 0
@@ -153,13 +147,13 @@ def test_of_many_batches_the_latest_are_read_and_all_are_counted(
 ) -> None:
     monkeypatch.setattr(overview, "_READ_BATCHES", 40)
     for number in range(100):
-        store.add("generated", batch(number, block_height=number), None)
-    seen = Overview(store, lambda: time.time() + 120)
+        store.add("generated", nth_body(number, block_height=number), None)
+    seen = Overview(store, Clock(time.time() + 120))
     shown = seen.read()
     assert shown["totals"]["generated"] == {"batches": 100, "nonces": 300}
     assert [each["id"] for each in shown["batches"]] == [*range(100, 75, -1)]
     assert [each["block_height"] for each in shown["blocks"]] == [str(height) for height in range(99, 79, -1)]
     assert sum(round(60 * sum(each["rates"])) for each in shown["rates"]) == 120
     for number in range(100, 700):
-        store.add("generated", batch(number), None)
+        store.add("generated", nth_body(number), None)
     assert seen.read()["totals"]["generated"] == {"batches": 700, "nonces": 2100}

@@ -2,25 +2,18 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
+from builders import BATCH
 from fastapi.testclient import TestClient
-from received import BATCH
 from runtime import eventually, serving
 
 from hallmark.server.receiver.app import create_app
 from hallmark.server.receiver.database import Address
 from hallmark.server.receiver.store import BatchStore
-
-
-@pytest.fixture
-def client(database: Address) -> Iterator[TestClient]:
-    with TestClient(create_app(database)) as client:
-        yield client
 
 
 def test_the_page_is_found_and_shows_what_came(client: TestClient) -> None:

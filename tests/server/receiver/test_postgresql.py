@@ -11,12 +11,11 @@ from functools import partial
 from typing import Any
 
 import pytest
+from builders import BATCH, nth_body
 from command_line import Cli
 from fastapi.testclient import TestClient
-from judged import judged_batch, validated_body
+from judged import make_verdict
 from postgresql_server import PostgresServer, running
-from received import BATCH
-from rounds import make_round
 from store_databases import execute
 
 from hallmark.poc.core.errors import DatabaseError, FieldError
@@ -33,13 +32,8 @@ def stores(url: str) -> Iterator[list[BatchStore]]:
         yield [stack.enter_context(closing(BatchStore(url))) for _ in range(3)]
 
 
-def batch(number: int) -> dict[str, Any]:
-    return {**BATCH, "nonces": [3 * number, 3 * number + 1, 3 * number + 2]}
-
-
 def verdict(block: int, nonces: range) -> dict[str, Any]:
-    round_ = make_round(honest_sigma=0.1, numbers=2, fraud_threshold=1e-7, block_hash=f"block {block}")
-    return {**validated_body(judged_batch(round_, nonces, 1.0, seed=block)), "node_id": 0}
+    return make_verdict(nonces, seed=block, block_hash=f"block {block}")
 
 
 def at_once(tasks: list[Callable[[], Any]]) -> list[Any]:
@@ -56,7 +50,7 @@ def at_once(tasks: list[Callable[[], Any]]) -> list[Any]:
 
 def test_what_is_delivered_to_several_at_once_is_kept_once(stores: list[BatchStore]) -> None:
     for number in range(20):
-        add = partial(BatchStore.add, kind="generated", body=batch(number), webhook_id=f"msg_{number}")
+        add = partial(BatchStore.add, kind="generated", body=nth_body(number), webhook_id=f"msg_{number}")
         answers = at_once([partial(add, store) for store in stores])
         assert len({identifier for identifier, _ in answers}) == 1
         assert sorted(duplicate for _, duplicate in answers) == [False, True, True]
@@ -66,7 +60,7 @@ def test_what_is_delivered_to_several_at_once_is_kept_once(stores: list[BatchSto
 def test_an_id_that_several_batches_claim_at_once_belongs_to_one(url: str) -> None:
     with TestClient(create_app(url)) as client:
         post = partial(client.post, "/generated", headers={"webhook-id": "msg_1"})
-        answers = at_once([partial(post, json=batch(number)) for number in range(4)])
+        answers = at_once([partial(post, json=nth_body(number)) for number in range(4)])
     assert sorted(answer.status_code for answer in answers) == [200, 409, 409, 409]
 
 
@@ -83,12 +77,12 @@ def test_verdicts_on_a_prover_that_come_at_once_are_all_in_its_record(stores: li
 def test_who_reads_on_misses_no_batch_that_is_committed_later(stores: list[BatchStore]) -> None:
     first, second, reader = stores
     assert reader.totals() == (0, {})
-    first.add("generated", batch(0), None)
+    first.add("generated", nth_body(0), None)
     with first._database.transaction() as connection:
-        first.add_within(connection, "generated", batch(1), None)
-        second.add("generated", batch(2), None)
-        first.add_within(connection, "generated", batch(3), None)
-        second.add("generated", batch(4), None)
+        first.add_within(connection, "generated", nth_body(1), None)
+        second.add("generated", nth_body(2), None)
+        first.add_within(connection, "generated", nth_body(3), None)
+        second.add("generated", nth_body(4), None)
         assert [each["id"] for each in reader.find()] == [1]
         assert reader.totals() == (1, {"generated": (1, 3)})
         assert reader.get(3) is not None, "it is acknowledged"
@@ -99,12 +93,12 @@ def test_who_reads_on_misses_no_batch_that_is_committed_later(stores: list[Batch
 def test_what_is_rolled_back_leaves_a_gap_that_nobody_waits_for(stores: list[BatchStore]) -> None:
     def fail() -> None:
         with stores[0]._database.transaction() as connection:
-            stores[0].add_within(connection, "generated", batch(0), None)
+            stores[0].add_within(connection, "generated", nth_body(0), None)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
-    assert stores[1].add("generated", batch(1), None) == (2, False)
+    assert stores[1].add("generated", nth_body(1), None) == (2, False)
     assert [each["id"] for each in stores[2].find()] == [2]
 
 
@@ -126,7 +120,7 @@ def test_batches_that_come_while_one_reads_are_read_once_each(stores: list[Batch
         for number in range(40):
             with stores[place % 2]._database.transaction() as connection:
                 for part in range(2):
-                    body = batch(1000 * place + 2 * number + part)
+                    body = nth_body(1000 * place + 2 * number + part)
                     stores[place % 2].add_within(connection, "generated", body, None)
 
     reader = threading.Thread(target=read)
@@ -144,13 +138,13 @@ def test_a_server_that_was_gone_is_found_again(caplog: pytest.LogCaptureFixture)
         with TestClient(create_app(url)) as client:
             assert client.post("/generated", json=BATCH).json() == {"id": 1, "duplicate": False}
             server.stop("immediate")
-            answer = client.post("/generated", json=batch(1))
+            answer = client.post("/generated", json=nth_body(1))
             assert answer.status_code == 503
             assert answer.json() == {"detail": "the batch could not be written; the receiver's log says why"}
             assert client.get("/health").status_code == 503
             server.start()
             assert client.post("/generated", json=BATCH).json() == {"id": 1, "duplicate": True}
-            assert client.post("/generated", json=batch(1)).json()["duplicate"] is False
+            assert client.post("/generated", json=nth_body(1)).json()["duplicate"] is False
             assert len(client.get("/batches").json()) == 2
     assert f"the store of batches {url} cannot be written" in caplog.text
 

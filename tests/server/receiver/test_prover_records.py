@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import KEY
 from fastapi.testclient import TestClient
-from judged import judged_batch, validated_body
-from rounds import KEY, make_round
+from judged import make_verdict
 from store_databases import broken_inserts
 
 from hallmark.poc.core.errors import DatabaseError
@@ -27,16 +27,7 @@ from hallmark.server.receiver.store import BatchStore
 
 def body(block: int, nonces: Iterable[int] = range(16), noise: float = 1.0, **changes: Any) -> dict[str, Any]:
     """A verdict about a prover with so much noise, in sigmas, on nonces of a block."""
-    round_ = make_round(
-        **{
-            "honest_sigma": 0.1,
-            "numbers": 2,
-            "fraud_threshold": 1e-7,
-            "block_hash": f"block {block}",
-            **changes,
-        }
-    )
-    return {**validated_body(judged_batch(round_, nonces, noise, seed=block)), "node_id": 0}
+    return make_verdict(nonces, noise, seed=block, **{"block_hash": f"block {block}", **changes})
 
 
 def in_one_go(bodies: Iterable[dict[str, Any]]) -> ProverRecord:

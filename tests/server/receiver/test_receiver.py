@@ -12,8 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
+from builders import BATCH
 from command_line import Cli
-from received import BATCH
 
 from hallmark.poc.settings.secret_sources import WEBHOOK_SECRETS_VARIABLE
 from hallmark.poc.webhooks.signature import generate_secret, parse_secret, signature

@@ -4,9 +4,9 @@ import sqlite3
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from builders import make_body
 from command_line import Cli
 from fastapi.testclient import TestClient
 from older_files import written_by_734b105
@@ -19,14 +19,7 @@ from hallmark.server.receiver.app import create_app
 from hallmark.server.receiver.database import Address
 from hallmark.server.receiver.store import BatchStore
 
-BATCH: dict[str, Any] = {
-    "public_key": "a key",
-    "block_hash": "a block",
-    "block_height": 7,
-    "node_id": 0,
-    "nonces": [0, 1],
-    "dist": [1.41, 1.39],
-}
+BATCH = make_body([0, 1], [1.41, 1.39])
 
 
 @pytest.fixture

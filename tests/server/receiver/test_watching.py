@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from builders import BATCH
 from fastapi.testclient import TestClient
-from judged import judged_batch, validated_body
+from judged import make_verdict
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
-from received import BATCH
-from rounds import make_round
 from store_databases import broken_inserts
 
 from hallmark.poc.core.request_id import REQUEST_ID
@@ -21,14 +20,7 @@ from hallmark.server.receiver import app as receiver_app
 from hallmark.server.receiver.app import create_app
 from hallmark.server.receiver.database import Address
 
-ROUND = make_round(honest_sigma=0.1, numbers=2, fraud_threshold=1e-7)
-HONEST = {**validated_body(judged_batch(ROUND, range(16), 1.0)), "node_id": 0}
-
-
-@pytest.fixture
-def client(database: Address) -> Iterator[TestClient]:
-    with TestClient(create_app(database)) as client:
-        yield client
+HONEST = make_verdict()
 
 
 @pytest.fixture

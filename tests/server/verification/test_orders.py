@@ -3,11 +3,12 @@
 import threading
 import time
 from contextlib import closing
+from itertools import count
 
 import pytest
+from builders import BATCH, BLOCK
 from offline_proofs import Prover
-from ordered_batches import BLOCK, SETTINGS, deliver, give_order
-from received import BATCH
+from ordered_batches import SETTINGS, deliver, give_order
 
 from hallmark.poc.core.errors import StateError
 from hallmark.server.receiver.store import BatchStore
@@ -112,6 +113,20 @@ def test_what_is_on_its_way_is_waited_for(store: BatchStore, url: str, prover: P
             time.sleep(0.5)
         thread.join()
     assert waiting(store, ordered[0]) == [1, 2, 3]
+
+
+def test_what_is_on_its_way_for_ever_is_waited_for_ten_seconds(
+    store: BatchStore, url: str, prover: Prover
+) -> None:
+    [body] = deliver(store, prover, "a", batches=1)
+    with closing(BatchStore(url)) as other, other.database.transaction() as connection:
+        other.add_within(connection, "generated", {**body, "public_key": "b"}, None)
+        store.add("generated", {**body, "public_key": "c"}, None)
+        looks = count(0.0, 4.0)  # each look at the clock is four seconds after the last
+        book = OrderBook(store.database, clock=looks.__next__)
+        order, _ = book.place(BLOCK, SETTINGS, Draw(randomness="r"))
+        assert next(looks) == 16.0, "it has looked at 4 and 8 s whether there is more to come"
+        assert waiting(store, order) == [1], "what came after it is left to the next order"
 
 
 def test_a_dtype_is_the_one_that_most_provers_state(store: BatchStore, prover: Prover) -> None:

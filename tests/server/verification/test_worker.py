@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import BATCH, BLOCK
+from clock import Clock
 from command_line import Cli
 from offline_proofs import SHORT, Prover, judged_lines, write
-from ordered_batches import BLOCK, SETTINGS, deliver, give_order, verdicts_of
+from ordered_batches import SETTINGS, deliver, give_order, verdicts_of
 from postgresql_server import running
-from received import BATCH
 from store_databases import execute
 
 from hallmark.poc.core.errors import EngineError, UnsupportedError
@@ -30,6 +31,7 @@ from hallmark.server.verification import worker as worker_module
 from hallmark.server.verification.jobs import JobQueue
 from hallmark.server.verification.judging import Judge
 from hallmark.server.verification.order import Draw
+from hallmark.server.verification.orders import OrderBook
 from hallmark.server.verification.progress import order_provers, order_rows
 from hallmark.server.verification.worker import OwnEngine, Worker
 
@@ -58,10 +60,12 @@ class Bench:
     def fingerprint(self) -> str:
         return TransformersLoader(self._directory, None, None).fingerprint()
 
-    def worker(self, name: str = "a worker", *, failures: int = 0, fingerprint: str | None = None) -> Worker:
+    def worker(
+        self, name: str = "a worker", *, failures: int = 0, fingerprint: str | None = None, **clocks: Clock
+    ) -> Worker:
         engine = Failing(self.prover.model, fingerprint or self.fingerprint)
         engine.failures = failures
-        return Worker(self.store, engine, name, _LEASE)
+        return Worker(self.store, engine, name, _LEASE, **clocks)
 
     def conclusions(self, order: int = 1) -> dict[str, str]:
         return {
@@ -511,6 +515,44 @@ def test_an_order_that_cannot_be_had_keeps_no_other_waiting(
     worker.run(until_idle=True)
     assert bench.conclusions(2) == {"b": "honest"}
     assert order_rows(bench.store.database)[0]["jobs_ended"] == 0
+
+
+def test_an_order_that_an_engine_cannot_have_now_waits_five_seconds(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    deliver(bench.store, bench.prover, "a")
+    give_order(bench.store)
+    clock = Clock()
+    worker = bench.worker(clock=clock)
+    with monkeypatch.context() as patched:
+
+        def busy(_: object) -> None:
+            raise EngineError("the server has a round of its own")
+
+        patched.setattr(worker._engine, "facts_of", busy)
+        assert not worker._plan()
+    assert caplog.messages == ["Order 1 waits: the server has a round of its own"]
+    assert not worker._plan(), "the engine is not asked again"
+    clock.advance(4.9)
+    assert not worker._plan()
+    assert not worker._is_idle(), "an order that waits is not done"
+    clock.advance(0.1)
+    assert worker._plan()
+
+
+def test_the_times_of_an_order_are_those_of_the_clock(bench: Bench) -> None:
+    deliver(bench.store, bench.prover, "a", batches=1)
+    now = Clock(1.8e9)
+    OrderBook(bench.store.database, now=now).place(BLOCK, SETTINGS, Draw(randomness="r"))
+    worker = bench.worker(now=now)
+    now.advance(20)
+    assert worker._plan()
+    now.advance(300)
+    assert worker._work()
+    [row] = order_rows(bench.store.database)
+    assert (row["ordered_at"], row["planned_at"]) == (1.8e9, 1.8e9 + 20)
+    with bench.store.database.reading() as connection:
+        assert connection.execute("SELECT ended_at FROM jobs").fetchall() == [(1.8e9 + 320,)]
 
 
 def test_batches_that_all_claim_one_nonce_do_not_wait_for_one_job(

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import last_row_round, make_batch, numbers_of
 from command_line import Cli, Result
-from offline_proofs import NUMBERS, SHORT, Prover, claiming, config, write
-from rounds import last_row_round, numbers_of
+from offline_proofs import NUMBERS, SHORT, claiming, short_config, write
 from scipy import stats
 
 from hallmark.poc.protocol.law import distance_std
@@ -21,6 +21,7 @@ from hallmark.server.models.small import HIDDEN_SIZE, fast_dtype
 WIDTH = ("--hidden-size", HIDDEN_SIZE)
 S = distance_std(HIDDEN_SIZE)
 SIGMA = 0.04
+HONEST_NONCES = 104
 
 
 def made(count: int, *, rate: float = 1.0, **changes: Any) -> ProofBatch:
@@ -28,16 +29,7 @@ def made(count: int, *, rate: float = 1.0, **changes: Any) -> ProofBatch:
     shape = (HIDDEN_SIZE - 1) / 2
     u = np.random.default_rng(0).uniform(0, rate, count)
     distances = 2 * np.sqrt(stats.beta.ppf(u, shape, shape))
-    batch = ProofBatch(
-        public_key="02a1b2c3",
-        block_hash="0x8d3f2a",
-        block_height=7,
-        node_id=0,
-        nonces=tuple(range(count)),
-        dist=tuple(distances),
-        numerics={"device": "one"},
-    )
-    return replace(batch, **changes)
+    return make_batch(**{"nonces": range(count), "dist": distances, "numerics": {"device": "one"}, **changes})
 
 
 def elsewhere(batch: ProofBatch, **changes: Any) -> ProofBatch:
@@ -118,11 +110,6 @@ def test_of_what_validated_callbacks_carried(cli: Cli, tmp_path: Path) -> None:
     )
 
 
-@pytest.fixture(scope="module")
-def honest(prover: Prover) -> ProofBatch:
-    return prover.prove(range(104))
-
-
 class TestWithTheModel:
     def test_proofs_are_recomputed_here(
         self, cli: Cli, directory: Path, honest: ProofBatch, tmp_path: Path
@@ -175,7 +162,7 @@ class TestWithTheModel:
 
 
 def config_body() -> dict[str, Any]:
-    asked = config()
+    asked = short_config()
     names = ("block_hash", "block_height", "public_key", "batch_size", "seq_len")
     return {name: getattr(asked, name) for name in names}
 

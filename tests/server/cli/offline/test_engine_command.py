@@ -5,13 +5,13 @@ from typing import Annotated
 
 import pytest
 import typer
+from builders import make_batch
 from command_line import Cli
 from offline_proofs import write
 from typer.testing import CliRunner
 
 from hallmark.poc.actors.pool import PoolLoader
 from hallmark.poc.offline.model import TransformersLoader
-from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.server.cli.offline.engine_command import EngineCommand, vllm_flags
 from hallmark.server.cli.offline.pool_options import Ray, pooled
 
@@ -77,10 +77,7 @@ def test_what_is_after_two_dashes_is_vllms() -> None:
 @pytest.mark.parametrize("option", ["--actors", "--gpus", "--cpus"])
 @pytest.mark.parametrize("command", ["verify", "calibrate"])
 def test_a_pool_is_asked_for_by_ray(cli: Cli, tmp_path: Path, command: str, option: str) -> None:
-    claim = ProofBatch(
-        public_key="02a1", block_hash="0x8d", block_height=7, nonces=(0,), dist=(1.4,), node_id=0
-    )
-    proofs = write(tmp_path / "proofs.json", claim.as_dict())
+    proofs = write(tmp_path / "proofs.json", make_batch([0]).as_dict())
     result = cli(command, proofs, "--model", tmp_path, option, 2)
     assert (result.code, result.out) == (2, "")
     assert f"{option} is of use with --ray only" in " ".join(result.err.split())

@@ -16,12 +16,8 @@ from offline_proofs import BATCH_SIZE, SHORT, Prover, claiming, judged_lines, of
 
 from hallmark.poc.protocol.proof import ProofBatch
 
+HONEST_NONCES = 80
 CHEAT = ("--cheat", 0.3, "--seed", "s")
-
-
-@pytest.fixture(scope="module")
-def honest(prover: Prover) -> ProofBatch:
-    return prover.prove(range(80))
 
 
 def interrupted(directory: Path, proofs: Path, *options: object) -> str:

@@ -24,10 +24,10 @@ from offline_proofs import (
     SHORT,
     Prover,
     claiming,
-    config,
     judged_lines,
     off,
     part,
+    short_config,
     write,
 )
 from older_files import written_by_734b105
@@ -43,12 +43,8 @@ from hallmark.poc.verdict.judge import judge
 from hallmark.server.models.small import HIDDEN_SIZE, build_small_model, fast_dtype
 from hallmark.server.receiver.app import create_app
 
+HONEST_NONCES = 24
 VECTORS = Path(__file__).parents[4] / "docs" / "protocol" / "vectors.json"
-
-
-@pytest.fixture(scope="module")
-def honest(prover: Prover) -> ProofBatch:
-    return prover.prove(range(24))
 
 
 def one(result: Result) -> dict[str, Any]:
@@ -202,7 +198,7 @@ class TestFiles:
     def test_of_a_validated_body_the_claim_is_judged_and_not_the_recomputation(
         self, verify: Cli, prover: Prover, honest: ProofBatch, tmp_path: Path
     ) -> None:
-        round_ = prover.round(config())
+        round_ = prover.round(short_config())
         lied = claiming(honest, (2.0 - d for d in honest.dist))
         found = honest.numbers()
         assert found is not None
@@ -617,7 +613,9 @@ class TestOverTime:
             for body in reversed([json.loads(line) for line in rounds.read_text().splitlines()]):
                 proof = ProofBatch.parse(body)
                 round_ = prover.round(
-                    config(**{name: body[name] for name in ("block_hash", "block_height", "public_key")})
+                    short_config(
+                        **{name: body[name] for name in ("block_hash", "block_height", "public_key")}
+                    )
                 )
                 honest = prover.prove(
                     proof.nonces,

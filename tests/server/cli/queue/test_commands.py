@@ -13,9 +13,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from builders import BLOCK
 from command_line import Cli, Result
 from offline_proofs import SHORT, Prover, judged_lines
-from ordered_batches import BLOCK, deliver, verdicts_of
+from ordered_batches import deliver, verdicts_of
 from store_databases import execute
 
 from hallmark.server.models.small import fast_dtype

@@ -13,18 +13,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from builders import make_batch, small_request
 from pydantic import SecretStr
-from runtime import (
-    POC,
-    QUICK,
-    Engine,
-    application,
-    eventually,
-    request,
-    running_manager,
-    serving,
-    snapshot,
-)
+from runtime import POC, QUICK, Engine, application, eventually, running_manager, serving, snapshot
 
 from hallmark.poc.core.errors import EngineError, StateError, UnsupportedError
 from hallmark.poc.outbox.outbox import Outbox
@@ -80,7 +71,7 @@ async def http(url: str) -> AsyncIterator[httpx.AsyncClient]:
 
 async def set_round(worker: ServerEngine, **changes: Any) -> Round:
     """What a worker does before it computes."""
-    body = request(**changes)
+    body = small_request(**changes)
     return Round.resolve(PoCConfig.parse(body), await asyncio.to_thread(worker.facts_of, body))
 
 
@@ -89,16 +80,15 @@ def claims(
 ) -> list[ProofBatch]:
     """Of each prover the same nonces, whatever it says of them."""
     return [
-        ProofBatch(
+        make_batch(
+            nonces,
             **{
                 "public_key": f"prover {number}",
                 "block_hash": round_.config.block_hash,
                 "block_height": round_.config.block_height + number,
                 "node_id": number,
-                "nonces": tuple(nonces),
-                "dist": (1.4,) * len(nonces),
                 **changes,
-            }
+            },
         )
         for number in range(provers)
     ]
@@ -143,7 +133,7 @@ KINDS: dict[str, dict[str, Any]] = {
 async def test_a_round_is_what_the_server_makes_of_it(
     engine: Engine, worker: ServerEngine, http: httpx.AsyncClient, kind: str
 ) -> None:
-    theirs = Round.resolve(PoCConfig.parse(request(**KINDS[kind])), engine.model)
+    theirs = Round.resolve(PoCConfig.parse(small_request(**KINDS[kind])), engine.model)
     ours = await set_round(worker, **KINDS[kind])
     assert ours == theirs
     shown = (await http.get(f"{POC}/status")).json()
@@ -166,17 +156,17 @@ async def test_what_the_model_decides_is_told(
     engine: Engine, worker: ServerEngine, facts: dict[str, Any], changes: dict[str, Any]
 ) -> None:
     engine.model = replace(engine.model, **facts)
-    theirs = Round.resolve(PoCConfig.parse(request(**changes)), engine.model)
+    theirs = Round.resolve(PoCConfig.parse(small_request(**changes)), engine.model)
     assert await set_round(worker, **changes) == theirs
 
 
 async def test_the_same_round_is_set_once_whoever_the_provers_are(
     engine: Engine, worker: ServerEngine, manager: PoCManager
 ) -> None:
-    facts = await asyncio.to_thread(worker.facts_of, request())
+    facts = await asyncio.to_thread(worker.facts_of, small_request())
     active = manager.active
     for changes in ({}, {"public_key": "another"}, {"node_id": 3, "node_count": 4}, {"vectors": "required"}):
-        assert await asyncio.to_thread(worker.facts_of, request(**changes)) == facts
+        assert await asyncio.to_thread(worker.facts_of, small_request(**changes)) == facts
         await asyncio.to_thread(worker.numbers, await set_round(worker, **changes), [])
     assert manager.active is active
     await set_round(worker, block_hash="another")
@@ -258,10 +248,10 @@ class TestAnothersRound:
     async def test_is_not_disturbed(
         self, worker: ServerEngine, http: httpx.AsyncClient, manager: PoCManager, path: str, state: str
     ) -> None:
-        await http.post(POC + path, json=request(block_hash="theirs"))
+        await http.post(POC + path, json=small_request(block_hash="theirs"))
         active = manager.active
         with pytest.raises(StateError) as refused:
-            await asyncio.to_thread(worker.facts_of, request())
+            await asyncio.to_thread(worker.facts_of, small_request())
         assert str(refused.value) == (
             f"the server has a round of its own ({state}, block 'theirs', public key '02a1b2c3')"
         )
@@ -280,11 +270,11 @@ class TestAnothersRound:
                     yield manager, client
 
         async with started() as (manager, _):
-            await manager.start_round(PoCConfig(**request()))
+            await manager.start_round(PoCConfig(**small_request()))
         async with started() as (manager, client):
             worker = ServerEngine(client, "w1")
             with pytest.raises(StateError, match=r"interrupted in GENERATING, block '0x8d3f2a'"):
-                await asyncio.to_thread(worker.facts_of, request())
+                await asyncio.to_thread(worker.facts_of, small_request())
             assert manager.interrupted is not None
             await asyncio.to_thread(client.post, "/stop")
             await set_round(worker)
@@ -297,7 +287,7 @@ class TestAnothersRound:
         self, worker: ServerEngine, http: httpx.AsyncClient
     ) -> None:
         round_ = await set_round(worker)
-        await http.post(f"{POC}/init/validate", json=request(block_hash="theirs"))
+        await http.post(f"{POC}/init/validate", json=small_request(block_hash="theirs"))
         for _ in range(2):
             with pytest.raises(StateError, match="the server has a round of its own"):
                 await asyncio.to_thread(worker.numbers, round_, claims(round_))
@@ -313,7 +303,7 @@ class TestAnothersRound:
         computing = asyncio.create_task(asyncio.to_thread(worker.numbers, round_, claims(round_)))
         await eventually(lambda: engine.keys)
         with pytest.raises(StateError, match="public key 'verification by w1'"):
-            await asyncio.to_thread(other.facts_of, request(block_hash="another"))
+            await asyncio.to_thread(other.facts_of, small_request(block_hash="another"))
         engine.release()
         first = await computing
         theirs = await set_round(other, block_hash="another")
@@ -330,7 +320,7 @@ class TestARoundThatIsGone:
     ) -> None:
         round_ = await set_round(worker)
         # Another round of the same block and owner, as of an earlier life of the worker.
-        body = request(public_key="verification by w1", seq_len=9) if path == "/init/validate" else None
+        body = small_request(public_key="verification by w1", seq_len=9) if path == "/init/validate" else None
         (await http.post(POC + path, json=body)).raise_for_status()
         batches = claims(round_)
         found = await asyncio.to_thread(worker.numbers, round_, batches)
@@ -371,13 +361,13 @@ class TestARoundThatIsGone:
         with pytest.raises(StateError, match=said):
             await asyncio.to_thread(worker.numbers, round_, claims(round_))
         # It is said once, and then reckoned with.
-        facts = await asyncio.to_thread(worker.facts_of, request())
+        facts = await asyncio.to_thread(worker.facts_of, small_request())
         assert facts.dtype == worker.numerics["dtype"] == "float16"
         assert await asyncio.to_thread(worker.numbers, round_, claims(round_))
         engine.numerics = {**engine.numerics, "dtype": "float32"}
         with pytest.raises(StateError, match=said):
-            await asyncio.to_thread(worker.facts_of, request(block_hash="another"))
-        assert (await asyncio.to_thread(worker.facts_of, request())).dtype == "float32"
+            await asyncio.to_thread(worker.facts_of, small_request(block_hash="another"))
+        assert (await asyncio.to_thread(worker.facts_of, small_request())).dtype == "float32"
 
     async def test_since_the_server_was_started_with_another_model(
         self, engine: Engine, worker: ServerEngine, http: httpx.AsyncClient
@@ -422,7 +412,7 @@ class TestRefusals:
         self, worker: ServerEngine, manager: PoCManager, changes: dict[str, Any], expected: str
     ) -> None:
         with pytest.raises(UnsupportedError, match=f"the server cannot compute the round: {expected}"):
-            await asyncio.to_thread(worker.facts_of, request(**changes))
+            await asyncio.to_thread(worker.facts_of, small_request(**changes))
         assert manager.active is None
 
     async def test_of_a_stranger(self, engine: Engine) -> None:
@@ -434,7 +424,7 @@ class TestRefusals:
                 PoCClient(url, "guessed", use_proxies=False) as client,
                 pytest.raises(ServerError) as refused,
             ):
-                await asyncio.to_thread(ServerEngine(client, "w1").facts_of, request())
+                await asyncio.to_thread(ServerEngine(client, "w1").facts_of, small_request())
         assert refused.value.status == 401
 
 
@@ -474,7 +464,7 @@ async def test_a_server_that_is_away_is_named(manager: PoCManager) -> None:
     with PoCClient(f"http://127.0.0.1:{free_port()}", use_proxies=False) as client:
         worker = ServerEngine(client, "w1")
         with pytest.raises(UnreachableError, match=client.url):
-            await asyncio.to_thread(worker.facts_of, request())
+            await asyncio.to_thread(worker.facts_of, small_request())
         with pytest.raises(UnreachableError, match=client.url):
             await asyncio.to_thread(lambda: worker.numerics)
     async with serving(application(manager)) as url:
@@ -486,7 +476,7 @@ async def test_a_server_that_is_away_is_named(manager: PoCManager) -> None:
             await asyncio.to_thread(worker.numbers, round_, claims(round_))
         # It is no longer ready for the round.
         with pytest.raises(UnreachableError, match=url):
-            await asyncio.to_thread(worker.facts_of, request())
+            await asyncio.to_thread(worker.facts_of, small_request())
 
 
 class _Altered(httpx.HTTPTransport):
@@ -534,7 +524,7 @@ async def test_a_round_that_the_server_resolves_otherwise_is_refused(url: str) -
         worker = ServerEngine(client, "w1")
         for _ in range(2):
             with pytest.raises(StateError, match="the server resolves the round to the settings"):
-                await asyncio.to_thread(worker.facts_of, request())
+                await asyncio.to_thread(worker.facts_of, small_request())
 
 
 async def test_closing_stops_ones_own_round_only(
@@ -546,6 +536,6 @@ async def test_closing_stops_ones_own_round_only(
     await asyncio.to_thread(worker.close)
     assert manager.state == "STOPPED"
     await set_round(worker)
-    await http.post(f"{POC}/init/validate", json=request())
+    await http.post(f"{POC}/init/validate", json=small_request())
     await asyncio.to_thread(worker.close)
     assert manager.state == "VALIDATING"

@@ -17,11 +17,11 @@ from typing import Any
 
 import httpx
 import pytest
+from builders import make_round
 from command_line import Cli, Result
 from fastapi.testclient import TestClient
-from judged import judged_batch, validated_body
+from judged import judged_batch, make_verdict, validated_body
 from older_files import written_by_734b105
-from rounds import make_round
 from store_databases import execute
 
 from hallmark.poc.offline.proof_files import read_batches, read_bodies
@@ -53,10 +53,7 @@ IN_A_FILE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 def verdict(number: int) -> dict[str, Any]:
     """A verdict that shows too much noise, of another block each."""
-    round_ = make_round(
-        honest_sigma=0.1, numbers=2, fraud_threshold=1e-7, block_hash=f"{number:064x}", public_key=KEY
-    )
-    return {**validated_body(judged_batch(round_, range(16), 1.5, seed=number)), "node_id": 0}
+    return make_verdict(noise=1.5, seed=number, block_hash=f"{number:064x}", public_key=KEY)
 
 
 VERDICTS = [verdict(number) for number in range(12)]
@@ -367,9 +364,7 @@ class TestStats:
     def test_an_honest_prover_is_none_of_fraud(self, run: Run, path: Address) -> None:
         round_ = make_round(honest_sigma=0.1, numbers=2, public_key="honest")
         with closing(BatchStore(path)) as store:
-            store.add(
-                "validated", {**validated_body(judged_batch(round_, range(64), 0.9)), "node_id": 0}, None
-            )
+            store.add("validated", validated_body(judged_batch(round_, range(64), 0.9)), None)
         [row] = [line for line in run("stats").out.splitlines() if line.endswith("honest")]
         assert row.split()[:6] == ["1", "1", "64", "0", row.split()[4], "no"]
         assert 0.01 < float(row.split()[4]) <= 1

@@ -14,10 +14,9 @@ from typing import Any
 
 import httpx
 import pytest
+from builders import BATCH, make_round
 from command_line import Cli
 from judged import judged_batch, validated_body
-from received import BATCH
-from rounds import make_round
 
 from hallmark.poc.outbox.database import OutboxDatabase
 from hallmark.server.processes.child import ChildProcess, ProcessError, free_port

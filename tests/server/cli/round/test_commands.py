@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from builders import small_config, small_request
 from command_line import Cli, Result
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
@@ -23,10 +24,8 @@ from runtime import (
     QUICK,
     Engine,
     application,
-    config,
     eventually,
     honest_proof,
-    request,
     running_manager,
     serving,
     snapshot,
@@ -304,7 +303,7 @@ def proofs(path: Path, *batches: ProofBatch) -> Path:
 
 
 async def test_honest_proofs_are_honest(node: Node, tmp_path: Path) -> None:
-    honest = await honest_proof(config(), range(12))
+    honest = await honest_proof(small_config(), range(12))
     await node.round("start", *ROUND, *SHORT, "--phase", "validate")
     single = tmp_path / "one.json"
     single.write_text(json.dumps(honest.as_dict()))
@@ -319,7 +318,7 @@ async def test_honest_proofs_are_honest(node: Node, tmp_path: Path) -> None:
 
 
 async def test_proofs_from_standard_input(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    honest = await honest_proof(config(), range(3))
+    honest = await honest_proof(small_config(), range(3))
     await node.round("start", *ROUND, *SHORT, "--phase", "validate")
     monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(honest.as_dict())))
     assert (await node.round("validate", "-")).code == 0
@@ -329,7 +328,7 @@ async def test_proofs_from_standard_input(node: Node, monkeypatch: pytest.Monkey
 async def test_the_exit_code_is_the_verdict_though_nobody_reads_it(
     node: Node, tmp_path: Path, options: list[str]
 ) -> None:
-    path = proofs(tmp_path / "p.json", await honest_proof(config(), range(2)))
+    path = proofs(tmp_path / "p.json", await honest_proof(small_config(), range(2)))
     await node.round("start", *ROUND, *SHORT, "--phase", "validate")
     reading, writing = os.pipe()
     os.close(reading)
@@ -345,9 +344,9 @@ async def test_the_exit_code_is_the_verdict_though_nobody_reads_it(
 
 
 async def test_fraud_among_several_is_code_1(node: Node, tmp_path: Path) -> None:
-    honest = await honest_proof(config(), range(12))
-    stolen = await honest_proof(config(), range(12), public_key="another")
-    other_block = await honest_proof(config(), range(12), block_hash="another")
+    honest = await honest_proof(small_config(), range(12))
+    stolen = await honest_proof(small_config(), range(12), public_key="another")
+    other_block = await honest_proof(small_config(), range(12), block_hash="another")
     await node.round("start", *ROUND, *SHORT, "--phase", "validate")
     result = await node.round("validate", proofs(tmp_path / "p.json", honest, stolen, other_block))
     assert result.code == 1
@@ -362,7 +361,7 @@ async def test_fraud_among_several_is_code_1(node: Node, tmp_path: Path) -> None
 async def test_an_error_is_shown_in_full_however_narrow_the_terminal_is(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    honest = await honest_proof(config(), range(2))
+    honest = await honest_proof(small_config(), range(2))
     path = proofs(tmp_path / "p.json", honest)
     [answer] = (await node.round("validate", path, "--json")).out.splitlines()
     monkeypatch.setenv("COLUMNS", "40")
@@ -371,7 +370,7 @@ async def test_an_error_is_shown_in_full_however_narrow_the_terminal_is(
 
 
 async def test_what_looks_like_markup_is_shown_as_it_is(node: Node, tmp_path: Path) -> None:
-    proof = await honest_proof(config(public_key="[/x] [bold]"), range(2))
+    proof = await honest_proof(small_config(public_key="[/x] [bold]"), range(2))
     await node.round("start", *ROUND[:-1], "[/y]", *SHORT, "--phase", "validate")
     assert "[/y]" in (await node.round("status")).out
     judged = await node.round("validate", proofs(tmp_path / "p.json", proof))
@@ -380,7 +379,7 @@ async def test_what_looks_like_markup_is_shown_as_it_is(node: Node, tmp_path: Pa
 
 
 async def test_an_error_without_fraud_is_code_2(node: Node, tmp_path: Path) -> None:
-    honest = await honest_proof(config(), range(4))
+    honest = await honest_proof(small_config(), range(4))
     path = proofs(tmp_path / "p.json", honest)
     no_round = await node.round("validate", path)
     assert no_round.code == 2
@@ -388,7 +387,7 @@ async def test_an_error_without_fraud_is_code_2(node: Node, tmp_path: Path) -> N
 
 
 async def test_no_verdict_is_code_2(node: Node, tmp_path: Path) -> None:
-    honest = await honest_proof(config(), range(4))
+    honest = await honest_proof(small_config(), range(4))
     node.engine.failed_nonces = {0, 1, 2, 3}
     await node.round("start", *ROUND, *SHORT, "--phase", "validate")
     result = await node.round("validate", proofs(tmp_path / "p.json", honest))
@@ -397,7 +396,7 @@ async def test_no_verdict_is_code_2(node: Node, tmp_path: Path) -> None:
 
 
 async def test_a_batch_queued_while_generating_is_waited_for(node: Node, tmp_path: Path) -> None:
-    honest = await honest_proof(config(), range(4))
+    honest = await honest_proof(small_config(), range(4))
     await node.round("start", *ROUND, *SHORT)
     validating = asyncio.create_task(node.round("validate", proofs(tmp_path / "p.json", honest)))
     await eventually(lambda: snapshot(node.manager)["validation"]["queued_jobs"] == 1)
@@ -406,7 +405,7 @@ async def test_a_batch_queued_while_generating_is_waited_for(node: Node, tmp_pat
 
 
 async def test_a_batch_whose_round_ends_has_no_verdict(node: Node, tmp_path: Path) -> None:
-    honest = await honest_proof(config(), range(4))
+    honest = await honest_proof(small_config(), range(4))
     await node.round("start", *ROUND, *SHORT)
     validating = asyncio.create_task(node.round("validate", proofs(tmp_path / "p.json", honest)))
     await eventually(lambda: snapshot(node.manager)["validation"]["queued_jobs"] == 1)
@@ -464,7 +463,7 @@ async def test_an_error_that_nobody_foresaw_is_no_verdict(cli: Cli, tmp_path: Pa
     """Exit code 1 would say fraud."""
     app = FastAPI()
     app.add_api_route("/api/v1/pow/validate", lambda: {}, methods=["POST"])
-    path = proofs(tmp_path / "p.json", await honest_proof(config(), range(2)))
+    path = proofs(tmp_path / "p.json", await honest_proof(small_config(), range(2)))
     async with serving(app) as url:
         result = await asyncio.to_thread(cli, "round", "validate", url, path)
     assert result.code == 2
@@ -533,7 +532,7 @@ class TestUntil:
         # The first look is the command's own.
         await asyncio.sleep(0.5)
         async with httpx.AsyncClient(base_url=node.url, timeout=60) as client:
-            other = await client.post(f"{POC}/init/generate", json=request(**changes))
+            other = await client.post(f"{POC}/init/generate", json=small_request(**changes))
             other.raise_for_status()
         result = await starting
         assert result.code == 2

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import make_config
 from command_line import Cli
-from rounds import make_config
 
 from hallmark.poc.outbox.database import OutboxDatabase, default_path
 from hallmark.poc.outbox.delivery_queue import DeliveryQueue

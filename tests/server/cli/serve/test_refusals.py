@@ -111,17 +111,6 @@ def test_a_model_path_that_does_not_exist(cli: Cli, path: str) -> None:
     )
 
 
-@pytest.fixture
-def other_vllm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder that Python finds as the package `vllm`, in the place of the installed one."""
-    package = tmp_path / "packages" / "vllm"
-    package.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    monkeypatch.delitem(sys.modules, "vllm", raising=False)
-    monkeypatch.syspath_prepend(package.parent)
-    return package
-
-
 def test_a_vllm_that_is_too_old(cli: Cli, model: Path, other_vllm: Path) -> None:
     (other_vllm / "_version.py").write_text("__version__ = version = '0.25.1'\n")
     told = "vLLM 0.25.1 is too old: it has no endpoint plugins. Hallmark is tested with 0.26 to 0.33"
