@@ -98,7 +98,7 @@ class ActiveRound:
         self.owner: asyncio.Task[None] | None = None
         self.loop_holds = LoopHolds(activity)
         self.receiver: asyncio.Task[CallbackReach] | None = None
-        self.scheduler = Scheduler(engine, activity, settings, lambda: self.refuses_inference)
+        self.scheduler = Scheduler(engine, activity, settings, lambda: self.refuses_inference, clock)
         self._engine = engine
         self._settings = settings
         self._queue = queue

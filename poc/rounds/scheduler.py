@@ -1,6 +1,7 @@
 """When the engine computes for a round, and when it is left to inference."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 
 from hallmark.poc.core.errors import EngineError
@@ -28,6 +29,7 @@ class Scheduler:
         activity: What inference is at work.
         settings: The server's settings.
         refuses_inference: Whether new requests are refused at present.
+        clock: Seconds on a clock that never goes back.
     """
 
     def __init__(
@@ -36,12 +38,13 @@ class Scheduler:
         activity: InferenceActivity,
         settings: Settings,
         refuses_inference: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._activity = activity
         self._settings = settings
         self._refuses_inference = refuses_inference
-        self._times = SliceTimes()
+        self._times = SliceTimes(clock)
         self._last_seconds = 0.0
 
     @property

@@ -18,11 +18,9 @@ from virtual_time import VirtualTimeLoop
 
 from hallmark.poc.core.errors import EngineError
 from hallmark.poc.protocol.nonces import NonceKey
-from hallmark.poc.rounds import scheduler as scheduler_module
 from hallmark.poc.rounds.engine_protocol import ComputedBatch, Slice
 from hallmark.poc.rounds.inference_activity import InferenceActivity
 from hallmark.poc.rounds.scheduler import Scheduler
-from hallmark.poc.rounds.slices import SliceTimes
 from hallmark.poc.settings.settings import Settings
 
 _Arguments = ParamSpec("_Arguments")
@@ -144,6 +142,7 @@ class Node:
             self.activity,
             Settings(**settings),
             lambda: self.refuses,
+            clock=lambda: now() * LAYER,
         )
 
     async def compute(self, *batches: Sequence[NonceKey]) -> list[list[float]] | None:
@@ -460,8 +459,7 @@ class TestStatistics:
     """What `/status` shows."""
 
     @in_virtual_time
-    async def test_slices_are_counted_as_they_were(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(scheduler_module, "SliceTimes", lambda: SliceTimes(lambda: now() * LAYER))
+    async def test_slices_are_counted_as_they_were(self) -> None:
         node = Node(layers=101)
         with node.activity.connection():
             await node.compute()
@@ -480,10 +478,7 @@ class TestStatistics:
 
     @pytest.mark.parametrize("share", [0.1, 0.25, 0.5, 1.0])
     @in_virtual_time
-    async def test_the_share_that_is_used_is_the_one_that_is_set(
-        self, monkeypatch: pytest.MonkeyPatch, share: float
-    ) -> None:
-        monkeypatch.setattr(scheduler_module, "SliceTimes", lambda: SliceTimes(lambda: now() * LAYER))
+    async def test_the_share_that_is_used_is_the_one_that_is_set(self, share: float) -> None:
         node = Node(layers=40, validation_share=share)
         with node.activity.connection():
             for _ in range(3):
@@ -491,10 +486,7 @@ class TestStatistics:
         assert node.scheduler.stats["share_used"] == pytest.approx(share)
 
     @in_virtual_time
-    async def test_an_idle_while_is_not_counted_as_inferences_share(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(scheduler_module, "SliceTimes", lambda: SliceTimes(lambda: now() * LAYER))
+    async def test_an_idle_while_is_not_counted_as_inferences_share(self) -> None:
         node = Node(layers=40, validation_share=0.5)
         with node.activity.connection():
             for _ in range(3):
