@@ -112,9 +112,10 @@ hooks: setup ## What pre-commit runs before each commit, over all files
 # Nothing is fetched.
 docs: setup ## Build the documentation into site/, and report sentence lengths
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open site/index.html. Pages with longer sentences than we aim at:"
 	$(BIN)/python -P tools/sentences.py
 
-pages: setup ## Write anew what code, tests and results say in the documents
+pages: setup ## Write the generated parts of the documents anew
 	$(BIN)/python -P tools/command_pages.py
 	$(BIN)/python -P tools/reference_pages.py
 	$(BIN)/python -P tools/supported_table.py

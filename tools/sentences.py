@@ -1,7 +1,8 @@
 """Report how long the sentences of the documents are.
 
-Run `python -P tools/sentences.py [--over WORDS] [PAGE ...]`. A report and no gate. Headings, tables and code
-are left out; an item of a list ends a sentence.
+Run `python -P tools/sentences.py [--over WORDS] [PAGE ...]`. Without pages, only those are listed whose sentences
+are longer than we aim at. A report and no gate. Headings, tables and code are left out; an item of a list ends a
+sentence.
 """
 
 import argparse
@@ -18,6 +19,12 @@ ROOT: Final = Path(__file__).parents[1]
 PAGES: Final = sorted(
     [*ROOT.glob("*.md"), ROOT / "deploy" / "README.md", *(ROOT / "docs").glob("**/*.md")], key=str
 )
+MEAN: Final = 16
+"""Below that we aim with the mean of a page, in words."""
+
+LONGEST: Final = 35
+"""No longer we aim to have any sentence, in words."""
+
 _LEFT_OUT: Final = frozenset({"heading", "table"})
 _END: Final = re.compile(r"(?<=[.!?…])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9`])")
 
@@ -54,22 +61,25 @@ def main() -> None:
     """Print a line for each page, and its long sentences where asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "pages", nargs="*", type=Path, default=PAGES, help="the pages; all of them by default"
+        "pages", nargs="*", type=Path, help="the pages; by default all that are longer than we aim at"
     )
     parser.add_argument("--over", type=int, metavar="WORDS", help="print the sentences with more words")
     chosen = parser.parse_args()
     print(f"{'page':40} sentences   mean  longest")
-    for page in chosen.pages:
+    for page in chosen.pages or PAGES:
         found = list(sentences(page.read_text(encoding="utf-8")))
         if not found:
             continue
         counts = [words(sentence) for sentence in found]
+        if not chosen.pages and mean(counts) < MEAN and max(counts) <= LONGEST:
+            continue
         name = str(page.resolve().relative_to(ROOT))
         print(f"{name:40} {len(found):9} {mean(counts):6.1f} {max(counts):8}")
         if chosen.over is not None:
             for sentence, count in zip(found, counts, strict=True):
                 if count > chosen.over:
                     print(f"    {count}: {sentence}")
+    print(f"We aim at a mean below {MEAN} words, and at no sentence over {LONGEST}.")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,20 @@ UNCHECKED: Final = frozenset({"mermaid", "text"})
 
 PROGRAMS: Final = frozenset(
     {
-        *("cat", "cd", "chmod", "cp", "export", "git", "journalctl", "mkdir", "rm", "source", "systemctl"),
+        *(
+            "cat",
+            "cd",
+            "chmod",
+            "cp",
+            "export",
+            "git",
+            "journalctl",
+            "mkdir",
+            "rm",
+            "sed",
+            "source",
+            "systemctl",
+        ),
         *(
             "createdb",
             "createuser",

@@ -56,7 +56,8 @@ def test_the_report_names_long_sentences(
     counts = [words(sentence) for sentence in sentences.sentences(page.read_text(encoding="utf-8"))]
     monkeypatch.setattr("sys.argv", ["sentences.py", "--over", str(max(counts) - 1), str(page)])
     sentences.main()
-    _, line, *long = capsys.readouterr().out.splitlines()
+    _, line, *long, aim = capsys.readouterr().out.splitlines()
+    assert aim == "We aim at a mean below 16 words, and at no sentence over 35."
     assert line.split()[:2] == ["docs/reference/memory.md", str(len(counts))]
     assert line.split()[-1] == str(max(counts))
     assert long
