@@ -1,8 +1,8 @@
 """Report how long the sentences of the documents are.
 
-Run `python -P tools/sentences.py [--over WORDS] [PAGE ...]`. Without pages, only those are listed whose sentences
-are longer than we aim at. A report and no gate. Headings, tables and code are left out; an item of a list ends a
-sentence.
+Run `python -P tools/sentences.py [--over WORDS] [PAGE ...]`. Without pages, it lists only those that have
+longer sentences than we aim at. A report and no gate. Headings, tables and code are left out; an item of a
+list ends a sentence.
 """
 
 import argparse
@@ -32,7 +32,8 @@ _END: Final = re.compile(r"(?<=[.!?…])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9`])")
 def sentences(text: str) -> Iterator[str]:
     """Yield the sentences of a page of Markdown, code spans and links as their text."""
     for paragraph in _paragraphs(MarkdownIt("gfm-like", {"linkify": False}).parse(text)):
-        yield from (part for part in _END.split(paragraph) if words(part))
+        # With its backticks until here: a sentence may begin with code.
+        yield from (part.replace("`", "") for part in _END.split(paragraph) if words(part))
 
 
 def words(sentence: str) -> int:
@@ -46,15 +47,15 @@ def _paragraphs(tokens: Iterable[Token]) -> Iterator[str]:
         kind = token.type.removesuffix("_open").removesuffix("_close")
         left_out += token.nesting * (kind in _LEFT_OUT)
         if token.type == "inline" and not left_out:
-            yield "".join(
-                " " if child.type == "softbreak" else child.content for child in token.children or ()
-            )
+            yield "".join(map(_text, token.children or ()))
 
 
 def _text(token: Token) -> str:
     if token.type == "softbreak":
         return " "
-    return "" if token.type == "html_inline" else token.content  # a comment
+    if token.type == "html_inline":
+        return ""  # a comment
+    return f"`{token.content}`" if token.type == "code_inline" else token.content
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ PAGE = """# A heading. It is no sentence.
 
 Prove a block. It ends
 on the next line, after `serve --port 8000`! Is it version 0.26? Take 3.5 times e.g. that, not more.
-[A link](somewhere/else.md) (in brackets). The last one has `code`.
+[A link](somewhere/else.md) (in brackets). The last one has `code`. `code` begins one, too.
 
 - An item without a stop
 - Another. With two
@@ -35,6 +35,7 @@ def test_sentences_are_those_of_the_prose() -> None:
         "Take 3.5 times e.g. that, not more.",
         "A link (in brackets).",
         "The last one has code.",
+        "code begins one, too.",
         "An item without a stop",
         "Another.",
         "With two",
