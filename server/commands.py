@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hallmark.server.cli import completion, outbox, power, secret, target, version
+from hallmark.server.cli.bad_values import RootGroup
 from hallmark.server.cli.consoles import WIDE
 from hallmark.server.cli.fleet import start as fleet_start
 from hallmark.server.cli.fleet import status as fleet_status
@@ -33,6 +34,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="hallmark",
+    cls=RootGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     # Plain help: tables with frames cut the names of long options at 80 columns.

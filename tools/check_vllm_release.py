@@ -10,14 +10,18 @@ something that Hallmark uses is missing.
 import argparse
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
-from _release import Release, fetch
-from _symbols import MODEL_FOLDERS, Symbols, known_versions, symbols_of
 from rich.console import Console
 from rich.table import Table
 
 from hallmark.poc.engine.pins import PINS, Definition, check
 from hallmark.poc.engine.versions import TESTED
+
+sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script's own folder out
+
+from _release import Release, fetch
+from _symbols import MODEL_FOLDERS, Symbols, known_versions, symbols_of
 
 # The names that models give to a plain attention layer; other objects with a cache are refused by their type.
 _ATTENTION = ("attn.kv_cache", "attn_layer.kv_cache")

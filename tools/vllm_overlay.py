@@ -13,6 +13,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script's own folder out
+
 from _release import fetch
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements" / "next.txt"

@@ -31,6 +31,10 @@ _ALLOWED_IN_WORDS = MappingProxyType(
         "bool_type": "true or false",
         "bool_parsing": "true or false",
         "dict_type": "an object",
+        "float_parsing": "a valid number",
+        "int_from_float": "a valid integer",
+        "int_parsing": "a valid integer",
+        "int_parsing_size": "a valid integer",
         "list_type": "a list",
         "string_too_short": "text that is not empty",
         "string_type": "text",
@@ -89,4 +93,6 @@ def check_text(field: str, value: object, *, empty: bool = False) -> str:
 
 def allowed_in_words(error: Mapping[str, Any]) -> str:
     """Return what would have been accepted, for `FieldError`, from one of pydantic's errors."""
+    if error["type"] == "string_too_long":
+        return f"text of at most {error['ctx']['max_length']} characters"
     return _ALLOWED_IN_WORDS.get(error["type"]) or str(error["msg"]).removeprefix("Input should be ")

@@ -90,6 +90,8 @@ def _parse(path: Path) -> list[Any]:
             contents = [parse_json(line) for line in lines]
     except FieldError:
         raise
+    except FileNotFoundError as exc:
+        raise FieldError("PROOFS", str(path), "a file that exists; there is no such file") from exc
     except (OSError, ValueError, RecursionError) as exc:
         raise FieldError(
             "PROOFS", str(path), f"a readable file of JSON, or of a JSON object a line ({exc})"

@@ -125,6 +125,7 @@ class OutboxDatabase(Database):
 
     def __init__(self, path: Path | None, *, for_server: bool = True) -> None:
         self._lock = _lock(path) if path is not None and for_server else None
+        self._is_new = path is not None and not os.path.lexists(path)
         try:
             super().__init__(_SCHEMA, path, makes=for_server)
         except BaseException:
@@ -134,6 +135,14 @@ class OutboxDatabase(Database):
     def close(self) -> None:
         """Close the file, and let another server have it."""
         super().close()
+        self._release()
+
+    def close_as_found(self) -> None:
+        """Close the file, and take it away where there was none before."""
+        super().close()
+        if self._is_new and self.path is not None:
+            # While no other server can have it, which may put something in.
+            self.path.unlink(missing_ok=True)
         self._release()
 
     def _release(self) -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "Setting",
     "Vectors",
     "is_power_of_two",
+    "sigma_of",
 ]
 
 DEFAULT_THRESHOLD = 0.01
@@ -445,6 +446,14 @@ class PoCConfig:
         value = getattr(self, field)
         if value is not None or field not in _OPTIONAL_NUMBERS:
             check_float(field, value, least=least, most=most, allowed=allowed)
+
+
+def sigma_of(tolerance: float) -> float:
+    """Return the `honest_sigma` that a round's tolerance stands for.
+
+    It has 15 digits, as many as a float is sure of: 0.1 for 0.35, where the quotient is 0.09999999999999999.
+    """
+    return float(f"{tolerance / TOLERANCE_IN_SIGMAS:.15g}")
 
 
 def _check_agreement(tolerance: object, sigma: object) -> None:

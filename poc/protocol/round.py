@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Self
 
 from hallmark.poc.core.errors import FieldError, StateError
-from hallmark.poc.protocol.config import TOLERANCE_IN_SIGMAS, DeployedModel, PoCConfig
+from hallmark.poc.protocol.config import DeployedModel, PoCConfig, sigma_of
 from hallmark.poc.protocol.definition import Definition
 from hallmark.poc.protocol.law import distance_std, r_target_for, valid_rate
 from hallmark.poc.protocol.round_spec import RoundSpec, round_digest, round_settings
@@ -107,7 +107,7 @@ class Round:
         if tolerance is None:
             return None
         stated = self.config.honest_sigma
-        return tolerance / TOLERANCE_IN_SIGMAS if stated is None else stated
+        return sigma_of(tolerance) if stated is None else stated
 
     @property
     def every_nonce_counts(self) -> bool:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from hallmark.poc.core.checks import check_float
 from hallmark.poc.core.errors import FieldError
-from hallmark.poc.protocol.config import TOLERANCE_IN_SIGMAS, PoCConfig
+from hallmark.poc.protocol.config import PoCConfig, sigma_of
 from hallmark.poc.protocol.round import Round
 from hallmark.poc.verdict.hypothesis_tests import LIMIT_IN_SIGMAS, counted_kurtosis, selected_mean_square
 
@@ -141,7 +141,7 @@ class Allowance:
                 "2 or more of each nonce below rate 1, with vectors: the first one selects the nonces",
             )
         return cls(
-            sigma=tolerance / TOLERANCE_IN_SIGMAS if config.honest_sigma is None else config.honest_sigma,
+            sigma=sigma_of(tolerance) if config.honest_sigma is None else config.honest_sigma,
             kurtosis=counted_kurtosis(config.honest_kurtosis),
             beyond=config.honest_beyond,
             design_effect=config.honest_design_effect,

@@ -29,9 +29,13 @@ STYLES: Final[Mapping[str, str]] = MappingProxyType(
 """The colour of a verdict's row."""
 
 _LEGEND: Final = (
-    "RMS error: of numbers or distances, in s, the standard deviation of an unrelated one. "
-    "p-value: how often an honest node looks this bad by chance."
+    "RMS error: in s, the standard deviation of an unrelated number or distance.",
+    "p-value: how often an honest node looks this bad by chance.",
 )
+"""Lines, which have to fit 80 columns as they are: off a terminal none is folded."""
+
+_SMALLEST: Final = 1e-300
+"""p-values below come out as 0, which none is."""
 
 _MAX_KEY: Final = 16
 
@@ -99,7 +103,7 @@ def legend(rows: Sequence[VerdictRow]) -> "Iterator[Text]":
     from rich.text import Text
 
     if any(row.p_value is not None for row in rows):
-        yield Text(_LEGEND, "dim")
+        yield from (Text(line, "dim") for line in _LEGEND)
 
 
 def row_notes(row: VerdictRow, width: int) -> Iterator[str]:
@@ -122,12 +126,14 @@ def shortened(public_key: str) -> str:
 
 def rejection(tests: Collection[str]) -> str:
     """Return which tests bring a verdict of fraud, in words."""
-    return f"fraud by the test of {', '.join(map(_words, tests))}"
+    return f"rejected by {', '.join(map(_words, tests))}"
 
 
-def p_value(value: float | None) -> str:
-    """Return a p-value as a table shows it; empty for none."""
-    return "" if value is None else f"{value:.3g}"
+def p_value(value: float | None, digits: int = 3) -> str:
+    """Return a p-value as a table shows it, with so many digits; empty for none."""
+    if value is None:
+        return ""
+    return f"{value:.{digits}g}" if value > _SMALLEST else f"< {_SMALLEST:g}"
 
 
 def exit_code(verdicts: Collection[str]) -> int:

@@ -16,6 +16,7 @@ import typer
 
 from hallmark.poc.core.errors import FieldError, HallmarkError
 from hallmark.server.cli.consoles import notes, results, say, show
+from hallmark.server.cli.verdicts import p_value
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -31,8 +32,6 @@ _INTRODUCTION = (
 )
 
 _LOOK_SECONDS = 0.5
-_SMALLEST = 1e-300
-"""p-values below come out as 0, which none is."""
 
 _TESTS = {
     "nonces": "more nonces are wrong than honest noise explains",
@@ -179,8 +178,8 @@ def shown(judged: "Sequence[Judged]", model: str) -> "Iterator[Text]":
     yield Text(_conclusion(judged, model)) if right else Text("Not all came out right.", style="red")
 
 
-def _row(who: str, verdict: str, p_value: str, rejected_by: str) -> str:
-    return f"{who:32}{verdict:10}{p_value:>10}   {rejected_by}"
+def _row(who: str, verdict: str, chance: str, rejected_by: str) -> str:
+    return f"{who:32}{verdict:10}{chance:>10}   {rejected_by}"
 
 
 def _found(one: "Judged") -> tuple[str, str, str]:
@@ -190,8 +189,7 @@ def _found(one: "Judged") -> tuple[str, str, str]:
     if one.answer is None or one.verdict is None:
         return "refused", "", "block height"
     test = one.strongest_test if one.verdict is Verdict.FRAUD else ""
-    p_value = one.answer["probability_honest"]
-    shown = f"{p_value:.2g}" if p_value > _SMALLEST else f"< {_SMALLEST:g}"
+    shown = p_value(one.answer["probability_honest"], digits=2)
     return one.verdict.replace("_", " "), shown, test.replace("_", " ")
 
 

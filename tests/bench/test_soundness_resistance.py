@@ -74,7 +74,7 @@ def test_findings_count_what_the_rows_say(trial: Trial) -> None:
     ]
     rows = [row_of(attack, trial.play(attack)) for attack in some]
     assert rows[2]["because"] == "nonces[31]: an integer from 0 to 9223372036854775807"
-    assert rows[3]["together"] == "fraud by the test of nonces, rms; 0 distinct nonces credited"
+    assert rows[3]["together"] == "rejected by nonces, rms; 0 distinct nonces credited"
     first, second, third = findings(rows)
     assert first.startswith("1 kinds of honest batches pass, and of 3 attacks a server refuses 1 in words")
     assert "settles 1 of these" in second

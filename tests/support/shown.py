@@ -136,7 +136,7 @@ def validated() -> None:
         "rejected_by": ["nonces", "rms", "beyond"],
         "error_rms": 1.412,
         "n_invalid": 3,
-        "numerics_differ": ["dtype"],
+        "numerics_differ": ["device"],
     }
     refused = ServerError(
         "POST /api/v1/pow/validate",

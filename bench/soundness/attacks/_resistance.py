@@ -870,7 +870,7 @@ def _below_rate_one() -> Iterator[Attack]:
         settled=Together(code=0, credited=None),
         remedy="insist on `covered`: without it nothing is known of the nonces that were not run",
     )
-    density = Together(code=1, credited=0, says="fraud by the test of density")
+    density = Together(code=1, credited=0, says="rejected by density")
     yield attack("half of what is valid, in short batches", thinned(), "honest", settled=density)
     yield attack("the same, in batches that overlap by one", thinned(overlap=1), "honest", settled=density)
     yield attack(
@@ -893,7 +893,7 @@ def _below_rate_one() -> Iterator[Attack]:
 
 def _of_several() -> Iterator[Attack]:
     attack = partial(_row, SEVERAL)
-    convicted = Together(code=1, credited=0, says="fraud by the test of nonces")
+    convicted = Together(code=1, credited=0, says="rejected by nonces")
     yield attack(
         "each nonce twice in a batch, the second time 0.5 s lower",
         twice(changed(**NO_VECTORS), lowered=0.5),
@@ -935,7 +935,7 @@ def _of_several() -> Iterator[Attack]:
             of_nonces([8], (8, 8), **NO_VECTORS),
         ),
         "honest",
-        settled=Together(code=1, credited=0, says="fraud by the test of rms"),
+        settled=Together(code=1, credited=0, says="rejected by rms"),
         **wide,
     )
     yield attack(
@@ -978,7 +978,7 @@ def _of_several() -> Iterator[Attack]:
         "another third layer, judged by the prover's own server",
         forged(lambda _, prover: prover.of_another_model(range(N))),
         "honest",
-        settled=Together(code=1, credited=0, says="fraud by the test of nonces, rms"),
+        settled=Together(code=1, credited=0, says="rejected by nonces, rms"),
         judged_by_itself=True,
     )
     yield attack(
@@ -986,7 +986,7 @@ def _of_several() -> Iterator[Attack]:
         _validated,
         "fraud",
         "nonces",
-        Together(code=1, credited=0, says="fraud by the test of nonces, rms"),
+        Together(code=1, credited=0, says="rejected by nonces, rms"),
     )
 
 

@@ -10,6 +10,7 @@ import typer
 from hallmark.poc.core.errors import FieldError
 from hallmark.server.cli.consoles import WIDE, AsJson, print_or_drop, results, show
 from hallmark.server.cli.queue.queue_database import QueueDatabase, opened
+from hallmark.server.cli.verdicts import p_value
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -93,10 +94,10 @@ def _provers(rows: Iterable[Mapping[str, Any]]) -> "Table":
         if found is None:
             shown = (f"open ({row['open_batches']:,})", "-", "-", "-", "-")
         else:
-            p_value = found["probability_honest"]
+            chance = found["probability_honest"]
             shown = (
                 found["verdict"].replace("_", " "),
-                "-" if p_value is None else f"{p_value:.2g}",
+                "-" if chance is None else p_value(chance, digits=2),
                 f"{found['n_judged']:,}",
                 f"{found['batches']:,}",
                 f"{found['refused']:,}",

@@ -16,8 +16,8 @@ Until = Annotated[
     str | None,
     typer.Option(
         metavar="N|TIME",
-        help="Follow the round and stop it after so many checked nonces (10000), or so long since it, or "
-        "its server, was started (90s, 5min, 2h).",
+        help="Follow the round and stop it at the end of a batch, once so many nonces are checked (10000), "
+        "or so long since it, or its server, was started (90s, 5min, 2h).",
     ),
 ]
 

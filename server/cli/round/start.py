@@ -9,12 +9,12 @@ import typer
 
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.protocol.config import Concern
-from hallmark.server.cli.client import ApiKey, PoCClient, ServerUrl
+from hallmark.server.cli.client import ApiKey, PoCClient, ServerError, ServerUrl
 from hallmark.server.cli.consoles import say
 from hallmark.server.cli.options import Stated, takes_settings
 from hallmark.server.cli.round.goal import Goal, Until
 from hallmark.server.cli.round.status import print_status
-from hallmark.server.cli.round.watch import Interval, follow
+from hallmark.server.cli.round.watch import RUNNING, Interval, follow
 
 __all__ = ["Phase", "StartedPhase", "check_finite", "remarks", "start"]
 
@@ -60,9 +60,12 @@ def start(
         body |= {"node_id": 0, "node_count": 1}
     check_finite(body)
     with PoCClient(url, api_key) as client:
+        before = _running(client)
         answer = client.post(phase.path, body)
-        for remark in remarks(answer):
+        for remark in (*_ended(before, answer["pow_status"]), *remarks(answer)):
             say(remark)
+        if phase is Phase.GENERATE and body.get("callback_url") is None:
+            say("No --callback-url: proofs of this round go nowhere.")
         if watch or goal is not None:
             follow(client, interval, goal=goal, first=answer["pow_status"])
         else:
@@ -83,6 +86,28 @@ def _goal(until: str | None, phase: Phase) -> Goal | None:
     if phase is Phase.VALIDATE and not goal.is_time:
         raise FieldError("--until", until, "a time such as 5min, with --phase validate: nonces are generated")
     return goal
+
+
+def _running(client: PoCClient) -> Mapping[str, Any] | None:
+    """Return the status of the round that is running; None where none is, or the server does not say so.
+
+    Raises:
+        UnreachableError: There is no answer.
+    """
+    try:
+        status: Mapping[str, Any] = client.get("/status")
+    except ServerError:
+        # The start is what was asked for, and is refused too where that cannot be.
+        return None
+    return status if status["state"] in RUNNING else None
+
+
+def _ended(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> Iterator[str]:
+    """Yield that the round before has ended; the very request of a round that is set goes on with it."""
+    if before is None:
+        return
+    if after["config"] != before["config"] or after["elapsed_seconds"] < before["elapsed_seconds"]:
+        yield f"The round of block {before['config']['block_height']} ({before['state']}) was ended."
 
 
 def check_finite(body: Mapping[str, Any]) -> None:

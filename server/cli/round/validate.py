@@ -21,6 +21,8 @@ __all__ = ["NoVerdictError", "look_up", "show_verdicts", "submit_and_wait", "val
 
 _POLL_SECONDS = 0.5
 _CONFLICT = 409
+_REFUSALS = (400, _CONFLICT)
+"""What a server answers to a batch that it does not judge, however often it is sent."""
 
 
 def validate(
@@ -124,7 +126,7 @@ def show_verdicts(
     for row, answer in zip(rows, answers, strict=True):
         parts += [text(f"{row.label}: {note}") for note in row_notes(row, console.width)]
         if isinstance(answer, HallmarkError):
-            parts.append(text(f"{row.label}: error: {answer}"))
+            parts.append(text(f"{row.label}: {row.verdict}: {answer}"))
             continue
         if answer["rejected_by"]:
             parts.append(text(f"{row.label}: {rejection(answer['rejected_by'])}"))
@@ -141,7 +143,7 @@ def _row(number: int, batch: "ProofBatch", answer: dict[str, Any] | HallmarkErro
             public_key=batch.public_key,
             block_height=batch.block_height,
             nonces=len(batch.nonces),
-            verdict="error",
+            verdict="refused" if _is_refusal(answer) else "error",
         )
     return VerdictRow(
         label=str(number),
@@ -155,6 +157,11 @@ def _row(number: int, batch: "ProofBatch", answer: dict[str, Any] | HallmarkErro
         tests=answer["tests"],
         p_value=answer["probability_honest"],
     )
+
+
+def _is_refusal(error: HallmarkError) -> bool:
+    """Tell whether it is about the batch, and not about the way to the server or what went wrong in it."""
+    return isinstance(error, ServerError) and error.status in _REFUSALS
 
 
 def _verdict(answer: dict[str, Any] | HallmarkError) -> str:

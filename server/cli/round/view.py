@@ -178,14 +178,15 @@ def _percent(status: Mapping[str, Any], goal: Goal) -> float:
 def _delivery(status: Mapping[str, Any]) -> Iterator[_Row]:
     callbacks, config = status["callbacks"], status["config"] or {}
     url = config.get("callback_url")
-    if url is None and not any(
-        callbacks[name] for name in ("queued", "delivered", "dropped", "dead_letters")
-    ):
-        return
-    yield "callbacks", _callbacks(callbacks)
+    if url is not None or any(callbacks[name] for name in ("queued", "delivered", "dropped", "dead_letters")):
+        yield "callbacks", _callbacks(callbacks)
     if url is not None:
         yield "receiver", url
-    if callbacks["last_error"]:
+    elif config and not _is_about_verdicts(status):
+        # Verdicts are answered as well; what is found goes nowhere else.
+        yield "receiver", "none"
+    # Of what has been delivered since then nobody need know.
+    if callbacks["last_error"] and (callbacks["queued"] or callbacks["dead_letters"]):
         yield "last error", text(callbacks["last_error"], "red")
 
 

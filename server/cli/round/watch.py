@@ -14,11 +14,13 @@ from hallmark.server.cli.consoles import AsJson, is_terminal, print_or_drop, res
 from hallmark.server.cli.round.goal import Goal
 from hallmark.server.cli.words import span
 
-__all__ = ["Interval", "follow", "watch"]
+__all__ = ["RUNNING", "Interval", "follow", "watch"]
 
 Interval = Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Seconds between two looks.")]
 
-_RUNNING: Final = ("GENERATING", "VALIDATING")
+RUNNING: Final = ("GENERATING", "VALIDATING")
+"""States of a round that goes on."""
+
 _NO_ANSWER: Final = "NO ANSWER"
 _PATIENCE_SECONDS: Final = 30.0
 _SHORTEST_SECONDS: Final = 0.1
@@ -104,7 +106,7 @@ def _looks(
     begun = client.get("/status") if first is None else first
     status = begun
     while True:
-        is_running = status["state"] in _RUNNING
+        is_running = status["state"] in RUNNING
         if is_running and goal is not None and goal.is_reached(status):
             status = client.post("/stop")["pow_status"]
             is_running = False

@@ -53,7 +53,8 @@ def check_plan(plan: ServePlan) -> None:
         # Another server on the port would answer in the place of ours, and make it look ready.
         check_port(*plan.address)
     if plan.outbox is not None:
-        OutboxDatabase(plan.outbox).close()
+        # vLLM may yet refuse its flags: nothing is left behind then.
+        OutboxDatabase(plan.outbox).close_as_found()
 
 
 def check_model(model: str) -> None:

@@ -53,7 +53,9 @@ def run(plan: ServePlan) -> int:
         words = last_words.read_text(encoding="utf-8").splitlines() if last_words.exists() else []
     reason = why_it_ended(plan, code, received, "; ".join(words), was_ready=ready)
     if reason is not None:
-        _say(reason)
+        # vLLM's last line may lack its end, and nothing tells whether it does; lines of JSON have theirs.
+        start = "\n" if plan.logging is None else ""
+        say(f"{start}hallmark: {reason}")
     return exit_code(plan, code, was_asked=bool(received))
 
 

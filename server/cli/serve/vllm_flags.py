@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hallmark.poc.core.errors import FieldError
+from hallmark.poc.settings.settings import SECTION
 
 __all__ = ["VllmFlags"]
 
@@ -50,12 +51,22 @@ class VllmFlags:
             arguments: As the user wrote them.
 
         Raises:
-            FieldError: The `--config` file cannot be read, or is given so that vLLM would pass over it.
+            FieldError: The `--config` file cannot be read, or is given so that vLLM would pass over it; or a
+                setting is given as a flag of its own.
         """
         in_one_word = [argument for argument in arguments if argument.startswith("--config=")]
         if in_one_word:
             raise FieldError("--config", in_one_word[0], "--config FILE, in two words, as vLLM reads it")
         self._given = list(_pairs(arguments))
+        for name, _ in self._given:
+            if name.startswith(SECTION):
+                setting = name.removeprefix(SECTION).lstrip(".-").replace("-", "_")
+                # Without its value, which may be a token.
+                raise FieldError(
+                    f"--{name}",
+                    "a flag of its own",
+                    ".".join(filter(None, ("--additional-config", SECTION, setting))),
+                )
         path = self.get("config")
         self._file: Mapping[str, Any] = {} if path is None else _read_config(Path(path))
 

@@ -1,7 +1,11 @@
 """Names that nothing knows, and errors about what clients sent."""
 
-import pytest
+from typing import Annotated, Any
 
+import pytest
+from pydantic import StringConstraints, TypeAdapter, ValidationError
+
+from hallmark.poc.core.checks import allowed_in_words
 from hallmark.poc.core.errors import FieldError
 from hallmark.poc.core.models import MAX_UNKNOWN, refuse_near_misses, unknown_names
 
@@ -31,3 +35,20 @@ def test_an_error_can_be_written_and_is_never_long() -> None:
     for value in ("\ud800", "x" * 10**6, deep):
         message = str(FieldError("\udfff" * 1000, value, "y" * 10**6))
         assert len(message.encode()) < 5000
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "allowed"),
+    [
+        (int, "one", "a valid integer"),
+        (int, "9" * 5000, "a valid integer"),
+        (int, 1.5, "a valid integer"),
+        (float, "half", "a valid number"),
+        (bool, "perhaps", "true or false"),
+        (Annotated[str, StringConstraints(max_length=3)], "four", "text of at most 3 characters"),
+    ],
+)
+def test_what_is_allowed_is_not_told_in_pydantics_words(kind: Any, value: object, allowed: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(kind).validate_python(value)
+    assert allowed_in_words(caught.value.errors()[0]) == allowed

@@ -90,7 +90,10 @@ def test_a_mistyped_setting_of_a_server(cli: Cli, setting: str, near: str) -> No
     ("options", "told"),
     [
         (("--phase", "genarate"), "'genarate' is not one of 'generate', 'validate', 'none'"),
-        (("--batch-size", "many"), "should be a valid integer"),
+        (("--batch-size", "many"), "'many' is not allowed; allowed: a valid integer"),
+        (("--batch-size", "1.5"), "'1.5' is not allowed; allowed: a valid integer"),
+        (("--batch-size", "9" * 5000), "is not allowed; allowed: a valid integer"),
+        (("--valid-rate", "half"), "'half' is not allowed; allowed: a valid number"),
     ],
 )
 def test_a_mistyped_value_is_named_beside_what_is_allowed(

@@ -180,7 +180,7 @@ class TestSequential:
         assert "1: all 2 batches of this prover in this round together" in shown
         assert any(line.startswith("1: cleared after ") and "of 80 nonces" in line for line in shown)
         assert any(line.startswith("2: convicted after ") for line in shown)
-        assert "2: fraud by the test of sequential" in shown
+        assert "2: rejected by sequential" in shown
         assert any(line.startswith("3: refused: ") for line in shown)
         drawn = [line for line in shown if "were drawn with --seed s, until provers were convicted" in line]
         assert len(drawn) == 1

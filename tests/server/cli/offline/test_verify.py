@@ -123,7 +123,7 @@ class TestVerdicts:
         shown = result.out.splitlines()
         spoke = [test.replace("_", " ") for test in one(verify(path, "--json"))["rejected_by"]]
         assert "nonces" in spoke
-        assert f"1: fraud by the test of {', '.join(spoke)}" in shown
+        assert f"1: rejected by {', '.join(spoke)}" in shown
         assert "1: invalid nonces: 18, 19, 20, 21, 22, 23" in shown
         assert shown[-1] == "1 batch: 0 honest, 1 fraud, 0 no verdict, 0 refused; 0 distinct nonces credited"
 
@@ -568,7 +568,7 @@ class TestSeveralBatches:
         assert result.code == 1
         assert "22: all 21 batches of this prover in this round together" in result.out
         assert "23: the 20 batches with vectors of this prover in this round together" in result.out
-        assert "23: fraud by the test of" in result.out
+        assert "23: rejected by " in result.out
         assert "21 batches: 21 honest, 0 fraud, 0 no verdict, 0 refused; 0 distinct nonces" in result.out
 
 

@@ -36,11 +36,12 @@ from hallmark.poc.protocol.proof import ProofBatch
 from hallmark.poc.settings.settings import Settings
 from hallmark.poc.specification import PoCManager
 from hallmark.server.cli.round import watch
-from hallmark.server.http.examples import STATUS
+from hallmark.server.http.examples import STATUS, VERDICT
 from hallmark.server.processes.child import free_port
 
 ROUND = ("--block-hash", "0x8d3f2a", "--block-height", 7, "--public-key", "02a1b2c3")
 SHORT = ("--batch-size", 8, "--seq-len", 8)
+NOWHERE = "No --callback-url: proofs of this round go nowhere.\n"
 
 
 class Node:
@@ -91,6 +92,55 @@ async def test_start_says_where_the_receiver_does_not_answer(node: Node) -> None
     assert result.code == 0
     assert result.err.startswith("the receiver of callbacks does not answer the server: ConnectError: ")
     assert "receiver" not in (await node.round("start", *ROUND, *SHORT)).err
+
+
+async def test_start_says_where_there_is_no_receiver_of_what_is_generated(node: Node) -> None:
+    generated = await node.round("start", *ROUND, *SHORT)
+    assert generated.err == NOWHERE
+    assert re.search(r"^receiver +none$", generated.out, re.MULTILINE)
+    await node.manager.stop()
+    validated = await node.round("start", *ROUND, *SHORT, "--phase", "validate")
+    assert (validated.code, validated.err) == (0, "")
+    assert "receiver" not in validated.out
+    # Setting a round ends the one that runs, whatever its own phase is.
+    only_set = await node.round("start", *ROUND, *SHORT, "--phase", "none")
+    assert only_set.err == "The round of block 7 (VALIDATING) was ended.\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--block-height", 8), "The round of block 7 (GENERATING) was ended.\n"),
+        # Without a node's share it is another request, though about the same block.
+        (("--phase", "validate"), "The round of block 7 (GENERATING) was ended.\n"),
+        ((), ""),
+    ],
+    ids=["another block", "another phase", "the same"],
+)
+async def test_start_says_that_a_round_was_running(
+    node: Node, options: tuple[object, ...], told: str
+) -> None:
+    await node.round("start", *ROUND, *SHORT)
+    await eventually(lambda: snapshot(node.manager)["total_checked"])
+    before = node.manager.active
+    result = await node.round("start", *ROUND, *SHORT, *options)
+    assert result.code == 0
+    assert result.err.startswith(told)
+    assert ("was ended" in result.err) == (node.manager.active is not before) == bool(told)
+
+
+async def test_a_round_that_was_over_is_not_ended(node: Node) -> None:
+    await node.round("start", *ROUND, *SHORT)
+    await node.manager.stop()
+    assert (await node.round("start", *ROUND, *SHORT)).err == NOWHERE
+
+
+async def test_a_round_that_a_refused_one_leaves_alone_is_not_ended(node: Node) -> None:
+    await node.round("start", *ROUND, *SHORT)
+    refused = await node.round("start", *ROUND, *SHORT, "--model", "other")
+    assert refused.code == 2
+    assert "was ended" not in refused.err
+    assert node.manager.state is PoCState.GENERATING
 
 
 async def test_every_option_reaches_the_round(node: Node) -> None:
@@ -211,8 +261,11 @@ async def test_a_batch_size_that_was_lowered_is_told(node: Node) -> None:
 async def test_watching_that_is_interrupted_says_how_to_end_the_round(
     node: Node, command: str, options: tuple[object, ...]
 ) -> None:
+    said = f"the round goes on; end it with hallmark round stop {node.url}\n"
     if command == "watch":
         await node.round("start", *ROUND, *SHORT)
+    else:
+        said = NOWHERE + said
     watching = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-m", "hallmark.server", "round", command, node.url, *map(str, options)),
         stdout=asyncio.subprocess.PIPE,
@@ -223,7 +276,7 @@ async def test_watching_that_is_interrupted_says_how_to_end_the_round(
     watching.send_signal(signal.SIGINT)
     _, err = await watching.communicate()
     assert watching.returncode == 130
-    assert err.decode() == f"the round goes on; end it with hallmark round stop {node.url}\n"
+    assert err.decode() == said
     assert node.manager.state is PoCState.GENERATING
 
 
@@ -352,10 +405,14 @@ async def test_fraud_among_several_is_code_1(node: Node, tmp_path: Path) -> None
     assert result.code == 1
     lines = result.out.splitlines()
     rows = [line.split() for line in lines[1:4]]
-    assert [(row[0], row[-1]) for row in rows] == [("1", "honest"), ("2", "fraud"), ("3", "error")]
+    assert [(row[0], row[-1]) for row in rows] == [("1", "honest"), ("2", "fraud"), ("3", "refused")]
     # The keys' distances are unrelated; whether their mean is too low as well is chance.
-    assert any(line.startswith("2: fraud by the test of nonces, rms") for line in lines)
-    assert lines[-1].startswith("3: error: POST /api/v1/pow/validate: 409: ")
+    assert any(line.startswith("2: rejected by nonces, rms") for line in lines)
+    assert lines[-1].startswith("3: refused: POST /api/v1/pow/validate: 409: ")
+    # Off a terminal nothing is folded.
+    legend = [line for line in lines if line.startswith(("RMS error: ", "p-value: "))]
+    assert len(legend) == 2
+    assert max(map(len, legend)) <= 80
 
 
 async def test_an_error_is_shown_in_full_however_narrow_the_terminal_is(
@@ -366,7 +423,40 @@ async def test_an_error_is_shown_in_full_however_narrow_the_terminal_is(
     [answer] = (await node.round("validate", path, "--json")).out.splitlines()
     monkeypatch.setenv("COLUMNS", "40")
     shown = (await node.round("validate", path)).out
-    assert f"1: error: {json.loads(answer)['error']}" in shown.splitlines()
+    assert f"1: refused: {json.loads(answer)['error']}" in shown.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("status", "word"),
+    [(400, "refused"), (401, "error"), (404, "error"), (409, "refused"), (429, "error"), (503, "error")],
+)
+async def test_what_went_wrong_on_the_way_is_an_error_and_no_refusal(
+    cli: Cli, tmp_path: Path, status: int, word: str
+) -> None:
+    app = FastAPI()
+    answer = JSONResponse({"detail": "why"}, status)
+    app.add_api_route("/api/v1/pow/validate", lambda: answer, methods=["POST"])
+    path = proofs(tmp_path / "p.json", await honest_proof(small_config(), range(2)))
+    async with serving(app) as url:
+        result = await asyncio.to_thread(cli, "round", "validate", url, path)
+    assert result.code == 2
+    lines = result.out.splitlines()
+    assert lines[1].split()[-1] == word
+    assert lines[-1] == f"1: {word}: POST /api/v1/pow/validate: {status}: why"
+
+
+async def test_a_p_value_is_never_nothing(cli: Cli, tmp_path: Path) -> None:
+    app = FastAPI()
+    found = {"verdict": "fraud", "probability_honest": 0.0, "rejected_by": ["rms"]}
+    answer = {**VERDICT, **found, "tests": {"nonces": 5e-324, "rms": 0.0, "beyond": 2.5e-300}}
+    app.add_api_route("/api/v1/pow/validate", lambda: answer, methods=["POST"])
+    path = proofs(tmp_path / "p.json", await honest_proof(small_config(), range(2)))
+    async with serving(app) as url:
+        result = await asyncio.to_thread(cli, "round", "validate", url, path)
+    assert "< 1e-300 fraud" in result.out.splitlines()[1]
+    wide = " ".join(result.out.split())
+    assert wide.count("< 1e-300") == 3
+    assert "2.5e-300" in wide
 
 
 async def test_what_looks_like_markup_is_shown_as_it_is(node: Node, tmp_path: Path) -> None:
@@ -424,7 +514,7 @@ async def test_a_batch_whose_round_ends_has_no_verdict(node: Node, tmp_path: Pat
         ('[{"body": 1}]', "PROOFS: {'body': 1} is not allowed"),
         ("[" * 5000, "p.json' is not allowed; allowed: a readable file of JSON"),
         ("{}", "public_key, block_hash, block_height, nonces, dist: None is not allowed"),
-        (None, "No such file"),
+        (None, "p.json' is not allowed; allowed: a file that exists; there is no such file"),
     ],
 )
 def test_a_file_without_proofs_is_code_2(cli: Cli, tmp_path: Path, content: str | None, problem: str) -> None:
@@ -478,7 +568,7 @@ class TestUntil:
 
     async def test_it_is_stopped_after_so_many_nonces(self, node: Node) -> None:
         result = await node.round("start", *self.QUICKLY, "--until", 40)
-        assert (result.code, result.err) == (0, "")
+        assert (result.code, result.err) == (0, NOWHERE)
         assert node.manager.state is PoCState.STOPPED
         checked = snapshot(node.manager)["total_checked"]
         assert checked >= 40
@@ -493,14 +583,14 @@ class TestUntil:
     @pytest.mark.parametrize("phase", ["generate", "validate"])
     async def test_it_is_stopped_after_so_long(self, node: Node, phase: str) -> None:
         result = await node.round("start", *self.QUICKLY, "--until", "1s", "--phase", phase)
-        assert (result.code, result.err) == (0, "")
+        assert (result.code, result.err) == (0, NOWHERE if phase == "generate" else "")
         assert node.manager.state is PoCState.STOPPED
         assert 1.0 <= snapshot(node.manager)["elapsed_seconds"] < 30.0
         assert "  100% of 1 s  " in result.out.splitlines()[-1]
 
     async def test_a_goal_in_time_is_not_missed_by_a_long_interval(self, node: Node) -> None:
         result = await node.round("start", *ROUND, *SHORT, "--interval", 60, "--until", "1s")
-        assert (result.code, result.err) == (0, "")
+        assert (result.code, result.err) == (0, NOWHERE)
         assert snapshot(node.manager)["elapsed_seconds"] < 30.0
 
     async def test_a_goal_is_reached_though_nobody_looks_on(self, node: Node) -> None:
@@ -536,7 +626,7 @@ class TestUntil:
             other.raise_for_status()
         result = await starting
         assert result.code == 2
-        assert result.err == (
+        assert result.err == NOWHERE + (
             "hallmark: another round has taken the place of the one that --until is about\n"
         )
         assert node.manager.state is PoCState.GENERATING
@@ -552,7 +642,7 @@ class TestUntil:
         await node.manager.stop("enough seen")
         result = await starting
         assert result.code == 2
-        assert result.err == f"hallmark: the round ended before {words}: enough seen\n"
+        assert result.err == f"{NOWHERE}hallmark: the round ended before {words}: enough seen\n"
         assert result.out.splitlines()[-1].startswith("STOPPED  ")
 
     @pytest.mark.parametrize(
@@ -626,7 +716,8 @@ async def test_watching_gives_up_on_a_server_that_is_gone(cli: Cli, monkeypatch:
 
 
 async def test_a_goal_outlives_a_proxy_that_has_no_server_for_a_moment(cli: Cli) -> None:
-    app, looks = FastAPI(), iter([503, 502, 200])
+    # It is first asked whether a round is running.
+    app, looks = FastAPI(), iter([503, 503, 502, 200])
 
     def answer() -> JSONResponse:
         status = next(looks)
@@ -640,7 +731,7 @@ async def test_a_goal_outlives_a_proxy_that_has_no_server_for_a_moment(cli: Cli)
     async with serving(app) as url:
         options = (*ROUND, "--until", 40, "--interval", 0.1)
         result = await asyncio.to_thread(cli, "round", "start", url, *options)
-    assert (result.code, result.err) == (0, "")
+    assert (result.code, result.err) == (0, NOWHERE)
 
 
 async def test_watching_does_not_wait_for_a_server_that_has_never_answered(cli: Cli) -> None:

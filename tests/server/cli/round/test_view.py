@@ -182,6 +182,25 @@ class TestStates:
             "last error": "HTTP 503",
         }
 
+    @pytest.mark.parametrize(
+        ("counts", "is_shown"),
+        [({}, False), ({"queued": 1}, True), ({"dead_letters": 1}, True), ({"dropped": 1}, False)],
+        ids=str,
+    )
+    def test_an_error_of_callbacks_that_is_over_is_not_shown(
+        self, counts: dict[str, int], is_shown: bool
+    ) -> None:
+        callbacks = {**CALLBACKS, "delivered": 5, "queued": 0, "last_error": "HTTP 503", **counts}
+        assert ("last error" in rows(generating(callbacks=callbacks))) is is_shown
+
+    def test_a_round_without_a_receiver(self) -> None:
+        config = {**CONFIG, "callback_url": None}
+        nothing = {**CALLBACKS, "delivered": 0}
+        found = rows(generating(config=config, callbacks=nothing))
+        assert found["receiver"] == "none"
+        assert "callbacks" not in found
+        assert "receiver" not in rows(validating(config=config))
+
     def test_stuck(self) -> None:
         assert "stuck" not in rows(generating(seconds_since_progress=90.0))
         found = rows(generating(is_stuck=True, seconds_since_progress=90.0))
@@ -258,7 +277,7 @@ def others(text: str) -> dict[str, Any]:
         reason=text,
         config={**CONFIG, "public_key": text, "callback_url": text, "block_hash": text},
         interrupted_round={**INTERRUPTED, "public_key": text, "reason": text},
-        callbacks={**CALLBACKS, "last_error": text, "outbox": text},
+        callbacks={**CALLBACKS, "queued": 1, "last_error": text, "outbox": text},
         numerics={"device": text},
     )
 

@@ -1,7 +1,10 @@
 """Why a server has ended, in one line, and the exit code."""
 
+import json
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -96,3 +99,32 @@ def test_last_words_are_lines_and_only_where_somebody_reads_them(tmp_path: Path)
     for words in ("one\n  and a half", "two \ud800"):
         leave_last_words(words, {LAST_WORDS_VARIABLE: str(path)})
     assert path.read_text(encoding="utf-8").splitlines() == ["one and a half", "two \\ud800"]
+
+
+_RUN = """
+import sys
+from dataclasses import replace
+from hallmark.server.cli.consoles import log_as_json
+from hallmark.server.cli.serve.plan import plan
+from hallmark.server.cli.serve.running import run
+
+planned = plan("model", ["--host", "127.0.0.1", "--port", sys.argv[1]], {}, json_logs="json" in sys.argv)
+if planned.logging is not None:
+    log_as_json(planned.logging)
+vllm = "import sys; sys.stderr.write(sys.argv[1])"
+run(replace(planned, command=(sys.executable, "-c", vllm, "the last of vLLM" + "\\n" * ("json" in sys.argv))))
+"""
+
+
+@pytest.mark.parametrize("logs", ["text", "json"])
+def test_the_sentence_has_a_line_of_its_own(tmp_path: Path, logs: str) -> None:
+    path = tmp_path / "log"
+    with path.open("wb") as log:
+        command = [sys.executable, "-P", "-c", _RUN, str(free_port()), logs]
+        subprocess.run(command, stdout=log, stderr=log, check=True)
+    vllm, ours = path.read_text().splitlines()[-2:]
+    assert vllm == "the last of vLLM"
+    if logs == "json":
+        assert json.loads(ours)["message"].startswith("vLLM has ended")
+    else:
+        assert ours.startswith("hallmark: vLLM has ended")

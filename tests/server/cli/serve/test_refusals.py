@@ -9,6 +9,8 @@ import pytest
 from command_line import Cli
 
 from hallmark.poc.outbox.database import OutboxDatabase
+from hallmark.server.cli.serve.checks import check_plan
+from hallmark.server.cli.serve.plan import plan
 
 _STARTED: list[str] | None = None
 
@@ -144,3 +146,22 @@ def test_an_outbox_that_another_server_has(cli: Cli, model: Path, port: int, tmp
     assert told == (
         f"another server has the outbox {path}: give this one its own with the setting outbox_path"
     )
+
+
+def test_a_setting_that_is_given_as_a_flag_of_its_own(cli: Cli, model: Path, tmp_path: Path) -> None:
+    assert refusal(cli, model, "--hallmark.seqlen", "9") == (
+        "--hallmark.seqlen: 'a flag of its own' is not allowed; allowed: --additional-config.hallmark.seqlen"
+    )
+    assert not (tmp_path / "state").exists()
+
+
+def test_an_outbox_is_left_to_the_server_to_make(model: Path, port: int, tmp_path: Path) -> None:
+    """What vLLM refuses to start must not leave one behind."""
+    path = tmp_path / "outbox.db"
+    flags = ("--host", "127.0.0.1", "--port", str(port), f"--additional-config.hallmark.outbox_path={path}")
+    planned = plan(str(model), flags, {})
+    check_plan(planned)
+    assert [file.name for file in tmp_path.glob("outbox*")] == ["outbox.db.lock"]  # empty
+    OutboxDatabase(path).close()
+    check_plan(planned)
+    assert path.exists()

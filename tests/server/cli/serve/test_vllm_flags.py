@@ -131,3 +131,21 @@ def test_settings_of_the_file_are_not_lost_to_a_flag(tmp_path: Path) -> None:
         flags = VllmFlags(["--config", str(path), flag])
         with pytest.raises(FieldError, match=r"^--additional-config: .* allowed: one of both"):
             flags.get_mapping("additional-config")
+
+
+@pytest.mark.parametrize(
+    ("flag", "allowed"),
+    [
+        ("--hallmark.seqlen", "--additional-config.hallmark.seqlen"),
+        ("--hallmark-seq-len", "--additional-config.hallmark.seq_len"),
+        ("--hallmark_seq_len", "--additional-config.hallmark.seq_len"),
+        ("--hallmark", "--additional-config.hallmark"),
+    ],
+)
+def test_a_setting_is_no_flag_of_its_own(flag: str, allowed: str) -> None:
+    for arguments in ([flag, "12345678"], [f"{flag}=12345678"]):
+        with pytest.raises(FieldError) as caught:
+            VllmFlags(["--dtype", "auto", *arguments])
+        assert str(caught.value).startswith(flag.partition("_")[0])
+        assert str(caught.value).endswith(f": 'a flag of its own' is not allowed; allowed: {allowed}")
+        assert "12345678" not in str(caught.value)
