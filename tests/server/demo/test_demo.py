@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,8 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 DEMO = (sys.executable, "-P", "-m", "hallmark.server", "demo")
 
 NARROW = {"COLUMNS": "80"}
+# A socket's path has 107 characters at most, and a folder of a test's may leave vLLM too few.
+SOCKETS = {"VLLM_RPC_BASE_PATH": tempfile.gettempdir()}
 """Off a terminal no line ends before its sentence does, if not told to."""
 
 
@@ -61,7 +64,7 @@ def check(shown: str, layers: int) -> None:
 @pytest.mark.slow
 def test_the_whole_demo_comes_out_right(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
-    environment = {"TMPDIR": str(tmp_path / "tmp"), **NARROW}
+    environment = {"TMPDIR": str(tmp_path / "tmp"), **SOCKETS, **NARROW}
     with ChildProcess("the demo", DEMO, log=tmp_path / "log", environment=environment) as process:
         assert process.wait(800) == 0, output(process)
     shown = output(process)
@@ -115,7 +118,7 @@ def test_what_is_kept_is_up_with_its_pages_until_ctrl_c(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
-    environment = {"TMPDIR": str(tmp_path)}
+    environment = {"TMPDIR": str(tmp_path), **SOCKETS}
     with ChildProcess("the demo", DEMO, log=tmp_path / "log", environment=environment) as process:
         logs = list[Path]()
 
