@@ -44,7 +44,9 @@ CHEATERS = {
 def check(shown: str, layers: int) -> None:
     """Every verdict is the right one, and tells its p-value and what brought it."""
     lines = shown.splitlines()
-    assert max(map(len, lines[lines.index(next(line for line in lines if "who sent" in line)) :])) <= 80
+    table = lines[lines.index(next(line for line in lines if "who sent" in line)) :]
+    # The sentences below it are not folded off a terminal.
+    assert max(map(len, table[: table.index("")])) <= 80
     rows = [re.split(r"\s{2,}", line.removeprefix("✓ ")) for line in lines if re.match(r"✓ .*  ", line)]
     honest = [row for row in rows if row[1] == "honest"]
     fraud = [row for row in rows if row[1] == "fraud"]
