@@ -82,6 +82,7 @@ $(OVERLAY)/.made: tools/vllm_overlay.py tools/_release.py requirements/next.txt 
 
 # The check ends with the command that tries the release.
 test-newest: programs ## Check vLLM's newest release, then run the tests on it
+	@mkdir -p .cache
 	$(BIN)/python tools/check_vllm_release.py > .cache/release.txt || { cat .cache/release.txt; exit 1; }
 	@cat .cache/release.txt
 	$(MAKE) test-next VERSION=$$(sed -n 's/^Next: make test-next VERSION=//p' .cache/release.txt)

@@ -177,7 +177,7 @@ def resident() -> float:
 
 
 def file_bytes(path: Path) -> int:
-    """Return an outbox's file and its write-ahead log."""
+    """Return the bytes of an outbox's file and its write-ahead log."""
     return sum(file.stat().st_size for ending in ("", "-wal") if (file := Path(f"{path}{ending}")).exists())
 
 

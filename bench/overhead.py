@@ -113,7 +113,7 @@ class Case:
             self.hidden_states(tokens=self.tokens)
 
     def round(self) -> Tensor:
-        """Return batches as a round runs them; the last one's numbers."""
+        """Run batches as a round does, and return the last one's numbers."""
         for _ in range(BATCHES):
             inputs = self.inputs(self.tensors.tokens(self.keys))
             order = self.tensors.order(self.keys)

@@ -3,26 +3,24 @@
 `python -P tools/demo_picture.py` writes docs/figures/demo.svg; it takes minutes.
 """
 
-import fcntl
 import os
-import pty
-import struct
 import sys
-import termios
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-import pyte
 from pyte.screens import Char
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "support"))  # `python -P` adds no folder
+
+from terminal import run_on_a_terminal
+
 _COLUMNS: Final = 80
 _LINES: Final = 200
-_READ_BYTES: Final = 65_536
 _FIGURE: Final = Path(__file__).parents[1] / "docs" / "figures" / "demo.svg"
 # rich's own would have the reader's browser fetch a font from another host.
 _FORMAT: Final = """\
@@ -55,16 +53,7 @@ def run(command: list[str]) -> list[Text]:
     Raises:
         SystemExit: It fails; with its exit code.
     """
-    screen = pyte.Screen(_COLUMNS, _LINES)
-    stream = pyte.ByteStream(screen)
-    child, controller = pty.fork()
-    if child == 0:
-        os.environ["TERM"] = "xterm-256color"
-        os.execv(command[0], command)  # noqa: S606  # its arguments are here
-    fcntl.ioctl(controller, termios.TIOCSWINSZ, struct.pack("HHHH", _LINES, _COLUMNS, 0, 0))
-    while shown := _read(controller):
-        stream.feed(shown)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    screen, code = run_on_a_terminal(lambda: os.execv(command[0], command), _COLUMNS, _LINES)  # noqa: S606
     if code:
         print("\n".join(screen.display).rstrip())
         raise SystemExit(code)
@@ -72,14 +61,6 @@ def run(command: list[str]) -> list[Text]:
     while lines and not lines[-1].plain.strip():
         lines.pop()
     return lines
-
-
-def _read(controller: int) -> bytes:
-    try:
-        return os.read(controller, _READ_BYTES)
-    except OSError:
-        # Linux's way to say that nobody has the terminal open any more.
-        return b""
 
 
 def _drawn(line: Mapping[int, Char]) -> Text:

@@ -144,7 +144,7 @@ class PostgresDatabase:
 
     @contextmanager
     def transaction(self) -> Iterator[PostgresConnection]:
-        """Yield all that is done in it is on the disk at its end, or nothing.
+        """Let all that is done in it be on the disk at its end, or nothing.
 
         Raises:
             DatabaseError: The database cannot be written. Where the connection broke at the very end, all may

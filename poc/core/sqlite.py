@@ -76,7 +76,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Yield all that is done in it is on the disk at its end, or nothing.
+        """Let all that is done in it be on the disk at its end, or nothing.
 
         Raises:
             DatabaseError: The file cannot be written.

@@ -126,7 +126,7 @@ class LiveCacheGuard:
 
 
 def _bits(cache: Tensor) -> Tensor:
-    """Return view a cache as integers of the same size."""
+    """View a cache as integers of the same size."""
     return cache.view(_INTEGERS[cache.element_size()])
 
 

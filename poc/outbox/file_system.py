@@ -83,7 +83,7 @@ def _opened_twice(folder: Path) -> Iterator[tuple[int, int]]:
 
 
 def _flock_problem(one: int, other: int) -> str | None:
-    """Return the lock by which a server has its outbox."""
+    """Try the lock by which a server has its outbox."""
     try:
         fcntl.flock(one, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as exc:
@@ -117,7 +117,7 @@ def _record_lock_problem(one: int, other: int) -> str | None:
 
 
 def _mapping_problem(one: int, other: int) -> str | None:
-    """Return the memory by which SQLite's processes share the index of the write-ahead log."""
+    """Try the memory by which SQLite's processes share the index of the write-ahead log."""
     try:
         with mmap.mmap(one, _PAGE) as written, mmap.mmap(other, _PAGE) as read:
             written[:1] = b"x"

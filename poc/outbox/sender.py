@@ -252,7 +252,7 @@ class CallbackSender:
                         await self._woken.wait()
 
     async def _settle_oldest(self, *, is_last: bool = False) -> float | None:
-        """Return one attempt at the head of the queue, where it is due.
+        """Make one attempt at the head of the queue, where it is due.
 
         Args:
             is_last: Whether it is due in any case, unless the receiver has asked to be left alone.

@@ -16,7 +16,7 @@ _INDEX_BITS = 31
 
 
 def row_order(streams: Tensor, seq_len: int) -> Tensor:
-    """Return rank the rows that are read.
+    """Rank the rows that are read.
 
     Args:
         streams: int64 [n, 4], the nonces' streams of the purpose `rows`, on the host.

@@ -65,7 +65,7 @@ class StoreDatabase(Protocol):
         ...
 
     def transaction(self) -> AbstractContextManager[Connection]:
-        """Return all that is done in it is on the disk at its end, or nothing.
+        """Let all that is done in it be on the disk at its end, or nothing.
 
         Raises:
             DatabaseError: The database cannot be written.

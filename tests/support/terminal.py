@@ -12,7 +12,7 @@ from typing import Final
 
 import pyte
 
-__all__ = ["picture"]
+__all__ = ["picture", "run_on_a_terminal"]
 
 _READ_BYTES: Final = 65_536
 _MAX_LINES: Final = 2_000
@@ -29,6 +29,16 @@ def picture(run: Callable[[], None], columns: int, lines: int) -> str:
         columns: Width of the terminal.
         lines: Its height.
     """
+    screen, _ = run_on_a_terminal(run, columns, lines)
+    scrolled = ["".join(line[column].data for column in range(columns)) for line in screen.history.top]
+    return "\n".join(line.rstrip() for line in [*scrolled, *screen.display]).strip("\n") + "\n"
+
+
+def run_on_a_terminal(run: Callable[[], None], columns: int, lines: int) -> tuple[pyte.HistoryScreen, int]:
+    """Run something as `picture` does; return the terminal as it is left, and the fork's exit code.
+
+    The code is 0 where `run` returns or raises, and its own where it becomes another program.
+    """
     screen = pyte.HistoryScreen(columns, lines, history=_MAX_LINES)
     stream = pyte.ByteStream(screen)
     child, controller = pty.fork()
@@ -39,9 +49,8 @@ def picture(run: Callable[[], None], columns: int, lines: int) -> str:
             stream.feed(shown)
     finally:
         os.close(controller)
-        os.waitpid(child, 0)
-    scrolled = ["".join(line[column].data for column in range(columns)) for line in screen.history.top]
-    return "\n".join(line.rstrip() for line in [*scrolled, *screen.display]).strip("\n") + "\n"
+        _, status = os.waitpid(child, 0)
+    return screen, os.waitstatus_to_exitcode(status)
 
 
 def _show(run: Callable[[], None], columns: int, lines: int) -> None:

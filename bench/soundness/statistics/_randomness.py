@@ -65,14 +65,14 @@ def poisson(name: str, found: int, expected: float) -> Outcome:
 
 
 def uniform_cells(name: str, cells: Tensor, number: int) -> Outcome:
-    """Return whether integers from 0 to number − 1 are all equally frequent."""
+    """Test whether integers from 0 to number − 1 are all equally frequent."""
     counts = torch.bincount(cells.flatten(), minlength=number).double()
     expected = cells.numel() / number
     return chi_squared(name, float(((counts - expected) ** 2 / expected).sum()), number - 1)
 
 
 def fair_bits(name: str, words: Tensor, bits: int) -> Outcome:
-    """Return whether each of the lowest bits of words, any shape, is set in half of them."""
+    """Test whether each of the lowest bits of words, any shape, is set in half of them."""
     half = words.numel() / 2
     counts = [float(((words >> bit) & 1).sum()) for bit in range(bits)]
     return chi_squared(name, sum((count - half) ** 2 for count in counts) / (half / 2), bits)

@@ -54,8 +54,7 @@ def run(plan: ServePlan) -> int:
     reason = why_it_ended(plan, code, received, "; ".join(words), was_ready=ready)
     if reason is not None:
         # vLLM's last line may lack its end, and nothing tells whether it does; lines of JSON have theirs.
-        start = "\n" if plan.logging is None else ""
-        say(f"{start}hallmark: {reason}")
+        _say(reason, before="\n" if plan.logging is None else "")
     return exit_code(plan, code, was_asked=bool(received))
 
 
@@ -130,5 +129,5 @@ def _probe(client: httpx.Client) -> bool:
     )
 
 
-def _say(sentence: str) -> None:
-    say(f"hallmark: {sentence}")
+def _say(sentence: str, before: str = "") -> None:
+    say(f"{before}hallmark: {sentence}")

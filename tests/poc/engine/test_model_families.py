@@ -213,63 +213,51 @@ def test_on_a_gpu(zygote: Zygote, name: str, arguments: dict[str, Any], tmp_path
         check_with_transformers(found, model, "bfloat16", ENGINE_TOLERANCES["bfloat16", "transformers"])
 
 
-def test_weights_and_activations_in_int8(zygote: Zygote, tmp_path: Path) -> None:
-    plain = build_family("Llama", tmp_path / "plain", torch.bfloat16)
-    quantised, meant = tmp_path / "quantised", tmp_path / "meant"
-    quantise_to_int8(plain, quantised, meant)
-    found = zygote.run(quantised, {**ARGUMENTS, "dtype": "bfloat16"}, REQUEST)
-    check_itself(found, layers=4)
-    check_independence(found)
-    assert found["numerics"]["quantization"] == "compressed-tensors"
-    check_with_transformers(found, meant, "bfloat16", ENGINE_TOLERANCES["bfloat16", "INT8"])
-
-
-def check_weights_in_4_bits(
-    zygote: Zygote, quantise: Callable[[Path, Path, Path], None], method: str, directory: Path
+def check_quantised_weights(
+    zygote: Zygote,
+    quantise: Callable[[Path, Path, Path], None],
+    method: str,
+    tolerance: float,
+    directory: Path,
 ) -> None:
-    """That weights in 4 bits count as what they mean, activations in bf16."""
+    """That quantised weights count as what they mean."""
     plain = build_family("Llama", directory / "plain", torch.bfloat16)
     quantised, meant = directory / "quantised", directory / "meant"
     quantise(plain, quantised, meant)
-    # By default vLLM rounds activations to 8 bits too, on processors with AMX.
+    # By default vLLM rounds activations of 4-bit weights to 8 bits too, on processors with AMX.
     found = zygote.run(quantised, {**ARGUMENTS, "dtype": "bfloat16"}, REQUEST, VLLM_CPU_INT4_W4A8="0")
     check_itself(found, layers=4)
     check_independence(found)
     assert found["numerics"]["quantization"] == method
-    check_with_transformers(found, meant, "bfloat16", ENGINE_TOLERANCES["bfloat16", "4 bits"])
+    check_with_transformers(found, meant, "bfloat16", tolerance)
 
 
-@pytest.mark.skipif(
+def test_weights_and_activations_in_int8(zygote: Zygote, tmp_path: Path) -> None:
+    tolerance = ENGINE_TOLERANCES["bfloat16", "INT8"]
+    check_quantised_weights(zygote, quantise_to_int8, "compressed-tensors", tolerance, tmp_path)
+
+
+NEEDS_AVX512 = pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() == "AVX2",
     reason="vLLM's kernels for 4-bit weights on a CPU need AVX-512",
 )
+
+
 @pytest.mark.parametrize(
     ("quantise", "method"),
     [
-        pytest.param(quantise_to_awq, "awq", id="AWQ"),
-        pytest.param(quantise_to_gptq, "auto_gptq", id="GPTQ"),
-        pytest.param(quantise_to_int4, "compressed-tensors", id="compressed-tensors"),
+        pytest.param(quantise_to_awq, "awq", id="AWQ", marks=NEEDS_AVX512),
+        pytest.param(quantise_to_gptq, "auto_gptq", id="GPTQ", marks=NEEDS_AVX512),
+        pytest.param(quantise_to_int4, "compressed-tensors", id="compressed-tensors", marks=NEEDS_AVX512),
+        pytest.param(quantise_to_awq, "auto_awq", id="AWQ on a GPU", marks=pytest.mark.gpu),
+        pytest.param(quantise_to_gptq, "auto_gptq", id="GPTQ on a GPU", marks=pytest.mark.gpu),
+        pytest.param(quantise_to_nvfp4, "compressed-tensors", id="NVFP4 on a GPU", marks=pytest.mark.gpu),
     ],
 )
 def test_weights_in_4_bits(
     zygote: Zygote, quantise: Callable[[Path, Path, Path], None], method: str, tmp_path: Path
 ) -> None:
-    check_weights_in_4_bits(zygote, quantise, method, tmp_path)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize(
-    ("quantise", "method"),
-    [
-        pytest.param(quantise_to_awq, "auto_awq", id="AWQ"),
-        pytest.param(quantise_to_gptq, "auto_gptq", id="GPTQ"),
-        pytest.param(quantise_to_nvfp4, "compressed-tensors", id="NVFP4"),
-    ],
-)
-def test_weights_in_4_bits_on_a_gpu(
-    zygote: Zygote, quantise: Callable[[Path, Path, Path], None], method: str, tmp_path: Path
-) -> None:
-    check_weights_in_4_bits(zygote, quantise, method, tmp_path)
+    check_quantised_weights(zygote, quantise, method, ENGINE_TOLERANCES["bfloat16", "4 bits"], tmp_path)
 
 
 @pytest.mark.gpu
