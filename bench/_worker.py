@@ -12,9 +12,9 @@ from torch import Tensor
 from vllm.config import VllmConfig
 
 from hallmark.kernels import project_residual
-from hallmark.poc.engine.attention import PrivateAttention
 from hallmark.poc.engine.eager_operators import EagerOperators
 from hallmark.poc.engine.forward import ModelForward
+from hallmark.poc.engine.private_layers import PrivateLayers
 from hallmark.poc.engine.worker import PoCWorker
 from hallmark.poc.engine.worker_methods import STATE_ATTRIBUTE
 from hallmark.poc.protocol.nonces import NonceKey
@@ -41,11 +41,11 @@ class BareForward(ModelForward):
         self,
         model: Any,
         config: VllmConfig,
-        attention: PrivateAttention,
+        layers: PrivateLayers,
         operators: EagerOperators,
         device: torch.device,
     ) -> None:
-        super().__init__(model, config, attention, operators, device)
+        super().__init__(model, config, layers, operators, device)
         self._model = model  # and no copy with other operators
 
     def from_tokens(self, tokens: Tensor) -> Tensor:
@@ -182,7 +182,7 @@ class BenchWorker(Base):
         state.close_round()
         return {
             "projections": tensors.projection_bytes,
-            "scratch": state.attention.memory_bytes,
+            "scratch": state.private_layers.scratch_bytes,
             "inputs": inputs.nbytes,
         }
 
@@ -202,7 +202,7 @@ class BenchWorker(Base):
         return kind(
             self.model_runner.get_model(),
             self.vllm_config,
-            state.attention,
+            state.private_layers,
             state.operators,
             torch.device(self.device),
         )

@@ -133,10 +133,11 @@ class VllmEngine:
         self._is_set_up = True
         peaks = [rank["peak_bytes"] for rank in warm]
         logger.info(
-            "PoC is set up on %d ranks: %.0f MiB of scratch on each, %s MiB at the peak of a batch, which "
-            "takes %.3g s",
+            "PoC is set up on %d ranks: %.0f MiB of scratch on each, %.0f of them for states, %s MiB at the "
+            "peak of a batch, which takes %.3g s",
             len(ranks),
             first["scratch_bytes"] / 2**20,
+            first["state_bytes"] / 2**20,
             "an unknown number of" if None in peaks else f"{max(peaks) / 2**20:.0f}",
             batch_seconds,
         )

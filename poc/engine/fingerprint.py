@@ -1,18 +1,21 @@
 """The numerics fingerprint: everything that may change the last bits of a hidden state."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import vllm
 from vllm.config import VllmConfig
 
 from hallmark.kernels.path import kernel_path
 from hallmark.poc.engine.eager_operators import EagerOperators
-from hallmark.poc.engine.support import AttentionLayer
+from hallmark.poc.engine.support import AttentionLayer, PrivateLayer, StateLayer, cache_of, is_state_layer
 from hallmark.poc.protocol.model_facts import device_name
 
 
 def numerics(
     config: VllmConfig,
-    layers: dict[str, AttentionLayer],
+    layers: Mapping[str, PrivateLayer],
     device: torch.device,
     model_runner: object,
     operators: EagerOperators,
@@ -29,7 +32,7 @@ def numerics(
 
     Args:
         config: the engine's configuration.
-        layers: the model's attention layers.
+        layers: the model's layers that keep a cache or a state.
         device: the worker's device.
         model_runner: vLLM's.
         operators: those of a forward that is not compiled.
@@ -39,9 +42,11 @@ def numerics(
         independent_nonces: whether a nonce has the same numbers, to the bit, whatever else is in its batch.
     """
     compilation = config.compilation_config
-    attention = sorted({type(layer.impl).__name__ for layer in layers.values()})
+    with_states = [layer for layer in layers.values() if is_state_layer(layer)]
+    with_caches: list[Any] = [layer for layer in layers.values() if not is_state_layer(layer)]
+    attention = sorted({type(layer.impl).__name__ for layer in with_caches})
     versions = sorted(
-        {str(getattr(layer.impl, "vllm_flash_attn_version", "")) for layer in layers.values()} - {"", "None"}
+        {str(getattr(layer.impl, "vllm_flash_attn_version", "")) for layer in with_caches} - {"", "None"}
     )
     return {
         "vllm": vllm.__version__,
@@ -49,8 +54,9 @@ def numerics(
         "device": device_name(device),
         "dtype": str(config.model_config.dtype).removeprefix("torch."),
         "quantization": config.model_config.quantization or "none",
-        "kv_cache_dtype": " ".join(sorted({_cache_dtype(layer) for layer in layers.values()})),
-        "attention": " ".join(attention + versions),
+        "kv_cache_dtype": " ".join(sorted({_cache_dtype(layer) for layer in with_caches})) or "none",
+        "attention": " ".join(attention + versions) or "none",
+        "states": " ".join(sorted({_states(layer, device) for layer in with_states})) or "none",
         "forward": "compiled" if is_compiled else "eager",
         "operators": " ".join(sorted(compilation.custom_ops)) if is_compiled else operators.describe(),
         "model_runner": type(model_runner).__module__,
@@ -71,3 +77,10 @@ def _cache_dtype(layer: AttentionLayer) -> str:
     # In bytes, which do not tell what they stand for.
     stated = str(layer.kv_cache_dtype)
     return "fp8_e4m3" if stated == "fp8" else stated
+
+
+def _states(layer: StateLayer, device: torch.device) -> str:
+    """Name a layer that keeps states, what it keeps them in, and whose kernels it runs."""
+    kept = [str(part.dtype).removeprefix("torch.") for part in cache_of(layer)]
+    kernels = None if device.type == "cpu" else getattr(layer, "gdn_prefill_backend", None)
+    return ":".join([type(layer).__name__, *kept, *([str(kernels)] if kernels else [])])

@@ -15,9 +15,9 @@ from vllm.model_executor.models.interfaces import requires_raw_input_tokens, sup
 from hallmark.kernels.final_norm import FinalNorm, NormRounding
 from hallmark.kernels.norm_sums import norm_sums
 from hallmark.poc.core.errors import EngineError, UnsupportedError
-from hallmark.poc.engine.attention import PrivateAttention
 from hallmark.poc.engine.deferred_norm import DeferredNorm, defer_final_norm, find_rounding
 from hallmark.poc.engine.eager_operators import EagerOperators
+from hallmark.poc.engine.private_layers import PrivateLayers
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class ModelForward:
     Args:
         model: the model as vLLM loaded it, compiled or not.
         config: the engine's configuration.
-        attention: the private attention layers and metadata.
+        layers: the private layers and their metadata.
         operators: the operators that it runs where it is not compiled.
         device: the worker's device.
 
@@ -108,12 +108,12 @@ class ModelForward:
         self,
         model: Any,
         config: VllmConfig,
-        attention: PrivateAttention,
+        layers: PrivateLayers,
         operators: EagerOperators,
         device: torch.device,
     ) -> None:
         self._config = config
-        self._attention = attention
+        self._layers = layers
         self._operators = operators
         self._device = device
         self._deferred: DeferredNorm | None = None
@@ -294,7 +294,7 @@ class ModelForward:
             raise ValueError("neither inputs nor tokens")
         batch_size, seq_len = shaped.shape[:2]
         rows = batch_size * seq_len
-        metadata, slot_mapping = self._attention.metadata(batch_size, seq_len)
+        metadata, slot_mapping = self._layers.metadata(batch_size, seq_len)
         positions = torch.arange(seq_len, dtype=torch.int64, device=self._device).repeat(batch_size)
         model_config = self._config.model_config
         if model_config.uses_mrope:
@@ -307,7 +307,7 @@ class ModelForward:
             slot_mapping=slot_mapping,
             skip_compiled=not self.is_compiled if skip_compiled is None else skip_compiled,
         )
-        context = dataclasses.replace(context, no_compile_layers=self._attention.layers)
+        context = dataclasses.replace(context, no_compile_layers=self._layers.by_name)
         # As vLLM does: any other model may take tokens in the place of the inputs.
         read = tokens if inputs is None or requires_raw_input_tokens(self._model) else None
         with self._chosen_operators(), override_forward_context(context):

@@ -133,6 +133,26 @@ def check_free(device: torch.device, peak_bytes: int, step: StepMemory) -> None:
     )
 
 
+def check_scratch(device: torch.device, needed: int, batch_size: int) -> None:
+    """Refuse to start where there is no memory for a batch's private caches and states.
+
+    Args:
+        device: the worker's device.
+        needed: their bytes.
+        batch_size: the sequences that they are for.
+
+    Raises:
+        UnsupportedError: with the numbers.
+    """
+    free = free_bytes(device)
+    if needed > free:
+        raise UnsupportedError(
+            f"the private caches and states of a PoC batch of max_batch_size {batch_size} take "
+            f"{_mebibytes(needed)} MiB, and only {_mebibytes(free)} MiB are free: lower max_batch_size in "
+            "the hallmark settings, or vLLM's --gpu-memory-utilization"
+        )
+
+
 def free_bytes(device: torch.device) -> int:
     """Return the bytes this process could still allocate; on a GPU its allocator's cache is emptied first.
 

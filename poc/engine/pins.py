@@ -118,29 +118,62 @@ PINS: Final = (
         "model_executor/layers/attention/attention.py",
         "Attention",
         ("impl", "kv_cache", "kv_cache_dtype", "attn_type", "kv_sharing_target_layer_name"),
-        needed_by="attention.PrivateAttention, fingerprint.numerics",
+        needed_by="private_layers.PrivateLayers, fingerprint.numerics",
     ),
-    Pin("model_executor/layers/attention/__init__.py", "Attention", needed_by="support.attention_layers"),
-    Pin("model_executor/layers/attention/__init__.py", "MLAAttention", needed_by="support.attention_layers"),
+    Pin("model_executor/layers/attention/__init__.py", "Attention", needed_by="support.layers_with_caches"),
+    Pin(
+        "model_executor/layers/attention/__init__.py",
+        "MLAAttention",
+        needed_by="support.layers_with_caches",
+    ),
     Pin(
         "model_executor/layers/attention/mla_attention.py",
         "MLAAttention",
         ("impl", "kv_cache", "kv_cache_dtype", "use_sparse", "use_direct_call", "forward_impl"),
-        needed_by="attention._private_layer: latent attention stops at forward_impl",
+        needed_by="private_layers._private_attention: latent attention stops at forward_impl",
     ),
     Pin(
         "model_executor/layers/attention/attention.py",
         "get_attention_context",
         arguments=("layer_name",),
-        needed_by="attention.PrivateAttention: layers are found by name in the forward context",
+        needed_by="private_layers.PrivateLayers: layers are found by name in the forward context",
     ),
     Pin(
         "model_executor/layers/attention_layer_base.py",
         "AttentionLayerBase",
         (Call("get_kv_cache_spec", ("vllm_config",)),),
-        needed_by="support.attention_layers",
+        needed_by="support.layers_with_caches",
     ),
-    Pin("v1/attention/backend.py", "AttentionType", ("DECODER",), needed_by="support.attention_layers"),
+    Pin(
+        "model_executor/layers/mamba/abstract.py",
+        "MambaBase",
+        ("kv_cache",),
+        needed_by="support.cache_of: the states of a layer",
+    ),
+    *(
+        pin
+        for file, layer, operator in (
+            ("mamba_mixer.py", "MambaMixer", "mamba_mixer"),
+            ("mamba_mixer2.py", "MambaMixer2", "mamba_mixer2"),
+            ("short_conv.py", "ShortConv", "short_conv"),
+            ("gdn/qwen_gdn_linear_attn.py", "QwenGatedDeltaNetAttention", "qwen_gdn_attention_core"),
+        )
+        for pin in (
+            Pin(f"model_executor/layers/mamba/{file}", layer, needed_by="support.layers_with_caches"),
+            Pin(
+                f"model_executor/layers/mamba/{file}",
+                operator,
+                needed_by="private_layers.PrivateLayers: a layer begins where its operator looks it up",
+            ),
+        )
+    ),
+    Pin(
+        "model_executor/layers/mamba/gdn/base.py",
+        "GatedDeltaNetAttention",
+        ("cache_config",),
+        needed_by="private_layers._private_state_layer",
+    ),
+    Pin("v1/attention/backend.py", "AttentionType", ("DECODER",), needed_by="support.layers_with_caches"),
     Pin(
         "v1/attention/backend.py",
         "CommonAttentionMetadata",
@@ -159,19 +192,24 @@ PINS: Final = (
             "is_prefilling",
             "seq_lens_cpu_upper_bound",
         ),
-        needed_by="attention.prefill_metadata",
+        needed_by="private_layers.prefill_metadata",
     ),
     Pin(
         "v1/attention/backend.py",
         "AttentionMetadataBuilder",
         ("kv_cache_spec", Call("build", ("common_prefix_len", "common_attn_metadata"))),
-        needed_by="attention._private_group",
+        needed_by="private_layers._private_group",
     ),
     Pin(
         "v1/kv_cache_interface.py",
         "KVCacheSpec",
         ("block_size",),
-        needed_by="attention._private_group, live_cache.LiveCacheGuard",
+        needed_by="private_layers._private_group, live_cache.LiveCacheGuard",
+    ),
+    Pin(
+        "v1/kv_cache_interface.py",
+        "MambaSpec",
+        needed_by="private_layers._private_group: a block is the state of a sequence",
     ),
     Pin(
         "v1/kv_cache_interface.py",
@@ -188,25 +226,25 @@ PINS: Final = (
             Call("create_metadata_builders", ("vllm_config", "device", "kernel_block_size")),
             Call("get_metadata_builder", ()),
         ),
-        needed_by="attention._private_group",
+        needed_by="private_layers._private_group",
     ),
     Pin(
         "v1/attention/backends/triton_attn.py",
         "TritonAttentionImpl",
         ("_k_scale_cache", "_v_scale_cache"),
-        needed_by="attention._private_layer: views of the live cache that a copy must not inherit",
+        needed_by="private_layers._private_attention: views of the live cache that a copy must not inherit",
     ),
     Pin(
         "v1/attention/backends/flashinfer.py",
         "FlashInferImpl",
         ("bmm1_scale", "bmm2_scale", "o_sf_scale"),
-        needed_by="attention._private_layer: what a copy derives anew",
+        needed_by="private_layers._private_attention: what a copy derives anew",
     ),
     Pin(
         "v1/attention/backends/flashinfer.py",
         "FlashInferMetadataBuilder",
         (Call("set_workspace_buffer", ("workspace_buffer",)), Call("_get_workspace_buffer", ())),
-        needed_by="attention._private_group",
+        needed_by="private_layers._private_group",
     ),
     Pin(
         "v1/worker/gpu_model_runner.py",
@@ -354,9 +392,7 @@ PINS: Final = (
             "attention_chunk_size",
             "hf_config",
             "hf_text_config",
-            "is_attention_free",
             "is_encoder_decoder",
-            "is_hybrid",
             "max_model_len",
             "model",
             "quantization",
@@ -387,8 +423,8 @@ PINS: Final = (
     Pin(
         "config/cache.py",
         "CacheConfig",
-        ("cache_dtype", "kv_sharing_fast_prefill", "kv_cache_memory_bytes"),
-        needed_by="unsupported.check_config, in_process.VllmLoader",
+        ("cache_dtype", "kv_sharing_fast_prefill", "kv_cache_memory_bytes", "mamba_cache_mode"),
+        needed_by="unsupported.check_config, in_process.VllmLoader, private_layers._without_prefixes",
     ),
     Pin(
         "config/observability.py",
@@ -465,7 +501,7 @@ PINS: Final = (
         "config/vllm.py",
         "set_current_vllm_config",
         arguments=("vllm_config",),
-        needed_by="attention._private_group, eager_operators.EagerOperators",
+        needed_by="private_layers._private_group, eager_operators.EagerOperators",
     ),
     Pin(
         "plugins/endpoint_plugins/interface.py",

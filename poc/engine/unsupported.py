@@ -179,10 +179,10 @@ FEATURES: Final = (
         lambda config: _is_error(config.observability_config.jit_monitor_mode),
     ),
     Feature(
-        "layers that keep a state in the place of keys and values (state-space, linear attention)",
-        is_configured=lambda config: bool(
-            config.model_config.is_hybrid or config.model_config.is_attention_free
-        ),
+        # A prefill resets the cursors of its rings, which a batch would do to live requests.
+        "states that are replayed (--use-replayssm)",
+        {"use-replayssm": _is_on},
+        lambda config: bool(getattr(config.cache_config, "use_replayssm", False)),
     ),
     Feature(
         "sparse attention by an index (as in DeepSeek-V3.2)",

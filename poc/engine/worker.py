@@ -12,7 +12,6 @@ from vllm.distributed import get_tp_group
 
 from hallmark.kernels.self_check import check_ops
 from hallmark.poc.core.errors import EngineError
-from hallmark.poc.engine.attention import PrivateAttention
 from hallmark.poc.engine.batch_inputs import BatchInputs, PreparedInputs
 from hallmark.poc.engine.device_time import DeviceTime
 from hallmark.poc.engine.eager_operators import EagerOperators
@@ -25,9 +24,10 @@ from hallmark.poc.engine.kv_connector import check_connector_rests
 from hallmark.poc.engine.live_cache import LiveCacheGuard
 from hallmark.poc.engine.memory import check_free, measure_peak, step_memory
 from hallmark.poc.engine.pausable_forward import PausableForward
+from hallmark.poc.engine.private_layers import PrivateLayers
 from hallmark.poc.engine.rank_vote import RankVote
 from hallmark.poc.engine.stream import SameStream
-from hallmark.poc.engine.support import attention_layers
+from hallmark.poc.engine.support import layers_with_caches
 from hallmark.poc.engine.weight_watch import WeightWatch
 from hallmark.poc.protocol.nonces import NonceKey
 from hallmark.poc.protocol.round_spec import FIRST_ROW, NO_FIRST, RoundSpec
@@ -84,7 +84,7 @@ class PoCWorker:
         self.limits = EngineLimits.from_additional_config(config.additional_config)
         runner = worker.model_runner
         static_context = config.compilation_config.static_forward_context
-        layers = attention_layers(config, static_context)
+        layers = layers_with_caches(config, static_context)
         self.operators = EagerOperators(config)
         self._config = config
         self._layers = layers
@@ -98,7 +98,7 @@ class PoCWorker:
         self._pausable = PausableForward(
             SameStream(self._device), partial(inferences_turn, self.operators), _SET_UP_TIMEOUT
         )
-        self.attention = PrivateAttention(
+        self.private_layers = PrivateLayers(
             config,
             self._device,
             [group for groups in runner.attn_groups for group in groups],
@@ -109,7 +109,7 @@ class PoCWorker:
             self.limits.seq_len,
             self._pausable.checkpoint,
         )
-        self._forward = ModelForward(self._model, config, self.attention, self.operators, self._device)
+        self._forward = ModelForward(self._model, config, self.private_layers, self.operators, self._device)
         self._inputs = BatchInputs(
             self._forward, self._table, InputShare(ranks), self._rank_vote, self._device
         )
@@ -130,7 +130,8 @@ class PoCWorker:
             "max_sequences": self.limits.max_batch_size,
             "vocabulary": vocabulary,
             "table_rows": table_rows,
-            "scratch_bytes": self.attention.memory_bytes,
+            "scratch_bytes": self.private_layers.scratch_bytes,
+            "state_bytes": self.private_layers.state_bytes,
         }
 
     @expected_compilation()
@@ -244,9 +245,9 @@ class PoCWorker:
         """Let the suspended batches go on for so many layers, to their end where that is None.
 
         Returns:
-            `seconds`, the device's time; `layers`, how many attention layers it has got through; and
-            `batches`, None where it is suspended again, else for each batch `numbers`, those of each nonce,
-            NaN where it failed, and `host_seconds`, which this process took to launch it.
+            `seconds`, the device's time; `layers`, how many layers it has got through that keep a cache or a
+            state; and `batches`, None where it is suspended again, else for each batch `numbers`, those of
+            each nonce, NaN where it failed, and `host_seconds`, which this process took to launch it.
 
         Raises:
             EngineError: none are suspended, a KV connector is at work, or the weights have changed since the
@@ -314,7 +315,7 @@ class PoCWorker:
 
         The first forward of a start: what it overwrites is nobody's yet.
         """
-        guard = LiveCacheGuard(self._forward.name, self._model, self._layers, self.attention)
+        guard = LiveCacheGuard(self._forward.name, self._model, self._layers, self.private_layers)
         batch, inputs = self._warm_up_batch(keys)
         batch_size, seq_len, _ = inputs.shape
         self._rank_vote.with_collectives(

@@ -152,8 +152,10 @@ class OfflineModel:
         has_rows = width == self.hidden_size
         self._table_rows = int(rows) if has_rows else 0
         self._vocabulary = min(int(text.vocab_size), self._table_rows)
+        # What its embeddings are multiplied by, where it does that on the way from tokens only.
+        self._multiplier = 1.0
         if has_rows:
-            self._check_embeddings()
+            self._settle_embeddings(float(getattr(text, "embedding_multiplier", 1.0)))
 
     @classmethod
     def load(cls, directory: Path, *, device: torch.device | str, dtype: str | None = None) -> Self:
@@ -308,7 +310,7 @@ class OfflineModel:
             StateError: The model returns something else than hidden states of its width.
         """
         drawn = self.embed(tensors.tokens(keys)) if tensors.reads_tokens else tensors.normal(keys)
-        hidden = final_hidden(self.model, inputs=tensors.project(drawn))
+        hidden = final_hidden(self.model, inputs=self._scaled(tensors.project(drawn)))
         if hidden.shape != drawn.shape:
             raise StateError(f"the model returns {tuple(hidden.shape)} for a batch of {tuple(drawn.shape)}")
         return hidden
@@ -332,21 +334,32 @@ class OfflineModel:
                 f"{self.hidden_size}: inputs of a round are as wide as these"
             )
 
-    def _check_embeddings(self) -> None:
+    def _settle_embeddings(self, multiplier: float) -> None:
         """Compare a forward from the rows of the embedding table with one from the tokens themselves.
 
+        Args:
+            multiplier: What its configuration says that embeddings are multiplied by. Most models do so
+                wherever their inputs come from; Falcon-H1 of transformers does not.
+
         Raises:
-            StateError: They differ.
+            StateError: They differ, with the multiplier and without.
         """
         tokens = torch.arange(_CHECKED_TOKENS, device=self.device).unsqueeze(0) * 31 % self._vocabulary
         from_tokens = final_hidden(self.model, tokens=tokens).double()
-        from_rows = final_hidden(self.model, inputs=self.embed(tokens)).double()
-        difference = float((from_tokens - from_rows).norm() / from_tokens.norm())
-        if not difference <= _MOST_DIFFERENCE:
-            raise StateError(
-                "the model's forward from the rows of its embedding table is not its forward from the "
-                f"tokens: hidden states differ by {difference:.3g} of their norm"
-            )
+        differences = []
+        for self._multiplier in dict.fromkeys((1.0, multiplier)):
+            from_rows = final_hidden(self.model, inputs=self._scaled(self.embed(tokens))).double()
+            differences.append(float((from_tokens - from_rows).norm() / from_tokens.norm()))
+            if differences[-1] <= _MOST_DIFFERENCE:
+                return
+        raise StateError(
+            "the model's forward from the rows of its embedding table is not its forward from the tokens: "
+            f"hidden states differ by {differences[0]:.3g} of their norm"
+        )
+
+    def _scaled(self, inputs: Tensor) -> Tensor:
+        """Multiply inputs by what the model multiplies its embeddings by, where it does not do it itself."""
+        return inputs if self._multiplier == 1.0 else inputs * self._multiplier
 
 
 def _first_token(directory: Path) -> int | None:

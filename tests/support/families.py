@@ -58,6 +58,16 @@ _LATENT: Final[Mapping[str, Any]] = {
 }
 
 
+_STATES: Final[Mapping[str, Any]] = {**_TOKENS, "hidden_size": 256, "num_hidden_layers": 4}
+_DELTA: Final[Mapping[str, Any]] = {
+    "linear_num_key_heads": 4,
+    "linear_num_value_heads": 8,
+    "linear_key_head_dim": 64,
+    "linear_value_head_dim": 64,
+    "layer_types": ["linear_attention", "full_attention", "linear_attention", "linear_attention"],
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """A tiny model of a family.
@@ -67,16 +77,24 @@ class Family:
         settings: What its configuration says beside the defaults of its kind.
         arguments: What vLLM is started with beside the model.
         architecture: What vLLM takes it for, where that is something else than its kind's.
+        dtype: What it runs in.
+        needs_gpu: Whether vLLM has no kernel for it on CPUs.
+        stops: How many of its layers keep a cache or a state, where that is not each one.
     """
 
     kind: str
     settings: Mapping[str, Any]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     architecture: str | None = None
+    dtype: str = "float32"
+    stops: int | None = None
+    needs_gpu: bool = False
 
     @property
     def layers(self) -> int:
-        """How many layers it has."""
+        """How many layers it has that keep a cache or a state."""
+        if self.stops is not None:
+            return self.stops
         settings = self.settings.get("text_config", self.settings)
         count = settings.get("num_hidden_layers", settings.get("n_layer"))
         assert isinstance(count, int)
@@ -95,8 +113,12 @@ class Family:
         return found
 
 
-# vLLM's rotary operator for CPUs computes another rotation where q and k are strided, as these are.
+# vLLM's rotary operator for CPUs computes another rotation where q and k are strided or have three
+# dimensions, as these do.
 _PLAIN_ROTATION: Final = {"compilation_config": {"custom_ops": ["all", "-rotary_embedding"]}}
+
+# Where a prompt is longer than a block, vLLM 0.32 for CPUs fails: its scan keeps no state of a prefix.
+_NO_PREFIXES: Final = {"enable_prefix_caching": False}
 
 # To look at images vLLM would need a processor's configuration.
 _NO_IMAGES: Final = {"limit_mm_per_prompt": {"image": 0, "video": 0}}
@@ -197,20 +219,113 @@ FAMILIES: Final[Mapping[str, Family]] = {
     ),
     # A Qwen2 whose final norm is no part of its forward.
     "MiMo": Family("qwen2", _DENSE, architecture="MiMoForCausalLM"),
+    "Mamba": Family("mamba", {**_STATES, "state_size": 16}, needs_gpu=True),
+    "Mamba 2": Family(
+        "mamba2",
+        # With more groups transformers norms all of them as one, which vLLM and the authors' code do not.
+        {**_STATES, "state_size": 32, "num_heads": 8, "head_dim": 64, "n_groups": 1, "chunk_size": 16},
+        _NO_PREFIXES,
+    ),
+    "Jamba": Family(
+        "jamba",
+        {
+            **_DENSE,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "expert_layer_period": 2,
+            "expert_layer_offset": 1,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "mamba_d_state": 16,
+        },
+        needs_gpu=True,
+    ),
+    "Falcon-H1": Family(
+        "falcon_h1",
+        {
+            **_GROUPED,
+            "mamba_d_ssm": 256,
+            "mamba_n_heads": 8,
+            "mamba_d_head": 32,
+            "mamba_d_state": 32,
+            "mamba_n_groups": 2,
+            "mamba_chunk_size": 16,
+            "embedding_multiplier": 3.0,
+            "attention_in_multiplier": 0.8,
+            "attention_out_multiplier": 0.7,
+            "key_multiplier": 0.6,
+            "ssm_in_multiplier": 0.9,
+            "ssm_out_multiplier": 0.5,
+            "ssm_multipliers": [0.9, 0.8, 1.1, 1.2, 0.7],
+            "mlp_multipliers": [0.9, 0.6],
+            "lm_head_multiplier": 0.5,
+        },
+        _NO_PREFIXES,
+        stops=8,  # attention and a state-space layer beside each other
+    ),
+    "Nemotron-H": Family(
+        "nemotron_h",
+        {
+            **_GROUPED,
+            "num_hidden_layers": 6,
+            "hybrid_override_pattern": "M-M*M-",
+            "mamba_num_heads": 8,
+            "mamba_head_dim": 32,
+            "ssm_state_size": 32,
+            "n_groups": 2,
+            "chunk_size": 16,
+        },
+        _NO_PREFIXES,
+        stops=4,  # MLPs are layers of their own
+    ),
+    "Granite 4": Family(
+        "granitemoehybrid",
+        {
+            **_DENSE,
+            "layer_types": ["mamba", "attention", "mamba", "mamba"],
+            "mamba_n_heads": 8,
+            "mamba_d_head": 64,
+            "mamba_d_state": 32,
+            "mamba_n_groups": 1,
+            "mamba_chunk_size": 16,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "shared_intermediate_size": 256,
+            "position_embedding_type": "nope",
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.7,
+            "attention_multiplier": 0.2,
+            "logits_scaling": 4.0,
+        },
+        _NO_PREFIXES,
+    ),
+    "LFM2": Family(
+        "lfm2",
+        {
+            **_DENSE,
+            "layer_types": ["conv", "full_attention", "conv", "conv"],
+            "conv_L_cache": 3,
+            "conv_dim": 256,
+            "block_dim": 256,
+        },
+        _PLAIN_ROTATION,
+    ),
+    "Qwen3-Next": Family(
+        "qwen3_next",
+        {
+            **_GROUPED,
+            **_DELTA,
+            # All of them: bf16 would send a row to another one than transformers does, which moves it far.
+            "num_experts": 4,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 128,
+            "shared_expert_intermediate_size": 128,
+        },
+        dtype="bfloat16",  # in which alone vLLM for CPUs has its linear attention
+    ),
 }
 
 REFUSED: Final[Mapping[str, tuple[Family, str]]] = {
-    "Falcon-H1": (Family("falcon_h1", _DENSE), "a state in the place of keys and values"),
-    "Jamba": (Family("jamba", _DENSE), "a state in the place of keys and values"),
-    "Mamba 2": (
-        Family("mamba2", {**_TOKENS, "hidden_size": 256, "num_heads": 8}),
-        "a state in the place of keys and values",
-    ),
-    "Nemotron-H": (
-        Family("nemotron_h", {**_DENSE, "hybrid_override_pattern": "M-*-"}),
-        "a state in the place of keys and values",
-    ),
-    "Qwen3-Next": (Family("qwen3_next", _GROUPED), "a state in the place of keys and values"),
     "DeepSeek-V3.2": (
         Family("deepseek_v32", {**_LATENT, "q_lora_rank": 128, "index_topk": 64}),
         "sparse attention by an index",
@@ -270,7 +385,9 @@ def write_step(directory: Path) -> Path:
 def _draw_weights(model: PreTrainedModel) -> None:
     """Draw weights with which each layer adds about as much as it finds, and no two norms are the same."""
     for name, parameter in model.named_parameters():
-        if parameter.dim() > 1:
+        if "conv" in name and parameter.dim() > 1:
+            parameter.normal_(0, 0.5)  # a filter sums a few rows only
+        elif parameter.dim() > 1:
             parameter.normal_(0, 0.08)
         elif "norm" in name or "ln_" in name:
             # Added: Gemma's norms multiply by 1 + weight, others by the weight.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hallmark.poc.engine.support import cache_of, layers_with_caches
 from hallmark.poc.engine.worker_methods import STATE_ATTRIBUTE
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class Probe(Base):
         """SHA-256 over the bytes of inference's KV cache, every layer."""
         digest = hashlib.sha256()
         for layer in self._probe_live_layers().values():
-            digest.update(layer.kv_cache.contiguous().view(torch.uint8).numpy())
+            for part in cache_of(layer):
+                digest.update(part.contiguous().view(torch.uint8).numpy().data)
         return {"rank": self.rank, "sha256": digest.hexdigest()}
 
     def probe_fill_guards(self) -> dict[str, Any]:
@@ -57,7 +59,11 @@ class Probe(Base):
 
     def probe_scratch_is_private(self) -> dict[str, Any]:
         """Whether no storage of the scratch is one of inference's."""
-        live = {layer.kv_cache.untyped_storage().data_ptr() for layer in self._probe_live_layers().values()}
+        live = {
+            part.untyped_storage().data_ptr()
+            for layer in self._probe_live_layers().values()
+            for part in cache_of(layer)
+        }
         scratch = {tensor.untyped_storage().data_ptr() for tensor in self._probe_scratch()}
         return {"private": not live & scratch, "live": len(live), "scratch": len(scratch)}
 
@@ -93,7 +99,7 @@ class Probe(Base):
         state._rank_vote.timeout, state._pausable.timeout = timedelta(seconds=5), timedelta(seconds=10)
         if rank not in (None, self.rank):
             return {}
-        impl = state.attention.layers[sorted(self._probe_live_layers())[2]].impl
+        impl = state.private_layers.by_name[sorted(self._probe_live_layers())[2]].impl
         forward = impl.forward
 
         def broken(*arguments: Any, **named: Any) -> Any:
@@ -135,8 +141,9 @@ class Probe(Base):
 
     def _probe_live_layers(self) -> dict[str, Any]:
         layers = self.vllm_config.compilation_config.static_forward_context
-        return {name: layer for name, layer in layers.items() if hasattr(layer, "kv_cache")}
+        return layers_with_caches(self.vllm_config, layers)
 
     def _probe_scratch(self) -> list[torch.Tensor]:
-        scratch = getattr(self, STATE_ATTRIBUTE).attention.scratch
-        return list({tensor.data_ptr(): tensor for tensor in scratch.values()}.values())
+        scratch = getattr(self, STATE_ATTRIBUTE).private_layers.scratch
+        tensors = [tensor for each in scratch.values() for tensor in each]
+        return list({id(tensor): tensor for tensor in tensors}.values())

@@ -51,7 +51,7 @@ def described(**changes: Any) -> dict[str, Any]:
     return {
         **{"hidden_size": 64, "dtype": "bfloat16", "max_model_len": 512, "max_batched_tokens": 256},
         **{"max_sequences": 8, "vocabulary": 4000, "table_rows": 4096},
-        **{"scratch_bytes": 2**20, **changes},
+        **{"scratch_bytes": 2**20, "state_bytes": 0, **changes},
     }
 
 

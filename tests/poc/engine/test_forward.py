@@ -82,7 +82,7 @@ def forward_of(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> ModelForwar
         get_hidden_size=lambda: WIDTH,
         uses_mrope=False,
     )
-    attention: Any = SimpleNamespace(metadata=lambda *_: (None, None), layers={})
+    attention: Any = SimpleNamespace(metadata=lambda *_: (None, None), by_name={})
     operators: Any = SimpleNamespace(copy_model=lambda model: model, chosen=contextlib.nullcontext)
     return ModelForward(model, config, attention, operators, torch.device("cpu"))
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from hallmark.poc.core.errors import UnsupportedError
-from hallmark.poc.engine.attention import UsedCache
 from hallmark.poc.engine.live_cache import LiveCacheGuard
+from hallmark.poc.engine.private_layers import UsedCache
 from hallmark.poc.engine.scratch import allocate_scratch, used_blocks
 
 BLOCK, HEADS, HEAD = 16, 2, 8
@@ -37,11 +37,12 @@ class Attention:
         used = used_blocks(1, TOKENS, BLOCK)
         self.sharing_targets = sharing
         self.scratch = allocate_scratch(
-            {name: layer.kv_cache for name, layer in self.live.items()},
+            {name: (layer.kv_cache,) for name, layer in self.live.items()},
             sharing,
             dict.fromkeys(names, used.stop - used.start),
         )
         self.observer: Callable[[str], None] | None = None
+        self.finish_state = lambda: None
         self._item = torch.empty((), dtype=dtype).element_size()
 
     def used_caches(self, batch_size: int, seq_len: int) -> dict[str, UsedCache]:
@@ -56,7 +57,7 @@ class Attention:
         for name in self.live:
             if self.live[name] not in set(self.model):
                 continue
-            write(name, self.scratch[name], self.live[name].kv_cache)
+            write(name, self.scratch[name][0], self.live[name].kv_cache)
             assert self.observer is not None
             self.observer(name)
 
@@ -106,8 +107,9 @@ def test_a_model_that_writes_inferences_cache_is_refused(dtype: torch.dtype, als
             put(live)
 
     assert told(write, dtype=dtype) == (
-        "PoC does not work with the model X yet: it writes keys and values into inference's KV cache by "
-        "itself, past PoC's private one, and would overwrite those of live requests (layer 'layers.1')"
+        "PoC does not work with the model X yet: it writes keys and values, or states, into inference's KV "
+        "cache by itself, past PoC's private one, and would overwrite those of live requests (layer "
+        "'layers.1')"
     )
 
 
@@ -132,8 +134,8 @@ def test_keys_and_values_that_do_not_arrive_are_missed(dtype: torch.dtype, colum
         put(private, columns if name == "layers.2" else slice(None))
 
     assert told(write, dtype=dtype) == (
-        "PoC does not work with the model X yet: keys and values do not reach PoC's private cache "
-        "(layer 'layers.2')"
+        "PoC does not work with the model X yet: keys and values, or states, do not reach PoC's private "
+        "cache (layer 'layers.2')"
     )
 
 

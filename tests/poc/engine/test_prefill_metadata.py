@@ -8,9 +8,9 @@ import pytest
 import torch
 from _symbols import Symbols, known_versions
 
-from hallmark.poc.engine import attention
-from hallmark.poc.engine.attention import prefill_metadata
+from hallmark.poc.engine import private_layers
 from hallmark.poc.engine.pins import PINS
+from hallmark.poc.engine.private_layers import prefill_metadata
 
 BATCH_SIZE, SEQ_LEN, BLOCK = 3, 20, 16
 
@@ -39,7 +39,9 @@ def test_every_form_of_the_lengths_is_told(version: str, monkeypatch: pytest.Mon
         (name, Any, field(default=None) if has_default else field()) for name, has_default in names.items()
     ]
     monkeypatch.setattr(
-        attention, "CommonAttentionMetadata", make_dataclass("CommonAttentionMetadata", fields, kw_only=True)
+        private_layers,
+        "CommonAttentionMetadata",
+        make_dataclass("CommonAttentionMetadata", fields, kw_only=True),
     )
     told = vars(prefill_metadata(BATCH_SIZE, SEQ_LEN, BLOCK, torch.device("cpu")))
     assert set(told) == set(names)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from hallmark.poc.core.errors import UnsupportedError
 from hallmark.poc.engine.scratch import FIRST_BLOCK, allocate_scratch, block_tables, scratch_bytes
 
 
@@ -15,31 +14,45 @@ def cache(order: tuple[int, ...] = (0, 1, 2, 3)) -> torch.Tensor:
 
 
 def test_layers_of_one_shape_share_one_tensor() -> None:
-    scratch = allocate_scratch({"a": cache(), "b": cache()}, {}, {"a": 5, "b": 5})
-    assert scratch["a"].data_ptr() == scratch["b"].data_ptr()
-    assert scratch["a"].shape == (FIRST_BLOCK + 5 + 1, 2, 16, 32)
-    assert scratch_bytes(scratch) == 7 * 2 * 16 * 32 * 2
+    scratch = allocate_scratch({"a": [cache()], "b": [cache()]}, {}, {"a": 5, "b": 5})
+    [first], [second] = scratch["a"], scratch["b"]
+    assert first is second
+    assert first.shape == (FIRST_BLOCK + 5 + 1, 2, 16, 32)
+    assert scratch_bytes(scratch.values()) == 7 * 2 * 16 * 32 * 2
+
+
+def test_layers_share_all_of_their_states_or_none() -> None:
+    def states(width: int) -> list[torch.Tensor]:
+        return [torch.zeros(8, 3, width), torch.zeros(8, 4, 5, dtype=torch.bfloat16)]
+
+    scratch = allocate_scratch({"a": states(6), "b": states(6), "c": states(7)}, {}, dict.fromkeys("abc", 2))
+    assert [part.shape for part in scratch["a"]] == [(4, 3, 6), (4, 4, 5)]
+    assert [part.dtype for part in scratch["a"]] == [torch.float32, torch.bfloat16]
+    assert all(one is other for one, other in zip(scratch["a"], scratch["b"], strict=True))
+    assert all(one is not other for one, other in zip(scratch["a"], scratch["c"], strict=True))
+    assert scratch_bytes(scratch[name] for name in "ab") == 4 * (3 * 6 * 4 + 4 * 5 * 2)
+
+
+def test_what_is_planned_takes_no_memory_and_says_how_much_it_would_take() -> None:
+    planned = allocate_scratch({"a": [cache()], "b": [cache()]}, {}, {"a": 5, "b": 5}, torch.device("meta"))
+    assert planned["a"][0].is_meta
+    assert scratch_bytes(planned.values()) == 7 * 2 * 16 * 32 * 2
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (1, 0, 2, 3), (0, 2, 1, 3)])
 def test_scratch_keeps_the_order_of_strides_and_is_dense(order: tuple[int, ...]) -> None:
     live = cache(order)
     # Two blocks of a larger allocation: the strides of a cache are not those of a tensor of its shape.
-    scratch = allocate_scratch({"a": live[2:4]}, {}, {"a": 5})["a"]
+    [scratch] = allocate_scratch({"a": [live[2:4]]}, {}, {"a": 5})["a"]
     assert scratch.permute(order).is_contiguous()
     assert scratch.dtype == live.dtype
 
 
 def test_a_layer_that_reads_another_layers_cache_gets_that_layers_scratch_alone() -> None:
-    caches = {name: cache() for name in ("a", "b", "c")}
+    caches = {name: [cache()] for name in ("a", "b", "c")}
     scratch = allocate_scratch(caches, {"c": "a"}, dict.fromkeys(caches, 5))
-    assert scratch["c"].data_ptr() == scratch["a"].data_ptr()
-    assert scratch["b"].data_ptr() != scratch["a"].data_ptr(), "b would overwrite what c reads"
-
-
-def test_a_cache_of_another_form_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match=r"'a'.*not one plain tensor"):
-        allocate_scratch({"a": [cache()]}, {}, {"a": 5})  # type: ignore[dict-item]
+    assert scratch["c"][0] is scratch["a"][0]
+    assert scratch["b"][0] is not scratch["a"][0], "b would overwrite what c reads"
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,7 @@ ASKED = [
     ("enable-dbo", True),
     ("ubatch-size", 2.0),
     ("enable-eplb", True),
+    ("use-replayssm", True),
     ("offload-group-size", 8.0),
     ("cpu-offload-gb", 0.5),
     ("enable-lora", True),

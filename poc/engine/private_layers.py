@@ -1,4 +1,4 @@
-"""Private attention: copies of the layers on scratch, and metadata builders that inference never sees.
+"""Private layers: copies of a model's layers on scratch, and metadata builders that inference never sees.
 
 Inference's own builders keep persistent buffers that its next step overwrites; ours are made once, at start,
 from copies of vLLM's attention groups. The copied layers are found by name through the forward context of a
@@ -16,11 +16,14 @@ from torch import Tensor
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.model_executor.layers.attention import MLAAttention
 from vllm.v1.attention.backend import CommonAttentionMetadata
+from vllm.v1.kv_cache_interface import MambaSpec
 from vllm.v1.worker.utils import AttentionGroup
 
 from hallmark.poc.core.errors import UnsupportedError
+from hallmark.poc.engine.memory import check_scratch
+from hallmark.poc.engine.module_copy import copy_with
 from hallmark.poc.engine.scratch import allocate_scratch, block_tables, scratch_bytes, used_blocks
-from hallmark.poc.engine.support import AttentionLayer
+from hallmark.poc.engine.support import AttentionLayer, PrivateLayer, StateLayer, cache_of, is_state_layer
 from hallmark.poc.protocol.transfer import to_device
 
 # What an attention implementation derives from its layer or its cache on first use (FlashInfer, Triton); a
@@ -29,15 +32,15 @@ _DERIVED_STATE = ("bmm1_scale", "bmm2_scale", "o_sf_scale", "_k_scale_cache", "_
 
 
 class UsedCache(NamedTuple):
-    """What a batch uses of a layer's cache.
+    """What a batch uses of a layer's cache, or of its states.
 
     Attributes:
         blocks: The blocks that its slot mapping names.
-        kv_bytes: What its keys and values take in them.
+        kv_bytes: What its keys and values take in them; None where a block is the state of a sequence.
     """
 
     blocks: slice
-    kv_bytes: int
+    kv_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,41 +50,76 @@ class _PrivateGroup:
     Attributes:
         builder: The builder, ours alone.
         layer_names: The layers.
-        block_size: Tokens of a block of their cache.
-        token_bytes: What the keys and values of one token take in it.
+        block_size: Tokens of a block of their cache; None where a block is the state of a sequence.
+        token_bytes: What the keys and values of one token take in it; 0 where there are none.
     """
 
     builder: Any
     layer_names: tuple[str, ...]
-    block_size: int
+    block_size: int | None
     token_bytes: int
 
+    def tokens_of_a_block(self, seq_len: int) -> int:
+        """Return how many tokens of a sequence have a block between them."""
+        return seq_len if self.block_size is None else self.block_size
 
-class PrivateAttention:
-    """Everything that attention needs for PoC batches of up to `batch_size * seq_len` tokens.
+    def used_cache(self, batch_size: int, seq_len: int) -> UsedCache:
+        """Return what a batch of full prefills uses of each layer's cache."""
+        return UsedCache(
+            blocks=used_blocks(batch_size, seq_len, self.tokens_of_a_block(seq_len)),
+            kv_bytes=None if self.block_size is None else batch_size * seq_len * self.token_bytes,
+        )
+
+    def blocks_for(self, batch_size: int, seq_len: int) -> int:
+        """Return how many blocks batches of up to `batch_size * seq_len` tokens need."""
+        if self.block_size is None:
+            return batch_size
+        # Fewer, longer sequences of as many tokens need at most one block more each.
+        return batch_size * (-(-seq_len // self.block_size) + 1)
+
+
+class _NamedLayers(dict[str, Any]):
+    """Layers as vLLM's operators find them, of which some begin where they are found.
+
+    What a layer that keeps a state does is one operator, which looks the layer up once, and then calls
+    functions that differ with the device.
+    """
+
+    def __init__(self, layers: Mapping[str, Any], begin: Mapping[str, Callable[[], None]]) -> None:
+        super().__init__(layers)
+        self._begin = begin
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self._begin:
+            self._begin[name]()
+        return super().__getitem__(name)
+
+
+class PrivateLayers:
+    """Everything that the layers with caches and states need for PoC batches.
 
     Args:
         config: the engine's configuration.
         device: the worker's device.
         groups: the model runner's `attn_groups`, flattened.
-        layers: the attention layers of the model, by name.
+        layers: the model's layers that keep a cache or a state, by name.
         named_layers: vLLM's `static_forward_context`, which also holds MoE and other layers, or copies of
             them with a PoC batch's operators.
         num_blocks: blocks of inference's cache; dimension 0 of each layer's cache counts them or parts of
             them.
         batch_size: the largest number of sequences in a batch.
         seq_len: the sequence length that `batch_size` sequences may have at most.
-        checkpoint: called before each layer's attention, in the thread that runs the forward.
+        checkpoint: called before what each of the layers does, in the thread that runs the forward.
 
     Attributes:
-        scratch: each layer's private cache, by name; layers of one form share a tensor.
+        scratch: each layer's private cache, or its states, by name; layers of one form share them.
         sharing_targets: for each layer that reads another one's cache, that layer's name.
-        layers: what a PoC batch finds in its context, by name.
-        observer: called with a layer's name after its attention, where it is set.
+        by_name: what a PoC batch finds in its context.
+        observer: called with a layer's name when it has written its cache or state, where it is set.
 
     Raises:
-        UnsupportedError: a layer belongs to no attention group, or its cache has a form that is not
-            supported.
+        UnsupportedError: a layer belongs to no attention group, its cache has a form that is not supported,
+            or there is no memory for the scratch.
     """
 
     def __init__(
@@ -89,57 +127,71 @@ class PrivateAttention:
         config: VllmConfig,
         device: torch.device,
         groups: list[AttentionGroup],
-        layers: Mapping[str, AttentionLayer],
+        layers: Mapping[str, PrivateLayer],
         named_layers: Mapping[str, Any],
         num_blocks: int,
         batch_size: int,
         seq_len: int,
         checkpoint: Callable[[], None],
     ) -> None:
+        config = _without_prefixes(config)
         self._device = device
         self._groups = [_private_group(config, device, group) for group in groups]
         blocks: dict[str, int] = {}
         for group in self._groups:
-            # Fewer, longer sequences of as many tokens need at most one block more each.
-            needed = batch_size * (-(-seq_len // group.block_size) + 1)
-            blocks.update(dict.fromkeys(group.layer_names, needed))
+            blocks.update(dict.fromkeys(group.layer_names, group.blocks_for(batch_size, seq_len)))
         homeless = sorted(set(layers) - set(blocks))
         if homeless:
             raise UnsupportedError(
-                f"PoC does not work with attention layers outside vLLM's KV cache groups: {homeless}"
+                f"PoC does not work with layers outside vLLM's KV cache groups: {homeless}"
             )
-        for name, layer in layers.items():
-            if isinstance(layer.kv_cache, Tensor) and layer.kv_cache.shape[0] < num_blocks:
+        caches = {name: cache_of(layer) for name, layer in layers.items()}
+        for name, cache in caches.items():
+            if any(part.shape[0] < num_blocks for part in cache):
                 raise UnsupportedError(
                     f"PoC does not work with the cache of layer {name!r}: its shape "
-                    f"{tuple(layer.kv_cache.shape)} does not begin with the {num_blocks} blocks"
+                    f"{[tuple(part.shape) for part in cache]} does not begin with the {num_blocks} blocks"
                 )
         self.sharing_targets: dict[str, str] = {
             name: target
             for name, layer in layers.items()
             if (target := getattr(layer, "kv_sharing_target_layer_name", None)) is not None
         }
-        self.scratch = allocate_scratch(
-            {name: layer.kv_cache for name, layer in layers.items()}, self.sharing_targets, blocks
-        )
-        self.layers: dict[str, Any] = dict(named_layers)
+        self._with_states = frozenset(name for name, layer in layers.items() if is_state_layer(layer))
+        planned = allocate_scratch(caches, self.sharing_targets, blocks, torch.device("meta"))
+        check_scratch(device, scratch_bytes(planned.values()), batch_size)
+        self.scratch = allocate_scratch(caches, self.sharing_targets, blocks)
         self.observer: Callable[[str], None] | None = None
-        for name in layers:
-            after = partial(self._after_attention, name)
-            self.layers[name] = _private_layer(named_layers[name], self.scratch[name], checkpoint, after)
+        self._checkpoint = checkpoint
+        self._begun: str | None = None
+        private = {
+            name: _private_state_layer(named_layers[name], self.scratch[name], config)
+            if name in self._with_states
+            else _private_attention(
+                named_layers[name],
+                self.scratch[name][0],
+                self._begin_attention,
+                partial(self._after_attention, name),
+            )
+            for name in layers
+        }
+        begin = {name: partial(self._begin_state, name) for name in self._with_states}
+        self.by_name: dict[str, Any] = _NamedLayers({**named_layers, **private}, begin)
 
     @property
-    def memory_bytes(self) -> int:
-        """Bytes of scratch held on this rank."""
-        return scratch_bytes(self.scratch)
+    def scratch_bytes(self) -> int:
+        """Bytes of private caches and states held on this rank."""
+        return scratch_bytes(self.scratch.values())
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of private states among them."""
+        return scratch_bytes(self.scratch[name] for name in self._with_states)
 
     def used_caches(self, batch_size: int, seq_len: int) -> dict[str, UsedCache]:
         """Return for each layer what a batch of full prefills uses of its cache."""
         return {
-            name: UsedCache(
-                blocks=used_blocks(batch_size, seq_len, group.block_size),
-                kv_bytes=batch_size * seq_len * group.token_bytes,
-            )
+            name: group.used_cache(batch_size, seq_len)
             for group in self._groups
             for name in group.layer_names
         }
@@ -153,12 +205,28 @@ class PrivateAttention:
         attention_metadata: dict[str, Any] = {}
         slot_mapping: dict[str, Tensor] = {}
         for group in self._groups:
-            common = prefill_metadata(batch_size, seq_len, group.block_size, self._device)
+            block_size = group.tokens_of_a_block(seq_len)
+            common = prefill_metadata(batch_size, seq_len, block_size, self._device)
             metadata = group.builder.build(common_prefix_len=0, common_attn_metadata=common)
             for name in group.layer_names:
                 attention_metadata[name] = metadata
                 slot_mapping[name] = common.slot_mapping
         return attention_metadata, slot_mapping
+
+    def finish_state(self) -> None:
+        """Tell the observer of the layer with a state that was the last to begin; it has ended by now."""
+        name, self._begun = self._begun, None
+        if name is not None and self.observer is not None:
+            self.observer(name)
+
+    def _begin_state(self, layer: str) -> None:
+        self.finish_state()
+        self._checkpoint()
+        self._begun = layer
+
+    def _begin_attention(self) -> None:
+        self.finish_state()
+        self._checkpoint()
 
     def _after_attention(self, layer: str) -> None:
         if self.observer is not None:
@@ -197,6 +265,17 @@ def prefill_metadata(
     return metadata
 
 
+def _without_prefixes(config: VllmConfig) -> VllmConfig:
+    """Copy a configuration so that a sequence has one state, wherever inference keeps those of prefixes.
+
+    A state that is kept in the middle of a prompt also ends a chunk of the scan there, which moves last bits.
+    """
+    private = copy.copy(config)
+    private.cache_config = copy.copy(config.cache_config)
+    private.cache_config.mamba_cache_mode = "none"
+    return private
+
+
 def _private_group(config: VllmConfig, device: torch.device, group: AttentionGroup) -> _PrivateGroup:
     live_builder = group.get_metadata_builder()
     # The size of the blocks that the layers' cache tensors count in dimension 0.
@@ -207,15 +286,16 @@ def _private_group(config: VllmConfig, device: torch.device, group: AttentionGro
     with set_current_vllm_config(config):
         private.create_metadata_builders(config, device, block_size)
     builder = private.get_metadata_builder()
+    names = tuple(group.layer_names)
+    if isinstance(spec, MambaSpec):
+        return _PrivateGroup(builder, names, None, token_bytes=0)
     if hasattr(builder, "set_workspace_buffer"):
         # FlashInfer's workspace is large and used within one call only: both builders may use the same one.
         builder.set_workspace_buffer(live_builder._get_workspace_buffer())
-    return _PrivateGroup(
-        builder, tuple(group.layer_names), block_size, token_bytes=spec.real_page_size_bytes // block_size
-    )
+    return _PrivateGroup(builder, names, block_size, token_bytes=spec.real_page_size_bytes // block_size)
 
 
-def _private_layer(
+def _private_attention(
     layer: AttentionLayer, scratch: Tensor, before: Callable[[], None], after: Callable[[], None]
 ) -> AttentionLayer:
     """Copy a layer on a cache of its own, and call `before` and `after` around its attention."""
@@ -229,13 +309,7 @@ def _private_layer(
     for name in _DERIVED_STATE:
         if hasattr(private.impl, name):
             setattr(private.impl, name, None)
-    live = layer.kv_cache.untyped_storage().data_ptr()
-    for name, value in vars(private.impl).items():
-        if isinstance(value, Tensor) and value.untyped_storage().data_ptr() == live:
-            raise UnsupportedError(
-                f"PoC does not work with {type(layer.impl).__name__} yet: its attribute {name!r} is a view "
-                "of inference's KV cache, which a PoC batch would write"
-            )
+    _check_no_view(private.impl, layer)
     private.kv_cache = scratch
     # What vLLM's custom op of attention calls on the layer that it finds in the context.
     stopping, name = (
@@ -253,3 +327,26 @@ def _private_layer(
 
     setattr(stopping, name, stop_and_attend)
     return private
+
+
+def _private_state_layer(layer: StateLayer, states: tuple[Tensor, ...], config: VllmConfig) -> StateLayer:
+    """Copy a layer on states of its own."""
+    # vLLM 0.26's layers look for the mode of their cache by themselves.
+    private = copy_with(layer, {"kv_cache": states, "cache_config": config.cache_config})
+    _check_no_view(private, layer)
+    return private
+
+
+def _check_no_view(keeper: object, layer: Any) -> None:
+    """Refuse a layer of which a copy keeps a view of inference's cache, under another name than its cache's.
+
+    Raises:
+        UnsupportedError: With the attribute's name.
+    """
+    live = {part.untyped_storage().data_ptr() for part in cache_of(layer)}
+    for name, value in vars(keeper).items():
+        if isinstance(value, Tensor) and value.untyped_storage().data_ptr() in live:
+            raise UnsupportedError(
+                f"PoC does not work with {type(keeper).__name__} yet: its attribute {name!r} is a view "
+                "of inference's KV cache, which a PoC batch would write"
+            )
