@@ -129,7 +129,7 @@ def stages(is_small: bool) -> dict[str, tuple[Step, ...]]:
         "families": (
             Step(
                 ("-m", "pytest", *options, "-m", "gpu", "tests/poc/engine/test_model_families.py"),
-                240,
+                400,
                 ("vllm", "pytest"),
             ),
         ),

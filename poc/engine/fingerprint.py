@@ -28,7 +28,8 @@ def numerics(
     """Name what determines the numerics of a PoC forward in this worker.
 
     Two nodes with equal fingerprints are expected to agree to the bit at equal batch shapes, others within
-    the tolerance. It is information: it never chooses a tolerance.
+    the tolerance. On GPUs layers with states are the exception: Triton's tuner picks tiles of their kernels
+    by the clock, at each start. It is information: it never chooses a tolerance.
 
     Args:
         config: the engine's configuration.
@@ -42,6 +43,7 @@ def numerics(
         independent_nonces: whether a nonce has the same numbers, to the bit, whatever else is in its batch.
     """
     compilation = config.compilation_config
+    dtype = str(config.model_config.dtype).removeprefix("torch.")
     with_states = [layer for layer in layers.values() if is_state_layer(layer)]
     with_caches: list[Any] = [layer for layer in layers.values() if not is_state_layer(layer)]
     attention = sorted({type(layer.impl).__name__ for layer in with_caches})
@@ -52,9 +54,10 @@ def numerics(
         "vllm": vllm.__version__,
         "torch": str(torch.__version__),
         "device": device_name(device),
-        "dtype": str(config.model_config.dtype).removeprefix("torch."),
+        "dtype": dtype,
         "quantization": config.model_config.quantization or "none",
-        "kv_cache_dtype": " ".join(sorted({_cache_dtype(layer) for layer in with_caches})) or "none",
+        # A model that keeps no keys and values has none that are quantised.
+        "kv_cache_dtype": " ".join(sorted({_cache_dtype(layer) for layer in with_caches})) or dtype,
         "attention": " ".join(attention + versions) or "none",
         "states": " ".join(sorted({_states(layer, device) for layer in with_states})) or "none",
         "forward": "compiled" if is_compiled else "eager",

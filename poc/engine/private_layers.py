@@ -22,7 +22,13 @@ from vllm.v1.worker.utils import AttentionGroup
 from hallmark.poc.core.errors import UnsupportedError
 from hallmark.poc.engine.memory import check_scratch
 from hallmark.poc.engine.module_copy import copy_with
-from hallmark.poc.engine.scratch import allocate_scratch, block_tables, scratch_bytes, used_blocks
+from hallmark.poc.engine.scratch import (
+    FIRST_BLOCK,
+    allocate_scratch,
+    block_tables,
+    scratch_bytes,
+    used_blocks,
+)
 from hallmark.poc.engine.support import AttentionLayer, PrivateLayer, StateLayer, cache_of, is_state_layer
 from hallmark.poc.protocol.transfer import to_device
 
@@ -223,6 +229,10 @@ class PrivateLayers:
         self.finish_state()
         self._checkpoint()
         self._begun = layer
+        if self.observer is None:  # which looks for what the layer writes, not for what it makes of nothing
+            for states in self.scratch[layer]:
+                # They are another layer's. Versions that take a single row for a decode would go on from them.
+                states[FIRST_BLOCK:-1].zero_()
 
     def _begin_attention(self) -> None:
         self.finish_state()

@@ -297,7 +297,8 @@ class RoundStatus(TypedDict):
         dict[str, str | int | bool],
         Field(
             description="What may change the last bits: versions, device, dtype, quantization, caches, "
-            "attention, parallelism. `forward`: `eager` or `compiled`; `operators`: which of vLLM's "
+            "attention, parallelism. `states`: which layers keep a state of each sequence, and in which "
+            "dtypes. `forward`: `eager` or `compiled`; `operators`: which of vLLM's "
             "implementations that has. `kernels`: `triton` or `reference`. `embedding`: the model's own "
             "function or PoC's, which takes rows of the model's table. `final_norm`: the model's own or "
             "PoC's, which norms the rows where it sums them, and where that rounds. `independent_nonces`: "

@@ -68,6 +68,9 @@ _DELTA: Final[Mapping[str, Any]] = {
 }
 
 
+_EXPERTS: Final = frozenset({"num_experts", "num_local_experts", "n_routed_experts"})
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """A tiny model of a family.
@@ -104,6 +107,26 @@ class Family:
     def has_experts(self) -> bool:
         """Whether rows are dealt out to experts."""
         return any("expert" in name for name in self.settings)
+
+    @property
+    def picks_experts(self) -> bool:
+        """Whether a row goes to some experts only, and to others where it is rounded otherwise."""
+        counts = [self.settings[name] for name in self.settings if name in _EXPERTS]
+        return bool(counts) and counts != [self.settings.get("num_experts_per_tok")]
+
+    @property
+    def has_linear_attention(self) -> bool:
+        """Whether layers keep the state of a gated delta rule."""
+        return "linear_num_key_heads" in self.settings
+
+    @property
+    def has_states(self) -> bool:
+        """Whether some of its layers keep a state of each sequence, and no keys and values."""
+        return (
+            self.kind.startswith("mamba")
+            or any(name.startswith(("mamba", "conv_L")) for name in self.settings)
+            or self.has_linear_attention
+        )
 
     def config(self) -> PreTrainedConfig:
         """Its configuration, with the class that loads it."""

@@ -75,7 +75,10 @@ class Chat:
 
 
 async def compute(engine: VllmEngine, chat: Chat, round_: Round) -> dict[str, Any]:
-    """Compute a batch as a whole, and a layer at a time with inference between the layers."""
+    """Compute a batch as a whole, and a layer at a time with inference between the layers.
+
+    One more is given up before each layer, with inference at work.
+    """
     keys: list[NonceKey] = [(round_.config.public_key, nonce) for nonce in range(round_.batch_size)]
     await engine.open_round(round_.spec())
     before = chat.alone()
@@ -93,6 +96,16 @@ async def compute(engine: VllmEngine, chat: Chat, round_: Round) -> dict[str, An
         sliced.append(part.batches[0].numbers)
     while len(beside) < len(PROMPTS):
         beside |= chat.step()
+    cancelled = []
+    for stop in range(1, whole.layers):
+        chat.begin()
+        said = chat.step()
+        await engine.start([keys], stop)
+        await engine.close_round()
+        while len(said) < len(PROMPTS):
+            said |= chat.step()
+        cancelled.append(said)
+        await engine.open_round(round_.spec())
     others = [keys[0], (round_.config.public_key, 1000)]
     again = await engine.start([keys[:3], keys, others], None)
     assert again.batches is not None
@@ -105,7 +118,7 @@ async def compute(engine: VllmEngine, chat: Chat, round_: Round) -> dict[str, An
         "short": again.batches[0].numbers,
         "again": again.batches[1].numbers,
         "beside others": again.batches[2].numbers[0],
-        "completions": {"before": before, "beside": beside, "after": chat.alone()},
+        "completions": {"before": before, "beside": beside, "cancelled": cancelled, "after": chat.alone()},
         "cached": chat.cached,
     }
 

@@ -63,9 +63,20 @@ def _families() -> Iterator[Support]:
         "DeepSeek-V3": "latent attention, experts in groups",
         "PaddleOCR-VL": "M-RoPE; rounds are about texts",
         "MiMo": "final norm outside of its forward",
+        "Mamba": "state-space layers",
+        "Mamba 2": "state-space layers",
+        "Jamba": "state-space layers, attention, experts",
+        "Falcon-H1": "attention and state-space layers beside each other, its multipliers not 1",
+        "Nemotron-H": "state-space layers, attention, MLPs as layers of their own",
+        "Granite 4": "state-space layers, attention, experts; its multipliers not 1",
+        "LFM2": "convolutions with a state, attention",
+        "Qwen3-Next": "linear attention, attention, experts; in bf16, within 0.3 s",
     }
-    for name in FAMILIES:
-        yield _proved(name, notes.get(name, "dense"), _FAMILIES, "test_a_family")
+    for name, family in FAMILIES.items():
+        if family.needs_gpu:
+            yield _expected(name, f"{notes[name]}; vLLM has no kernel for CPUs, a test needs a GPU")
+        else:
+            yield _proved(name, notes.get(name, "dense"), _FAMILIES, "test_a_family")
     yield _proved(
         "Step-3.5",
         "final norm outside of its forward, experts; not compared with transformers, which has it not",
@@ -78,7 +89,10 @@ def _families() -> Iterator[Support]:
         "M-RoPE, as PaddleOCR-VL; vLLM's classes need torchvision, which the tests have not",
     )
     yield _expected(
-        "other decoders with plain or latent attention",
+        "Qwen3.5", "the layers of Qwen3-Next; vLLM's class needs torchvision, which the tests have not"
+    )
+    yield _expected(
+        "other decoders with plain or latent attention, or these layers with states",
         "their layers are known by type; what is checked at the start finds those that are different",
     )
     yield Support(
@@ -125,7 +139,7 @@ def _features() -> Iterator[Support]:
     )
     yield _proved(
         "speculative decoding: n-grams, draft model",
-        "a batch does not run the draft",
+        "a batch does not run the draft; with layers that keep states vLLM for CPUs drafts wrongly by itself",
         _FAMILIES,
         "test_speculative_decoding",
     )
@@ -137,6 +151,18 @@ def _features() -> Iterator[Support]:
         "test_two_ranks_find_and_validate_and_agree_with_one",
     )
     yield _proved("tensor parallelism with experts", "two ranks", _FAMILIES, "test_experts_on_two_ranks")
+    yield _proved(
+        "tensor parallelism with state-space and linear-attention layers",
+        "two ranks",
+        _FAMILIES,
+        "test_states_on_two_ranks",
+    )
+    yield _proved(
+        "compiled servers with state-space and linear-attention layers",
+        "eager operators, and the compiled graph of `--enable-prompt-embeds`",
+        _FAMILIES,
+        "test_states_on_a_server_that_compiles",
+    )
     yield _expected("expert parallelism", "vLLM 0.32.0's kernel of experts crashes with it on CPUs")
     yield _proved(
         "ranks on several machines, by Ray", "two nodes", _MACHINES, "test_a_round_on_two_nodes_of_rays"

@@ -1,11 +1,12 @@
 """What is found out about a forward that does not keep to the private cache."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from vllm.model_executor.layers.mamba.short_conv import ShortConv
 
 from hallmark.poc.core.errors import UnsupportedError
 from hallmark.poc.engine.live_cache import LiveCacheGuard
@@ -185,3 +186,93 @@ def test_a_draft_models_layers_are_not_waited_for_and_watched_all_the_same() -> 
     guard.watch(lambda: put(attention.live["layers.2"].kv_cache), 1, TOKENS)
     with pytest.raises(UnsupportedError, match=r"inference's KV cache by itself.*\(layer 'layers\.2'\)"):
         guard.check()
+
+
+SEQUENCES = 3
+
+
+def state_layer(slots: int) -> Any:
+    """A layer with a convolution's state, which has room for drafted tokens, and another one."""
+    layer = object.__new__(ShortConv)
+    nn.Module.__init__(layer)
+    layer.kv_cache = random((slots, 6, 4), torch.bfloat16), random((slots, 2, 5, 3), torch.float32)
+    return layer
+
+
+class States(Attention):
+    """The same of layers that keep states, which are told of when the next one begins."""
+
+    def __init__(self) -> None:
+        self.live = {f"layers.{index}": state_layer(8) for index in range(3)}
+        self.model = nn.ModuleList(self.live.values())
+        self.sharing_targets = {}
+        self.scratch = allocate_scratch(
+            {name: layer.kv_cache for name, layer in self.live.items()},
+            {},
+            dict.fromkeys(self.live, SEQUENCES),
+        )
+        self.observer = None
+        self._begun: str | None = None
+
+    def used_caches(self, batch_size: int, seq_len: int) -> dict[str, UsedCache]:
+        return dict.fromkeys(self.live, UsedCache(used_blocks(batch_size, seq_len, seq_len), None))
+
+    def finish_state(self) -> None:
+        name, self._begun = self._begun, None
+        if name is not None:
+            assert self.observer is not None
+            self.observer(name)
+
+    def run(self, write: Callable[[str, Sequence[Tensor], Sequence[Tensor]], None]) -> None:
+        for name, layer in self.live.items():
+            self.finish_state()
+            self._begun = name
+            write(name, self.scratch[name], layer.kv_cache)
+
+
+def put_states(parts: Sequence[Tensor], sequences: int = SEQUENCES) -> None:
+    """Write the states of some sequences, without the room for drafted tokens."""
+    convolution, other = parts
+    convolution[1 : 1 + sequences, :, :2] = random((sequences, 6, 2), torch.float32).to(convolution.dtype)
+    other[1 : 1 + sequences] = random((sequences, 2, 5, 3), torch.float32)
+
+
+def told_of_states(write: Callable[[str, Sequence[Tensor], Sequence[Tensor]], None]) -> str | None:
+    """What the guard says of a forward through layers with states; None where it lets it pass."""
+    states = States()
+    guard = states.guard()
+    guard.watch(lambda: states.run(write), SEQUENCES, TOKENS)
+    try:
+        guard.check()
+    except UnsupportedError as refusal:
+        return str(refusal)
+    return None
+
+
+def test_layers_that_write_their_private_states_pass() -> None:
+    assert told_of_states(lambda _, private, live: put_states(private)) is None
+
+
+@pytest.mark.parametrize("part", [0, 1])
+def test_a_state_of_inferences_that_is_written_is_found_out(part: int) -> None:
+    def write(name: str, private: Sequence[Tensor], live: Sequence[Tensor]) -> None:
+        put_states(private)
+        if name == "layers.1":
+            live[part][2] += 1
+
+    refusal = told_of_states(write)
+    assert refusal is not None
+    assert "writes keys and values, or states, into inference's KV cache" in refusal
+    assert "(layer 'layers.1')" in refusal
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_sequence_whose_state_does_not_arrive_is_missed(last: bool) -> None:
+    at_fault = "layers.2" if last else "layers.1"
+
+    def write(name: str, private: Sequence[Tensor], live: Sequence[Tensor]) -> None:
+        put_states(private, SEQUENCES - 1 if name == at_fault else SEQUENCES)
+
+    refusal = told_of_states(write)
+    assert refusal is not None
+    assert f"do not reach PoC's private cache (layer '{at_fault}')" in refusal

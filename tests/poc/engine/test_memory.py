@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hallmark.poc.core.errors import UnsupportedError
-from hallmark.poc.engine.memory import StepMemory, check_free, measure_peak, step_memory
+from hallmark.poc.engine.memory import StepMemory, check_free, check_scratch, measure_peak, step_memory
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 MIB = 2**20
@@ -177,3 +177,13 @@ def test_a_refusal_by_an_estimate_says_so_and_names_the_flag(allocator: Allocato
 
 def test_a_cpus_memory_is_not_shared_out() -> None:
     assert step_memory(worker(CPU), config(8192, 256), 100 * MIB, 8192) == StepMemory(0)
+
+
+def test_states_that_do_not_fit_are_refused_with_both_numbers(allocator: Allocator) -> None:
+    check_scratch(CUDA, 4096 * MIB, 32)
+    with pytest.raises(UnsupportedError) as refusal:
+        check_scratch(CUDA, 4097 * MIB, 32)
+    assert str(refusal.value) == (
+        "the private caches and states of a PoC batch of max_batch_size 32 take 4097 MiB, and only 4096 MiB "
+        "are free: lower max_batch_size in the hallmark settings, or vLLM's --gpu-memory-utilization"
+    )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES, STEP_LAYERS, build_family, write_step
+from families import FAMILIES, STEP_LAYERS, Family, build_family, write_step
 from quantised_checkpoints import (
     quantise_to_awq,
     quantise_to_gptq,
@@ -43,11 +43,21 @@ ARGUMENTS: dict[str, Any] = {
 }
 
 
+WITH_STATES = [name for name, family in FAMILIES.items() if family.has_states]
+
+
 @pytest.fixture(scope="module")
 def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     running = Zygote(tmp_path_factory.mktemp("zygote"))
     yield running
     running.close()
+
+
+def tolerance(family: Family, dtype: str) -> float:
+    """How far transformers' numbers may be off."""
+    if dtype == "bfloat16" and family.picks_experts:
+        return ENGINE_TOLERANCES[dtype, "experts"]
+    return ENGINE_TOLERANCES[dtype, "linear attention" if family.has_linear_attention else "transformers"]
 
 
 def check_numbers(found: Mapping[str, Any], *, layers: int) -> None:
@@ -66,6 +76,7 @@ def check_itself(found: Mapping[str, Any], *, layers: int) -> None:
     check_numbers(found, layers=layers)
     said = found["completions"]
     assert said["beside"] == said["before"]
+    assert said["cancelled"] == [said["before"]] * (layers - 1)
     assert said["after"] == said["before"]
     assert len({tuple(tokens) for tokens in said["before"].values()}) > 1
 
@@ -80,12 +91,18 @@ def check_independence(found: Mapping[str, Any]) -> None:
     assert found["numerics"]["independent_nonces"] is True
 
 
-def check_with_transformers(found: Mapping[str, Any], model: Path, dtype: str, tolerance: float) -> None:
+def check_with_transformers(
+    found: Mapping[str, Any],
+    model: Path,
+    dtype: str,
+    tolerance: float,
+    request: Mapping[str, Any] = REQUEST,
+) -> None:
     """That transformers has the same numbers, in a round that both have decided on alike."""
     offline = OfflineModel.load(model, device="cpu", dtype=dtype)
-    round_ = Round.resolve(PoCConfig(**REQUEST), offline.deployed("model", BATCH_SIZE * SEQ_LEN))
+    round_ = Round.resolve(PoCConfig(**request), offline.deployed("model", BATCH_SIZE * SEQ_LEN))
     assert found["round"] == round_.digest
-    assert found["readout"] == "rows"
+    assert found["readout"] == request.get("readout", "rows")
     tensors = RoundTensors(round_.spec(), offline.torch_dtype, offline.device)
     expected = offline.numbers(tensors, [("a prover", nonce) for nonce in range(BATCH_SIZE)])
     errors = torch.tensor(found["whole"]) - torch.tensor(expected)
@@ -108,11 +125,52 @@ def test_a_family(zygote: Zygote, name: str, tmp_path: Path) -> None:
         check_independence(found)
     if name.startswith("Gemma"):
         assert found["numerics"]["embedding"] == "the model's own", "which multiplies the table's rows"
+    if name.startswith("Gemma") or family.has_states:
         assert found["numerics"]["final_norm"].startswith("PoC's, rounding ")
-    # vLLM keeps no prefixes of latent attention on CPUs.
-    if family.arguments.get("enable_prefix_caching", "MLA" not in found["numerics"]["attention"]):
+    # vLLM keeps no prefixes of latent attention on CPUs, and few where layers keep states.
+    if "MLA" not in found["numerics"]["attention"] and not family.has_states:
         assert found["cached"], "inference reads what was there before"
-    check_with_transformers(found, model, family.dtype, ENGINE_TOLERANCES[family.dtype, "transformers"])
+    assert (found["numerics"]["states"] != "none") is family.has_states
+    assert found["numerics"]["kv_cache_dtype"] == family.dtype, "or a validator with transformers refuses it"
+    check_with_transformers(found, model, family.dtype, tolerance(family, family.dtype))
+
+
+@pytest.mark.parametrize("name", [name for name in WITH_STATES if not FAMILIES[name].needs_gpu])
+def test_states_on_two_ranks(zygote: Zygote, name: str, tmp_path: Path) -> None:
+    family = FAMILIES[name]
+    model = build_family(name, tmp_path / "model", getattr(torch, family.dtype))
+    arguments = {**ARGUMENTS, **family.arguments, "dtype": family.dtype, "tensor_parallel_size": 2}
+    found = zygote.run(model, arguments, REQUEST, VLLM_CPU_OMP_THREADS_BIND="0|1")
+    check_itself(found, layers=family.layers)
+    assert found["numerics"]["tensor_parallel_size"] == 2
+    check_with_transformers(found, model, family.dtype, tolerance(family, family.dtype))
+
+
+@pytest.mark.parametrize("name", ["Falcon-H1", "LFM2", "Qwen3-Next"])
+def test_states_on_a_server_that_compiles(zygote: Zygote, name: str, tmp_path: Path) -> None:
+    """One model of each kind of layer; with embeddings in prompts a batch runs the compiled graph."""
+    family = FAMILIES[name]
+    model = build_family(name, tmp_path / "model", getattr(torch, family.dtype))
+    arguments = {**ARGUMENTS, **family.arguments, "dtype": family.dtype}
+    eager = zygote.run(model, arguments, REQUEST)
+    for compiled in ({}, {"enable_prompt_embeds": True}):
+        found = zygote.run(model, {**arguments, **compiled, "enforce_eager": False}, REQUEST)
+        check_itself(found, layers=family.layers)
+        assert found["numerics"]["forward"] == ("compiled" if compiled else "eager")
+        if not compiled:
+            assert found["whole"] == eager["whole"], "the operators of an eager server"
+        check_with_transformers(found, model, family.dtype, tolerance(family, family.dtype))
+
+
+@pytest.mark.parametrize("name", ["Falcon-H1", "LFM2", "Qwen3-Next"])
+def test_rows_that_are_fewer_than_a_convolution_reads(zygote: Zygote, name: str, tmp_path: Path) -> None:
+    """A single row is a prefill, and no token that goes on where another batch's state was left."""
+    family = FAMILIES[name]
+    model = build_family(name, tmp_path / "model", getattr(torch, family.dtype))
+    request = {**REQUEST, "seq_len": 1, "inputs": "normal", "readout": "last"}
+    found = zygote.run(model, {**ARGUMENTS, **family.arguments, "dtype": family.dtype}, request)
+    assert found["sliced"] == [found["whole"]] * len(found["sliced"])
+    check_with_transformers(found, model, family.dtype, tolerance(family, family.dtype), request)
 
 
 def test_a_family_in_bfloat16(zygote: Zygote, tmp_path: Path) -> None:
@@ -199,6 +257,7 @@ def test_a_quantised_cache(zygote: Zygote, tmp_path: Path) -> None:
         pytest.param("Qwen3-MoE", {}, id="experts"),
         pytest.param("gpt-oss", {}, id="experts, sinks"),
         pytest.param("DeepSeek-V3", {}, id="latent attention"),
+        *(pytest.param(name, {}, id=name) for name in WITH_STATES),
         pytest.param("Llama", {"quantization": "fp8"}, id="FP8 weights"),
         pytest.param("Qwen3-MoE", {"quantization": "fp8"}, id="experts in FP8"),
         pytest.param("Llama", {"kv_cache_dtype": "fp8"}, id="FP8 cache"),
@@ -214,11 +273,12 @@ def test_a_quantised_cache(zygote: Zygote, tmp_path: Path) -> None:
     ],
 )
 def test_on_a_gpu(zygote: Zygote, name: str, arguments: dict[str, Any], tmp_path: Path) -> None:
+    family = FAMILIES[name]
     model = build_family(name, tmp_path / "model", torch.bfloat16)
     found = zygote.run(model, {**ARGUMENTS, "dtype": "bfloat16", **arguments}, REQUEST)
-    check_itself(found, layers=FAMILIES[name].layers)
+    check_itself(found, layers=family.layers)
     if "quantization" not in arguments and "kv_cache_dtype" not in arguments:
-        check_with_transformers(found, model, "bfloat16", ENGINE_TOLERANCES["bfloat16", "transformers"])
+        check_with_transformers(found, model, "bfloat16", tolerance(family, "bfloat16"))
 
 
 def check_quantised_weights(
