@@ -128,9 +128,10 @@ pictures: programs ## Take the pictures of the demo and the live pages anew
 
 ##@ Measure
 
-bench: programs ## Every bench on this CPU, small sizes (40 minutes on 2 cores)
+bench: programs ## Every bench on this CPU, small sizes (45 minutes on 2 cores)
 	$(BIN)/python -P bench/draw.py
 	$(BIN)/python -P bench/numerics.py
+	$(BIN)/python -P bench/family_noise.py
 	$(BIN)/python -P bench/predict.py
 	$(BIN)/python -P bench/fused_vs_eager.py
 	$(BIN)/python -P bench/overhead.py

@@ -4,14 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from _tables import Line, Summary, Table, mebibytes, number, percent, text
+from _tables import Line, Summary, Table, mebibytes, number, percent, significant, text
 
 Row = Mapping[str, Any]
-
-
-def significant(digits: int) -> Callable[[Any], str]:
-    """With so many significant digits, in scientific notation where it is shorter."""
-    return lambda value: f"{value:.{digits}g}"
 
 
 def _of_one_gpu_or_cpu(row: Row) -> bool:

@@ -15,6 +15,11 @@ def number(digits: int) -> Callable[[Any], str]:
     return lambda value: f"{value:,.{digits}f}"
 
 
+def significant(digits: int) -> Callable[[Any], str]:
+    """With so many significant digits, in scientific notation where it is shorter."""
+    return lambda value: f"{value:.{digits}g}"
+
+
 def percent(digits: int) -> Callable[[Any], str]:
     """Return a share in percent, with so many digits after the point."""
     return lambda value: f"{value:.{digits}%}"

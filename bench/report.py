@@ -18,6 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))  # `python -P` leaves the script's own folder out
 
 from _demo_tables import DEMO
+from _family_tables import FAMILY
 from _network_tables import NETWORK
 from _performance_tables import PERFORMANCE
 from _queue_tables import QUEUE
@@ -34,6 +35,7 @@ DOCUMENTS: dict[Path, Mapping[str, Table | Summary]] = {
     DOCS / "performance" / "README.md": PERFORMANCE,
     DOCS / "start" / "demo.md": DEMO,
     **{DOCS / "soundness" / f"{page}.md": tables for page, tables in SOUNDNESS.items()},
+    DOCS / "reference" / "models.md": FAMILY,
     DOCS / "guides" / "verify.md": VERIFYING,
     DOCS / "guides" / "verification-queue.md": QUEUE,
     DOCS / "guides" / "verify-at-scale.md": AT_SCALE,

@@ -9,6 +9,7 @@ import pytest
 from builders import make_round
 from checkout import ROOT
 from documented_values import power_of_ten, values
+from report import newest
 from sentences import PAGES
 
 from hallmark.kernels.normal_table import normal_table
@@ -139,10 +140,29 @@ def of_performance() -> dict[str, str]:
     }
 
 
+def of_families() -> dict[str, str]:
+    [(_, measured)] = newest("family_noise")
+    dense = [row["bf16_sigma_s"] for row in measured["rows"] if row["experts"] == "none"]
+    sparse = [row["bf16_sigma_s"] for row in measured["rows"] if row["experts"].startswith("2 of")]
+    return {
+        "family_noise_least": f"{min(dense):.2g}",
+        "family_noise_most": f"{max(dense):.2g}",
+        "family_noise_experts_least": f"{min(sparse):.2g}",
+        "family_noise_experts_most": f"{max(sparse):.2g}",
+    }
+
+
 def test_the_marked_values_of_all_documents() -> None:
     """A mark that is not expected here fails as well as one that is missing or wrong."""
     found = values(*(page.read_text(encoding="utf-8") for page in PAGES))
-    parts = (of_the_protocol(), of_the_verdict(), of_drawing_and_rounding(), of_vllm(), of_performance())
+    parts = (
+        of_the_protocol(),
+        of_the_verdict(),
+        of_drawing_and_rounding(),
+        of_vllm(),
+        of_performance(),
+        of_families(),
+    )
     expected = dict(item for part in parts for item in part.items())
     names = found.keys() | expected.keys()
     pairs = {name: (found.get(name), expected.get(name)) for name in names}

@@ -34,8 +34,9 @@ ENGINE_TOLERANCES: dict[tuple[str, str], float] = {
     # vLLM's delta rule for CPUs rounds products of its chunks to bf16, and some processors' states too, which
     # transformers keeps in float32: 0.13.
     ("bfloat16", "linear attention"): 0.3,
-    # A row that is rounded otherwise may go to other experts: 0.4 (bench/results/family_noise-*.json).
-    ("bfloat16", "experts"): 1.0,
+    # A row that is rounded otherwise may go to other experts: 1.1 (bench/results/family_noise-*.json). Of 64
+    # forged numbers the furthest is off by 3 and more.
+    ("bfloat16", "experts"): 2.0,
     # Transformers rounds no activations to 8 bits, which moves numbers by 0.07; and where a processor has no
     # VNNI, oneDNN's products of 8 bits saturate in 16: 0.24. Forged numbers are off by 1.4, some by 3.
     ("bfloat16", "INT8"): 1.2,
