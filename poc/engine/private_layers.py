@@ -231,7 +231,7 @@ class PrivateLayers:
         self._begun = layer
         if self.observer is None:  # which looks for what the layer writes, not for what it makes of nothing
             for states in self.scratch[layer]:
-                # They are another layer's. Versions that take a single row for a decode would go on from them.
+                # Another layer left them, and versions that take a single row for a decode would go on there.
                 states[FIRST_BLOCK:-1].zero_()
 
     def _begin_attention(self) -> None:
