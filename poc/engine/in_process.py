@@ -7,6 +7,7 @@ but in functions: what it reads of the environment has to be set before.
 import asyncio
 import hashlib
 import io
+import math
 import os
 import sys
 import warnings
@@ -56,6 +57,13 @@ _CACHE_MARGIN: Final = 1.25
 
 _SPARE_TOKENS: Final = 2048
 """Of blocks that are not full, and of those that belong to no sequence."""
+
+_STATES: Final = 5
+"""For each layer. Where layers keep states, vLLM makes a block as large as one of them: it keeps three of a
+sequence whose prefixes are cached, attention's last block may be empty, and one belongs to no sequence."""
+
+_WITHOUT_ATTENTION: Final = frozenset({"linear_attention", "mamba", "conv", "mlp", "moe"})
+"""Kinds of layers in configurations; whatever else one says may hold keys and values."""
 
 _PATIENCE: Final = 1800.0
 """Seconds after which a batch is taken for stuck: nobody waits for inference beside it."""
@@ -283,16 +291,30 @@ def _set_environment(*, in_pool: bool) -> None:
 
 
 def _take_little_cache(config: "VllmConfig") -> None:
-    """Give inference, which there is none of, the keys and values of one longest sequence, where nobody says.
+    """Give inference, which there is none of, the cache of one longest sequence, where nobody says.
 
     vLLM asks for that much; left alone it would take nearly all memory, of which PoC's batches need some.
     """
     cache, model, parallel = config.cache_config, config.model_config, config.parallel_config
     if cache.kv_cache_memory_bytes is not None:
         return
-    layers, heads = model.get_num_layers(parallel), model.get_num_kv_heads(parallel)
-    of_a_token = 2 * layers * heads * model.get_head_size() * model.dtype.itemsize
-    cache.kv_cache_memory_bytes = int(_CACHE_MARGIN * of_a_token * (model.max_model_len + _SPARE_TOKENS))
+    text, layers = model.hf_text_config, model.get_num_layers(parallel)
+    kinds = getattr(text, "layers_block_type", None) or getattr(text, "layer_types", None)
+    attention = sum(kind not in _WITHOUT_ATTENTION for kind in kinds) if kinds else layers
+    of_a_token = 2 * model.get_num_kv_heads(parallel) * model.get_head_size() * model.dtype.itemsize
+    tokens = attention * of_a_token * (model.max_model_len + _SPARE_TOKENS)
+    cache.kv_cache_memory_bytes = int(_CACHE_MARGIN * (tokens + _STATES * layers * _state_bytes(config)))
+
+
+def _state_bytes(config: "VllmConfig") -> int:
+    """Return what a layer's state of a sequence takes on a rank; 0 where layers keep none."""
+    model = config.model_config
+    if not (model.is_hybrid or model.is_attention_free):
+        return 0
+    kind, _ = model.registry.resolve_model_cls(model.architecture, model)
+    shapes = kind.get_mamba_state_shape_from_config(config)
+    dtypes = kind.get_mamba_state_dtype_from_config(config)
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in zip(shapes, dtypes, strict=True))
 
 
 @contextmanager

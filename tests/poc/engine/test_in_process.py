@@ -1,12 +1,14 @@
 """vLLM in a verifier's process: what it refuses, and what becomes of its flags."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from families import FAMILIES, write_configuration
 
 from hallmark.poc.core.errors import FieldError, UnsupportedError
 from hallmark.poc.engine.in_process import VllmLoader
@@ -42,14 +44,16 @@ Path("ANSWERS").write_text(json.dumps(answers))
 
 
 def loaded(tmp_path: Path, *cases: dict[str, Any]) -> list[dict[str, Any]]:
-    """What becomes of some loaders in a process of their own."""
+    """What becomes of some loaders in a process of their own, where nobody sizes the cache."""
     answers = tmp_path / "answers.json"
+    environment = {name: value for name, value in os.environ.items() if name != "VLLM_CPU_KVCACHE_SPACE"}
     done = subprocess.run(
         [sys.executable, "-P", "-c", _LOAD.replace("ANSWERS", str(answers))],
         input=json.dumps(cases),
         capture_output=True,
         text=True,
         check=False,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     # What vLLM and its ranks write while they are at work goes to standard error.
@@ -160,6 +164,19 @@ def test_flags_that_are_none_and_one_that_is(model: Path, tmp_path: Path) -> Non
     assert taken["width"] == 256
     assert taken["numerics"]["kv_cache_dtype"] == "bfloat16"
     assert taken["numerics"]["forward"] == "eager"
+
+
+@pytest.mark.server
+def test_layers_with_states_larger_than_a_longest_sequence(tmp_path: Path) -> None:
+    """Of which vLLM wants several to start at all, whether or not there is attention beside them."""
+    cases = []
+    for name, size in (("Mamba 2", "state_size"), ("Falcon-H1", "mamba_d_state")):
+        model = write_configuration(FAMILIES[name], tmp_path / name)
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps({**config, size: 1024}))
+        flags = ("--load-format", "dummy", "--max-model-len", "64")
+        cases.append(case(model, *flags, dtype="float32"))
+    assert [answer.get("width") for answer in loaded(tmp_path, *cases)] == [256, 256]
 
 
 @pytest.mark.server
