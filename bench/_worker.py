@@ -13,7 +13,7 @@ from vllm.config import VllmConfig
 
 from hallmark.kernels import project_residual
 from hallmark.poc.engine.eager_operators import EagerOperators
-from hallmark.poc.engine.forward import ModelForward
+from hallmark.poc.engine.forward import ModelForward, ModelInputs
 from hallmark.poc.engine.private_layers import PrivateLayers
 from hallmark.poc.engine.worker import PoCWorker
 from hallmark.poc.engine.worker_methods import STATE_ATTRIBUTE
@@ -59,7 +59,8 @@ class BareForward(ModelForward):
         """
         # With embeddings in prompts vLLM looks tokens up before the model, whose graph then begins behind.
         inputs = self.embed(tokens) if self._config.model_config.enable_prompt_embeds else None
-        return self._run(inputs=inputs, tokens=tokens, skip_compiled=False)
+        shape = tokens.shape[0], tokens.shape[1]
+        return self._states(ModelInputs(shape, inputs, tokens), skip_compiled=False)
 
     def _chosen_operators(self) -> AbstractContextManager[None]:
         return self._operators.given_back()
@@ -127,8 +128,7 @@ class BenchWorker(Base):
         """Open the round and return what is profiled, by name; each may be called twice."""
         keys, tensors = self._open(state)
         bare, forward, tokens = self._bare(state), state._forward, tensors.tokens(keys).int()
-        batch, inputs = state._warm_up_batch(keys)
-        hidden = forward.final_hidden(inputs, batch.inputs.tokens)
+        hidden = forward.final_hidden(state._enter(state._prepare(keys)))
 
         def own() -> object:
             prepared = state._prepare(keys)
@@ -171,19 +171,19 @@ class BenchWorker(Base):
         projected = project_residual(inputs.to(device), projection.to(device), inputs.dtype)
         # A new one leaves its norm in.
         forward = self._made(state, ModelForward)
-        return forward.final_hidden(projected).states.view(inputs.shape).cpu()
+        return forward.final_hidden(ModelInputs.of_rows(projected)).states.view(inputs.shape).cpu()
 
     @torch.inference_mode()
     def bench_memory(self) -> dict[str, Any]:
         """What a round holds and what its batch needs on this rank, in bytes."""
         state: PoCWorker = getattr(self, STATE_ATTRIBUTE)
         keys, tensors = self._open(state)
-        _, inputs = state._warm_up_batch(keys)
+        inputs = state._enter(state._prepare(keys)).rows
         state.close_round()
         return {
             "projections": tensors.projection_bytes,
             "scratch": state.private_layers.scratch_bytes,
-            "inputs": inputs.nbytes,
+            "inputs": 0 if inputs is None else inputs.nbytes,
         }
 
     def _bare(self, state: PoCWorker) -> BareForward:
@@ -192,7 +192,8 @@ class BenchWorker(Base):
     def _check(self, bare: BareForward, state: PoCWorker, tokens: Tensor) -> None:
         """Compare the bare forward with the model itself: what is timed must be right first."""
         forward = self._made(state, ModelForward)
-        own = forward.final_hidden(forward.embed(tokens), tokens.long()).states.float()
+        inputs = ModelInputs.of_rows(forward.embed(tokens), tokens.long())
+        own = forward.final_hidden(inputs).states.float()
         difference = float((bare.from_tokens(tokens).float() - own).norm() / own.norm())
         if not difference < _MAX_DIFFERENCE:
             raise RuntimeError(f"the bare forward's hidden states differ by {difference:.3g} of their norm")

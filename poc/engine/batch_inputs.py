@@ -89,6 +89,11 @@ class BatchInputs:
         are_equal = self._rank_vote.with_collectives("comparing embeddings", compare)
         self.are_rows = self._rank_vote.is_everywhere("comparing embeddings", are_equal)
 
+    def prepare_tokens(self, tensors: RoundTensors, keys: Sequence[NonceKey]) -> PreparedInputs:
+        """Draw the tokens alone, for a stage that is given the rest."""
+        tokens = to_device(tensors.host_tokens(keys), self._device) if tensors.reads_tokens else None
+        return PreparedInputs(tokens, None)
+
     def prepare(self, tensors: RoundTensors, keys: Sequence[NonceKey]) -> PreparedInputs:
         """Do what needs no other rank.
 

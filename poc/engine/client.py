@@ -21,6 +21,7 @@ from hallmark.poc.engine.versions import check_version
 from hallmark.poc.protocol.config import DeployedModel
 from hallmark.poc.protocol.model_facts import first_token
 from hallmark.poc.protocol.nonces import NonceKey
+from hallmark.poc.protocol.proof import Numerics
 from hallmark.poc.protocol.round_spec import RoundSpec
 from hallmark.poc.rounds.engine_protocol import ComputedBatch, Slice
 from hallmark.poc.settings.settings import Settings
@@ -111,12 +112,7 @@ class VllmEngine:
         )
         # Only when every rank is set up: a batch on some of them would wait for the others.
         warm = await self._call("poc_warm_up")
-        self.numerics = cast("Mapping[str, str | int | bool]", warm[0]["numerics"])
-        for rank, described in enumerate(warm[1:], start=1):
-            if described["numerics"] != self.numerics:
-                raise UnsupportedError(
-                    f"rank {rank} computes differently from rank 0: {described['numerics']}"
-                )
+        self.numerics = _numerics_of(ranks, warm)
         if not self.numerics["independent_nonces"]:
             logger.warning(
                 "The numbers of a nonce depend on what else is in its batch, as where activations share one "
@@ -220,13 +216,36 @@ class VllmEngine:
         raise EngineError(reason)
 
 
+def _numerics_of(ranks: Sequence[Mapping[str, Any]], warm: Sequence[Mapping[str, Any]]) -> Numerics:
+    """Put together what the stages of a pipeline say; what they differ in is named in their order.
+
+    Raises:
+        UnsupportedError: ranks of one stage differ.
+    """
+    stages: dict[int, Mapping[str, Any]] = {}
+    for rank, (described, warmed) in enumerate(zip(ranks, warm, strict=True)):
+        found = stages.setdefault(described["stage"], warmed["numerics"])
+        if warmed["numerics"] != found:
+            raise UnsupportedError(
+                f"rank {rank} computes differently from the others of its stage: {warmed['numerics']}"
+            )
+    merged: dict[str, str | int | bool] = {}
+    for name in dict.fromkeys(name for stage in stages.values() for name in stage):
+        said = [*dict.fromkeys(stage[name] for stage in stages.values() if name in stage)]
+        if len(said) == 1:
+            [merged[name]] = said
+        else:
+            merged[name] = all(said) if isinstance(said[0], bool) else " | ".join(map(str, said))
+    return merged
+
+
 def _slice(ranks: Sequence[Mapping[str, Any]]) -> Slice:
-    """Return what a call has done, of what every rank says: the slowest one's time, the same numbers."""
+    """Return what a call has done: the slowest rank's time, and the numbers that the last stage has."""
     batches = None
     if ranks[0]["batches"] is not None:
         batches = [
             ComputedBatch(
-                [[float(number) for number in numbers] for numbers in batch[0]["numbers"]],
+                [[float(number) for number in numbers] for numbers in batch[-1]["numbers"]],
                 max(float(rank["host_seconds"]) for rank in batch),
             )
             for batch in zip(*(rank["batches"] for rank in ranks), strict=True)

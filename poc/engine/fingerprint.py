@@ -21,8 +21,8 @@ def numerics(
     operators: EagerOperators,
     *,
     is_compiled: bool,
-    takes_rows: bool,
-    final_norm: str,
+    takes_rows: bool | None,
+    final_norm: str | None,
     independent_nonces: bool,
 ) -> dict[str, str | int | bool]:
     """Name what determines the numerics of a PoC forward in this worker.
@@ -38,8 +38,9 @@ def numerics(
         model_runner: vLLM's.
         operators: those of a forward that is not compiled.
         is_compiled: whether PoC's forward runs the graph that vLLM compiled.
-        takes_rows: whether PoC takes embeddings from the model's table and not from its own function.
-        final_norm: who does the final norm, and how it rounds.
+        takes_rows: whether PoC takes embeddings from the model's table and not from its own function; None
+            behind the first stage.
+        final_norm: who does the final norm, and how it rounds; None before the last stage.
         independent_nonces: whether a nonce has the same numbers, to the bit, whatever else is in its batch.
     """
     compilation = config.compilation_config
@@ -50,7 +51,7 @@ def numerics(
     versions = sorted(
         {str(getattr(layer.impl, "vllm_flash_attn_version", "")) for layer in with_caches} - {"", "None"}
     )
-    return {
+    found: dict[str, str | int | bool | None] = {
         "vllm": vllm.__version__,
         "torch": str(torch.__version__),
         "device": device_name(device),
@@ -64,12 +65,14 @@ def numerics(
         "operators": " ".join(sorted(compilation.custom_ops)) if is_compiled else operators.describe(),
         "model_runner": type(model_runner).__module__,
         "tensor_parallel_size": config.parallel_config.tensor_parallel_size,
+        "pipeline_parallel_size": config.parallel_config.pipeline_parallel_size,
         "custom_all_reduce": not config.parallel_config.disable_custom_all_reduce,
         "kernels": kernel_path(device, config.model_config.get_hidden_size()).value,
-        "embedding": "PoC's" if takes_rows else "the model's own",
+        "embedding": None if takes_rows is None else "PoC's" if takes_rows else "the model's own",
         "final_norm": final_norm,
         "independent_nonces": independent_nonces,
     }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _cache_dtype(layer: AttentionLayer) -> str:

@@ -2,15 +2,17 @@
 
 import dataclasses
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from vllm.config import CompilationMode, VllmConfig
 from vllm.forward_context import create_forward_context, override_forward_context
 from vllm.model_executor.models.interfaces import requires_raw_input_tokens, supports_multimodal
+from vllm.sequence import IntermediateTensors
 
 from hallmark.kernels.final_norm import FinalNorm, NormRounding
 from hallmark.kernels.norm_sums import norm_sums
@@ -49,6 +51,40 @@ def inferences_turn(operators: EagerOperators) -> Iterator[None]:
     """
     with operators.given_back(), override_forward_context(None):
         yield
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ModelInputs:
+    """What a batch comes into the model with, or into a stage of its pipeline.
+
+    Attributes:
+        shape: Sequences, and rows of each.
+        rows: `[batch_size, seq_len, hidden_size]` in the model's dtype; the model may overwrite them. None
+            where the model embeds tokens itself, and behind the first stage.
+        tokens: int64 `[batch_size, seq_len]`, which rows are made of, for a model that reads them too.
+        states: What the stage before has computed; None on the first.
+    """
+
+    shape: tuple[int, int]
+    rows: Tensor | None = None
+    tokens: Tensor | None = None
+    states: IntermediateTensors | None = None
+
+    @classmethod
+    def of_rows(cls, rows: Tensor, tokens: Tensor | None = None) -> Self:
+        """Return the inputs that some rows are."""
+        return cls((rows.shape[0], rows.shape[1]), rows, tokens)
+
+    def copy_of_first(self) -> Self:
+        """Return what there is of the first sequence, in tensors of its own."""
+        _, seq_len = self.shape
+        states = None
+        if self.states is not None:
+            parts = self.states.tensors.items()
+            states = IntermediateTensors({name: part[:seq_len].clone() for name, part in parts})
+        rows = None if self.rows is None else self.rows[:1].clone()
+        tokens = None if self.tokens is None else self.tokens[:1]
+        return type(self)((1, seq_len), rows, tokens, states)
 
 
 class FinalHidden(NamedTuple):
@@ -167,31 +203,33 @@ class ModelForward:
                 embeddings.
         """
         embedded = self.embed(tokens)
-        from_tokens = self._run(tokens=tokens, skip_compiled=True)
-        from_rows = self._run(inputs=embedded, tokens=tokens, skip_compiled=True)
-        if not torch.equal(from_tokens, from_rows):
+        shape = tokens.shape[0], tokens.shape[1]
+        from_tokens = self._run(ModelInputs(shape, tokens=tokens), skip_compiled=True)
+        from_rows = self._run(ModelInputs(shape, embedded, tokens), skip_compiled=True)
+        if not all(map(torch.equal, _tensors(from_tokens), _tensors(from_rows))):
             raise UnsupportedError(
                 f"PoC does not work with {self.name}: its forward from the rows of its embedding table is "
                 "not its forward from the tokens"
             )
 
-    def check_compiled(self, inputs: Tensor, tokens: Tensor | None = None) -> None:
+    def check_compiled(self, inputs: ModelInputs) -> None:
         """Compare the compiled model with the model itself, where a batch runs the compiled one.
 
         vLLM calls compiled code without its guards: arguments of another kind than those it was traced with
         would go unnoticed.
 
         Args:
-            inputs: as for `final_hidden`, to try it with.
-            tokens: the same.
+            inputs: of a sequence, to try it with.
 
         Raises:
             EngineError: they differ by more than rounding does.
         """
         if not self.is_compiled:
             return
-        compiled = self._run(inputs=inputs.clone(), tokens=tokens).float()
-        eager = self._run(inputs=inputs, tokens=tokens, skip_compiled=True).float()
+        compiled, eager = (
+            torch.cat(_tensors(self._run(inputs.copy_of_first(), skip_compiled=is_skipped))).float()
+            for is_skipped in (False, True)
+        )
         difference = float((compiled - eager).norm() / eager.norm())
         if not difference < _MAX_COMPILED_DIFFERENCE:
             raise EngineError(
@@ -199,25 +237,24 @@ class ModelForward:
                 f"model itself: hidden states differ by {difference:.3g} of their norm; leave that flag out"
             )
 
-    def leave_norm_to_sums(self, inputs: Tensor, tokens: Tensor | None = None) -> None:
+    def leave_norm_to_sums(self, inputs: ModelInputs) -> None:
         """Leave the final norm out from now on, where that can be done and can be made up for.
 
         The model's output then has to be what its norm is given, and the norm to round where one of ours can.
         Elsewhere the model keeps its norm; where its forward leaves it out by itself, it is called behind it.
 
         Args:
-            inputs: as for `final_hidden`, to try it with.
-            tokens: the same.
+            inputs: of a sequence, to try it with.
         """
-        found = defer_final_norm(self._model, inputs.shape[-1])
+        found = defer_final_norm(self._model, self._config.model_config.get_hidden_size())
         if found is None:
             return
         without_norm, deferred = found
         with _calls_of(deferred.norm) as calls:
-            own = self._run(inputs=inputs.clone(), tokens=tokens, skip_compiled=True)
+            own = self._states(inputs.copy_of_first(), skip_compiled=True)
         is_called = bool(calls)
         try:
-            output = self._run(inputs=inputs, tokens=tokens, skip_compiled=True, model=without_norm)
+            output = self._states(inputs.copy_of_first(), skip_compiled=True, model=without_norm)
         except (AttributeError, TypeError) as error:
             logger.info("The model keeps its final norm, with which it does more than to call it: %s", error)
             return
@@ -244,20 +281,23 @@ class ModelForward:
         if is_called:
             self._model = without_norm
 
-    def final_hidden(self, inputs: Tensor, tokens: Tensor | None = None) -> FinalHidden:
-        """Prefill one batch.
+    def advance(self, inputs: ModelInputs) -> IntermediateTensors:
+        """Prefill one batch through a stage that is not the last; returns what the next one goes on from."""
+        states = self._run(inputs)
+        if not isinstance(states, IntermediateTensors):
+            raise EngineError(f"a stage of {self.name} returns no states for the next one")
+        return states
 
-        Args:
-            inputs: `[batch_size, seq_len, hidden_size]` in the model's dtype; the model may overwrite it.
-            tokens: int64 `[batch_size, seq_len]`, which inputs are made of, for a model that reads them too.
+    def final_hidden(self, inputs: ModelInputs) -> FinalHidden:
+        """Prefill one batch through the model, or through the last stage of it.
 
         Raises:
             EngineError: the model has changed since its norm was left out.
         """
         if self._deferred is None:
-            return FinalHidden(self._run(inputs=inputs, tokens=tokens), None)
+            return FinalHidden(self._states(inputs), None)
         self._deferred.forget()
-        states = self._run(inputs=inputs, tokens=tokens)
+        states = self._states(inputs)
         left_out = self._deferred.take(states)
         if left_out is None or (left_out.is_called, left_out.residual is not None) != self._settled:
             raise EngineError("the model's output is no longer what its final norm is given")
@@ -276,23 +316,31 @@ class ModelForward:
         # What is compiled has chosen already, and may still be compiled for a shape it has not had yet.
         return nullcontext() if self.is_compiled else self._operators.chosen()
 
-    def _run(
-        self,
-        *,
-        inputs: Tensor | None = None,
-        tokens: Tensor | None = None,
-        skip_compiled: bool | None = None,
-        model: Any = None,
-    ) -> Tensor:
-        """Run the model, or a copy of it, from inputs where there are some, from tokens where not.
+    def _states(self, inputs: ModelInputs, *, skip_compiled: bool | None = None, model: Any = None) -> Tensor:
+        """Run the model to its end.
 
         Raises:
             UnsupportedError: it returns no row of hidden states for each token.
         """
-        shaped = tokens if inputs is None else inputs
-        if shaped is None:
-            raise ValueError("neither inputs nor tokens")
-        batch_size, seq_len = shaped.shape[:2]
+        states = self._run(inputs, skip_compiled=skip_compiled, model=model)
+        shape = math.prod(inputs.shape), self._config.model_config.get_hidden_size()
+        if not isinstance(states, Tensor) or states.shape != shape:
+            raise UnsupportedError(
+                f"PoC does not work with {self.name}: its forward returns the shape "
+                f"{tuple(getattr(states, 'shape', ()))} for {shape[0]} tokens and hidden states of the width "
+                f"{shape[1]}"
+            )
+        return states
+
+    def _run(
+        self, inputs: ModelInputs, *, skip_compiled: bool | None = None, model: Any = None
+    ) -> Tensor | IntermediateTensors:
+        """Run the model, or a copy of it, from rows where there are some, from tokens where not.
+
+        Returns:
+            What it returns: hidden states, or what the next stage goes on from.
+        """
+        batch_size, seq_len = inputs.shape
         rows = batch_size * seq_len
         metadata, slot_mapping = self._layers.metadata(batch_size, seq_len)
         positions = torch.arange(seq_len, dtype=torch.int64, device=self._device).repeat(batch_size)
@@ -309,21 +357,21 @@ class ModelForward:
         )
         context = dataclasses.replace(context, no_compile_layers=self._layers.by_name)
         # As vLLM does: any other model may take tokens in the place of the inputs.
-        read = tokens if inputs is None or requires_raw_input_tokens(self._model) else None
+        reads_tokens = inputs.rows is None and inputs.states is None
+        read = inputs.tokens if reads_tokens or requires_raw_input_tokens(self._model) else None
         with self._chosen_operators(), override_forward_context(context):
             output = (self._model if model is None else model)(
                 # As in vLLM's own buffer: a compiled graph is called without its guards, and reads no other.
                 input_ids=None if read is None else read.reshape(rows).int(),
                 positions=positions,
-                intermediate_tensors=None,
-                inputs_embeds=None if inputs is None else inputs.reshape(rows, -1),
+                intermediate_tensors=inputs.states,
+                inputs_embeds=None if inputs.rows is None else inputs.rows.reshape(rows, -1),
             )
         # With EAGLE3 a model returns the hidden states and auxiliary ones beside them.
-        hidden_states: Tensor = output[0] if isinstance(output, tuple) else output
-        width = self._config.model_config.get_hidden_size()
-        if hidden_states.shape != (rows, width):
-            raise UnsupportedError(
-                f"PoC does not work with {self.name}: its forward returns the shape "
-                f"{tuple(hidden_states.shape)} for {rows} tokens and hidden states of the width {width}"
-            )
-        return hidden_states
+        states: Tensor | IntermediateTensors = output[0] if isinstance(output, tuple) else output
+        return states
+
+
+def _tensors(states: Tensor | IntermediateTensors) -> list[Tensor]:
+    """Return what a forward returns: one tensor, or several of one shape between stages."""
+    return [*states.tensors.values()] if isinstance(states, IntermediateTensors) else [states]

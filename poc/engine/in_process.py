@@ -91,15 +91,19 @@ class VllmLoader:
 
     @property
     def devices(self) -> int:
-        """One for each tensor-parallel rank; 0 where vLLM deals its ranks out by Ray."""
+        """One for each rank; 0 where vLLM deals its ranks out by Ray."""
         parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-        parser.add_argument("--tensor-parallel-size", "--tensor_parallel_size", "-tp", type=int, default=1)
+        for way, short in (("tensor", "-tp"), ("pipeline", "-pp")):
+            names = f"--{way}-parallel-size", f"--{way}_parallel_size", short
+            parser.add_argument(*names, type=int, default=1)
         parser.add_argument("--distributed-executor-backend", "--distributed_executor_backend")
         try:
             said, _ = parser.parse_known_args(self.flags)
         except ArgumentError:
             return 1  # vLLM says what is wrong with it
-        return 0 if said.distributed_executor_backend == "ray" else max(1, said.tensor_parallel_size)
+        if said.distributed_executor_backend == "ray":
+            return 0
+        return max(1, said.tensor_parallel_size) * max(1, said.pipeline_parallel_size)
 
     def fingerprint(self) -> str:
         """That of the model's files and of the flags, some of which make another model of them."""

@@ -28,7 +28,7 @@ class Inspected(TypedDict):
         max_num_batched_tokens: Tokens of the largest step.
         max_batch_size: Nonces of the largest batch.
         seq_len: Tokens of each of them.
-        tensor_parallel_size: Over how many ranks it is spread.
+        ranks: Over how many ranks it is spread.
         has_methods: Whether the plugin has put its methods on vLLM's workers.
     """
 
@@ -40,7 +40,7 @@ class Inspected(TypedDict):
     max_num_batched_tokens: int
     max_batch_size: int
     seq_len: int
-    tensor_parallel_size: int
+    ranks: int
     has_methods: bool
 
 
@@ -74,7 +74,7 @@ def _inspect(args: Namespace) -> Inspected:
 
     config = checked_config(args)
     limits = EngineLimits.from_additional_config(config.additional_config)
-    model = config.model_config
+    model, parallel = config.model_config, config.parallel_config
     return Inspected(
         architecture=", ".join(model.hf_config.architectures or ()),
         dtype=str(model.dtype).removeprefix("torch."),
@@ -84,7 +84,7 @@ def _inspect(args: Namespace) -> Inspected:
         max_num_batched_tokens=config.scheduler_config.max_num_batched_tokens,
         max_batch_size=limits.max_batch_size,
         seq_len=limits.seq_len,
-        tensor_parallel_size=config.parallel_config.tensor_parallel_size,
+        ranks=parallel.tensor_parallel_size * parallel.pipeline_parallel_size,
         has_methods=all(hasattr(WorkerBase, method.__name__) for method in RPC_METHODS),
     )
 

@@ -271,10 +271,22 @@ PINS: Final = (
             "cpu_group",
             "rank_in_group",
             "world_size",
+            "device",
             Call("all_gather", ("input_", "dim")),
             Call("all_reduce", ("input_",)),
+            Call("recv_tensor_dict", ("all_gather_group",)),
+            Call("send_tensor_dict", ("tensor_dict", "all_gather_group")),
         ),
-        needed_by="worker.PoCWorker, input_share.InputShare, embedding_table.EmbeddingTable",
+        needed_by="worker.PoCWorker, input_share.InputShare, embedding_table.EmbeddingTable, "
+        "pipeline.Pipeline",
+    ),
+    Pin("distributed/parallel_state.py", "get_pp_group", arguments=(), needed_by="pipeline.Pipeline"),
+    Pin("distributed/parallel_state.py", "get_world_group", arguments=(), needed_by="pipeline.Pipeline"),
+    Pin(
+        "sequence.py",
+        "IntermediateTensors",
+        ("tensors",),
+        needed_by="pipeline.Pipeline, forward.ModelForward: what a stage goes on from",
     ),
     Pin("distributed/parallel_state.py", "get_tp_group", arguments=(), needed_by="worker.PoCWorker"),
     Pin(

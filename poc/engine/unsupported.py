@@ -89,11 +89,6 @@ class Feature:
 # Attributes that not every supported version has are read with a default.
 FEATURES: Final = (
     Feature(
-        "pipeline parallelism (--pipeline-parallel-size > 1)",
-        {"pipeline-parallel-size": _is_not_one},
-        lambda config: config.parallel_config.pipeline_parallel_size > 1,
-    ),
-    Feature(
         "data parallelism (--data-parallel-size > 1, --data-parallel-rank and the load balancers)",
         {
             "data-parallel-size": _is_not_one,

@@ -58,6 +58,11 @@ class RoundTensors:
         self._target_table = signed_table(1.0, torch.bfloat16, self._device)
 
     @property
+    def seq_len(self) -> int:
+        """Rows of a nonce."""
+        return self._spec.seq_len
+
+    @property
     def batch_size(self) -> int:
         """How many keys a whole batch has."""
         return self._spec.batch_size

@@ -83,7 +83,9 @@ class Settings(EngineLimits):
     )
 
     max_stall_ms: _Milliseconds = Field(
-        10.0, description="Longest that proof of compute may hold the engine at a time beside inference."
+        10.0,
+        description="Longest that proof of compute may hold the engine at a time beside inference: all "
+        "stages of a pipeline together.",
     )
     validation_share: float = Field(
         0.25,

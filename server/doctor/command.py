@@ -109,7 +109,7 @@ def _installation(
         "device", lambda: machine.examine_device(machine.Device.of_this_machine()), "look at the driver"
     )
     dtype, width = torch.bfloat16, _WIDTH
-    ranks = 1 if configuration is None else configuration.tensor_parallel_size
+    ranks = 1 if configuration is None else configuration.ranks
     if model is None:
         yield Finding.skipped("model", "give --model MODEL to look whether it can be served")
     elif configuration is None:
@@ -127,7 +127,7 @@ def _installation(
             )
         else:
             dtype, width = getattr(torch, inspected["dtype"]), inspected["hidden_size"]
-            ranks = inspected["tensor_parallel_size"]
+            ranks = inspected["ranks"]
             yield from examine_model(inspected)
     yield from examine(
         "kernels",

@@ -1,5 +1,6 @@
 """What an operator has set: the flags, the token, the secrets, the place of the outbox."""
 
+import math
 import os
 import shutil
 import sqlite3
@@ -34,7 +35,7 @@ class Configuration:
         host: The address it is to bind.
         port: Its port.
         socket: The Unix socket it is to listen on instead.
-        tensor_parallel_size: Over how many ranks its model is spread.
+        ranks: Over how many ranks its model is spread.
     """
 
     def __init__(self, flags: Sequence[str], environment: Mapping[str, str]) -> None:
@@ -49,8 +50,8 @@ class Configuration:
         self.socket = read.get("uds")
         port = read.get_integer("port")
         self.port = _DEFAULT_PORT if port is None else port
-        size = read.get_integer("tensor-parallel-size")
-        self.tensor_parallel_size = 1 if size is None else size
+        sizes = [read.get_integer(f"{way}-parallel-size") for way in ("tensor", "pipeline")]
+        self.ranks = math.prod(1 if size is None else size for size in sizes)
 
     @property
     def outbox(self) -> Path | None:

@@ -116,13 +116,11 @@ def examine_kernels(dtype: torch.dtype, width: int) -> Iterator[Finding]:
     yield Finding.ok("kernels", f"{path.value}, right on this {device.type} for {name} of width {width:,}")
 
 
-def examine_memory(
-    tensor_parallel_size: int = 1, weights: int = 0, *, is_serving: bool = False
-) -> Iterator[Finding]:
+def examine_memory(ranks: int = 1, weights: int = 0, *, is_serving: bool = False) -> Iterator[Finding]:
     """Tell what memory is free.
 
     Args:
-        tensor_parallel_size: Over how many ranks a model is spread; more than one share files in memory.
+        ranks: Over how many ranks a model is spread; more than one share files in memory.
         weights: Bytes of its weights; 0 where they are not known.
         is_serving: Whether a server runs, which may hold them already.
     """
@@ -131,7 +129,7 @@ def examine_memory(
     shown = f"{size(free)} of {size(memory.total)}"
     if torch.cuda.is_available():
         gpus = [torch.cuda.mem_get_info(index) for index in range(torch.cuda.device_count())]
-        free = sum(available for available, _ in gpus[:tensor_parallel_size])
+        free = sum(available for available, _ in gpus[:ranks])
         shown += "".join(f", GPU {i}: {size(left)} of {size(whole)}" for i, (left, whole) in enumerate(gpus))
     if weights > free:
         tell = Finding.warning if is_serving else Finding.problem
@@ -142,13 +140,13 @@ def examine_memory(
         )
     else:
         yield Finding.ok("memory", f"free: {shown}")
-    if tensor_parallel_size == 1 or not _SHARED.exists():
+    if ranks == 1 or not _SHARED.exists():
         return
     shared = psutil.disk_usage(str(_SHARED)).free
     if shared < _MIN_SHARED:
         yield Finding.warning(
             "shared memory",
-            f"{_SHARED} has {size(shared)} free, which {tensor_parallel_size} ranks share",
+            f"{_SHARED} has {size(shared)} free, which {ranks} ranks share",
             "give the container more: docker run --ipc host, or --shm-size 16g",
         )
 

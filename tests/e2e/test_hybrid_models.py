@@ -1,6 +1,5 @@
 """Servers of models whose layers keep states: rounds, kills, chat between the slices, and forgeries."""
 
-import asyncio
 import json
 import signal
 import subprocess
@@ -10,7 +9,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copytree
-from typing import Any
 
 import psutil
 import pytest
@@ -19,18 +17,14 @@ from _account import Received, differing, lost, problems
 from _leftovers import ever_queued
 from _status_history import StatusHistory
 from _traffic import completions, some_prompts
-from builders import make_claim
 from families import FAMILIES, Family, build_family
 from node import BATCH_SIZE, HALLMARK, Node, Receiver, proof, round_request, running_node
 from offline_proofs import write
 from safetensors.torch import load_file, save_file
 from tolerances import ENGINE_TOLERANCES
-from transformers_engine import TransformersEngine
+from transformers_engine import claimed_with
 
-from hallmark.poc.protocol.config import PoCConfig
 from hallmark.poc.protocol.law import distance_std
-from hallmark.poc.protocol.proof import ProofBatch
-from hallmark.poc.protocol.round import Round
 from hallmark.server.cli.client import PoCClient
 from hallmark.server.models.small import HIDDEN_SIZE
 
@@ -69,15 +63,6 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield Served(family, model, log, node)
 
 
-def claimed_with(model: Path, dtype: str, request: dict[str, Any]) -> ProofBatch:
-    """What a prover claims who computes with transformers."""
-    engine = TransformersEngine(model, dtype=dtype, served_names=("demo",))
-    round_ = Round.resolve(PoCConfig(**request), engine.model)
-    asyncio.run(engine.open_round(round_.spec()))
-    numbers = engine.numbers([(request["public_key"], nonce) for nonce in NONCES])
-    return make_claim(round_, NONCES, numbers, node_id=request["node_id"])
-
-
 def without_states(model: Path, directory: Path) -> Path:
     """Copy a model of which the layers that keep states add nothing, as if a prover left them out."""
     copytree(model, directory)
@@ -95,8 +80,8 @@ def test_numbers_are_those_of_transformers_and_without_states_they_are_forged(
     """The server says so, and `hallmark verify`, which needs no vLLM."""
     family, node = served.family, served.node
     request = round_request(fraud_threshold=1e-7)
-    honest = claimed_with(served.model, family.dtype, request)
-    forged = claimed_with(without_states(served.model, tmp_path / "forged"), family.dtype, request)
+    honest = claimed_with(served.model, family.dtype, request, NONCES)
+    forged = claimed_with(without_states(served.model, tmp_path / "forged"), family.dtype, request, NONCES)
     node.poc("/init/validate", request)
     answers = [node.poc("/validate", claims.as_dict()) for claims in (honest, forged)]
     node.poc("/stop")

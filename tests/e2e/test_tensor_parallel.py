@@ -1,5 +1,7 @@
 """Two tensor-parallel ranks: the same round, the same verdicts, nothing of inference touched on either."""
 
+from typing import Any
+
 import pytest
 from node import BATCH_SIZE, Node, proof, round_request
 from tolerances import ENGINE_TOLERANCES
@@ -77,15 +79,15 @@ def test_no_rank_touches_inference(pair: Node) -> None:
 @pytest.mark.parametrize(
     ("failure", "reason"),
     [
-        ("forget_round", "failed on 2 of 2 ranks: rank 0: no PoC round is open"),
-        ("forget_round_on_rank_1", "rank 0: preparing a PoC batch succeeded on 1 of 2 ranks; rank 1: no PoC"),
+        (["forget_round"], "failed on 2 of 2 ranks: rank 0: no PoC round is open"),
+        (["forget_round_on", 1], "rank 0: preparing a PoC batch succeeded on 1 of 2 ranks; rank 1: no PoC"),
     ],
 )
 def test_a_failure_before_the_first_collective_ends_the_round_and_inference_goes_on(
-    pair: Node, failure: str, reason: str
+    pair: Node, failure: list[Any], reason: str
 ) -> None:
     pair.poc("/init/validate", round_request())
-    pair.probe(failure)
+    pair.probe(*failure)
     pair.poc("/phase/generate")
     status = pair.wait_for(lambda status: status["state"] == "STOPPED")
     assert reason in status["reason"]

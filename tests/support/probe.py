@@ -86,23 +86,30 @@ class Probe(Base):
         getattr(self, STATE_ATTRIBUTE).close_round()
         return {}
 
-    def probe_forget_round_on_rank_1(self) -> dict[str, Any]:
+    def probe_forget_round_on(self, rank: int) -> dict[str, Any]:
         """The same on one rank only."""
-        return self.probe_forget_round() if self.rank == 1 else {}
+        return self.probe_forget_round() if self.rank == rank else {}
 
-    def probe_break_a_layer(self, how: str, rank: int | None = None) -> dict[str, Any]:
-        """Let the third layer of the next batch `fail` or `hang`, on one rank or on all.
+    def probe_break_a_layer(self, how: str, rank: int | None = None, batches: int = 0) -> dict[str, Any]:
+        """Let the third layer, or the last, `fail` or `hang` after so many batches, on one rank or on all.
 
         Whoever waits for the others is given five seconds, and whoever waits for a forward ten.
         """
         state = getattr(self, STATE_ATTRIBUTE)
-        state._rank_vote.timeout, state._pausable.timeout = timedelta(seconds=5), timedelta(seconds=10)
+        state._world_vote.timeout = state._stage_vote.timeout = timedelta(seconds=5)
+        state._pausable.timeout = timedelta(seconds=10)
         if rank not in (None, self.rank):
             return {}
-        impl = state.private_layers.by_name[sorted(self._probe_live_layers())[2]].impl
+        layers = sorted(self._probe_live_layers())[:3]
+        impl = state.private_layers.by_name[layers[-1]].impl
         forward = impl.forward
 
+        left = [None] * batches
+
         def broken(*arguments: Any, **named: Any) -> Any:
+            if left:
+                left.pop()
+                return forward(*arguments, **named)
             impl.forward = forward
             if how == "hang":
                 threading.Event().wait()

@@ -163,6 +163,18 @@ def _features() -> Iterator[Support]:
         _FAMILIES,
         "test_states_on_a_server_that_compiles",
     )
+    yield _proved(
+        "pipeline parallelism",
+        "two stages, also of experts and of state-space layers",
+        _FAMILIES,
+        "test_two_stages_have_the_numbers_of_one",
+    )
+    yield _proved(
+        "pipeline parallelism with tensor parallelism",
+        "two stages of two ranks",
+        _FAMILIES,
+        "test_two_stages_of_two_ranks",
+    )
     yield _expected("expert parallelism", "vLLM 0.32.0's kernel of experts crashes with it on CPUs")
     yield _proved(
         "ranks on several machines, by Ray", "two nodes", _MACHINES, "test_a_round_on_two_nodes_of_rays"

@@ -5,19 +5,23 @@ It shares the definition around the model with vLLM's engine (`RoundTensors`) an
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
+from builders import make_claim
 from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from hallmark.poc.core.errors import EngineError
 from hallmark.poc.offline.model import OfflineModel
+from hallmark.poc.protocol.config import PoCConfig
 from hallmark.poc.protocol.law import distance_of
 from hallmark.poc.protocol.nonces import NonceKey
-from hallmark.poc.protocol.proof import Numerics
+from hallmark.poc.protocol.proof import Numerics, ProofBatch
+from hallmark.poc.protocol.round import Round
 from hallmark.poc.protocol.round_spec import RoundSpec
 from hallmark.poc.protocol.round_tensors import RoundTensors
 from hallmark.poc.rounds.engine_protocol import ComputedBatch, Slice
@@ -136,3 +140,14 @@ class TransformersEngine:
     async def close_round(self) -> None:
         self._suspended = None
         self._tensors = None
+
+
+def claimed_with(
+    model: Path, dtype: str | None, request: Mapping[str, Any], nonces: Sequence[int]
+) -> ProofBatch:
+    """What a prover claims of some nonces who computes with transformers."""
+    engine = TransformersEngine(model, dtype=dtype, served_names=("demo",))
+    round_ = Round.resolve(PoCConfig(**request), engine.model)
+    asyncio.run(engine.open_round(round_.spec()))
+    numbers = engine.numbers([(request["public_key"], nonce) for nonce in nonces])
+    return make_claim(round_, list(nonces), numbers, node_id=request["node_id"])

@@ -51,7 +51,7 @@ def described(**changes: Any) -> dict[str, Any]:
     return {
         **{"hidden_size": 64, "dtype": "bfloat16", "max_model_len": 512, "max_batched_tokens": 256},
         **{"max_sequences": 8, "vocabulary": 4000, "table_rows": 4096},
-        **{"scratch_bytes": 2**20, "state_bytes": 0, **changes},
+        **{"stage": 0, "scratch_bytes": 2**20, "state_bytes": 0, **changes},
     }
 
 
@@ -133,6 +133,36 @@ async def test_workers_without_the_general_plugin_are_refused(client: Client, si
     with pytest.raises(UnsupportedError, match="the general plugin 'hallmark' is not loaded there"):
         await engine.set_up(["a model"])
     assert not signals
+
+
+async def test_stages_name_what_they_differ_in(client: Client) -> None:
+    engine = VllmEngine(client, 1.0)
+    stages = [
+        {"dtype": "float16", "embedding": "PoC's", "attention": "Triton", "independent_nonces": True},
+        {"dtype": "float16", "attention": "MLA", "final_norm": "its own", "independent_nonces": False},
+    ]
+    warm = [{**WARM, "numerics": numerics} for numerics in stages]
+    client.answers = [ranks(described(), described(stage=1)), ranks(*warm)]
+    await engine.set_up(["a model"])
+    assert engine.numerics == {
+        "dtype": "float16",
+        "embedding": "PoC's",
+        "attention": "Triton | MLA",
+        "independent_nonces": False,
+        "final_norm": "its own",
+    }
+
+
+async def test_numbers_are_those_of_the_last_stage(client: Client) -> None:
+    engine = VllmEngine(client, 1.0)
+    done = {"seconds": 0.5, "layers": 4}
+    first = {**done, "batches": [{"numbers": [], "host_seconds": 0.1}]}
+    last = {**done, "seconds": 0.75, "batches": [{"numbers": [[1.0, 2.0]], "host_seconds": 0.2}]}
+    client.answers = [ranks(first, last)]
+    found = await engine.start([[("key", 0)]], None)
+    assert found.batches is not None
+    assert found.batches[0].numbers == [[1.0, 2.0]]
+    assert (found.seconds, found.batches[0].host_seconds) == (0.75, 0.2)
 
 
 async def test_ranks_that_compute_differently_are_refused(client: Client) -> None:

@@ -67,7 +67,7 @@ def test_the_workers_warm_up_is_expected_to_compile() -> None:
     worker.limits = SimpleNamespace(seq_len=16, max_batch_size=2)
     worker._config = SimpleNamespace(model_config=SimpleNamespace(get_hidden_size=lambda: 64))
     worker._table = SimpleNamespace(vocabulary=(4096, 4096))
-    worker._rank_vote = SimpleNamespace(without_collectives=try_kernels)
+    worker._world_vote = SimpleNamespace(without_collectives=try_kernels)
     worker._dtype, worker._device = torch.bfloat16, torch.device("cpu")
     with pytest.raises(RefusedError, match="trying PoC's kernels"):
         worker.warm_up()

@@ -14,7 +14,7 @@ from vllm.model_executor.layers.layernorm import RMSNorm
 from hallmark.kernels.final_norm import FinalNorm, final_norm_reference
 from hallmark.kernels.norm_sums import norm_sums
 from hallmark.poc.core.errors import EngineError, UnsupportedError
-from hallmark.poc.engine.forward import ModelForward
+from hallmark.poc.engine.forward import ModelForward, ModelInputs
 
 WIDTH, VOCABULARY = 32, 64
 TOKENS = torch.arange(12).view(2, 6)
@@ -93,9 +93,9 @@ def assert_the_norm_stays(
     """Try to leave the norm out; what the forward then returns is what the model makes of its last layer."""
     forward = forward_of(model, monkeypatch)
     inputs = forward.embed(TOKENS)
-    forward.leave_norm_to_sums(inputs.clone())
+    forward.leave_norm_to_sums(ModelInputs.of_rows(inputs))
     assert forward.final_norm == "the model's own"
-    states, norm = forward.final_hidden(inputs, TOKENS)
+    states, norm = forward.final_hidden(ModelInputs.of_rows(inputs, TOKENS))
     assert norm is None
     assert torch.equal(states, expected(model.layer(inputs).flatten(0, 1)))
 
@@ -110,13 +110,13 @@ def test_the_final_norm_is_left_to_the_sums(norms: bool, monkeypatch: pytest.Mon
     assert inputs.shape == (2, 6, WIDTH)
     given = model.layer(inputs).flatten(0, 1)
     if norms:
-        states, norm = forward.final_hidden(inputs.clone(), TOKENS)
+        states, norm = forward.final_hidden(ModelInputs.of_rows(inputs.clone(), TOKENS))
         assert norm is None
         assert torch.equal(states, model.norm(given))
-    forward.leave_norm_to_sums(inputs.clone())
+    forward.leave_norm_to_sums(ModelInputs.of_rows(inputs))
     assert forward.final_norm.startswith("PoC's, rounding ")
     for _ in range(2):
-        states, norm = forward.final_hidden(inputs.clone(), TOKENS)
+        states, norm = forward.final_hidden(ModelInputs.of_rows(inputs.clone(), TOKENS))
         assert torch.equal(states, given)
         assert norm is not None
         assert torch.equal(final_norm_reference(states, None, norm), model.norm(given))
@@ -180,9 +180,9 @@ def test_a_model_that_reads_its_norm_s_weight_keeps_it(monkeypatch: pytest.Monke
 
     forward = forward_of(Reader(), monkeypatch)
     inputs = forward.embed(TOKENS)
-    forward.leave_norm_to_sums(inputs.clone())
+    forward.leave_norm_to_sums(ModelInputs.of_rows(inputs))
     assert forward.final_norm == "the model's own"
-    assert forward.final_hidden(inputs, TOKENS).norm is None
+    assert forward.final_hidden(ModelInputs.of_rows(inputs, TOKENS)).norm is None
 
 
 @torch.inference_mode()
@@ -193,7 +193,7 @@ def test_a_kernel_that_norms_otherwise_ends_the_start(monkeypatch: pytest.Monkey
     forward = forward_of(Model(), monkeypatch)
     monkeypatch.setattr("hallmark.poc.engine.forward.norm_sums", wrong)
     with pytest.raises(EngineError, match="does not compute what the model's final norm does"):
-        forward.leave_norm_to_sums(forward.embed(TOKENS))
+        forward.leave_norm_to_sums(ModelInputs.of_rows(forward.embed(TOKENS)))
 
 
 @torch.inference_mode()
@@ -211,19 +211,19 @@ def test_a_model_that_has_changed_since_is_an_error(monkeypatch: pytest.MonkeyPa
 
     forward = forward_of(Changing(), monkeypatch)
     inputs = forward.embed(TOKENS)
-    forward.leave_norm_to_sums(inputs.clone())
+    forward.leave_norm_to_sums(ModelInputs.of_rows(inputs))
     Changing.fails = True
     with pytest.raises(RuntimeError, match="in the middle"):
-        forward.final_hidden(inputs.clone(), TOKENS)
+        forward.final_hidden(ModelInputs.of_rows(inputs.clone(), TOKENS))
     Changing.fails = False
-    forward.final_hidden(inputs.clone(), TOKENS)
+    forward.final_hidden(ModelInputs.of_rows(inputs.clone(), TOKENS))
     Changing.changes = True
     with pytest.raises(EngineError, match="no longer what its final norm is given"):
-        forward.final_hidden(inputs.clone(), TOKENS)
+        forward.final_hidden(ModelInputs.of_rows(inputs.clone(), TOKENS))
     Changing.changes = False
     forward._model.norms = False
     with pytest.raises(EngineError, match="no longer what its final norm is given"):
-        forward.final_hidden(inputs.clone(), TOKENS)
+        forward.final_hidden(ModelInputs.of_rows(inputs.clone(), TOKENS))
 
 
 @torch.inference_mode()
@@ -254,7 +254,7 @@ def test_outputs_of_another_width_are_refused_by_name(monkeypatch: pytest.Monkey
 
     forward = forward_of(Narrowing(), monkeypatch)
     with pytest.raises(UnsupportedError, match=r"the shape \(12, 16\) for 12 tokens and .* the width 32"):
-        forward.final_hidden(forward.embed(TOKENS))
+        forward.final_hidden(ModelInputs.of_rows(forward.embed(TOKENS)))
 
 
 @torch.inference_mode()
@@ -271,11 +271,12 @@ def test_tokens_are_given_to_models_that_read_them_too(monkeypatch: pytest.Monke
         model = Reader()
         model.requires_raw_input_tokens = reads  # type: ignore[assignment]  # a class variable of vLLM's
         forward = forward_of(model, monkeypatch)
-        forward.leave_norm_to_sums(forward.embed(TOKENS), TOKENS)
-        forward.final_hidden(forward.embed(TOKENS), TOKENS)
+        forward.leave_norm_to_sums(ModelInputs.of_rows(forward.embed(TOKENS), TOKENS))
+        forward.final_hidden(ModelInputs.of_rows(forward.embed(TOKENS), TOKENS))
     assert given[:3] == [None] * 3
     for tokens in given[3:]:
         assert tokens is not None
         assert tokens.dtype == torch.int32, "as vLLM's own are, for which its graphs are compiled"
-        assert torch.equal(tokens, TOKENS.flatten().int())
+        # The norm is tried with one sequence.
+        assert torch.equal(tokens, TOKENS.flatten().int()[: len(tokens)])
     assert len(given) == 6

@@ -86,6 +86,7 @@ def test_a_folder_that_is_not_there() -> None:
         (("--dtype", "bfloat16", "--tensor-parallel-size", "8"), 8),
         (("--tensor_parallel_size=4", "--enforce-eager"), 4),
         (("-tp", "2"), 2),
+        (("-tp", "2", "--pipeline_parallel_size", "3"), 6),
         (("--tensor-parallel-size", "many"), 1),
         (("--tensor-parallel-size", "16", "--distributed-executor-backend", "ray"), 0),
     ],
@@ -118,7 +119,7 @@ def test_it_refuses_what_a_server_refuses_and_in_the_same_words(model: Path, tmp
     config = json.loads((sparse / "config.json").read_text())
     (sparse / "config.json").write_text(json.dumps({**config, "index_topk": 4}))
     cases = [
-        case(model, "--pipeline-parallel-size", "2", server=True),
+        case(model, "--decode-context-parallel-size", "2", server=True),
         case(model, "--enable-lora", server=True),
         case(model, "--data-parallel-size", "2", server=True),
         case(sparse, server=True),

@@ -36,7 +36,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("flags", "feature"),
     [
-        (["--pipeline-par", "2"], "pipeline parallelism (--pipeline-parallel-size > 1)"),
+        (["--decode-context-par", "2"], "decode context parallelism (--decode-context-parallel-size > 1)"),
         (["--enable-lor"], "LoRA (--enable-lora)"),
         (["--headl"], "engines without an API server (--headless without --nnodes > 1)"),
         (["--api-server-c=0"], "several API server processes, or none (--api-server-count)"),

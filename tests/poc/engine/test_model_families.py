@@ -146,6 +146,32 @@ def test_states_on_two_ranks(zygote: Zygote, name: str, tmp_path: Path) -> None:
     check_with_transformers(found, model, family.dtype, tolerance(family, family.dtype))
 
 
+# Without compilation vLLM for CPUs has no buffer for what its second stage is given.
+STAGES: dict[str, Any] = {"pipeline_parallel_size": 2, "enforce_eager": False}
+
+
+@pytest.mark.parametrize("name", ["Llama", "Qwen3-MoE", "Falcon-H1"])
+def test_two_stages_have_the_numbers_of_one(zygote: Zygote, name: str, tmp_path: Path) -> None:
+    model = build_family(name, tmp_path / "model")
+    arguments = {**ARGUMENTS, **FAMILIES[name].arguments, "dtype": "float32"}
+    one = zygote.run(model, arguments, REQUEST)
+    found = zygote.run(model, {**arguments, **STAGES}, REQUEST, VLLM_CPU_OMP_THREADS_BIND="0|1")
+    check_itself(found, layers=FAMILIES[name].layers)
+    assert found["whole"] == one["whole"]
+    differing = {key for key, value in found["numerics"].items() if one["numerics"].get(key) != value}
+    assert differing == {"pipeline_parallel_size"}
+
+
+def test_two_stages_of_two_ranks(zygote: Zygote, tmp_path: Path) -> None:
+    model = build_family("Llama", tmp_path / "model")
+    arguments = {**ARGUMENTS, "dtype": "float32", "tensor_parallel_size": 2}
+    one = zygote.run(model, arguments, REQUEST, VLLM_CPU_OMP_THREADS_BIND="0|1")
+    found = zygote.run(model, {**arguments, **STAGES}, REQUEST, VLLM_CPU_OMP_THREADS_BIND="0|1|0|1")
+    check_itself(found, layers=4)
+    assert found["whole"] == one["whole"]
+    check_with_transformers(found, model, "float32", ENGINE_TOLERANCES["float32", "two ranks"])
+
+
 @pytest.mark.parametrize("name", ["Falcon-H1", "LFM2", "Qwen3-Next"])
 def test_states_on_a_server_that_compiles(zygote: Zygote, name: str, tmp_path: Path) -> None:
     """One model of each kind of layer; with embeddings in prompts a batch runs the compiled graph."""

@@ -30,7 +30,6 @@ def test_the_plain_configuration_is_accepted(configure: Any) -> None:
 @pytest.mark.parametrize(
     ("section", "attribute", "value", "feature"),
     [
-        ("parallel_config", "pipeline_parallel_size", 2, "pipeline parallelism"),
         ("parallel_config", "data_parallel_size", 2, "data parallelism"),
         ("parallel_config", "decode_context_parallel_size", 2, "decode context parallelism"),
         ("parallel_config", "prefill_context_parallel_size", 2, "prefill context parallelism"),
@@ -95,7 +94,6 @@ def test_images_in_several_layers_are_refused(configure: Any, kind: str, is_refu
 
 
 ASKED = [
-    ("pipeline-parallel-size", 2.0),
     ("data-parallel-size", 2.0),
     ("data-parallel-size-local", 0.0),
     ("data-parallel-rank", 0.0),
@@ -126,7 +124,6 @@ ASKED = [
 """Each flag that is refused, with a value that asks for the feature."""
 
 HARMLESS = [
-    ("pipeline-parallel-size", 1.0),
     ("data-parallel-size", 1.0),
     ("nnodes", 2.0),
     ("headless", False),
@@ -166,11 +163,12 @@ def test_a_node_of_a_server_that_answers_on_another_is_not_refused() -> None:
 
 
 def test_each_feature_has_its_sentence() -> None:
-    asked = {"enable-lora": True, "pipeline-parallel-size": 2.0}
+    asked = {"enable-lora": True, "data-parallel-rank": 0.0}
     with pytest.raises(UnsupportedError) as refusal:
         check_flags(asked.get, {"VLLM_USE_RUST_FRONTEND": "1"})
     assert str(refusal.value) == (
-        "PoC does not work with pipeline parallelism (--pipeline-parallel-size > 1) yet. "
+        "PoC does not work with data parallelism (--data-parallel-size > 1, --data-parallel-rank and the "
+        "load balancers) yet. "
         "PoC does not work with LoRA (--enable-lora) yet. "
         "PoC does not work with vLLM's Rust front end (VLLM_USE_RUST_FRONTEND) yet."
     )

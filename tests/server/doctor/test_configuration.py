@@ -103,12 +103,12 @@ def test_settings_of_a_file_count(tmp_path: Path) -> None:
     """The one that vLLM reads too."""
     file = tmp_path / "node.yaml"
     file.write_text(
-        "port: 8123\ntensor-parallel-size: 2\n"
+        "port: 8123\ntensor-parallel-size: 2\npipeline-parallel-size: 3\n"
         f"additional-config: {{hallmark: {{outbox_path: {tmp_path}/o.db}}}}\n"
     )
     configuration = Configuration(("--config", str(file)), {})
     assert configuration.outbox == tmp_path / "o.db"
-    assert (configuration.port, configuration.tensor_parallel_size) == (8123, 2)
+    assert (configuration.port, configuration.ranks) == (8123, 6)
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_a_model_that_can_be_served(inspected: Inspect, small_model: Path) -> No
             "max_num_batched_tokens": 8192,
             "max_batch_size": 32,
             "seq_len": 256,
-            "tensor_parallel_size": 1,
+            "ranks": 1,
             "has_methods": True,
         }
     }
@@ -140,7 +140,7 @@ INSPECTED = Inspected(
     max_num_batched_tokens=8192,
     max_batch_size=16,
     seq_len=256,
-    tensor_parallel_size=1,
+    ranks=1,
     has_methods=True,
 )
 

@@ -301,11 +301,11 @@ def test_flags_that_ask_for_nothing_of_it_are_passed_on(flags: list[str]) -> Non
 
 def test_features_in_the_config_file_and_the_environment_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "vllm.yaml"
-    path.write_text("pipeline_parallel_size: 2\nenable-lora: true\nheadless: false\n")
+    path.write_text("decode_context_parallel_size: 2\nenable-lora: true\nheadless: false\n")
     with pytest.raises(UnsupportedError) as refusal:
         plan("m", [*LOOPBACK, "--config", str(path)], {})
     assert str(refusal.value) == (
-        "PoC does not work with pipeline parallelism (--pipeline-parallel-size > 1) yet. "
+        "PoC does not work with decode context parallelism (--decode-context-parallel-size > 1) yet. "
         "PoC does not work with LoRA (--enable-lora) yet."
     )
     with pytest.raises(UnsupportedError, match="Rust front end"):

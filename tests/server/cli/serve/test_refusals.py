@@ -64,10 +64,10 @@ def test_a_port_in_use(cli: Cli, model: Path) -> None:
 
 
 REFUSED = [
-    (["--pipeline-parallel-size", "2"], "pipeline parallelism"),
-    (["--pipeline_parallel_size=2"], "pipeline parallelism"),
-    (["-pp", "2"], "pipeline parallelism"),
-    (["-pp=2"], "pipeline parallelism"),
+    (["--decode-context-parallel-size", "2"], "decode context parallelism"),
+    (["--decode_context_parallel_size=2"], "decode context parallelism"),
+    (["-dcp", "2"], "decode context parallelism"),
+    (["-dcp=2"], "decode context parallelism"),
     (["--data-parallel-size", "2"], "data parallelism"),
     (["-dp", "2"], "data parallelism"),
     (["-dpn", "0"], "data parallelism"),
