@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 from vllm.config import CompilationMode, VllmConfig, set_current_vllm_config
@@ -31,6 +31,10 @@ from vllm.platforms import current_platform
 from hallmark.poc.engine.module_copy import copy_with
 
 __all__ = ["EagerOperators"]
+
+
+# Operators that choose their method when they are made, whether they are on or off.
+_CHOOSING_THEMSELVES: Final = frozenset({"chunk_gated_delta_rule"})
 
 
 class EagerOperators:
@@ -162,4 +166,5 @@ def _switch_on(operator: Any) -> None:
     operator._enforce_enable = True
     # A buffer that it converts on first use is the copy's own.
     operator._buffers = dict(operator._buffers)
-    operator._forward_method = operator.dispatch_forward(compile_native=False)
+    if operator.name not in _CHOOSING_THEMSELVES:
+        operator._forward_method = operator.dispatch_forward(compile_native=False)

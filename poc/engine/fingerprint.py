@@ -29,7 +29,7 @@ def numerics(
 
     Two nodes with equal fingerprints are expected to agree to the bit at equal batch shapes, others within
     the tolerance. On GPUs layers with states are the exception: Triton's tuner picks tiles of their kernels
-    by the clock, at each start. It is information: it never chooses a tolerance.
+    by the clock, and its cache keeps the choice. It is information: it never chooses a tolerance.
 
     Args:
         config: the engine's configuration.

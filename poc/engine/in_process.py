@@ -103,7 +103,7 @@ class VllmLoader:
             return 1  # vLLM says what is wrong with it
         if said.distributed_executor_backend == "ray":
             return 0
-        return max(1, said.tensor_parallel_size) * max(1, said.pipeline_parallel_size)
+        return math.prod(max(1, size) for size in (said.tensor_parallel_size, said.pipeline_parallel_size))
 
     def fingerprint(self) -> str:
         """That of the model's files and of the flags, some of which make another model of them."""

@@ -149,7 +149,7 @@ def check_scratch(device: torch.device, needed: int, batch_size: int) -> None:
         raise UnsupportedError(
             f"the private caches and states of a PoC batch of max_batch_size {batch_size} take "
             f"{_mebibytes(needed)} MiB, and only {_mebibytes(free)} MiB are free: lower max_batch_size in "
-            "the hallmark settings, or vLLM's --gpu-memory-utilization"
+            "the hallmark settings, or vLLM's --gpu-memory-utilization or --kv-cache-memory-bytes"
         )
 
 

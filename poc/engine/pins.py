@@ -168,6 +168,17 @@ PINS: Final = (
         )
     ),
     Pin(
+        "model_executor/layers/mamba/ops/cpu/gdn_attention.py",
+        "cpu_gdn_attention_core",
+        needed_by="private_layers.PrivateLayers: the same on CPUs",
+    ),
+    Pin(
+        "model_executor/layers/mamba/gdn/qwen_gdn_linear_attn.py",
+        "ChunkGatedDeltaRule",
+        ("_forward_method",),
+        needed_by="eager_operators.EagerOperators: it chooses its method itself",
+    ),
+    Pin(
         "model_executor/layers/mamba/gdn/base.py",
         "GatedDeltaNetAttention",
         ("cache_config",),

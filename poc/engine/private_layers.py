@@ -87,8 +87,8 @@ class _PrivateGroup:
 class _NamedLayers(dict[str, Any]):
     """Layers as vLLM's operators find them, of which some begin where they are found.
 
-    What a layer that keeps a state does is one operator, which looks the layer up once, and then calls
-    functions that differ with the device.
+    What a layer does with its states is one operator, which looks the layer up once, and then calls functions
+    that differ with the device.
     """
 
     def __init__(self, layers: Mapping[str, Any], begin: Mapping[str, Callable[[], None]]) -> None:
@@ -231,7 +231,7 @@ class PrivateLayers:
         self._begun = layer
         if self.observer is None:  # which looks for what the layer writes, not for what it makes of nothing
             for states in self.scratch[layer]:
-                # Another layer left them, and versions that take a single row for a decode would go on there.
+                # Another layer left them, and vLLM 0.26's delta rule would go on there with a single row.
                 states[FIRST_BLOCK:-1].zero_()
 
     def _begin_attention(self) -> None:
@@ -355,7 +355,8 @@ def _check_no_view(keeper: object, layer: Any) -> None:
     """
     live = {part.untyped_storage().data_ptr() for part in cache_of(layer)}
     for name, value in vars(keeper).items():
-        if isinstance(value, Tensor) and value.untyped_storage().data_ptr() in live:
+        kept = value if isinstance(value, tuple | list) else (value,)
+        if any(isinstance(part, Tensor) and part.untyped_storage().data_ptr() in live for part in kept):
             raise UnsupportedError(
                 f"PoC does not work with {type(keeper).__name__} yet: its attribute {name!r} is a view "
                 "of inference's KV cache, which a PoC batch would write"

@@ -143,7 +143,12 @@ def _features() -> Iterator[Support]:
         _FAMILIES,
         "test_speculative_decoding",
     )
-    yield _proved("prefix caching", "in all tests of families", _FAMILIES, "test_a_family")
+    yield _proved(
+        "prefix caching",
+        "in the tests of families, but for state-space models, with which vLLM 0.32 for CPUs fails",
+        _FAMILIES,
+        "test_a_family",
+    )
     yield _proved(
         "tensor parallelism",
         "two ranks",

@@ -6,6 +6,7 @@ vLLM for CPUs has one implementation of each `IrOp`, so a stand-in takes the pla
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from vllm.model_executor.kernels.linear.scaled_mm.pytorch import PerTensorTorchF
 from vllm.model_executor.layers.activation import SiluAndMul
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import ChunkGatedDeltaRule
 from vllm.model_executor.layers.quantization.input_quant_fp8 import QuantFP8
 from vllm.model_executor.layers.quantization.utils.quant_utils import GroupShape
 from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
@@ -272,3 +274,16 @@ def test_an_operators_own_choice_of_implementation_stays() -> None:
     assert operators.priority.rms_norm == ["native", "stand_in"]
     assert "rms_norm=native,stand_in" in operators.describe()
     assert EagerOperators(configured("none")).priority.rms_norm == ["stand_in", "native"]
+
+
+def test_an_operator_that_chooses_its_method_itself_keeps_it() -> None:
+    """vLLM's delta rule takes Triton's kernel, FlashInfer's or another when it is made, off or on."""
+    config = configured("none")
+    model_config: Any = SimpleNamespace(hf_text_config=SimpleNamespace(linear_key_head_dim=128))
+    config.model_config = model_config
+    with set_current_vllm_config(config):
+        rule = ChunkGatedDeltaRule()
+    copied: Any = EagerOperators(config).copy_model(rule)
+    assert copied is not rule
+    assert copied._forward_method.__func__ is rule._forward_method.__func__
+    assert copied._forward_method.__self__ is copied

@@ -185,5 +185,6 @@ def test_states_that_do_not_fit_are_refused_with_both_numbers(allocator: Allocat
         check_scratch(CUDA, 4097 * MIB, 32)
     assert str(refusal.value) == (
         "the private caches and states of a PoC batch of max_batch_size 32 take 4097 MiB, and only 4096 MiB "
-        "are free: lower max_batch_size in the hallmark settings, or vLLM's --gpu-memory-utilization"
+        "are free: lower max_batch_size in the hallmark settings, or vLLM's --gpu-memory-utilization or "
+        "--kv-cache-memory-bytes"
     )

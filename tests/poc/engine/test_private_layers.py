@@ -43,10 +43,11 @@ def test_a_batchs_configuration_is_a_copy(configure: Any) -> None:
 
 
 def test_a_layer_that_keeps_a_view_of_its_live_states_is_refused(configure: Any) -> None:
-    layer = short_conv()
-    layer.first = layer.kv_cache[0][0]
-    with pytest.raises(UnsupportedError, match="ShortConv yet: its attribute 'first' is a view"):
-        private_layers._private_state_layer(layer, (torch.zeros(4, 4, 2),), configure())
+    for is_in_a_tuple in (False, True):
+        layer = short_conv()
+        layer.first = layer.kv_cache if is_in_a_tuple else layer.kv_cache[0][0]
+        with pytest.raises(UnsupportedError, match="ShortConv yet: its attribute 'first' is a view"):
+            private_layers._private_state_layer(layer, (torch.zeros(4, 4, 2),), configure())
 
 
 def test_a_layer_with_a_state_begins_where_it_is_found() -> None:
@@ -75,3 +76,17 @@ def test_states_of_another_form_are_refused(states: tuple[Tensor | None, ...]) -
     layer.kv_cache = states
     with pytest.raises(UnsupportedError, match="cache of ShortConv layers: it is no plain tensor"):
         support.cache_of(layer)
+
+
+def test_a_layer_begins_at_zeros_whatever_another_one_left() -> None:
+    """But for the blocks in front and behind, which nothing names, and where the first forward is watched."""
+    layers = object.__new__(private_layers.PrivateLayers)
+    layers._checkpoint, layers._begun, layers.observer = lambda: None, None, None
+    layers.scratch = {"conv": (torch.ones(4, 2, 3), torch.ones(4, 5))}
+    layers._begin_state("conv")
+    for states in layers.scratch["conv"]:
+        assert [bool(block.any()) for block in states] == [True, False, False, True]
+        states.fill_(1)
+    layers.observer = lambda name: None
+    layers._begin_state("conv")
+    assert all(bool(states.all()) for states in layers.scratch["conv"])
