@@ -37,14 +37,15 @@ def verify(proofs: Path, model: Path, *flags: str, **environment: str) -> list[d
     return run(*words, "--", *flags, **environment)
 
 
-def test_on_two_ranks(small_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["tensor", "pipeline"])
+def test_on_two_ranks(small_model: Path, tmp_path: Path, way: str) -> None:
     honest = Prover(small_model).prove(range(24))
     proofs = write(tmp_path / "p.json", honest.as_dict(), {**honest.as_dict(), "public_key": "a thief"})
     cores = "|".join(map(str, sorted(os.sched_getaffinity(0))[:2]))
-    flags = ("--tensor-parallel-size", "2")
+    flags = (f"--{way}-parallel-size", "2")
     *verdicts, last = verify(proofs, small_model, *flags, VLLM_CPU_OMP_THREADS_BIND=cores)
     assert [verdict["verdict"] for verdict in verdicts] == ["honest", "fraud"]
-    assert last["summary"]["numerics"]["tensor_parallel_size"] == 2
+    assert last["summary"]["numerics"][f"{way}_parallel_size"] == 2
 
 
 def test_weights_in_int8(small_model: Path, tmp_path: Path) -> None:

@@ -247,12 +247,12 @@ def test_speculative_decoding(zygote: Zygote, speculative: dict[str, Any], tmp_p
 
 @pytest.mark.parametrize("name", ["LFM2", "Qwen3-Next"])
 def test_layers_with_states_and_room_for_drafts(zygote: Zygote, name: str, tmp_path: Path) -> None:
-    """Numbers alone: vLLM for CPUs by itself says something else each time."""
+    """Numbers alone: vLLM for CPUs by itself says something else each time, or fails with prefixes."""
     family = FAMILIES[name]
     model = build_family(name, tmp_path / "model", getattr(torch, family.dtype))
     speculative = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}
-    arguments = {**ARGUMENTS, **family.arguments, "dtype": family.dtype, "speculative_config": speculative}
-    found = zygote.run(model, arguments, REQUEST)
+    own = {"dtype": family.dtype, "speculative_config": speculative, "enable_prefix_caching": False}
+    found = zygote.run(model, {**ARGUMENTS, **family.arguments, **own}, REQUEST)
     check_numbers(found, layers=family.layers)
     check_with_transformers(found, model, family.dtype, tolerance(family, family.dtype))
 
@@ -383,6 +383,17 @@ def test_weights_in_4_bits(
     zygote: Zygote, quantise: Callable[[Path, Path, Path], None], method: str, tmp_path: Path
 ) -> None:
     check_quantised_weights(zygote, quantise, method, ENGINE_TOLERANCES["bfloat16", "4 bits"], tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="two stages need two GPUs")
+@pytest.mark.parametrize("name", ["Llama", "Qwen3-MoE", "Falcon-H1"])
+def test_each_gpu_has_a_stage(zygote: Zygote, name: str, tmp_path: Path) -> None:
+    model = build_family(name, tmp_path / "model", torch.bfloat16)
+    one = zygote.run(model, {**ARGUMENTS, "dtype": "bfloat16"}, REQUEST)
+    found = zygote.run(model, {**ARGUMENTS, "dtype": "bfloat16", "pipeline_parallel_size": 2}, REQUEST)
+    check_itself(found, layers=FAMILIES[name].layers)
+    assert found["whole"] == one["whole"]
 
 
 @pytest.mark.gpu
