@@ -90,9 +90,9 @@ class BatchInputs:
         self.are_rows = self._rank_vote.is_everywhere("comparing embeddings", are_equal)
 
     def prepare_tokens(self, tensors: RoundTensors, keys: Sequence[NonceKey]) -> PreparedInputs:
-        """Draw the tokens alone, for a stage that is given the rest."""
-        tokens = to_device(tensors.host_tokens(keys), self._device) if tensors.reads_tokens else None
-        return PreparedInputs(tokens, None)
+        """Draw the tokens alone, where a stage that is given the rest reads them."""
+        are_read = tensors.reads_tokens and self._forward.reads_tokens
+        return PreparedInputs(to_device(tensors.host_tokens(keys), self._device) if are_read else None, None)
 
     def prepare(self, tensors: RoundTensors, keys: Sequence[NonceKey]) -> PreparedInputs:
         """Do what needs no other rank.

@@ -119,21 +119,19 @@ class VllmEngine:
                 "scale, or experts compute by how many rows they have: whoever computes it in another batch "
                 "has others. Calibrate sigma with batches that differ"
             )
-        # A rank waits for the others: the slowest one's time is that of all.
-        batch_seconds, slice_seconds = (
-            max(float(rank[name]) for rank in warm) for name in ("batch_seconds", "slice_seconds")
-        )
+        batch_seconds = _through_all_stages(ranks, [float(rank["batch_seconds"]) for rank in warm])
+        slice_seconds = max(float(rank["slice_seconds"]) for rank in warm)
         warning = check_batch_time(batch_seconds, slice_seconds, self._engine_timeout)
         if warning is not None:
             logger.warning("%s", warning)
         self._is_set_up = True
         peaks = [rank["peak_bytes"] for rank in warm]
         logger.info(
-            "PoC is set up on %d ranks: %.0f MiB of scratch on each, %.0f of them for states, %s MiB at the "
-            "peak of a batch, which takes %.3g s",
+            "PoC is set up on %d ranks: up to %.0f MiB of scratch on each, %.0f of it for states, %s MiB at "
+            "the peak of a batch, which takes %.3g s",
             len(ranks),
-            first["scratch_bytes"] / 2**20,
-            first["state_bytes"] / 2**20,
+            max(rank["scratch_bytes"] for rank in ranks) / 2**20,
+            max(rank["state_bytes"] for rank in ranks) / 2**20,
             "an unknown number of" if None in peaks else f"{max(peaks) / 2**20:.0f}",
             batch_seconds,
         )
@@ -205,8 +203,11 @@ class VllmEngine:
         failures = [reply for reply in replies if reply["status"] != "ok"]
         if failures:
             said = "; ".join(f"rank {reply['rank']}: {reply['error']}" for reply in failures)
-            if all(reply["status"] == UnsupportedError.__name__ for reply in failures):
-                raise UnsupportedError(failures[0]["error"])
+            refusals = [reply for reply in failures if reply["status"] == UnsupportedError.__name__]
+            # What one rank refuses fails on the others, who say no more than that.
+            others = {reply["status"] for reply in failures} - {UnsupportedError.__name__}
+            if refusals and others <= {EngineError.__name__}:
+                raise UnsupportedError(refusals[0]["error"])
             raise EngineError(f"{method} failed on {len(failures)} of {len(replies)} ranks: {said}")
         return [reply["payload"] for reply in replies]
 
@@ -217,7 +218,7 @@ class VllmEngine:
 
 
 def _numerics_of(ranks: Sequence[Mapping[str, Any]], warm: Sequence[Mapping[str, Any]]) -> Numerics:
-    """Put together what the stages of a pipeline say; what they differ in is named in their order.
+    """Put together what the stages of a pipeline say; of what they differ in each value is named once.
 
     Raises:
         UnsupportedError: ranks of one stage differ.
@@ -237,6 +238,14 @@ def _numerics_of(ranks: Sequence[Mapping[str, Any]], warm: Sequence[Mapping[str,
         else:
             merged[name] = all(said) if isinstance(said[0], bool) else " | ".join(map(str, said))
     return merged
+
+
+def _through_all_stages(ranks: Sequence[Mapping[str, Any]], seconds: Sequence[float]) -> float:
+    """Add up the stages' times, each that of its slowest rank, for which the others wait."""
+    stages: dict[int, float] = {}
+    for described, each in zip(ranks, seconds, strict=True):
+        stages[described["stage"]] = max(each, stages.get(described["stage"], 0.0))
+    return sum(stages.values())
 
 
 def _slice(ranks: Sequence[Mapping[str, Any]]) -> Slice:

@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ from hallmark.poc.engine.eager_operators import EagerOperators
 from hallmark.poc.engine.private_layers import PrivateLayers
 
 logger = logging.getLogger(__name__)
+
+# In what vLLM's models hand on between stages.
+_AUXILIARY: Final = "aux_hidden_states_"
 
 # Rounding moves hidden states by a few percent in deep models; other inputs would move them by all they are.
 _MAX_COMPILED_DIFFERENCE = 0.3
@@ -160,6 +163,11 @@ class ModelForward:
         self._model = model if self.is_compiled else operators.copy_model(model)
 
     @property
+    def reads_tokens(self) -> bool:
+        """Whether the model reads tokens beside their embeddings; any other may take them in their place."""
+        return bool(requires_raw_input_tokens(self._model))
+
+    @property
     def final_norm(self) -> str:
         """Who does the final norm, and where it rounds where that is whoever sums the rows."""
         if self._rounding is None:
@@ -227,8 +235,10 @@ class ModelForward:
         if not self.is_compiled:
             return
         compiled, eager = (
-            torch.cat(_tensors(self._run(inputs.copy_of_first(), skip_compiled=is_skipped))).float()
-            for is_skipped in (False, True)
+            torch.cat(
+                [part.flatten() for part in _tensors(self._run(inputs.copy_of_first(), skip_compiled=skips))]
+            ).float()
+            for skips in (False, True)
         )
         difference = float((compiled - eager).norm() / eager.norm())
         if not difference < _MAX_COMPILED_DIFFERENCE:
@@ -286,7 +296,10 @@ class ModelForward:
         states = self._run(inputs)
         if not isinstance(states, IntermediateTensors):
             raise EngineError(f"a stage of {self.name} returns no states for the next one")
-        return states
+        given = {} if inputs.states is None else inputs.states.tensors
+        # What the last stage is given of all the others for EAGLE3, which vLLM's runner hands on too.
+        handed_on = {name: part for name, part in given.items() if name.startswith(_AUXILIARY)}
+        return IntermediateTensors({**handed_on, **states.tensors})
 
     def final_hidden(self, inputs: ModelInputs) -> FinalHidden:
         """Prefill one batch through the model, or through the last stage of it.
@@ -356,9 +369,8 @@ class ModelForward:
             skip_compiled=not self.is_compiled if skip_compiled is None else skip_compiled,
         )
         context = dataclasses.replace(context, no_compile_layers=self._layers.by_name)
-        # As vLLM does: any other model may take tokens in the place of the inputs.
-        reads_tokens = inputs.rows is None and inputs.states is None
-        read = inputs.tokens if reads_tokens or requires_raw_input_tokens(self._model) else None
+        embeds_tokens = inputs.rows is None and inputs.states is None
+        read = inputs.tokens if embeds_tokens or self.reads_tokens else None
         with self._chosen_operators(), override_forward_context(context):
             output = (self._model if model is None else model)(
                 # As in vLLM's own buffer: a compiled graph is called without its guards, and reads no other.
@@ -373,5 +385,5 @@ class ModelForward:
 
 
 def _tensors(states: Tensor | IntermediateTensors) -> list[Tensor]:
-    """Return what a forward returns: one tensor, or several of one shape between stages."""
+    """Return what a forward returns: one tensor, or several between stages."""
     return [*states.tensors.values()] if isinstance(states, IntermediateTensors) else [states]

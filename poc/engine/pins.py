@@ -391,6 +391,7 @@ PINS: Final = (
             "tensor_parallel_size",
             "data_parallel_size",
             "decode_context_parallel_size",
+            "distributed_executor_backend",
             "prefill_context_parallel_size",
             "_api_process_count",
             "enable_dbo",

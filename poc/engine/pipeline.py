@@ -6,6 +6,7 @@ not reached yet stands in front of its receive, and one that has not to pass its
 of its send. So none waits in a transfer for another that stands still.
 """
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -79,6 +80,8 @@ class Pipeline:
         self.stages: int = self._group.world_size
         self.stage: int = self._group.rank_in_group
         self._received = self._sent = 0
+        # There may be no memory for one when it is needed.
+        self._mark = {_FAILED: torch.zeros(self._ranks.world_size, device=self._ranks.device)}
 
     @property
     def is_first(self) -> bool:
@@ -129,13 +132,15 @@ class Pipeline:
         self._received = self._sent = 0
         try:
             yield
-        except Exception:
+        except Exception as error:
+            # They hold what the batch has computed, and there may be no memory left for what is received.
+            traceback.clear_frames(error.__traceback__)
             receives, sends = due()
             for batch in range(max(receives, sends)):
                 if self._received <= batch < receives:
                     self._take()
                 if self._sent <= batch < sends:
-                    self._give({_FAILED: torch.zeros(self._ranks.world_size, device=self._ranks.device)})
+                    self._give(self._mark)
             raise
 
     def of_every_stage(self, value: object) -> list[Any]:

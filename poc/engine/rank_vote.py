@@ -1,4 +1,4 @@
-"""Vote between tensor-parallel ranks on whether a step succeeded.
+"""Vote between ranks on whether a step succeeded.
 
 A rank that fails where another does not leaves collectives unpaired, and then only stopping is safe. So ranks
 vote on the CPU group after each step. Before the first collective of a batch a failure on one rank is a
@@ -28,9 +28,9 @@ class RankVote:
     """Steps that the ranks of a CPU process group take together.
 
     Args:
-        group: the tensor-parallel ranks' CPU group; None for a single rank, which agrees with itself.
-        timeout: how long to wait for the others, and for the device. Ranks arrive within the time of one
-            batch; one that has not come by then is stuck in a collective.
+        group: a CPU group of ranks; None for a single one, which agrees with itself.
+        timeout: how long to wait for the others, and for the device. Ranks arrive within the time of a
+            call; one that has not come by then is stuck in a collective.
 
     Attributes:
         timeout: The same, which may be changed.

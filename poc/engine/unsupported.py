@@ -89,6 +89,14 @@ class Feature:
 # Attributes that not every supported version has are read with a default.
 FEATURES: Final = (
     Feature(
+        # Steps of a pipeline run in a thread of Ray's compiled graph, beside calls of the worker.
+        "stages by Ray (--pipeline-parallel-size > 1 with --distributed-executor-backend ray)",
+        is_configured=lambda config: (
+            config.parallel_config.pipeline_parallel_size > 1
+            and config.parallel_config.distributed_executor_backend == "ray"
+        ),
+    ),
+    Feature(
         "data parallelism (--data-parallel-size > 1, --data-parallel-rank and the load balancers)",
         {
             "data-parallel-size": _is_not_one,

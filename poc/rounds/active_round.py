@@ -348,7 +348,10 @@ class ActiveRound:
         spans: list[NonceSpan] = []
 
         def choose() -> list[list[NonceKey]]:
-            several = self.watch.times.batches_per_call() if self.scheduler.has_the_engine_to_itself else 1
+            several = 1
+            if self.scheduler.has_the_engine_to_itself:
+                stages = int(self._engine.numerics.get("pipeline_parallel_size", 1))
+                several = self.watch.times.batches_per_call(stages)
             spans.extend(walk.take_several(several, self.round.batch_size))
             return [[(public_key, nonce) for nonce in span.nonces] for span in spans]
 

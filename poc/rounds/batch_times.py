@@ -14,6 +14,9 @@ MAX_BATCHES = 64
 """Most batches in one call."""
 
 
+_BATCHES_FOR_A_STAGE = 2
+
+
 class BatchTimes:
     """The engine's calls of a round, measured one by one."""
 
@@ -39,11 +42,16 @@ class BatchTimes:
         self._seconds_each = seconds / len(batches)
         self._host_seconds_each = sum(batch.host_seconds for batch in batches) / len(batches)
 
-    def batches_per_call(self) -> int:
+    def batches_per_call(self, stages: int = 1) -> int:
         """Return how many batches fill `CALL_SECONDS`, going by the last call.
 
-        1 as long as nothing is known.
+        1 as long as nothing is known. Several stages are given more, or each would wait for the others for
+        most of a call: of n batches through s stages a stage is at work for n of n + s - 1 turns.
+
+        Args:
+            stages: Through how many stages of a pipeline a batch goes.
         """
         if self._seconds_each is None:
             return 1
-        return max(1, min(MAX_BATCHES, int(CALL_SECONDS / max(self._seconds_each, 1e-9))))
+        least = 1 if stages == 1 else _BATCHES_FOR_A_STAGE * stages
+        return max(least, min(MAX_BATCHES, int(CALL_SECONDS / max(self._seconds_each, 1e-9))))

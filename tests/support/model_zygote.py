@@ -136,6 +136,34 @@ def round_by_one_scale(model: nn.Module) -> None:
             module.register_forward_pre_hook(rounded)
 
 
+async def fail_in_turns(
+    engine: VllmEngine, client: InProcessClient, round_: Round, failures: list[list[int]]
+) -> list[dict[str, Any]]:
+    """What is said where a layer of one rank fails after so many of three batches, and what comes next.
+
+    Args:
+        engine: PoC's.
+        client: The same engine's.
+        round_: Any.
+        failures: Of each, the rank and the batch.
+    """
+    keys: list[NonceKey] = [(round_.config.public_key, nonce) for nonce in range(round_.batch_size)]
+    found = []
+    for rank, batch in failures:
+        await engine.open_round(round_.spec())
+        await client.collective_rpc("probe_break_a_layer", ("fail", rank, batch))
+        said = ""
+        try:
+            await engine.start([keys] * 3, None)
+        except EngineError as error:
+            said = str(error)
+        after = await engine.start([keys], None)
+        assert after.batches is not None
+        await engine.close_round()
+        found.append({"said": said, "after": after.batches[0].numbers})
+    return found
+
+
 async def refusal_in_a_step(engine: VllmEngine, round_: Round) -> str | None:
     """What PoC says where a step has bound metadata to the KV connector; None without a connector."""
     if not has_kv_transfer_group():
@@ -171,6 +199,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         "readout": round_.definition.readout,
         **asyncio.run(compute(engine, Chat(llm), round_)),
         "in a step": asyncio.run(refusal_in_a_step(engine, round_)),
+        "failures": asyncio.run(fail_in_turns(engine, client, round_, case["failures"])),
     }
     llm.llm_engine.engine_core.shutdown()  # workers of their own would outlive this process
     return found

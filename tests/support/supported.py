@@ -213,6 +213,7 @@ def _features() -> Iterator[Support]:
     )
     by_words = {
         "deepstack": "test_images_in_several_layers_are_refused",
+        "stages by Ray": "test_stages_by_ray_are_refused",
         "XD-RoPE": "test_a_feature_that_poc_does_not_work_with_is_refused_by_name",
         "audio": "test_a_feature_that_poc_does_not_work_with_is_refused_by_name",
         "encoder-decoder": "test_a_feature_that_poc_does_not_work_with_is_refused_by_name",

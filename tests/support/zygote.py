@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,6 +54,7 @@ class Zygote:
         request: Mapping[str, Any],
         *,
         has_one_scale: bool = False,
+        failures: Sequence[tuple[int, int]] = (),
         **environment: str,
     ) -> dict[str, Any]:
         """What it finds of one model.
@@ -63,6 +64,7 @@ class Zygote:
             arguments: What vLLM is started with beside it.
             request: The round.
             has_one_scale: Whether its MLPs are to round what they are given, by one scale for a whole batch.
+            failures: Ranks whose layer fails after so many batches; the model needs `probe.Probe` for them.
             environment: Variables for this model alone.
         """
         assert self._process.stdin is not None
@@ -74,6 +76,7 @@ class Zygote:
             "request": request,
             "environment": environment,
             "has_one_scale": has_one_scale,
+            "failures": failures,
             "result": str(result),
         }
         logged = self._log.stat().st_size

@@ -153,6 +153,37 @@ async def test_stages_name_what_they_differ_in(client: Client) -> None:
     }
 
 
+async def test_a_batch_takes_the_time_of_all_stages(client: Client) -> None:
+    """Of each stage that of its slowest rank; no rank measures it alone."""
+    engine = VllmEngine(client, 1.0)
+    seconds = [(0, 0.3), (0, 0.4), (1, 0.3), (1, 0.2)]
+    warm = [{**WARM, "batch_seconds": each} for _, each in seconds]
+    client.answers = [ranks(*(described(stage=stage) for stage, _ in seconds)), ranks(*warm)]
+    with pytest.raises(UnsupportedError, match=r"takes 0\.7 s here"):
+        await engine.set_up(["a model"])
+
+
+async def test_what_one_stage_refuses_is_a_refusal(client: Client) -> None:
+    engine = VllmEngine(client, 1.0)
+    first, second = ranks(described(), described(stage=1)), ranks(WARM, WARM)
+
+    def refuse(sequence: int) -> Any:
+        replies = second(sequence)
+        for reply, status, error in zip(
+            replies,
+            ("EngineError", "UnsupportedError"),
+            ("it failed on another", "no such norm"),
+            strict=True,
+        ):
+            reply.update(status=status, error=error)
+            reply.pop("payload")
+        return replies
+
+    client.answers = [first, refuse]
+    with pytest.raises(UnsupportedError, match=r"^no such norm$"):
+        await engine.set_up(["a model"])
+
+
 async def test_numbers_are_those_of_the_last_stage(client: Client) -> None:
     engine = VllmEngine(client, 1.0)
     done = {"seconds": 0.5, "layers": 4}

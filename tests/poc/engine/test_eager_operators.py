@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from vllm import ir
 from vllm.config import CompilationConfig, CompilationMode, VllmConfig, set_current_vllm_config
-from vllm.config.kernel import IrOpPriorityConfig
+from vllm.config.kernel import IrOpPriorityConfig, KernelConfig
 from vllm.ir import enable_torch_wrap
 from vllm.model_executor.kernels.linear.scaled_mm.pytorch import PerTensorTorchFP8ScaledMMLinearKernel
 from vllm.model_executor.layers.activation import SiluAndMul
@@ -43,6 +43,8 @@ def configured(*custom_ops: str, mode: CompilationMode = CompilationMode.VLLM_CO
     config.compilation_config = CompilationConfig(
         mode=mode, custom_ops=list(custom_ops), ir_enable_torch_wrap=compiles
     )
+    # Without what the first mode has left in it.
+    config.kernel_config = KernelConfig()
     config.kernel_config.set_platform_defaults(config)
     return config
 

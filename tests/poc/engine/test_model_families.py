@@ -165,6 +165,31 @@ def test_two_stages_have_the_numbers_of_one(zygote: Zygote, name: str, tmp_path:
     assert differing == {"pipeline_parallel_size"}
 
 
+def test_three_stages_and_a_failure_in_each(zygote: Zygote, tmp_path: Path) -> None:
+    """Whatever other batches of the call are on their way; the next call has the numbers of the first."""
+    model = build_family("Llama", tmp_path / "model")
+    arguments = {**ARGUMENTS, "dtype": "float32", "worker_extension_cls": "probe.Probe"}
+    one = zygote.run(model, arguments, REQUEST)
+    failures = [(rank, batch) for rank in range(3) for batch in range(3)]
+    stages = {**arguments, **STAGES, "pipeline_parallel_size": 3}
+    found = zygote.run(model, stages, REQUEST, failures=failures, VLLM_CPU_OMP_THREADS_BIND="0|1|0")
+    check_itself(found, layers=4)
+    assert found["whole"] == one["whole"]
+    for (rank, _), failure in zip(failures, found["failures"], strict=True):
+        assert f"rank {rank}: ValueError: the third layer is broken" in failure["said"]
+        assert failure["said"].startswith("poc_start failed on 3 of 3 ranks")
+        assert failure["after"] == one["whole"]
+
+
+def test_two_stages_of_the_compiled_graph(zygote: Zygote, tmp_path: Path) -> None:
+    model = build_family("Llama", tmp_path / "model")
+    arguments = {**ARGUMENTS, **STAGES, "dtype": "float32", "enable_prompt_embeds": True}
+    found = zygote.run(model, arguments, REQUEST, VLLM_CPU_OMP_THREADS_BIND="0|1")
+    check_itself(found, layers=4)
+    assert found["numerics"]["forward"] == "compiled"
+    check_with_transformers(found, model, "float32", ENGINE_TOLERANCES["float32", "transformers"])
+
+
 def test_two_stages_of_two_ranks(zygote: Zygote, tmp_path: Path) -> None:
     model = build_family("Llama", tmp_path / "model")
     arguments = {**ARGUMENTS, "dtype": "float32", "tensor_parallel_size": 2}

@@ -93,6 +93,18 @@ def test_images_in_several_layers_are_refused(configure: Any, kind: str, is_refu
         check_config(config)
 
 
+def test_stages_by_ray_are_refused(configure: Any) -> None:
+    """Stages by vLLM's own processes are not, nor ranks of one stage by Ray."""
+    config = configure()
+    parallel = config.parallel_config
+    for stages, backend in ((2, "mp"), (1, "ray")):
+        parallel.pipeline_parallel_size, parallel.distributed_executor_backend = stages, backend
+        check_config(config)
+    parallel.pipeline_parallel_size = 2
+    with pytest.raises(UnsupportedError, match="stages by Ray"):
+        check_config(config)
+
+
 ASKED = [
     ("data-parallel-size", 2.0),
     ("data-parallel-size-local", 0.0),
