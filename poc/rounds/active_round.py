@@ -351,7 +351,9 @@ class ActiveRound:
             several = 1
             if self.scheduler.has_the_engine_to_itself:
                 stages = int(self._engine.numerics.get("pipeline_parallel_size", 1))
-                several = self.watch.times.batches_per_call(stages)
+                # A worker that is at a call for `engine_timeout` is taken for stuck.
+                longest = self._settings.engine_timeout / 4
+                several = self.watch.times.batches_per_call(stages, longest)
             spans.extend(walk.take_several(several, self.round.batch_size))
             return [[(public_key, nonce) for nonce in span.nonces] for span in spans]
 

@@ -42,7 +42,7 @@ class BatchTimes:
         self._seconds_each = seconds / len(batches)
         self._host_seconds_each = sum(batch.host_seconds for batch in batches) / len(batches)
 
-    def batches_per_call(self, stages: int = 1) -> int:
+    def batches_per_call(self, stages: int = 1, longest: float = CALL_SECONDS) -> int:
         """Return how many batches fill `CALL_SECONDS`, going by the last call.
 
         1 as long as nothing is known. Several stages are given more, or each would wait for the others for
@@ -50,8 +50,12 @@ class BatchTimes:
 
         Args:
             stages: Through how many stages of a pipeline a batch goes.
+            longest: Seconds that a call of theirs may take.
         """
         if self._seconds_each is None:
             return 1
-        least = 1 if stages == 1 else _BATCHES_FOR_A_STAGE * stages
-        return max(least, min(MAX_BATCHES, int(CALL_SECONDS / max(self._seconds_each, 1e-9))))
+        each = max(self._seconds_each, 1e-9)
+        fitting = int(CALL_SECONDS / each)
+        if stages > 1:
+            fitting = max(fitting, min(_BATCHES_FOR_A_STAGE * stages, int(longest / each)))
+        return max(1, min(MAX_BATCHES, fitting))

@@ -133,8 +133,15 @@ def test_a_killed_server_goes_on_with_its_round(stages: Node, small_model: Path,
         again.poc("/stop")
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("how", ["hang", "kill"])
+@pytest.mark.parametrize(
+    ("how", "rank"),
+    [
+        ("hang", 1),
+        ("kill", 0),
+        pytest.param("hang", 0, marks=pytest.mark.slow),
+        pytest.param("kill", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_a_stage_that_never_answers_ends_the_server(
     small_model: Path, tmp_path: Path, how: str, rank: int
 ) -> None:

@@ -31,12 +31,15 @@ def test_a_call_takes_about_half_a_second(seconds_each: float, expected: int) ->
     assert times.batches_per_call() == expected
 
 
-@pytest.mark.parametrize(("seconds_each", "expected"), [(2.0, 8), (0.1, 8), (0.02, 25)])
+@pytest.mark.parametrize(
+    ("seconds_each", "expected"), [(40.0, 1), (20.0, 1), (8.0, 3), (2.0, 8), (0.1, 8), (0.02, 25)]
+)
 def test_a_pipeline_is_given_enough_to_be_full(seconds_each: float, expected: int) -> None:
+    """As far as a call is not taken for stuck."""
     times = BatchTimes()
-    assert times.batches_per_call(4) == 1, "nothing is known"
+    assert times.batches_per_call(4, 30.0) == 1, "nothing is known"
     times.record(computed(0.0), seconds_each)
-    assert times.batches_per_call(4) == expected
+    assert times.batches_per_call(4, 30.0) == expected
 
 
 def test_times_are_the_last_call_s_and_batches_are_all() -> None:
