@@ -79,9 +79,10 @@ def test_slices_of_any_length_beside_chat_have_the_numbers_of_whole_batches(stag
 def test_another_model_is_caught(stages: Node, small_model: Path, tmp_path: Path) -> None:
     """And the same one is not, whoever computes it."""
     build_small_model(tmp_path / "other", seed=7)
-    stages.poc("/init/validate", ROUND)
+    round_ = round_request(fraud_threshold=1e-7)
+    stages.poc("/init/validate", round_)
     for model, verdict in ((small_model, "honest"), (tmp_path / "other", "fraud")):
-        claims = claimed_with(model, None, ROUND, NONCES[:BATCH_SIZE])
+        claims = claimed_with(model, None, round_, NONCES[:BATCH_SIZE])
         assert stages.poc("/validate", claims.as_dict())["verdict"] == verdict
     stages.poc("/stop")
 

@@ -44,8 +44,8 @@ def test_a_model_that_writes_inferences_cache_itself_ends_the_start(
     assert code == 2
     told = (
         f"hallmark: PoC does not work with the model {model} ({live_cache_writer.ARCHITECTURE}) yet: it "
-        "writes keys and values into inference's KV cache by itself, past PoC's private one, and would "
-        "overwrite those of live requests (layer 'model.layers.0.self_attn.attn' and 3 more)"
+        "writes keys and values, or states, into inference's KV cache by itself, past PoC's private one, and "
+        "would overwrite those of live requests (layer 'model.layers.0.self_attn.attn' and 3 more)"
     )
     assert told in log.splitlines()
 
