@@ -197,6 +197,12 @@ def _features() -> Iterator[Support]:
         "test_a_round_on_two_nodes_of_vllms_launcher",
     )
     yield _proved(
+        "stages on several machines, by vLLM's launcher (--nnodes)",
+        "two nodes",
+        _MACHINES,
+        "test_a_round_on_two_nodes_of_vllms_launcher",
+    )
+    yield _proved(
         "several servers, in the place of data parallelism",
         "two, with `n_groups` in the round",
         _MACHINES,
