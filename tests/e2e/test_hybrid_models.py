@@ -21,7 +21,6 @@ from families import FAMILIES, Family, build_family
 from node import BATCH_SIZE, HALLMARK, Node, Receiver, proof, round_request, running_node
 from offline_proofs import write
 from safetensors.torch import load_file, save_file
-from tolerances import ENGINE_TOLERANCES
 from transformers_engine import claimed_with
 
 from hallmark.poc.protocol.law import distance_std
@@ -86,8 +85,7 @@ def test_numbers_are_those_of_transformers_and_without_states_they_are_forged(
     answers = [node.poc("/validate", claims.as_dict()) for claims in (honest, forged)]
     node.poc("/stop")
     assert [answer["verdict"] for answer in answers] == ["honest", "fraud"]
-    other = "linear attention" if family.has_linear_attention else "transformers"
-    apart = ENGINE_TOLERANCES[family.dtype, other] * distance_std(HIDDEN_SIZE)
+    apart = family.tolerance(family.dtype) * distance_std(HIDDEN_SIZE)
     for answer in answers:
         assert answer["computed_distances"] == pytest.approx(honest.dist, abs=apart, rel=0)
 

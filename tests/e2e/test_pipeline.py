@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 from _traffic import Batches, Traffic, completions, some_prompts
+from cores import cores_for
 from node import BATCH_SIZE, TIGHT, Node, proof, round_request, running_node
 from transformers_engine import claimed_with
 
@@ -27,7 +28,7 @@ def running(model: Path, log: Path, *flags: str) -> AbstractContextManager[Node]
     """A server of two stages, which goes on with a round that a kill has ended."""
     settings = {"resume_on_start": True, "engine_timeout": 60.0}
     flags = ("--pipeline-parallel-size", "2", *TIGHT, *flags)
-    return running_node(model, log, *flags, settings=settings, VLLM_CPU_OMP_THREADS_BIND="0|1")
+    return running_node(model, log, *flags, settings=settings, VLLM_CPU_OMP_THREADS_BIND=cores_for(2))
 
 
 @pytest.fixture(scope="module")

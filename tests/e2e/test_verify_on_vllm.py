@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cores import cores_for
 from node import HALLMARK
 from offline_proofs import SHORT, Prover, claiming, write
 from quantised_checkpoints import quantise_to_int8
@@ -41,9 +42,8 @@ def verify(proofs: Path, model: Path, *flags: str, **environment: str) -> list[d
 def test_on_two_ranks(small_model: Path, tmp_path: Path, way: str) -> None:
     honest = Prover(small_model).prove(range(24))
     proofs = write(tmp_path / "p.json", honest.as_dict(), {**honest.as_dict(), "public_key": "a thief"})
-    cores = "|".join(map(str, sorted(os.sched_getaffinity(0))[:2]))
     flags = (f"--{way}-parallel-size", "2")
-    *verdicts, last = verify(proofs, small_model, *flags, VLLM_CPU_OMP_THREADS_BIND=cores)
+    *verdicts, last = verify(proofs, small_model, *flags, VLLM_CPU_OMP_THREADS_BIND=cores_for(2))
     assert [verdict["verdict"] for verdict in verdicts] == ["honest", "fraud"]
     assert last["summary"]["numerics"][f"{way}_parallel_size"] == 2
 

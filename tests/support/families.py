@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from tolerances import ENGINE_TOLERANCES
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -68,7 +69,7 @@ _DELTA: Final[Mapping[str, Any]] = {
 }
 
 
-_EXPERTS: Final = frozenset({"num_experts", "num_local_experts", "n_routed_experts"})
+_EXPERTS: Final = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +110,22 @@ class Family:
         return any("expert" in name for name in self.settings)
 
     @property
+    def experts(self) -> tuple[int, int]:
+        """To how many experts a row goes, and of how many; no row to any where there are none."""
+        counts = [self.settings[name] for name in _EXPERTS if name in self.settings]
+        return (self.settings["num_experts_per_tok"], *counts) if counts else (0, 0)
+
+    @property
     def picks_experts(self) -> bool:
         """Whether a row goes to some experts only, and to others where it is rounded otherwise."""
-        counts = [self.settings[name] for name in self.settings if name in _EXPERTS]
-        return bool(counts) and counts != [self.settings.get("num_experts_per_tok")]
+        chosen, count = self.experts
+        return chosen < count
+
+    def tolerance(self, dtype: str) -> float:
+        """How far numbers of vLLM and of transformers may be apart in a dtype, in units of s."""
+        if dtype == "bfloat16" and self.picks_experts:
+            return ENGINE_TOLERANCES[dtype, "experts"]
+        return ENGINE_TOLERANCES[dtype, "linear attention" if self.has_linear_attention else "transformers"]
 
     @property
     def has_linear_attention(self) -> bool:

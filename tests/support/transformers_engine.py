@@ -151,3 +151,14 @@ def claimed_with(
     asyncio.run(engine.open_round(round_.spec()))
     numbers = engine.numbers([(request["public_key"], nonce) for nonce in nonces])
     return make_claim(round_, list(nonces), numbers, node_id=request["node_id"])
+
+
+def numbers_with(model: Path, dtype: str, request: Mapping[str, Any]) -> tuple[Round, list[list[float]]]:
+    """The round that transformers makes of a request, and the numbers of its first batch."""
+    offline = OfflineModel.load(model, device="cpu", dtype=dtype)
+    config = PoCConfig(**request)
+    round_ = Round.resolve(config, offline.deployed("model", config.batch_size * config.seq_len))
+    tensors = RoundTensors(round_.spec(), offline.torch_dtype, offline.device)
+    return round_, offline.numbers(
+        tensors, [(config.public_key, nonce) for nonce in range(config.batch_size)]
+    )

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from cores import cores_for
 from families import FAMILIES, STEP_LAYERS, Family, build_family, write_step
 from quantised_checkpoints import (
     quantise_to_awq,
@@ -15,12 +16,8 @@ from quantised_checkpoints import (
     quantise_to_nvfp4,
 )
 from tolerances import ENGINE_TOLERANCES
+from transformers_engine import numbers_with
 from zygote import Zygote
-
-from hallmark.poc.offline.model import OfflineModel
-from hallmark.poc.protocol.config import PoCConfig
-from hallmark.poc.protocol.round import Round
-from hallmark.poc.protocol.round_tensors import RoundTensors
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -53,11 +50,11 @@ def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     running.close()
 
 
-def tolerance(family: Family, dtype: str) -> float:
-    """How far transformers' numbers may be off."""
-    if dtype == "bfloat16" and family.picks_experts:
-        return ENGINE_TOLERANCES[dtype, "experts"]
-    return ENGINE_TOLERANCES[dtype, "linear attention" if family.has_linear_attention else "transformers"]
+def case_of(name: str, directory: Path) -> tuple[Family, Path, dict[str, Any]]:
+    """A family, its model in its dtype, and what vLLM is started with beside that."""
+    family = FAMILIES[name]
+    model = build_family(name, directory / "model", getattr(torch, family.dtype))
+    return family, model, {**ARGUMENTS, **family.arguments, "dtype": family.dtype}
 
 
 def check_numbers(found: Mapping[str, Any], *, layers: int) -> None:
@@ -99,12 +96,9 @@ def check_with_transformers(
     request: Mapping[str, Any] = REQUEST,
 ) -> None:
     """That transformers has the same numbers, in a round that both have decided on alike."""
-    offline = OfflineModel.load(model, device="cpu", dtype=dtype)
-    round_ = Round.resolve(PoCConfig(**request), offline.deployed("model", BATCH_SIZE * SEQ_LEN))
+    round_, expected = numbers_with(model, dtype, request)
     assert found["round"] == round_.digest
     assert found["readout"] == request.get("readout", "rows")
-    tensors = RoundTensors(round_.spec(), offline.torch_dtype, offline.device)
-    expected = offline.numbers(tensors, [("a prover", nonce) for nonce in range(BATCH_SIZE)])
     errors = torch.tensor(found["whole"]) - torch.tensor(expected)
     assert float(errors.abs().max()) < tolerance
     assert float(errors.square().mean().sqrt()) < 0.4, (
@@ -120,9 +114,8 @@ def check_with_transformers(
     ],
 )
 def test_a_family(zygote: Zygote, name: str, tmp_path: Path) -> None:
-    family = FAMILIES[name]
-    model = build_family(name, tmp_path / "model", getattr(torch, family.dtype))
-    found = zygote.run(model, {**ARGUMENTS, **family.arguments, "dtype": family.dtype}, REQUEST)
+    family, model, arguments = case_of(name, tmp_path)
+    found = zygote.run(model, arguments, REQUEST)
     check_itself(found, layers=family.layers)
     if not family.has_experts:
         check_independence(found)
@@ -135,18 +128,17 @@ def test_a_family(zygote: Zygote, name: str, tmp_path: Path) -> None:
         assert found["cached"], "inference reads what was there before"
     assert (found["numerics"]["states"] != "none") is family.has_states
     assert found["numerics"]["kv_cache_dtype"] == family.dtype, "or a validator with transformers refuses it"
-    check_with_transformers(found, model, family.dtype, tolerance(family, family.dtype))
+    check_with_transformers(found, model, family.dtype, family.tolerance(family.dtype))
 
 
 @pytest.mark.parametrize("name", [name for name in WITH_STATES if not FAMILIES[name].needs_gpu])
 def test_states_on_two_ranks(zygote: Zygote, name: str, tmp_path: Path) -> None:
-    family = FAMILIES[name]
-    model = build_family(name, tmp_path / "model", getattr(torch, family.dtype))
-    arguments = {**ARGUMENTS, **family.arguments, "dtype": family.dtype, "tensor_parallel_size": 2}
-    found = zygote.run(model, arguments, REQUEST, VLLM_CPU_OMP_THREADS_BIND="0|1")
+    family, model, arguments = case_of(name, tmp_path)
+    arguments["tensor_parallel_size"] = 2
+    found = zygote.run(model, arguments, REQUEST, VLLM_CPU_OMP_THREADS_BIND=cores_for(2))
     check_itself(found, layers=family.layers)
     assert found["numerics"]["tensor_parallel_size"] == 2
-    check_with_transformers(found, model, family.dtype, tolerance(family, family.dtype))
+    check_with_transformers(found, model, family.dtype, family.tolerance(family.dtype))
 
 
 # Without compilation vLLM for CPUs has no buffer for what its second stage is given.
@@ -155,11 +147,10 @@ STAGES: dict[str, Any] = {"pipeline_parallel_size": 2, "enforce_eager": False}
 
 @pytest.mark.parametrize("name", ["Llama", "Qwen3-MoE", "Falcon-H1"])
 def test_two_stages_have_the_numbers_of_one(zygote: Zygote, name: str, tmp_path: Path) -> None:
-    model = build_family(name, tmp_path / "model")
-    arguments = {**ARGUMENTS, **FAMILIES[name].arguments, "dtype": "float32"}
+    family, model, arguments = case_of(name, tmp_path)
     one = zygote.run(model, arguments, REQUEST)
-    found = zygote.run(model, {**arguments, **STAGES}, REQUEST, VLLM_CPU_OMP_THREADS_BIND="0|1")
-    check_itself(found, layers=FAMILIES[name].layers)
+    found = zygote.run(model, {**arguments, **STAGES}, REQUEST, VLLM_CPU_OMP_THREADS_BIND=cores_for(2))
+    check_itself(found, layers=family.layers)
     assert found["whole"] == one["whole"]
     differing = {key for key, value in found["numerics"].items() if one["numerics"].get(key) != value}
     assert differing == {"pipeline_parallel_size"}
@@ -172,7 +163,7 @@ def test_three_stages_and_a_failure_in_each(zygote: Zygote, tmp_path: Path) -> N
     one = zygote.run(model, arguments, REQUEST)
     failures = [(rank, batch) for rank in range(3) for batch in range(3)]
     stages = {**arguments, **STAGES, "pipeline_parallel_size": 3}
-    found = zygote.run(model, stages, REQUEST, failures=failures, VLLM_CPU_OMP_THREADS_BIND="0|1|0")
+    found = zygote.run(model, stages, REQUEST, failures=failures, VLLM_CPU_OMP_THREADS_BIND=cores_for(3))
     check_itself(found, layers=4)
     assert found["whole"] == one["whole"]
     for (rank, _), failure in zip(failures, found["failures"], strict=True):
@@ -184,7 +175,7 @@ def test_three_stages_and_a_failure_in_each(zygote: Zygote, tmp_path: Path) -> N
 def test_two_stages_of_the_compiled_graph(zygote: Zygote, tmp_path: Path) -> None:
     model = build_family("Llama", tmp_path / "model")
     arguments = {**ARGUMENTS, **STAGES, "dtype": "float32", "enable_prompt_embeds": True}
-    found = zygote.run(model, arguments, REQUEST, VLLM_CPU_OMP_THREADS_BIND="0|1")
+    found = zygote.run(model, arguments, REQUEST, VLLM_CPU_OMP_THREADS_BIND=cores_for(2))
     check_itself(found, layers=4)
     assert found["numerics"]["forward"] == "compiled"
     check_with_transformers(found, model, "float32", ENGINE_TOLERANCES["float32", "transformers"])
@@ -193,8 +184,8 @@ def test_two_stages_of_the_compiled_graph(zygote: Zygote, tmp_path: Path) -> Non
 def test_two_stages_of_two_ranks(zygote: Zygote, tmp_path: Path) -> None:
     model = build_family("Llama", tmp_path / "model")
     arguments = {**ARGUMENTS, "dtype": "float32", "tensor_parallel_size": 2}
-    one = zygote.run(model, arguments, REQUEST, VLLM_CPU_OMP_THREADS_BIND="0|1")
-    found = zygote.run(model, {**arguments, **STAGES}, REQUEST, VLLM_CPU_OMP_THREADS_BIND="0|1|0|1")
+    one = zygote.run(model, arguments, REQUEST, VLLM_CPU_OMP_THREADS_BIND=cores_for(2))
+    found = zygote.run(model, {**arguments, **STAGES}, REQUEST, VLLM_CPU_OMP_THREADS_BIND=cores_for(4))
     check_itself(found, layers=4)
     assert found["whole"] == one["whole"]
     check_with_transformers(found, model, "float32", ENGINE_TOLERANCES["float32", "two ranks"])
@@ -203,9 +194,7 @@ def test_two_stages_of_two_ranks(zygote: Zygote, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["Falcon-H1", "LFM2", "Qwen3-Next"])
 def test_states_on_a_server_that_compiles(zygote: Zygote, name: str, tmp_path: Path) -> None:
     """One model of each kind of layer; with embeddings in prompts a batch runs the compiled graph."""
-    family = FAMILIES[name]
-    model = build_family(name, tmp_path / "model", getattr(torch, family.dtype))
-    arguments = {**ARGUMENTS, **family.arguments, "dtype": family.dtype}
+    family, model, arguments = case_of(name, tmp_path)
     eager = zygote.run(model, arguments, REQUEST)
     for compiled in ({}, {"enable_prompt_embeds": True}):
         found = zygote.run(model, {**arguments, **compiled, "enforce_eager": False}, REQUEST)
@@ -213,18 +202,17 @@ def test_states_on_a_server_that_compiles(zygote: Zygote, name: str, tmp_path: P
         assert found["numerics"]["forward"] == ("compiled" if compiled else "eager")
         if not compiled:
             assert found["whole"] == eager["whole"], "the operators of an eager server"
-        check_with_transformers(found, model, family.dtype, tolerance(family, family.dtype))
+        check_with_transformers(found, model, family.dtype, family.tolerance(family.dtype))
 
 
 @pytest.mark.parametrize("name", ["Falcon-H1", "LFM2", "Qwen3-Next"])
 def test_rows_that_are_fewer_than_a_convolution_reads(zygote: Zygote, name: str, tmp_path: Path) -> None:
     """A single row is a prefill, and no token that goes on where another batch's state was left."""
-    family = FAMILIES[name]
-    model = build_family(name, tmp_path / "model", getattr(torch, family.dtype))
+    family, model, arguments = case_of(name, tmp_path)
     request = {**REQUEST, "seq_len": 1, "inputs": "normal", "readout": "last"}
-    found = zygote.run(model, {**ARGUMENTS, **family.arguments, "dtype": family.dtype}, request)
+    found = zygote.run(model, arguments, request)
     assert found["sliced"] == [found["whole"]] * len(found["sliced"])
-    check_with_transformers(found, model, family.dtype, tolerance(family, family.dtype), request)
+    check_with_transformers(found, model, family.dtype, family.tolerance(family.dtype), request)
 
 
 def test_a_family_in_bfloat16(zygote: Zygote, tmp_path: Path) -> None:
@@ -246,7 +234,7 @@ def test_a_family_that_transformers_has_not(zygote: Zygote, tmp_path: Path) -> N
 def test_experts_on_two_ranks(zygote: Zygote, tmp_path: Path) -> None:
     model = build_family("Qwen3-MoE", tmp_path / "model")
     arguments = {**ARGUMENTS, "dtype": "float32", "tensor_parallel_size": 2}
-    found = zygote.run(model, arguments, REQUEST, VLLM_CPU_OMP_THREADS_BIND="0|1")
+    found = zygote.run(model, arguments, REQUEST, VLLM_CPU_OMP_THREADS_BIND=cores_for(2))
     check_itself(found, layers=4)
     assert found["numerics"]["tensor_parallel_size"] == 2
     check_with_transformers(found, model, "float32", ENGINE_TOLERANCES["float32", "two ranks"])
@@ -273,20 +261,17 @@ def test_speculative_decoding(zygote: Zygote, speculative: dict[str, Any], tmp_p
 @pytest.mark.parametrize("name", ["LFM2", "Qwen3-Next"])
 def test_layers_with_states_and_room_for_drafts(zygote: Zygote, name: str, tmp_path: Path) -> None:
     """Numbers alone: vLLM for CPUs by itself says something else each time, or fails with prefixes."""
-    family = FAMILIES[name]
-    model = build_family(name, tmp_path / "model", getattr(torch, family.dtype))
+    family, model, arguments = case_of(name, tmp_path)
     speculative = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 3}
-    own = {"dtype": family.dtype, "speculative_config": speculative, "enable_prefix_caching": False}
-    found = zygote.run(model, {**ARGUMENTS, **family.arguments, **own}, REQUEST)
+    arguments |= {"speculative_config": speculative, "enable_prefix_caching": False}
+    found = zygote.run(model, arguments, REQUEST)
     check_numbers(found, layers=family.layers)
-    check_with_transformers(found, model, family.dtype, tolerance(family, family.dtype))
+    check_with_transformers(found, model, family.dtype, family.tolerance(family.dtype))
 
 
 @pytest.mark.parametrize("name", ["LFM2", "Qwen3-Next"])
 def test_prefix_caching_moves_no_number(zygote: Zygote, name: str, tmp_path: Path) -> None:
-    family = FAMILIES[name]
-    model = build_family(name, tmp_path / "model", getattr(torch, family.dtype))
-    arguments = {**ARGUMENTS, **family.arguments, "dtype": family.dtype}
+    _, model, arguments = case_of(name, tmp_path)
     found = [
         zygote.run(model, {**arguments, "enable_prefix_caching": is_on}, REQUEST)["whole"]
         for is_on in (True, False)
@@ -360,7 +345,7 @@ def test_on_a_gpu(zygote: Zygote, name: str, arguments: dict[str, Any], tmp_path
     found = zygote.run(model, {**ARGUMENTS, "dtype": "bfloat16", **arguments}, REQUEST)
     check_itself(found, layers=family.layers)
     if "quantization" not in arguments and "kv_cache_dtype" not in arguments:
-        check_with_transformers(found, model, "bfloat16", tolerance(family, "bfloat16"))
+        check_with_transformers(found, model, "bfloat16", family.tolerance("bfloat16"))
 
 
 def check_quantised_weights(

@@ -9,7 +9,7 @@ from vllm.config import CacheConfig
 from vllm.model_executor.layers.mamba.short_conv import ShortConv
 
 from hallmark.poc.core.errors import UnsupportedError
-from hallmark.poc.engine import private_layers, support
+from hallmark.poc.engine import layer_copies, private_layers, support
 
 # vLLM warns about its own affairs while a configuration is made.
 pytestmark = pytest.mark.filterwarnings("default")
@@ -27,7 +27,7 @@ def short_conv(kind: type[Any] = ShortConv) -> Any:
 def test_a_copied_layer_has_states_of_its_own_and_none_of_prefixes(configure: Any) -> None:
     config = private_layers._without_prefixes(configure())
     layer, states = short_conv(), (torch.zeros(4, 4, 2),)
-    private = private_layers._private_state_layer(layer, states, config)
+    private = layer_copies.private_state_layer(layer, states, config)
     assert type(private) is ShortConv
     assert private.kv_cache is states
     assert private.cache_config.mamba_cache_mode == "none"
@@ -47,7 +47,7 @@ def test_a_layer_that_keeps_a_view_of_its_live_states_is_refused(configure: Any)
         layer = short_conv()
         layer.first = layer.kv_cache if is_in_a_tuple else layer.kv_cache[0][0]
         with pytest.raises(UnsupportedError, match="ShortConv yet: its attribute 'first' is a view"):
-            private_layers._private_state_layer(layer, (torch.zeros(4, 4, 2),), configure())
+            layer_copies.private_state_layer(layer, (torch.zeros(4, 4, 2),), configure())
 
 
 def test_a_layer_with_a_state_begins_where_it_is_found() -> None:

@@ -53,18 +53,18 @@ def test_a_copied_layer_inherits_no_view_of_inferences_cache(configure: Any) -> 
     import torch
     from vllm.model_executor.layers.attention import Attention
 
-    from hallmark.poc.engine.private_layers import _private_attention
+    from hallmark.poc.engine.layer_copies import private_attention
 
     layer = make_layer(configure(), Attention, "layers.2")
     layer.kv_cache, scratch = torch.zeros(8, 2, 16, 128), torch.zeros(4, 2, 16, 128)
     layer.impl._k_scale_cache = layer.kv_cache[..., :1]
-    private = _private_attention(layer, scratch, lambda: None, lambda: None)
+    private = private_attention(layer, scratch, lambda: None, lambda: None)
     assert private.impl._k_scale_cache is None
     assert private.kv_cache is scratch
     assert layer.impl._k_scale_cache is not None, "the live layer is as it was"
     layer.impl.another_view = layer.kv_cache[2:]
     with pytest.raises(UnsupportedError, match="'another_view' is a view of inference's KV cache"):
-        _private_attention(layer, scratch, lambda: None, lambda: None)
+        private_attention(layer, scratch, lambda: None, lambda: None)
 
 
 def test_layers_outside_the_allow_list_are_refused_by_name_and_type(configure: Any) -> None:
